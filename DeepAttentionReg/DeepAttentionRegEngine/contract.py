@@ -1,0 +1,296 @@
+"""The JSON contract between whoever starts a job (Slicer, a script) and the engine. Standard library only.
+
+A job is one JSON object in a file; the engine answers with one JSON event per line on standard output: any number of
+progress events, then exactly one result or error event. Both sides import this file, so a field is defined once.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from . import errors
+
+VERSION = 1
+METHOD_NONE = "none"
+ALIGNMENTS = ("none", "center", "rigid", "affine")
+SIMILARITIES = ("ncc", "mse", "mind")
+MAPS = ("jacobian", "log-jacobian", "magnitude", "folds")
+STAGES = ("load", "align", "recursion", "refine", "evaluate", "write")
+
+
+def _option(default: Any, *, choices: tuple[str, ...] = (), at_least: float | None = None, at_most: float | None = None) -> Any:
+    return field(default=default, metadata={"choices": choices, "at_least": at_least, "at_most": at_most})
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every job may say.
+
+    Attributes:
+        cancel_file: The engine stops at its next step once this file exists.
+        parent_pid: The engine stops when this process ends.
+    """
+
+    cancel_file: str | None = None
+    parent_pid: int | None = None
+
+
+@dataclass(frozen=True)
+class ProbeJob(Job):
+    """Ask which devices and versions the engine sees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterJob(Job):
+    """Register a moving onto a fixed volume; all paths are files, lengths mm, points and matrices LPS.
+
+    Attributes:
+        fixed: Fixed volume.
+        moving: Moving volume.
+        method: Name of a method file, or "none" for alignment and refinement alone.
+        recursions: K, passes of the network.
+        weights: Id in weights.json or path of a weight file; None takes the method's first.
+        device: "auto", "cpu", "cuda" or "cuda:n".
+        alignment: Start with nothing, centres of the fields of view, or a rigid or affine registration.
+        initial_transform: Linear transform file that maps fixed to moving points, applied before the alignment.
+        fixed_mask: Voxels of the fixed volume that drive the similarity.
+        moving_mask: The same on the moving volume.
+        fixed_labels: Label map to score with.
+        moving_labels: Label map to warp and to score with.
+        fixed_points: Landmarks to score with.
+        moving_points: The corresponding landmarks, in the same order.
+        refinement_steps: Iterations of instance optimisation at each resolution; 0 is off.
+        similarity: What refinement maximises: local correlation, mean squares, or MIND-SSC for two modalities.
+        smoothness: Weight of the diffusion regularity in refinement.
+        velocity: Refine a stationary velocity field, which does not fold, instead of a displacement.
+        keep_recursions: Write the field after every recursion too.
+        seed: Seed of everything random.
+        output_transform: Displacement field file (nrrd, nii.gz, mha, h5).
+        output_warped: Moving volume on the fixed grid.
+        output_jacobian: Jacobian determinant on the fixed grid.
+        output_warped_labels: Moving labels on the fixed grid.
+        output_recursions: Folder for the field after every recursion.
+    """
+
+    fixed: str
+    moving: str
+    method: str = "rman"
+    recursions: int = _option(3, at_least=1, at_most=20)
+    weights: str | None = None
+    device: str = "auto"
+    alignment: str = _option("center", choices=ALIGNMENTS)
+    initial_transform: str | None = None
+    fixed_mask: str | None = None
+    moving_mask: str | None = None
+    fixed_labels: str | None = None
+    moving_labels: str | None = None
+    fixed_points: str | None = None
+    moving_points: str | None = None
+    refinement_steps: int = _option(0, at_least=0, at_most=1000)
+    similarity: str = _option("ncc", choices=SIMILARITIES)
+    smoothness: float = _option(1.0, at_least=0.0)
+    velocity: bool = False
+    keep_recursions: bool = False
+    seed: int = _option(0, at_least=0)
+    output_transform: str | None = None
+    output_warped: str | None = None
+    output_jacobian: str | None = None
+    output_warped_labels: str | None = None
+    output_recursions: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JacobianJob(Job):
+    """Write a map of a displacement field: "jacobian", "log-jacobian", "magnitude" (mm) or "folds" (0 or 1)."""
+
+    transform: str
+    output: str
+    map: str = _option("jacobian", choices=MAPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarpJob(Job):
+    """Resample a volume (or, with `labels`, a label map) through a displacement field onto the field's grid."""
+
+    moving: str
+    transform: str
+    output: str
+    labels: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsJob(Job):
+    """Score a displacement field: regularity always, Dice and surface distances with labels, TRE with points."""
+
+    transform: str
+    fixed_labels: str | None = None
+    moving_labels: str | None = None
+    fixed_points: str | None = None
+    moving_points: str | None = None
+
+
+TASKS: dict[str, type[Job]] = {
+    "probe": ProbeJob,
+    "register": RegisterJob,
+    "jacobian": JacobianJob,
+    "warp": WarpJob,
+    "metrics": MetricsJob,
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step forward.
+
+    Attributes:
+        stage: Name in `STAGES`.
+        step: Steps of the stage done.
+        of: Steps of the stage in all.
+        message: A sentence for the user.
+        file: Field after this recursion, when kept.
+    """
+
+    stage: str
+    step: int = 0
+    of: int = 0
+    message: str = ""
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished job found.
+
+    Attributes:
+        outputs: Files written, by their job field without "output_", such as "transform".
+        values: Numbers and texts by name: metrics, similarity per recursion, seconds per stage, versions.
+        warnings: Sentences the user must see.
+    """
+
+    outputs: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job did not finish: code for programs, message and hint for people."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+Event = Progress | Result | Failure
+EVENTS: dict[str, type[Progress] | type[Result] | type[Failure]] = {
+    "progress": Progress,
+    "result": Result,
+    "error": Failure,
+}
+T = TypeVar("T")
+
+
+def dump_job(job: Job) -> str:
+    """Return a job as JSON."""
+    task = next(name for name, kind in TASKS.items() if kind is type(job))
+    return json.dumps({"contract": VERSION, "task": task, **dataclasses.asdict(job)}, indent=2)
+
+
+def parse_job(text: str) -> Job:
+    """Read a job.
+
+    Raises:
+        EngineError: If the text is no JSON object, of another version or task, or has unknown, missing or wrong fields.
+    """
+    data = _load_object(text, "job")
+    _check_version(data, "job")
+    task = data.pop("task", None)
+    if task not in TASKS:
+        raise _refusal(f"The task {task!r} is unknown.", f"Known tasks: {', '.join(TASKS)}.")
+    return build(TASKS[task], data)
+
+
+def dump_event(event: Event) -> str:
+    """Return an event as one line of ASCII JSON."""
+    name = next(name for name, kind in EVENTS.items() if kind is type(event))
+    return json.dumps({"contract": VERSION, "event": name, **dataclasses.asdict(event)}, allow_nan=False)
+
+
+def parse_event(line: str) -> Event | None:
+    """Read one line of the engine's output; None for a line that is no event (a library's own message).
+
+    Raises:
+        EngineError: If the line is an event of another version or with unknown or wrong fields.
+    """
+    if not line.lstrip().startswith('{"contract"'):
+        return None
+    data = _load_object(line, "event")
+    _check_version(data, "event")
+    name = data.pop("event", None)
+    if name not in EVENTS:
+        raise _refusal(f"The event {name!r} is unknown.", "Use an engine of the same release as the module.")
+    return build(EVENTS[name], data)
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """Return a job or event from its fields, checked for type, range and choice.
+
+    Raises:
+        EngineError: Naming the field that is unknown, missing or wrong.
+    """
+    known = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise _refusal(f"{kind.__name__} does not know the field {unknown[0]!r}.", f"Known: {', '.join(known)}.")
+    for name, item in known.items():
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise _refusal(f"{kind.__name__} lacks the field {name!r}.", "Add it to the job.")
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        _check_value(f"{kind.__name__}.{name}", value, hints[name], known[name].metadata)
+    return kind(**values)
+
+
+def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> None:
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    plain = tuple(typing.get_origin(kind) or kind for kind in allowed if kind is not Any)
+    if float in plain:
+        plain += (int,)
+    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+        wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in plain)
+        raise _refusal(f"{name} is {value!r}, but must be {wanted}.", "Correct the value.")
+    choices = limits.get("choices")
+    if choices and value not in choices:
+        raise _refusal(f"{name} is {value!r}, but must be one of {', '.join(choices)}.", "Correct the value.")
+    low, high = limits.get("at_least"), limits.get("at_most")
+    # Written so that NaN, which compares false with everything, is refused too.
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        raise _refusal(f"{name} is {value}, but must be {bounds}.", "Correct the value.")
+
+
+def _load_object(text: str, what: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise _refusal(f"The {what} is not valid JSON ({error}).", "It may be truncated; run the job again.") from error
+    if not isinstance(data, dict):
+        raise _refusal(f"The {what} is not a JSON object.", "Write the fields as one object.")
+    return data
+
+
+def _check_version(data: dict[str, Any], what: str) -> None:
+    version = data.pop("contract", None)
+    if version != VERSION:
+        raise _refusal(
+            f"The {what} is of contract version {version!r}, but this engine speaks version {VERSION}.",
+            "Use module and engine of the same release.",
+        )
+
+
+def _refusal(message: str, hint: str) -> errors.EngineError:
+    return errors.EngineError(errors.CONTRACT, message, hint)

@@ -1,0 +1,112 @@
+"""Similarity and regularity terms, shared by pairwise refinement and training (one definition each)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .warp import jacobian_determinant
+
+NCC_EPSILON = 1e-4  # variance of noise in an image scaled to [0, 1]; keeps flat regions silent
+
+
+def box_mean(image: Tensor, window: int) -> Tensor:
+    """Return the mean over a cubic window with zeros outside, separably, axis by axis.
+
+    Args:
+        image: `(B, C, *spatial)`.
+        window: Odd edge length in voxels.
+    """
+    radius = window // 2
+    for axis in range(2, image.ndim):
+        pad = [0, 0] * (image.ndim - 1 - axis) + [radius, radius]
+        padded = F.pad(image, pad)
+        total = padded.narrow(axis, 0, image.shape[axis]).clone()
+        for shift in range(1, window):
+            total += padded.narrow(axis, shift, image.shape[axis])
+        image = total
+    return image / window ** (image.ndim - 2)
+
+
+class _LocalNcc(torch.autograd.Function):
+    """Weighted mean of squared local correlation, with its analytic gradient to the warped image.
+
+    Letting autograd record the box filters costs several times the memory and time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, warped: Tensor, fixed: Tensor, window: int, weight: Tensor | None) -> Tensor:  # type: ignore[override]
+        inside = box_mean(torch.ones_like(warped[:1, :1]), window)
+        products = torch.cat([warped, fixed, warped * warped, fixed * fixed, warped * fixed], 1)
+        mean_w, mean_f, ww, ff, wf = (box_mean(products, window) / inside).chunk(5, 1)
+        var_w = (ww - mean_w * mean_w).clamp_min(0) + NCC_EPSILON
+        var_f = (ff - mean_f * mean_f).clamp_min(0) + NCC_EPSILON
+        covariance = wf - mean_w * mean_f
+        a = covariance / (var_w * var_f)
+        ncc2 = a * covariance
+        weight = torch.ones_like(ncc2) if weight is None else weight.expand_as(ncc2)
+        total = weight.sum().clamp_min(1)
+        b = ncc2 / var_w
+        scale = weight / (inside * total)
+        terms = box_mean(torch.cat([scale * a, scale * a * mean_f, scale * b, scale * b * mean_w], 1), window)
+        t0, t1, t2, t3 = terms.chunk(4, 1)
+        ctx.save_for_backward(2 * ((t0 * fixed - t1) - (t2 * warped - t3)))
+        return (weight * ncc2).sum() / total
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad[0] * gradient, None, None, None
+
+
+def local_ncc(warped: Tensor, fixed: Tensor, window: int = 7, weight: Tensor | None = None) -> Tensor:
+    """Return the mean squared local normalised cross-correlation, 1 for images equal up to local gain and offset.
+
+    Gradients flow to `warped` only.
+
+    Args:
+        warped: `(B, 1, *spatial)`.
+        fixed: Same shape.
+        window: Odd window edge in voxels.
+        weight: Optional non-negative weights, broadcastable to `warped`; an empty mask gives 0.
+
+    Source: Avants et al. 2008 (squared, windowed CC).
+    """
+    return _LocalNcc.apply(warped, fixed, window, weight)
+
+
+def mean_squared(warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the (weighted) mean squared difference over all channels and voxels."""
+    squared = (warped - fixed) ** 2
+    if weight is None:
+        return squared.mean()
+    weight = weight.expand_as(squared)
+    return (squared * weight).sum() / weight.sum().clamp_min(1)
+
+
+def soft_dice(warped: Tensor, fixed: Tensor) -> Tensor:
+    """Return the mean Dice overlap of probability channels, over the channels that `fixed` contains.
+
+    Args:
+        warped: `(B, L, *spatial)` label probabilities in [0, 1], background left out.
+        fixed: Same shape.
+
+    Source: Milletari et al. 2016 (V-Net), with squared denominator.
+    """
+    axes = tuple(range(2, fixed.ndim))
+    overlap = 2 * (warped * fixed).sum(axes)
+    volume = (warped * warped).sum(axes) + (fixed * fixed).sum(axes)
+    present = (fixed.sum(axes) > 0).to(fixed.dtype)
+    return (present * overlap / volume.clamp_min(1e-5)).sum() / present.sum().clamp_min(1)
+
+
+def diffusion(displacement: Tensor) -> Tensor:
+    """Return the mean squared forward difference of a displacement, summed over the derivative axes."""
+    axes = range(2, displacement.ndim)
+    return torch.stack([displacement.diff(dim=axis).square().mean() for axis in axes]).sum()
+
+
+def fold_penalty(displacement: Tensor, margin: float = 0.0) -> Tensor:
+    """Return the mean amount by which the Jacobian determinant falls below `margin`; 0 where nothing folds."""
+    return F.relu(margin - jacobian_determinant(displacement)).mean()
