@@ -1,0 +1,139 @@
+"""Where a voxel lies: size, spacing, origin and direction of a volume."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from . import errors
+
+ORTHONORMAL_TOLERANCE = 1e-3
+
+
+def flip_lps_ras(vectors: np.ndarray) -> np.ndarray:
+    """Turn LPS points or vectors `(..., 3)` into RAS or back."""
+    return vectors * np.array([-1.0, -1.0, 1.0], dtype=vectors.dtype)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The grid of a volume, in the LPS frame of DICOM and ITK.
+
+    Attributes:
+        size: Voxels along i, j, k.
+        spacing: Voxel size in mm along i, j, k.
+        origin: Position of the centre of voxel (0, 0, 0), LPS mm.
+        direction: 9 numbers, row by row; the columns are the unit vectors of i, j, k in LPS.
+
+    Raises:
+        EngineError: If a number is not finite, a size or spacing not positive, or the axes are not orthonormal.
+    """
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, float, float, float, float, float, float, float, float]
+
+    def __post_init__(self) -> None:
+        numbers = (*self.spacing, *self.origin, *self.direction)
+        if len(self.size) != 3 or len(numbers) != 15 or not all(math.isfinite(number) for number in numbers):
+            raise _invalid(f"The volume geometry is incomplete or not finite ({self.size}, {numbers}).")
+        if min(self.size) < 1 or min(self.spacing) <= 0:
+            raise _invalid(f"The volume has size {self.size} and spacing {self.spacing} mm; all must be positive.")
+        axes = np.reshape(self.direction, (3, 3))
+        if np.abs(axes.T @ axes - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
+            raise _invalid("The axes of the volume are sheared or scaled, not orthogonal unit vectors.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size in array axis order (k, j, i)."""
+        return self.size[2], self.size[1], self.size[0]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the volume is a single slice."""
+        return self.size.count(1) == 1
+
+    @property
+    def ijk_to_lps(self) -> np.ndarray:
+        """4x4 matrix of voxel indices (i, j, k) to LPS mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing
+        matrix[:3, 3] = self.origin
+        return matrix
+
+    @property
+    def ijk_to_ras(self) -> np.ndarray:
+        """4x4 matrix of voxel indices (i, j, k) to RAS mm."""
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.ijk_to_lps
+
+    @property
+    def lps_to_ijk(self) -> np.ndarray:
+        """4x4 matrix of LPS mm to continuous voxel indices."""
+        return np.linalg.inv(self.ijk_to_lps)
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of a voxel in cubic mm."""
+        return math.prod(self.spacing)
+
+    @property
+    def center_lps(self) -> np.ndarray:
+        """Centre of the field of view, `(3,)` LPS mm."""
+        return self.index_to_lps((np.array(self.size) - 1)[None] / 2)[0]
+
+    @property
+    def corners_lps(self) -> np.ndarray:
+        """Centres of the eight corner voxels, `(8, 3)` LPS mm."""
+        corners = np.array([[i, j, k] for k in (0, 1) for j in (0, 1) for i in (0, 1)])
+        return self.index_to_lps(corners * (np.array(self.size) - 1))
+
+    def index_to_lps(self, points: np.ndarray) -> np.ndarray:
+        """Map continuous voxel indices `(N, 3)` (i, j, k) to LPS mm `(N, 3)`."""
+        matrix = self.ijk_to_lps
+        return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
+
+    def lps_to_index(self, points: np.ndarray) -> np.ndarray:
+        """Map LPS mm `(N, 3)` to continuous voxel indices `(N, 3)` (i, j, k)."""
+        matrix = self.lps_to_ijk
+        return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
+
+    @classmethod
+    def from_ijk_to_lps(cls, matrix: np.ndarray, size: tuple[int, int, int]) -> "Geometry":
+        """Build from a 4x4 matrix of voxel indices to LPS mm.
+
+        Raises:
+            EngineError: If the matrix shears.
+        """
+        matrix = np.asarray(matrix, dtype=float)
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        if not (spacing > 0).all():
+            raise _invalid("The volume's axes include one of length zero.")
+        direction = matrix[:3, :3] / spacing
+        i, j, k = (int(n) for n in size)
+        return cls((i, j, k), tuple(spacing.tolist()), tuple(matrix[:3, 3].tolist()), tuple(direction.ravel().tolist()))
+
+    @classmethod
+    def from_ijk_to_ras(cls, matrix: np.ndarray, size: tuple[int, int, int]) -> "Geometry":
+        """Build from a 4x4 matrix of voxel indices to RAS mm."""
+        return cls.from_ijk_to_lps(np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(matrix, dtype=float), size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, for JSON."""
+        return {name: list(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Geometry":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            EngineError: If a field is missing, unknown or wrong.
+        """
+        if set(data) != {"size", "spacing", "origin", "direction"}:
+            raise _invalid(f"A geometry needs size, spacing, origin and direction, not {sorted(data)}.")
+        return cls(*(tuple(data[name]) for name in ("size", "spacing", "origin", "direction")))
+
+
+def _invalid(message: str) -> errors.EngineError:
+    return errors.EngineError(errors.INPUT_INVALID, message, "Check the volume's geometry in the Volumes module.")

@@ -1,0 +1,300 @@
+"""Any two volumes onto one working grid, and the field back onto the fixed grid.
+
+Matrices are 4x4 and act on column vectors. `alignment` is the linear map of fixed to moving points (LPS mm).
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import errors
+from .geometry import Geometry
+from .intensity import normalize
+from .tensors import to_array, to_tensor
+from .warp import sample
+
+SLAB_VOXELS = 2_000_000  # bounds the memory of coordinates while whole volumes are resampled
+MINIMUM_OVERLAP = 0.02
+
+
+@dataclass(frozen=True)
+class GridLimits:
+    """Size policy of the working grid.
+
+    Attributes:
+        minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
+        maximum_voxels: Voxels at most; the spacing grows if need be.
+    """
+
+    minimum_size: int = 32
+    maximum_voxels: int = 4_100_000
+
+
+@dataclass(frozen=True)
+class WorkingPair:
+    """Two images on the working grid, `(1, 1, *spatial)` in [0, 1]; spatial leaves the axis of a single slice out.
+
+    Attributes:
+        geometry: The working grid; a flat one has its single slice along k.
+        alignment: Linear map of fixed to moving points, 4x4 LPS.
+        fixed: Fixed image.
+        moving: Moving image sampled through the alignment.
+        weight: 1 where both images are known and inside the masks, else 0.
+    """
+
+    geometry: Geometry
+    alignment: np.ndarray
+    fixed: Tensor
+    moving: Tensor
+    weight: Tensor
+
+
+def canonical_axes(geometry: Geometry) -> tuple[list[int], list[int]]:
+    """Return which axis of a volume becomes i, j, k of its working grid, and the sign of each.
+
+    A volume's axes are ordered and flipped to lie closest to L, P, S, so a network always sees the same orientation.
+    A single slice keeps its in-plane axes as stored, with the slice axis last.
+    """
+    if geometry.is_flat:
+        flat = geometry.size.index(1)
+        return [axis for axis in range(3) if axis != flat] + [flat], [1, 1, 1]
+    columns = np.asarray(geometry.direction).reshape(3, 3)
+    order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(columns[w, a]) for w, a in enumerate(p)))
+    return list(order), [1 if columns[world, axis] >= 0 else -1 for world, axis in enumerate(order)]
+
+
+def plan_grid(volume: Geometry, limits: GridLimits) -> Geometry:
+    """Return the isotropic working grid over a volume's field of view, with as many voxels as it has, within limits.
+
+    Args:
+        volume: Grid of the volume.
+        limits: Size policy of the method.
+    """
+    order, signs = canonical_axes(volume)
+    direction = np.asarray(volume.direction).reshape(3, 3)[:, order] * signs
+    extent = np.array([volume.size[axis] * volume.spacing[axis] for axis in order])
+    used = 2 if volume.is_flat else 3
+    spacing = math.prod(volume.spacing[axis] for axis in order[:used]) ** (1 / used)
+    spacing *= max(1.0, (math.prod(extent[:used]) / spacing**used / limits.maximum_voxels) ** (1 / used))
+    # 1e-6: a volume that is isotropic already keeps its size despite rounding.
+    size = [max(limits.minimum_size, math.ceil(length / spacing - 1e-6)) for length in extent[:used]]
+    spacings = [spacing] * used
+    if volume.is_flat:
+        size.append(1)
+        spacings.append(float(extent[2]))
+    half = (np.array(size) - 1) / 2 * spacings
+    origin = np.asarray(volume.center_lps) - direction @ half
+    return Geometry(tuple(size), tuple(spacings), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
+
+
+def spatial_shape(geometry: Geometry) -> tuple[int, ...]:
+    """Return the tensor's spatial size of a working grid: `(k, j, i)`, or `(j, i)` for a single slice along k."""
+    return geometry.shape[1:] if geometry.is_flat else geometry.shape
+
+
+def index_map(target: Geometry, source: Geometry, target_to_source: np.ndarray) -> np.ndarray:
+    """Return the 4x4 map of target voxel indices to source voxel indices, both (i, j, k)."""
+    return source.lps_to_ijk @ target_to_source @ target.ijk_to_lps
+
+
+def slabs(shape: tuple[int, int, int]) -> Iterator[slice]:
+    """Yield slices along k that hold about `SLAB_VOXELS` each."""
+    step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+def slab_indices(shape: tuple[int, int, int], slab: slice, device: torch.device) -> Tensor:
+    """Return voxel indices `(3, k, j, i)` of a slab, channels in the order i, j, k."""
+    k, j, i = (torch.arange(n, device=device, dtype=torch.float32) for n in shape)
+    grid = torch.meshgrid(k[slab], j, i, indexing="ij")
+    return torch.stack(grid[::-1])
+
+
+def apply_matrix(matrix: np.ndarray, points: Tensor) -> Tensor:
+    """Apply a 4x4 matrix to points `(3, ...)`."""
+    linear = torch.as_tensor(matrix[:3, :3].tolist(), device=points.device, dtype=points.dtype)
+    offset = torch.as_tensor(matrix[:3, 3].tolist(), device=points.device, dtype=points.dtype)
+    return torch.einsum("ab,b...->a...", linear, points) + offset.view(3, *[1] * (points.ndim - 1))
+
+
+def _blurred(image: Tensor, factors: np.ndarray) -> Tensor:
+    """Smooth `(1, 1, k, j, i)` before it is sampled `factors` (k, j, i) times more coarsely."""
+    for axis, factor in enumerate(factors, start=2):
+        if factor <= 1.2 or image.shape[axis] == 1:
+            continue
+        sigma = 0.5 * math.sqrt(factor**2 - 1)
+        radius = max(1, math.ceil(2.5 * sigma))
+        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=image.device) / sigma) ** 2)
+        shape, pad = [1] * 5, [0] * 6
+        shape[axis] = 2 * radius + 1
+        pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = radius
+        image = F.conv3d(F.pad(image, pad, mode="replicate"), (kernel / kernel.sum()).view(shape))
+    return image
+
+
+def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, int, int], device: torch.device,
+             *, nearest: bool = False) -> tuple[Tensor, Tensor]:
+    """Sample a volume on another grid.
+
+    Args:
+        array: Source `(k, j, i)`.
+        matrix: 4x4 map of target to source voxel indices (`index_map`).
+        shape: Target `(k, j, i)`.
+        device: Where to work.
+        nearest: Nearest neighbour, for masks and labels.
+
+    Returns:
+        Values `(k, j, i)`, edges continued, and a mask `(k, j, i)` that is True inside the source's field of view.
+    """
+    image = to_tensor(array, device)[None, None]
+    if not nearest:
+        steps = np.abs(np.linalg.norm(matrix[:3, :3], axis=1))[::-1]
+        image = _blurred(image, steps)
+    size = torch.tensor(array.shape[::-1], device=device, dtype=torch.float32).view(3, 1, 1, 1)
+    values, inside = [], []
+    for slab in slabs(shape):
+        index = apply_matrix(matrix, slab_indices(shape, slab, device))
+        values.append(sample(image, index.flip(0)[None], nearest=nearest)[0, 0])
+        inside.append(((index >= -0.501) & (index <= size - 0.499)).all(0))
+    return torch.cat(values), torch.cat(inside)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A volume to register: array `(k, j, i)`, grid, and an optional mask on the same grid."""
+
+    array: np.ndarray
+    geometry: Geometry
+    mask: np.ndarray | None = None
+
+
+def prepare(fixed: Source, moving: Source, alignment: np.ndarray, limits: GridLimits,
+            device: torch.device) -> WorkingPair:
+    """Bring two volumes onto the working grid over the fixed volume.
+
+    Raises:
+        EngineError: If the volumes do not overlap, a mask leaves nothing, or an image is constant or all NaN.
+    """
+    geometry = plan_grid(fixed.geometry, limits)
+    shape, spatial = geometry.shape, spatial_shape(geometry)
+    images, weight = [], torch.ones(shape, device=device)
+    for source, matrix, name in ((fixed, np.eye(4), "fixed image"), (moving, alignment, "moving image")):
+        to_source = index_map(geometry, source.geometry, matrix)
+        values, inside = resample(normalize(source.array, name), to_source, shape, device)
+        images.append(values.view(1, 1, *spatial))
+        weight = weight * inside
+        if name == "moving image":
+            _require_overlap(float(weight.mean()) / _share_of_view(fixed.geometry, geometry))
+        if source.mask is not None:
+            weight = weight * (resample(source.mask, to_source, shape, device, nearest=True)[0] > 0)
+            _require_mask(bool(weight.any()), name)
+    return WorkingPair(geometry, alignment, images[0], images[1], weight.view(1, 1, *spatial))
+
+
+def _share_of_view(fixed: Geometry, working: Geometry) -> float:
+    """Return which share of the working grid the fixed field of view fills."""
+    return min(1.0, math.prod(fixed.size) * fixed.voxel_volume / (math.prod(working.size) * working.voxel_volume))
+
+
+def _require_overlap(share: float) -> None:
+    if share < MINIMUM_OVERLAP:
+        raise errors.EngineError(
+            errors.NO_OVERLAP,
+            f"After the initial alignment the volumes share {100 * share:.1f} % of the fixed volume's field of view.",
+            "Choose the initial alignment 'center' or 'mass', or place the moving volume with a linear transform.",
+        )
+
+
+def _require_mask(found: bool, name: str) -> None:
+    if not found:
+        raise errors.EngineError(
+            errors.MASK_OUTSIDE,
+            f"The mask of the {name} selects no voxel where both volumes have data.",
+            "Check that the mask belongs to this volume and is not empty.",
+        )
+
+
+def displacement_to_lps(displacement: Tensor, geometry: Geometry) -> Tensor:
+    """Turn a working-grid displacement in voxels into LPS mm.
+
+    Args:
+        displacement: `(1, nd, *spatial)`, channels in array axis order.
+        geometry: The working grid.
+
+    Returns:
+        `(3, k, j, i)` with channels x, y, z; the slice axis of a single slice gets no motion.
+    """
+    ijk = displacement[0].flip(0)
+    if geometry.is_flat:
+        ijk = torch.cat([ijk, torch.zeros_like(ijk[:1])])[:, None]
+    matrix = geometry.ijk_to_lps.copy()
+    matrix[:3, 3] = 0
+    return apply_matrix(matrix, ijk)
+
+
+def field_on_fixed(displacement: Tensor, pair: WorkingPair, fixed: Geometry) -> np.ndarray:
+    """Return the whole displacement, alignment included, on the fixed grid.
+
+    `u(x) = A (x + v(x)) - x`, v the working-grid displacement interpolated linearly and A the alignment.
+
+    Args:
+        displacement: `(1, nd, *spatial)` in voxels of the working grid.
+        pair: The working pair it belongs to.
+        fixed: Grid of the fixed volume.
+
+    Returns:
+        float32 `(k, j, i, 3)`, LPS mm: the moving volume is sampled at x + u(x).
+    """
+    field = displacement_to_lps(displacement, pair.geometry)[None]
+    to_working = index_map(fixed, pair.geometry, np.eye(4))
+    # A (x + v) - x = (A - I)(x + v) + v keeps single precision where coordinates are hundreds of millimetres.
+    residual = pair.alignment - np.eye(4)
+    result = np.empty((*fixed.shape, 3), np.float32)
+    for slab in slabs(fixed.shape):
+        index = slab_indices(fixed.shape, slab, displacement.device)
+        motion = sample(field, apply_matrix(to_working, index).flip(0)[None])[0]
+        total = apply_matrix(residual, apply_matrix(fixed.ijk_to_lps, index) + motion) + motion
+        result[slab] = to_array(total.movedim(0, -1))
+    return result
+
+
+def warp_volume(moving: Source, displacement_lps_mm: np.ndarray, fixed: Geometry, device: torch.device,
+                *, nearest: bool = False) -> np.ndarray:
+    """Resample a volume through a displacement field, once, from its original voxels.
+
+    Outside the moving volume the result is 0 for labels and the volume's minimum for images.
+
+    Args:
+        moving: Volume to resample, any real type; non-finite voxels count as the minimum.
+        displacement_lps_mm: `(k, j, i, 3)` on the fixed grid.
+        fixed: The fixed grid.
+        device: Where to work.
+        nearest: Nearest neighbour, for label maps.
+
+    Returns:
+        `(k, j, i)` on the fixed grid, of the moving volume's type.
+    """
+    finite = np.isfinite(moving.array)
+    background = 0 if nearest or not finite.any() else moving.array[finite].min()
+    image = to_tensor(np.where(finite, moving.array, background), device)[None, None]
+    size = torch.tensor(moving.geometry.size, device=device, dtype=torch.float32).view(3, 1, 1, 1)
+    to_index = moving.geometry.lps_to_ijk @ fixed.ijk_to_lps
+    linear = moving.geometry.lps_to_ijk.copy()
+    linear[:3, 3] = 0
+    result = np.empty(fixed.shape, moving.array.dtype)
+    for slab in slabs(fixed.shape):
+        motion = to_tensor(displacement_lps_mm[slab], device).movedim(-1, 0)
+        index = apply_matrix(to_index, slab_indices(fixed.shape, slab, device)) + apply_matrix(linear, motion)
+        values = sample(image, index.flip(0)[None], nearest=nearest)[0, 0]
+        inside = ((index >= -0.5) & (index <= size - 0.5)).all(0)
+        values = torch.where(inside, values, float(background))
+        array = to_array(values)
+        result[slab] = np.rint(array) if np.issubdtype(result.dtype, np.integer) else array
+    return result

@@ -1,0 +1,147 @@
+"""Instance optimisation: improve the displacement of one pair by gradient descent, coarse to fine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .losses import diffusion, fold_penalty, local_ncc, mean_squared
+from .mind import mind_ssc
+from .warp import compose, integrate_velocity, resize, resize_displacement, warp
+
+FOLD_WEIGHT = 10.0
+FOLD_MARGIN = 0.1
+VELOCITY_STEPS = 5
+SMALLEST_LEVEL = 8  # voxels; coarser than this an axis holds no structure
+
+OnStep = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How to refine.
+
+    Attributes:
+        steps: Adam iterations at each level.
+        similarity: "ncc" (local correlation), "mse" or "mind" (MIND-SSC, for two modalities).
+        smoothness: Weight of the diffusion regularity.
+        velocity: Optimise a stationary velocity field composed onto the initial field, which does not fold.
+        learning_rate: Adam step in voxels of the level.
+        window: Edge of the correlation window in voxels.
+        levels: Down-sampling factors, coarse to fine.
+    """
+
+    steps: int = 60
+    similarity: str = "ncc"
+    smoothness: float = 1.0
+    velocity: bool = False
+    learning_rate: float = 0.1
+    window: int = 5
+    levels: tuple[int, ...] = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is compared at one level: images or features `(1, C, *spatial)` and weights `(1, 1, *spatial)` or None."""
+
+    fixed: Tensor
+    moving: Tensor
+    weight: Tensor | None
+
+    def at(self, spatial: tuple[int, ...]) -> "Pair":
+        """Return the pair resampled to another size, area-averaged against aliasing."""
+        weight = None if self.weight is None else shrink(self.weight, spatial)
+        return Pair(shrink(self.fixed, spatial), shrink(self.moving, spatial), weight)
+
+
+def shrink(image: Tensor, spatial: tuple[int, ...]) -> Tensor:
+    """Resample to a smaller grid: average over the nearest whole factor, then interpolate the rest."""
+    factors = [max(1, round(old / new)) for old, new in zip(image.shape[2:], spatial, strict=True)]
+    if max(factors) == 1:
+        return resize(image, spatial)
+    pool = torch.nn.functional.avg_pool2d if image.ndim == 4 else torch.nn.functional.avg_pool3d
+    pooled = pool(image, factors, ceil_mode=True, count_include_pad=False)
+    return resize(pooled, spatial)
+
+
+def level_size(spatial: tuple[int, ...], factor: int) -> tuple[int, ...]:
+    """Return the grid size of a level."""
+    return tuple(min(n, max(SMALLEST_LEVEL, round(n / factor))) for n in spatial)
+
+
+def dissimilarity(pair: Pair, displacement: Tensor, settings: RefineSettings) -> Tensor:
+    """Return what refinement minimises besides regularity, 0 for a perfect match."""
+    warped = warp(pair.moving, displacement)
+    if settings.similarity == "ncc":
+        return 1 - local_ncc(warped, pair.fixed, settings.window, pair.weight)
+    return mean_squared(warped, pair.fixed, pair.weight)
+
+
+def refine(
+    fixed: Tensor, moving: Tensor, initial: Tensor, settings: RefineSettings,
+    *, weight: Tensor | None = None, on_step: OnStep | None = None,
+) -> Tensor:
+    """Refine a displacement on one pair of images.
+
+    Args:
+        fixed: `(1, 1, *spatial)` in [0, 1].
+        moving: Same grid.
+        initial: `(1, nd, *spatial)` in voxels, from a network or zero.
+        settings: How to refine.
+        weight: `(1, 1, *spatial)` non-negative; where the similarity counts. None: everywhere.
+        on_step: Called after every iteration with (done, of, loss); may raise to stop.
+
+    Returns:
+        `(1, nd, *spatial)` in voxels.
+    """
+    if settings.steps == 0:
+        return initial
+    full = tuple(fixed.shape[2:])
+    whole = Pair(fixed, moving, weight)
+    if settings.similarity == "mind":
+        whole = Pair(mind_ssc(fixed), mind_ssc(moving), weight)
+    displacement = initial
+    total = settings.steps * len(settings.levels)
+    for index, factor in enumerate(settings.levels):
+        size = level_size(full, factor)
+        start = resize_displacement(displacement, size)
+
+        def report(step: int, loss: float, index: int = index) -> None:
+            if on_step is not None:
+                on_step(index * settings.steps + step, total, loss)
+
+        refined = _refine_level(whole.at(size), start, settings, report)
+        # Only the change is enlarged: the fine detail of the initial field survives the coarse levels.
+        displacement = displacement + resize_displacement(refined - start, full)
+    return displacement
+
+
+def _refine_level(
+    pair: Pair, start: Tensor, settings: RefineSettings, report: Callable[[int, float], None]
+) -> Tensor:
+    # The unknown lives on half the grid: linear enlarging smooths it and the optimiser has an eighth of the values.
+    size = tuple(start.shape[2:])
+    coarse = level_size(size, 2)
+    unknown = torch.zeros(1, start.shape[1], *coarse, device=start.device, requires_grad=True)
+    optimizer = torch.optim.Adam([unknown], lr=settings.learning_rate)
+    for step in range(1, settings.steps + 1):
+        optimizer.zero_grad()
+        displacement = _apply(start, unknown, settings)
+        loss = (
+            dissimilarity(pair, displacement, settings)
+            + settings.smoothness * diffusion(displacement)
+            + FOLD_WEIGHT * fold_penalty(displacement, FOLD_MARGIN)
+        )
+        loss.backward()
+        optimizer.step()
+        report(step, float(loss.detach()))
+    with torch.no_grad():
+        return _apply(start, unknown, settings)
+
+
+def _apply(start: Tensor, unknown: Tensor, settings: RefineSettings) -> Tensor:
+    size = start.shape[2:]
+    if not settings.velocity:
+        return start + resize_displacement(unknown, size)
+    return compose(start, resize_displacement(integrate_velocity(unknown, VELOCITY_STEPS), size))
