@@ -1,4 +1,4 @@
-"""A MRML scene with its logics on plain slicer-core, and slice views drawn off screen by Slicer's own displayable managers.
+"""A MRML scene on plain slicer-core, and slice views drawn off screen by Slicer's own displayable managers.
 
 Stands in for the Slicer application in tests and in the demo: no Qt, no window, about 0.1 s a picture.
 """
