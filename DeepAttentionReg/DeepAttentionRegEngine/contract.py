@@ -15,7 +15,7 @@ from . import errors
 
 VERSION = 1
 METHOD_NONE = "none"
-ALIGNMENTS = ("none", "center", "rigid", "affine")
+ALIGNMENTS = ("none", "center", "mass", "rigid", "affine")
 SIMILARITIES = ("ncc", "mse", "mind")
 MAPS = ("jacobian", "log-jacobian", "magnitude", "folds")
 STAGES = ("load", "align", "recursion", "refine", "evaluate", "write")
@@ -54,7 +54,8 @@ class RegisterJob(Job):
         recursions: K, passes of the network.
         weights: Id in weights.json or path of a weight file; None takes the method's first.
         device: "auto", "cpu", "cuda" or "cuda:n".
-        alignment: Start with nothing, centres of the fields of view, or a rigid or affine registration.
+        alignment: Start with nothing, at the centres of the fields of view or of mass, or with a rigid or affine
+            registration from the centres of mass.
         initial_transform: Linear transform file that maps fixed to moving points, applied before the alignment.
         fixed_mask: Voxels of the fixed volume that drive the similarity.
         moving_mask: The same on the moving volume.
