@@ -1,0 +1,114 @@
+"""The choices of the panel, kept in the scene by a parameter node."""
+
+import enum
+from typing import Annotated, Union
+
+from slicer import (
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLTransformNode,
+)
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
+
+
+class Method(enum.Enum):
+    """What finds the deformation; the value is the method's name in a job."""
+
+    RMAN = "rman"
+    REFINEMENT_ONLY = "none"
+
+    def label(self) -> str:
+        """Return the text in the panel."""
+        return {
+            Method.RMAN: _("RMAn (recursive mutual attention network)"),
+            Method.REFINEMENT_ONLY: _("Refinement only (no network)"),
+        }[self]
+
+
+class Alignment(enum.Enum):
+    """What happens before the deformation; the value is its name in a job."""
+
+    NONE = "none"
+    CENTER = "center"
+    RIGID = "rigid"
+    AFFINE = "affine"
+
+    def label(self) -> str:
+        """Return the text in the panel."""
+        return {
+            Alignment.NONE: _("None"),
+            Alignment.CENTER: _("Centers of the volumes"),
+            Alignment.RIGID: _("Rigid"),
+            Alignment.AFFINE: _("Affine"),
+        }[self]
+
+
+class Device(enum.Enum):
+    """Where the engine computes; the value is the device's name in a job."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+    def label(self) -> str:
+        """Return the text in the panel."""
+        return {
+            Device.AUTO: _("Automatic"),
+            Device.CPU: _("CPU"),
+            Device.CUDA: _("GPU (CUDA)"),
+        }[self]
+
+
+class Similarity(enum.Enum):
+    """What refinement compares; the value is the similarity's name in a job."""
+
+    NCC = "ncc"
+    MSE = "mse"
+    MIND = "mind"
+
+    def label(self) -> str:
+        """Return the text in the panel."""
+        return {
+            Similarity.NCC: _("Local correlation"),
+            Similarity.MSE: _("Mean squares"),
+            Similarity.MIND: _("MIND (different modalities)"),
+        }[self]
+
+
+@parameterNodeWrapper
+class DeepAttentionRegParameterNode:
+    """All choices of the panel.
+
+    The volumes, segmentations, masks and landmarks come in pairs, fixed and moving. An output that is None is created
+    by the registration; one that is set is written into.
+    """
+
+    fixedVolume: vtkMRMLScalarVolumeNode
+    movingVolume: vtkMRMLScalarVolumeNode
+    fixedSegmentation: Labels = None
+    movingSegmentation: Labels = None
+    fixedMask: Labels = None
+    movingMask: Labels = None
+    fixedLandmarks: vtkMRMLMarkupsFiducialNode
+    movingLandmarks: vtkMRMLMarkupsFiducialNode
+
+    method: Method = Method.RMAN
+    recursions: Annotated[int, WithinRange(1, 10)] = 3
+    alignment: Alignment = Alignment.CENTER
+    device: Device = Device.AUTO
+
+    refine: bool = True
+    refinementSteps: Annotated[int, WithinRange(1, 500)] = 60
+    similarity: Similarity = Similarity.NCC
+    smoothness: Annotated[float, WithinRange(0.0, 10.0)] = 1.0
+    velocity: bool = False
+
+    outputTransform: vtkMRMLTransformNode
+    outputVolume: vtkMRMLScalarVolumeNode
+    outputJacobian: vtkMRMLScalarVolumeNode
+    outputSegmentation: vtkMRMLSegmentationNode
