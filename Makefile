@@ -1,0 +1,49 @@
+# make demo    register a pair in a real MRML scene and write pictures, tables and a scene to demo-output/
+# make test    lint, types and all tests
+# Both make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
+# "python -m ...", so that a checkout whose path has spaces works.
+
+PYTHON ?= python3
+# This very version, because a CPU build of it may be offered where packages come from ("2.13.0+cpu" satisfies the pin
+# and is preferred); an open "torch" takes the newest release instead, on Linux with gigabytes of CUDA libraries.
+TORCH ?= torch==2.13.0
+OUT ?= demo-output
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+# make demo FIXED=a.nii.gz MOVING=b.nii.gz [FIXED_LABELS=... MOVING_LABELS=...] [METHOD=rman RECURSIONS=3 REFINE=50]
+# make demo FLAT=1 (the phantom as a single slice)
+option = $(if $($(1)),--$(2) "$($(1))")
+DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
+  $(call option,FIXED_LABELS,fixed-labels) $(call option,MOVING_LABELS,moving-labels) \
+  $(call option,FIXED_POINTS,fixed-points) $(call option,MOVING_POINTS,moving-points) \
+  $(call option,METHOD,method) $(call option,RECURSIONS,recursions) $(call option,REFINE,refine) \
+  $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
+  $(if $(FLAT),--flat) --output "$(OUT)"
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	$(RUN) Testing/demo.py $(DEMO_OPTIONS)
+
+test: lint
+	$(RUN) -m pytest
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check --quiet .
+	$(RUN) -m mypy
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.10 to 3.13 is needed, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 | head -n 1). Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install -y python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
