@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import Tensor
+
 from DeepAttentionRegEngine.intensity import normalize
 from DeepAttentionRegEngine.warp import identity_grid, sample
-from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 

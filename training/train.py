@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import ROOT, augmented, data_folder, load_cases, random_pairs, read_split
+from torch import Tensor, nn
+
+from data import augmented, data_folder, load_cases, random_pairs, read_split
 from DeepAttentionRegEngine.losses import diffusion, fold_penalty, local_ncc, soft_dice
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.registration import recurse
 from DeepAttentionRegEngine.warp import warp
-from torch import Tensor, nn
 
 LOG = logging.getLogger("training")
 
@@ -106,7 +107,7 @@ class Trainer:
     def __init__(self, config: dict[str, Any], output: Path) -> None:
         torch.manual_seed(config["seed"])
         self.config, self.output = config, output
-        self.network, self.average = build(config["method"], config["network"]), build(config["method"], config["network"])
+        self.network, self.average = (build(config["method"], config["network"]) for _ in range(2))
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config["learning_rate"], betas=(0.9, 0.98))
         self.step = 0
@@ -120,8 +121,12 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        state = {"network": self.network.state_dict(), "average": self.average.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
         save_atomically(state, self.checkpoint)
 
     def update(self, pair: tuple[Tensor, ...], recursions: int) -> float:
@@ -161,8 +166,13 @@ def run(config: dict[str, Any], config_folder: Path, output: Path) -> None:
         if trainer.step % 100 == 0:
             trainer.save()
             dice = validate(trainer.average, held_out, config["recursions"]) if trainer.step % 500 == 0 else math.nan
-            LOG.info("step %d loss %.4f validation Dice %.4f elapsed %.0f s",
-                     trainer.step, np.mean(losses), dice, time.monotonic() - started)
+            LOG.info(
+                "step %d loss %.4f validation Dice %.4f elapsed %.0f s",
+                trainer.step,
+                np.mean(losses),
+                dice,
+                time.monotonic() - started,
+            )
             losses.clear()
     trainer.save()
 

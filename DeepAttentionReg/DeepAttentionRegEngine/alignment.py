@@ -1,6 +1,7 @@
 """The linear map that brings two volumes together before anything non-rigid."""
 
 import math
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -31,8 +32,10 @@ def center_of_mass(source: Source) -> np.ndarray:
     mass = normalize(source.array).astype(np.float64)
     if source.mask is not None and (source.mask > 0).any():
         mass *= source.mask > 0
-    center = [float((mass.sum(tuple(a for a in range(3) if a != axis)) * np.arange(n)).sum() / mass.sum())
-              for axis, n in enumerate(mass.shape)]
+    center = [
+        float((mass.sum(tuple(a for a in range(3) if a != axis)) * np.arange(n)).sum() / mass.sum())
+        for axis, n in enumerate(mass.shape)
+    ]
     return source.geometry.index_to_lps(np.array(center[::-1])[None])[0]
 
 
@@ -92,8 +95,9 @@ def _grid_to_lps(geometry: Geometry) -> np.ndarray:
     return geometry.ijk_to_lps @ np.diag([*(1 / np.array(geometry.spacing)), 1.0])
 
 
-def _transform(nd: int, mode: str, start: np.ndarray, center: np.ndarray) -> sitk.Transform:
+def _linear_transform(nd: int, mode: str, start: np.ndarray, center: np.ndarray) -> Any:
     """Return the SimpleITK transform at `start`, a map between grids in mm."""
+    transform: Any
     if mode == "affine":
         transform = sitk.AffineTransform(nd)
         transform.SetMatrix(start[:nd, :nd].ravel().tolist())
@@ -124,7 +128,7 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
     center = (np.array(grids[0].size) - 1) / 2 * grids[0].spacing
     if nd == 2:
         center[2] = 0
-    transform = _transform(nd, mode, between, center)
+    transform = _linear_transform(nd, mode, between, center)
     images = _plane_image(fixed, grids[0], device), _plane_image(moving, grids[1], device)
     masks = _mask_image(fixed, grids[0], device), _mask_image(moving, grids[1], device)
     _run(images, masks, transform, seed)
@@ -136,8 +140,12 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
     return to_lps[1] @ matrix @ np.linalg.inv(to_lps[0])
 
 
-def _run(images: tuple[sitk.Image, sitk.Image], masks: tuple[sitk.Image | None, sitk.Image | None],
-         transform: sitk.Transform, seed: int) -> None:
+def _run(
+    images: tuple[sitk.Image, sitk.Image],
+    masks: tuple[sitk.Image | None, sitk.Image | None],
+    transform: sitk.Transform,
+    seed: int,
+) -> None:
     """Optimise `transform` in place."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
@@ -153,7 +161,9 @@ def _run(images: tuple[sitk.Image, sitk.Image], masks: tuple[sitk.Image | None, 
     method.SetSmoothingSigmasPerLevel([factor / 2 if factor > 1 else 0 for factor in shrink])
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=2 * math.prod(images[0].GetSpacing()) ** (1 / images[0].GetDimension()),
-        minStep=1e-3, numberOfIterations=ITERATIONS, relaxationFactor=0.6,
+        minStep=1e-3,
+        numberOfIterations=ITERATIONS,
+        relaxationFactor=0.6,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)

@@ -21,7 +21,9 @@ MAPS = ("jacobian", "log-jacobian", "magnitude", "folds")
 STAGES = ("load", "align", "recursion", "refine", "evaluate", "write")
 
 
-def _option(default: Any, *, choices: tuple[str, ...] = (), at_least: float | None = None, at_most: float | None = None) -> Any:
+def _option(
+    default: Any, *, choices: tuple[str, ...] = (), at_least: float | None = None, at_most: float | None = None
+) -> Any:
     return field(default=default, metadata={"choices": choices, "at_least": at_least, "at_most": at_most})
 
 

@@ -111,8 +111,14 @@ class Geometry:
         if not (spacing > 0).all():
             raise _invalid("The volume's axes include one of length zero.")
         direction = matrix[:3, :3] / spacing
+        return cls.from_arrays(size, spacing, matrix[:3, 3], direction)
+
+    @classmethod
+    def from_arrays(cls, size: Any, spacing: Any, origin: Any, direction: Any) -> "Geometry":
+        """Build from sequences or arrays; `direction` is 3x3 or its 9 numbers row by row."""
         i, j, k = (int(n) for n in size)
-        return cls((i, j, k), tuple(spacing.tolist()), tuple(matrix[:3, 3].tolist()), tuple(direction.ravel().tolist()))
+        numbers = [tuple(np.asarray(values, dtype=float).ravel().tolist()) for values in (spacing, origin, direction)]
+        return cls((i, j, k), *numbers)
 
     @classmethod
     def from_ijk_to_ras(cls, matrix: np.ndarray, size: tuple[int, int, int]) -> "Geometry":

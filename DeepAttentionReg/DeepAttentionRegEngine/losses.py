@@ -36,7 +36,7 @@ class _LocalNcc(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, warped: Tensor, fixed: Tensor, window: int, weight: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, warped: Tensor, fixed: Tensor, window: int, weight: Tensor | None) -> Tensor:
         inside = box_mean(torch.ones_like(warped[:1, :1]), window)
         products = torch.cat([warped, fixed, warped * warped, fixed * fixed, warped * fixed], 1)
         mean_w, mean_f, ww, ff, wf = (box_mean(products, window) / inside).chunk(5, 1)

@@ -13,7 +13,9 @@ def _offset_pairs(nd: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return the pairs of face neighbours at distance sqrt(2): 12 in 3D, 4 in 2D."""
     faces = [tuple(sign * int(axis == d) for d in range(nd)) for axis in range(nd) for sign in (-1, 1)]
     return [
-        (a, b) for i, a in enumerate(faces) for b in faces[i + 1:]
+        (a, b)
+        for i, a in enumerate(faces)
+        for b in faces[i + 1 :]
         if sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) == 2
     ]
 
@@ -40,9 +42,7 @@ def mind_ssc(image: Tensor, *, window: int = 3, dilation: int = 2) -> Tensor:
     Source: Heinrich et al., MICCAI 2013 (self-similarity context).
     """
     pairs = _offset_pairs(image.ndim - 2)
-    distances = [
-        box_mean((_shifted(image, a, dilation) - _shifted(image, b, dilation)) ** 2, window) for a, b in pairs
-    ]
+    distances = [box_mean((_shifted(image, a, dilation) - _shifted(image, b, dilation)) ** 2, window) for a, b in pairs]
     distance = torch.cat(distances, 1)
     distance = distance - distance.min(1, keepdim=True).values
     variance = distance.mean(1, keepdim=True)

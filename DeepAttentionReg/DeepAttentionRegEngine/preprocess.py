@@ -58,15 +58,17 @@ class WorkingPair:
 def canonical_axes(geometry: Geometry) -> tuple[list[int], list[int]]:
     """Return which axis of a volume becomes i, j, k of its working grid, and the sign of each.
 
-    A volume's axes are ordered and flipped to lie closest to L, P, S, so a network always sees the same orientation.
-    A single slice keeps its in-plane axes as stored, with the slice axis last.
+    A volume's axes are ordered and flipped to lie closest to L, P, S, so a network always sees the same orientation;
+    a single slice does the same with its two in-plane axes and keeps the slice axis last.
     """
-    if geometry.is_flat:
-        flat = geometry.size.index(1)
-        return [axis for axis in range(3) if axis != flat] + [flat], [1, 1, 1]
     columns = np.asarray(geometry.direction).reshape(3, 3)
-    order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(columns[w, a]) for w, a in enumerate(p)))
-    return list(order), [1 if columns[world, axis] >= 0 else -1 for world, axis in enumerate(order)]
+    order = list(max(itertools.permutations(range(3)), key=lambda p: sum(abs(columns[w, a]) for w, a in enumerate(p))))
+    signs = [1 if columns[world, axis] >= 0 else -1 for world, axis in enumerate(order)]
+    if geometry.is_flat:
+        world = order.index(geometry.size.index(1))
+        order.append(order.pop(world))
+        signs.append(signs.pop(world))
+    return order, signs
 
 
 def plan_grid(volume: Geometry, limits: GridLimits) -> Geometry:
@@ -90,7 +92,7 @@ def plan_grid(volume: Geometry, limits: GridLimits) -> Geometry:
         spacings.append(float(extent[2]))
     half = (np.array(size) - 1) / 2 * spacings
     origin = np.asarray(volume.center_lps) - direction @ half
-    return Geometry(tuple(size), tuple(spacings), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
+    return Geometry.from_arrays(size, spacings, origin, direction)
 
 
 def spatial_shape(geometry: Geometry) -> tuple[int, ...]:
@@ -139,8 +141,9 @@ def _blurred(image: Tensor, factors: np.ndarray) -> Tensor:
     return image
 
 
-def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, int, int], device: torch.device,
-             *, nearest: bool = False) -> tuple[Tensor, Tensor]:
+def resample(
+    array: np.ndarray, matrix: np.ndarray, shape: tuple[int, int, int], device: torch.device, *, nearest: bool = False
+) -> tuple[Tensor, Tensor]:
     """Sample a volume on another grid.
 
     Args:
@@ -175,8 +178,18 @@ class Source:
     mask: np.ndarray | None = None
 
 
-def prepare(fixed: Source, moving: Source, alignment: np.ndarray, limits: GridLimits,
-            device: torch.device) -> WorkingPair:
+def on_grid(labels: Source, geometry: Geometry) -> np.ndarray:
+    """Return a label map `(k, j, i)` on a grid, resampled (nearest, 0 outside) only if it lies on another."""
+    matrix = index_map(geometry, labels.geometry, np.eye(4))
+    if labels.geometry.size == geometry.size and np.allclose(matrix, np.eye(4), atol=1e-3):
+        return labels.array
+    values, inside = resample(labels.array, matrix, geometry.shape, torch.device("cpu"), nearest=True)
+    return to_array(values * inside).astype(labels.array.dtype)
+
+
+def prepare(
+    fixed: Source, moving: Source, alignment: np.ndarray, limits: GridLimits, device: torch.device
+) -> WorkingPair:
     """Bring two volumes onto the working grid over the fixed volume.
 
     Raises:
@@ -265,8 +278,9 @@ def field_on_fixed(displacement: Tensor, pair: WorkingPair, fixed: Geometry) -> 
     return result
 
 
-def warp_volume(moving: Source, displacement_lps_mm: np.ndarray, fixed: Geometry, device: torch.device,
-                *, nearest: bool = False) -> np.ndarray:
+def warp_volume(
+    moving: Source, displacement_lps_mm: np.ndarray, fixed: Geometry, device: torch.device, *, nearest: bool = False
+) -> np.ndarray:
     """Resample a volume through a displacement field, once, from its original voxels.
 
     Outside the moving volume the result is 0 for labels and the volume's minimum for images.

@@ -79,8 +79,13 @@ def dissimilarity(pair: Pair, displacement: Tensor, settings: RefineSettings) ->
 
 
 def refine(
-    fixed: Tensor, moving: Tensor, initial: Tensor, settings: RefineSettings,
-    *, weight: Tensor | None = None, on_step: OnStep | None = None,
+    fixed: Tensor,
+    moving: Tensor,
+    initial: Tensor,
+    settings: RefineSettings,
+    *,
+    weight: Tensor | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Refine a displacement on one pair of images.
 
@@ -117,9 +122,7 @@ def refine(
     return displacement
 
 
-def _refine_level(
-    pair: Pair, start: Tensor, settings: RefineSettings, report: Callable[[int, float], None]
-) -> Tensor:
+def _refine_level(pair: Pair, start: Tensor, settings: RefineSettings, report: Callable[[int, float], None]) -> Tensor:
     # The unknown lives on half the grid: linear enlarging smooths it and the optimiser has an eighth of the values.
     size = tuple(start.shape[2:])
     coarse = level_size(size, 2)

@@ -34,7 +34,8 @@ class Method:
         summary: One sentence.
         architecture: Name of the network.
         recursions: What a recursion means, with "default", "minimum", "maximum".
-        grid: `minimum_size` and `maximum_voxels` of the network's working grid.
+        grid: `minimum_size` and `maximum_voxels` of the working grid, and `network_voxels`, above which the network
+            sees the images reduced.
         citation: How to cite the published method.
         variants: Trained forms, the preferred first.
     """
@@ -96,7 +97,9 @@ def load_method(name: str) -> Method:
     """
     if name not in method_names():
         raise errors.EngineError(
-            errors.METHOD_UNKNOWN, f"The method {name!r} is unknown.", f"Choose one of: {', '.join(method_names())}, none."
+            errors.METHOD_UNKNOWN,
+            f"The method {name!r} is unknown.",
+            f"Choose one of: {', '.join(method_names())}, none.",
         )
     data = json.loads((resources() / "Methods" / f"{name}.json").read_text(encoding="ascii"))
     variants = tuple(Variant(**variant) for variant in data.pop("variants"))

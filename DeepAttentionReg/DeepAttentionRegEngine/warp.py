@@ -116,8 +116,10 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
         keep = list(crop)
         keep[axis] = slice(None)
         trimmed.append(gradient[tuple(keep)])
-    j = [[trimmed[column][:, row] + (1.0 if row == column else 0.0) for column in range(len(axes))]
-         for row in range(len(axes))]
+    j = [
+        [trimmed[column][:, row] + (1.0 if row == column else 0.0) for column in range(len(axes))]
+        for row in range(len(axes))
+    ]
     if len(axes) == 2:
         return j[0][0] * j[1][1] - j[0][1] * j[1][0]
     return (

@@ -3,8 +3,11 @@
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import nn
 
+from .. import errors
+from ..registry import Variant, weight_file
 from .rman import RmanSettings, RmanStep
 
 ARCHITECTURES: dict[str, tuple[type[Any], type[nn.Module]]] = {"rman": (RmanSettings, RmanStep)}
@@ -30,3 +33,27 @@ def build(architecture: str, arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(msg)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     return network(settings(**values))
+
+
+def load_network(architecture: str, variant: Variant) -> nn.Module:
+    """Return a trained network in evaluation mode, on the CPU.
+
+    Args:
+        architecture: Name in `ARCHITECTURES`.
+        variant: Its arguments and weights.
+
+    Raises:
+        EngineError: If the weight file is missing, damaged or of another network.
+    """
+    path = weight_file(variant.weights)
+    network = build(architecture, variant.network)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict({name: value.float() for name, value in state.items()})
+    except (RuntimeError, AttributeError) as error:
+        raise errors.EngineError(
+            errors.WEIGHTS_CORRUPT,
+            f"The weights {variant.weights!r} do not fit the network {architecture!r}.",
+            "Install the extension again, or choose other weights.",
+        ) from error
+    return network.eval()

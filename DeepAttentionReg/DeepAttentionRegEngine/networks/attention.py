@@ -40,8 +40,9 @@ class MutualAttention(nn.Module):
     own formula is not public.
     """
 
-    def __init__(self, nd: int, channels: int, *, heads: int = 1, stride: int = 8, extent: float = 64.0,
-                 position: bool = True) -> None:
+    def __init__(
+        self, nd: int, channels: int, *, heads: int = 1, stride: int = 8, extent: float = 64.0, position: bool = True
+    ) -> None:
         super().__init__()
         self.heads, self.stride, self.extent = heads, stride, extent
         dimension = max(16, channels // 2)

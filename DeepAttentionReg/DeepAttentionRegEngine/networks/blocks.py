@@ -1,19 +1,21 @@
 """Convolution blocks for 2D and 3D, chosen by the number of spatial axes."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
-NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+NORMS: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 SLOPE = 0.2
 
 
-def convolution(nd: int, channels_in: int, channels_out: int, kernel: int = 3, dilation: int = 1) -> nn.Module:
-    """Return a size-preserving, He-initialised convolution with bias."""
-    layer = CONVOLUTIONS[nd](channels_in, channels_out, kernel, padding=dilation * (kernel // 2), dilation=dilation)
+def convolution(nd: int, channels_in: int, channels_out: int, dilation: int = 1) -> nn.Module:
+    """Return a size-preserving, He-initialised convolution of kernel 3 with bias."""
+    layer = CONVOLUTIONS[nd](channels_in, channels_out, 3, padding=dilation, dilation=dilation)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
-    nn.init.zeros_(layer.bias)
+    layer.bias.data.zero_()
     return layer
 
 
@@ -46,7 +48,7 @@ def flow_head(nd: int, channels: int) -> nn.Module:
     """Return the convolution that predicts a displacement, almost zero at the start (RCN's choice, N(0, 1e-5))."""
     layer = CONVOLUTIONS[nd](channels, nd, 3, padding=1)
     nn.init.normal_(layer.weight, std=1e-5)
-    nn.init.zeros_(layer.bias)
+    layer.bias.data.zero_()
     return layer
 
 

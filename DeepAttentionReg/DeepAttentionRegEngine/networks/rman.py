@@ -91,7 +91,7 @@ class RmanStep(nn.Module):
             raise ValueError(msg)
         skips_a, skips_b, a, b = self.encode(warped, fixed)
         with torch.autocast(fixed.device.type, enabled=False):
-            # bfloat16 convolutions of maps of a dozen voxels return NaN at random on the CPU (torch 2.13); they cost nothing.
+            # On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels return NaN at random.
             x = self.fuse(torch.cat([a, b], 1).float())
         for block, skip_a, skip_b in zip(self.up, reversed(skips_a), reversed(skips_b), strict=False):
             x = block(torch.cat([resize(x, skip_a.shape[2:]), skip_a, skip_b], 1))

@@ -1,0 +1,214 @@
+"""The command line, and the process that Slicer starts.
+
+`deepattentionreg register FIXED MOVING ...` talks to people; `run JOB.json` takes a job file and prints one JSON event
+per line (contract.py). Exit code 0: done, 1: failed, 3: cancelled.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from . import __version__, contract, errors
+from .watchdog import Cancellation, watch
+
+EXIT_FAILED, EXIT_CANCELLED = 1, 3
+Emit = Callable[[contract.Event], None]
+
+
+def emit(event: contract.Event) -> None:
+    """Print an event as one line of ASCII JSON; the only place where the engine prints for programs."""
+    print(contract.dump_event(event), flush=True)
+
+
+def tell(event: contract.Event) -> None:
+    """Print an event for people: results on standard output, progress and errors on standard error."""
+    if isinstance(event, contract.Progress):
+        sys.stderr.write(f"[{event.stage}] {event.message}\n")
+    elif isinstance(event, contract.Failure):
+        sys.stderr.write(f"Error: {event.message} {event.hint}".rstrip() + "\n")
+    else:
+        sys.stderr.writelines(f"Warning: {warning}\n" for warning in event.warnings)
+        sys.stdout.write("\n".join(_lines({"outputs": event.outputs, **event.values})) + "\n")
+
+
+def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, float):
+            lines.append(f"{indent}{name}: {value:.4g}")
+        elif isinstance(value, list) and len(value) > 16:
+            lines.append(f"{indent}{name}: {len(value)} values (use --json to see them)")
+        elif value not in ({}, []):
+            lines.append(f"{indent}{name}: {value}")
+    return lines
+
+
+def execute(job: contract.Job, send: Emit) -> int:
+    """Run a job, send its events and return the exit code."""
+    from .jobs import run
+    from .pipeline import Reporter
+
+    cancellation = Cancellation(job.cancel_file)
+    if job.parent_pid is not None:
+        watch(job.parent_pid, job.cancel_file)
+    try:
+        send(run(job, Reporter(send, cancellation.requested)))
+    except errors.EngineError as error:
+        send(contract.Failure(error.code, error.message, error.hint))
+        return EXIT_CANCELLED if error.code == errors.CANCELLED else EXIT_FAILED
+    except KeyboardInterrupt:
+        send(contract.Failure(errors.CANCELLED, "The job was interrupted."))
+        return EXIT_CANCELLED
+    except Exception as error:
+        logging.exception("Unexpected error")
+        send(
+            contract.Failure(
+                errors.INTERNAL,
+                f"The engine failed unexpectedly ({type(error).__name__}: {error}).",
+                "Please report this with the log.",
+            )
+        )
+        return EXIT_FAILED
+    return 0
+
+
+def job_from(arguments: argparse.Namespace) -> contract.Job:
+    """Return the job that a command line asks for.
+
+    Raises:
+        EngineError: If a value is out of range or the job file cannot be read.
+    """
+    values = dict(vars(arguments))
+    task = values.pop("task")
+    values.pop("json", None)
+    if task == "run":
+        try:
+            return contract.parse_job(Path(values["job"]).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise errors.EngineError(
+                errors.INPUT_MISSING, f"The job file {values['job']} cannot be read ({error}).", "Check its path."
+            ) from error
+    return contract.build(contract.TASKS[task], {name: value for name, value in values.items() if value is not None})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, run the job and return the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    parsed = make_parser().parse_args(arguments)
+    send = emit if parsed.task == "run" or getattr(parsed, "json", False) else tell
+    try:
+        job = job_from(parsed)
+    except errors.EngineError as error:
+        send(contract.Failure(error.code, error.message, error.hint))
+        return EXIT_FAILED
+    logging.getLogger(__name__).info("job %s", asdict(job))
+    return execute(job, send)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        prog="deepattentionreg",
+        description="Register medical images non-rigidly with recursive attention networks and instance optimisation. "
+        "Not a medical device.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
+    _add_register(
+        tasks.add_parser(
+            "register",
+            help="find the deformation between two images",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+    )
+    warp = tasks.add_parser("warp", help="resample an image through a displacement field")
+    warp.add_argument("moving", metavar="MOVING", help="image or label map to resample")
+    warp.add_argument("transform", metavar="TRANSFORM", help="displacement field (nrrd, nii.gz, mha, h5)")
+    warp.add_argument("output", metavar="OUTPUT", help="image to write, on the grid of the field")
+    warp.add_argument("--labels", action="store_true", help="nearest neighbour, for label maps")
+    jacobian = tasks.add_parser("jacobian", help="write a map of how a field stretches tissue")
+    jacobian.add_argument("transform", metavar="TRANSFORM", help="displacement field (nrrd, nii.gz, mha, h5)")
+    jacobian.add_argument("output", metavar="OUTPUT", help="map to write")
+    jacobian.add_argument(
+        "--map",
+        choices=contract.MAPS,
+        default="jacobian",
+        help="Jacobian determinant (above 1: moving tissue is shrunk into the fixed image, at or "
+        "below 0: folded), its logarithm, the displacement in mm, or the folded voxels",
+    )
+    metrics = tasks.add_parser("metrics", help="score a displacement field")
+    metrics.add_argument("transform", metavar="TRANSFORM", help="displacement field (nrrd, nii.gz, mha, h5)")
+    _add_references(metrics)
+    tasks.add_parser("probe", help="show versions and devices")
+    for task in tasks.choices.values():
+        task.add_argument("--json", action="store_true", help="print one JSON event per line")
+    run = tasks.add_parser("run", help="run a job file, for programs")
+    run.add_argument("job", metavar="JOB.json", help="job as in contract.py")
+    return parser
+
+
+def _add_references(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to score with")
+    group.add_argument("--fixed-labels", metavar="FILE", help="label map of the fixed image")
+    group.add_argument("--moving-labels", metavar="FILE", help="label map of the moving image, same label values")
+    group.add_argument("--fixed-points", metavar="FILE", help="landmarks on the fixed image (mrk.json, fcsv, csv)")
+    group.add_argument("--moving-points", metavar="FILE", help="the same landmarks on the moving image, same order")
+
+
+def _add_register(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("fixed", metavar="FIXED", help="image that stays (nrrd, nii.gz, mha, png, ...)")
+    add("moving", metavar="MOVING", help="image to deform onto it")
+    add("--method", default="rman", help="registration method; none: alignment and refinement alone")
+    add("--recursions", type=int, default=3, metavar="K", help="passes of the network, 1 to 20")
+    add("--weights", metavar="ID", help="trained weights to use instead of the method's first")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--seed", type=int, default=0, help="seed of everything random")
+    group = parser.add_argument_group("before")
+    group.add_argument(
+        "--alignment",
+        choices=contract.ALIGNMENTS,
+        default="center",
+        help="initial alignment: centres of the fields of view, centres of mass, or an optimised map",
+    )
+    group.add_argument(
+        "--initial-transform",
+        metavar="FILE",
+        help="linear transform (tfm, h5, mat) that maps fixed to moving points, applied first",
+    )
+    group.add_argument("--fixed-mask", metavar="FILE", help="where the fixed image drives the alignment")
+    group.add_argument("--moving-mask", metavar="FILE", help="where the moving image does")
+    group = parser.add_argument_group("refinement on this pair")
+    group.add_argument(
+        "--refinement-steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="iterations at each resolution, 0: off, 40 is a good value",
+    )
+    group.add_argument(
+        "--similarity",
+        choices=contract.SIMILARITIES,
+        default="ncc",
+        help="local correlation, mean squares (same scanner), or MIND-SSC (two modalities)",
+    )
+    group.add_argument("--smoothness", type=float, default=1.0, help="weight of smoothness, 0.3 (loose) to 4 (stiff)")
+    group.add_argument("--velocity", action="store_true", help="refine a velocity field, which cannot fold")
+    group = parser.add_argument_group("outputs")
+    group.add_argument("--output-transform", metavar="FILE", help="displacement field in mm (nrrd, nii.gz, mha, h5)")
+    group.add_argument("--output-warped", metavar="FILE", help="moving image on the fixed grid")
+    group.add_argument("--output-jacobian", metavar="FILE", help="Jacobian determinant on the fixed grid")
+    group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
+    group.add_argument("--output-recursions", metavar="FOLDER", help="folder for the field after every recursion")
+    group.add_argument("--keep-recursions", action="store_true", help="write those fields")
+    _add_references(parser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

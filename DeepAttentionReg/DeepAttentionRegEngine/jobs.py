@@ -1,0 +1,101 @@
+"""Runs one job of any task."""
+
+import importlib.metadata
+import platform
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from . import __version__, errors, fields, images
+from .contract import JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, Result, WarpJob
+from .evaluation import regularity, score
+from .pipeline import Reporter, load_reference, register
+from .preprocess import Source, warp_volume
+from .tensors import describe_devices
+
+CPU = torch.device("cpu")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "SimpleITK")}
+    return {"engine": __version__, "python": platform.python_version(), **packages}
+
+
+def run(job: Job, reporter: Reporter) -> Result:
+    """Run a job.
+
+    Raises:
+        EngineError: With a sentence for the user, also when memory runs out.
+    """
+    try:
+        result = _run(job, reporter)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise errors.EngineError(
+            errors.OUT_OF_MEMORY,
+            "There is not enough memory for volumes of this size.",
+            "Choose the device cpu, close other programs, or crop or down-sample the volumes.",
+        ) from error
+    return replace(result, values={**result.values, "versions": versions()})
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or ("alloc" in text and "memory" in text)
+
+
+def _run(job: Job, reporter: Reporter) -> Result:
+    if isinstance(job, RegisterJob):
+        return register(job, reporter)
+    if isinstance(job, JacobianJob):
+        return write_map(job)
+    if isinstance(job, WarpJob):
+        return warp_file(job)
+    if isinstance(job, MetricsJob):
+        return measure(job)
+    if isinstance(job, ProbeJob):
+        return probe()
+    raise errors.EngineError(errors.CONTRACT, f"There is no task for {type(job).__name__}.")
+
+
+def probe() -> Result:
+    """Report versions, CUDA devices and their memory."""
+    values = {"cuda": torch.version.cuda, "devices": describe_devices(), "threads": torch.get_num_threads()}
+    return Result(values=values)
+
+
+def write_map(job: JacobianJob) -> Result:
+    """Write a scalar map of a displacement field."""
+    displacement, geometry = images.read_displacement(job.transform)
+    if job.map == "magnitude":
+        array = fields.magnitude(displacement)
+    else:
+        array = fields.jacobian_determinant(displacement, geometry)
+        if job.map == "folds":
+            array = (array <= 0).astype(np.uint8)
+        elif job.map == "log-jacobian":
+            array = fields.log_jacobian(array)
+    images.write_volume(job.output, array, geometry)
+    return Result({"map": job.output}, regularity(displacement, geometry))
+
+
+def warp_file(job: WarpJob) -> Result:
+    """Resample a volume or label map through a displacement field."""
+    displacement, geometry = images.read_displacement(job.transform)
+    volume = images.read_labels(job.moving) if job.labels else images.read_volume(job.moving)
+    source = Source(volume.array, volume.geometry)
+    images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU, nearest=job.labels), geometry)
+    return Result({"warped": job.output})
+
+
+def measure(job: MetricsJob) -> Result:
+    """Score a displacement field, and doing nothing for comparison."""
+    displacement, geometry = images.read_displacement(job.transform)
+    reference = load_reference(job, geometry)
+    values = regularity(displacement, geometry)
+    values["before"] = score(np.zeros_like(displacement), geometry, reference, CPU)
+    values["after"] = score(displacement, geometry, reference, CPU)
+    return Result(values=values)
