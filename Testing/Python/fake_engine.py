@@ -1,0 +1,141 @@
+"""A stand-in for the engine that answers at once, or misbehaves as the environment variable FAKE_ENGINE says.
+
+Called like run_engine.py. Every progress message is the process id, by which tests find out whether it has ended.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepAttentionReg"))
+
+from DeepAttentionRegEngine import contract, errors, fields, images, watchdog
+from DeepAttentionRegEngine.geometry import Geometry
+
+AMPLITUDE_MM = 3.0
+WAVELENGTH_MM = 70.0
+VALUES = {
+    "before": {"dice": {"1": 0.5, "2": None, "mean": 0.5}, "tre_mm": {"mean": 8.0, "max": 9.0, "points": [7.0, 9.0]}},
+    "aligned": {"dice": {"1": 0.6, "2": None, "mean": 0.6}, "tre_mm": {"mean": 6.0, "max": 8.0, "points": [4.0, 8.0]}},
+    "after": {"dice": {"1": 0.9, "2": None, "mean": 0.9}, "tre_mm": {"mean": 1.0, "max": 2.0, "points": [0.5, 2.0]}},
+    "jacobian": {"min": 0.5, "max": 1.5, "mean": 1.0, "std": 0.1, "folds": 0, "fold_percent": 0.0},
+    "displacement_mm": {"mean": 1.5, "max": 3.0},
+}
+
+
+def displacement_at(points_lps: np.ndarray) -> np.ndarray:
+    """Return the smooth displacement (N, 3) in LPS mm that this engine always finds, at points (N, 3)."""
+    phase = np.array([0.0, 1.0, 2.0])
+    return AMPLITUDE_MM * np.sin(2 * np.pi * np.roll(points_lps, 1, axis=1) / WAVELENGTH_MM + phase)
+
+
+def field_on(geometry: Geometry) -> np.ndarray:
+    """Return that displacement (k, j, i, 3) in LPS mm on a grid."""
+    indices = np.stack(np.meshgrid(*(np.arange(n) for n in geometry.shape), indexing="ij")[::-1], axis=-1)
+    points = geometry.index_to_lps(indices.reshape(-1, 3))
+    return displacement_at(points).reshape(*geometry.shape, 3).astype(np.float32)
+
+
+def emit(event: contract.Event) -> None:
+    print(contract.dump_event(event), flush=True)
+
+
+def work(job: contract.RegisterJob) -> int:
+    """Write every output the job names."""
+    fixed = images.read_volume(job.fixed)
+    displacement = field_on(fixed.geometry)
+    outputs = {"transform": job.output_transform, "warped": job.output_warped, "jacobian": job.output_jacobian}
+    if job.keep_recursions:
+        Path(job.output_recursions).mkdir()
+        for index in range(1, job.recursions + 1):
+            path = f"{job.output_recursions}/recursion_{index}.nrrd"
+            images.write_displacement(path, displacement * (index / job.recursions), fixed.geometry)
+            emit(contract.Progress("recursion", index, job.recursions, str(os.getpid()), path))
+    images.write_displacement(job.output_transform, displacement, fixed.geometry)
+    images.write_volume(job.output_warped, fixed.array + 1, fixed.geometry)
+    images.write_volume(job.output_jacobian, fields.jacobian_determinant(displacement, fixed.geometry), fixed.geometry)
+    if job.moving_labels is not None and job.output_warped_labels is not None:
+        labels = images.read_labels(job.fixed_labels or job.moving_labels)
+        images.write_volume(job.output_warped_labels, labels.array, labels.geometry)
+        outputs["warped_labels"] = job.output_warped_labels
+    emit(contract.Result({name: path for name, path in outputs.items() if path}, VALUES, ["A warning."]))
+    return 0
+
+
+def work_until_cancelled(job: contract.Job) -> int:
+    cancellation = watchdog.Cancellation(job.cancel_file)
+    while not cancellation.requested():
+        emit(contract.Progress("refine", 1, 2, str(os.getpid())))
+        time.sleep(0.02)
+    emit(contract.Failure(errors.CANCELLED, "The registration was cancelled."))
+    return 3
+
+
+def hang(_job: contract.Job) -> int:
+    time.sleep(600)
+    return 1
+
+
+def fail(_job: contract.Job) -> int:
+    emit(contract.Failure(errors.NO_OVERLAP, "The volumes do not overlap.", "Align them first."))
+    return 1
+
+
+def crash(job: contract.RegisterJob) -> int:
+    """End without a verdict, a half-written field left behind."""
+    Path(job.output_transform).write_bytes(b"NRRD0004\nhalf")
+    print("Segmentation fault, or so.", flush=True)
+    os._exit(9)
+
+
+def crash_after_result(job: contract.RegisterJob) -> int:
+    work(job)
+    os._exit(9)
+
+
+def write_corrupt_volume(job: contract.RegisterJob) -> int:
+    """Claim success with a last output that cannot be read."""
+    code = work(job)
+    Path(job.output_jacobian).write_bytes(b"not an image")
+    return code
+
+
+def speak_another_version(job: contract.Job) -> int:
+    print('{"contract": 99, "event": "result"}', flush=True)
+    return hang(job)
+
+
+def launch(_job: contract.Job) -> int:
+    """Be only a launcher, as PythonSlicer is, of the process that hangs."""
+    environment = {**os.environ, "FAKE_ENGINE": "hang"}
+    return subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode
+
+
+MODES: dict[str, Callable[[contract.RegisterJob], int]] = {
+    "work": work,
+    "work until cancelled": work_until_cancelled,
+    "hang": hang,
+    "fail": fail,
+    "crash": crash,
+    "crash after result": crash_after_result,
+    "write corrupt volume": write_corrupt_volume,
+    "speak another version": speak_another_version,
+    "launch": launch,
+}
+
+
+def main() -> int:
+    """Run the job file named on the command line."""
+    job = contract.parse_job(Path(sys.argv[2]).read_text(encoding="utf-8"))
+    watchdog.watch(job.parent_pid, job.cancel_file)
+    emit(contract.Progress("load", message=str(os.getpid())))
+    return MODES[os.environ.get("FAKE_ENGINE", "work")](job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
