@@ -223,7 +223,7 @@ class _Body:
         yield shapes["Ribs and sternum"], 480.0 - 330.0 * cartilage
         yield shapes["Ribs and sternum"] + 3.5, 260.0 - 130.0 * cartilage
         for sign in (-1.0, 1.0):
-            blade = _ellipsoid(q, (98.0 * sign, 56.0, 78.0), (24.0, 6.0, 46.0), -16.0 * sign)
+            blade = _ellipsoid(q, (98.0 * sign, 56.0, 78.0), (24.0, 6.0, 46.0), 12.0 * sign)
             collar = _course(q, (18.0 * sign, -72.0, 106.0), (86.0 * sign, -38.0, 132.0)) - 6.0
             yield np.minimum(blade, collar), 400.0 + 20.0 * fine
         disc = _step(1.5 - np.abs((z / 26.0) % 1.0 - 0.5) * 9.0) * _step((62.0 - y) / 4.0)
@@ -290,15 +290,15 @@ def _course(q: Array, *points: tuple[float, ...] | Array) -> Array:
     distances = []
     for start, end in pairwise(np.asarray(point, q.dtype)[:, None] for point in points):
         axis, arm = end - start, q - start
-        along = np.clip((arm * axis).sum(axis=0) / (axis * axis).sum(), 0.0, 1.0)
-        distances.append(np.sqrt(((arm - along * axis) ** 2).sum(axis=0)))
+        rest = arm - axis * np.clip(axis.T @ arm / (axis.T @ axis), 0.0, 1.0)
+        distances.append(np.sqrt(np.einsum("cn,cn->n", rest, rest)))
     return np.minimum.reduce(distances)
 
 
 def _skin(q: Array) -> Array:
     """Return the signed distance to the skin: a trunk with raised arms that tapers to the neck."""
     taper = _step((q[2] - 62.0) / 120.0)
-    return _shell(q, 152.0 - 62.0 * taper - 6.0 * _step((-q[2] - 40.0) / 120.0), 105.0 - 30.0 * taper, 0.0, np.inf)
+    return _shell(q, 152.0 - 62.0 * taper - 6.0 * _step((-q[2] - 40.0) / 120.0), 105.0 - 12.0 * taper, 0.0, np.inf)
 
 
 def _spine(q: Array) -> Array:
