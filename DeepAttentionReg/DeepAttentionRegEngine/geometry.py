@@ -1,6 +1,7 @@
 """Where a voxel lies: size, spacing, origin and direction of a volume."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,6 +37,9 @@ class Geometry:
     direction: tuple[float, float, float, float, float, float, float, float, float]
 
     def __post_init__(self) -> None:
+        # Plain numbers, so that a geometry made of numpy scalars or lists compares, hashes and dumps like any other.
+        for name, kind in (("size", int), ("spacing", float), ("origin", float), ("direction", float)):
+            object.__setattr__(self, name, _plain(name, getattr(self, name), kind))
         numbers = (*self.spacing, *self.origin, *self.direction)
         if len(self.size) != 3 or len(numbers) != 15 or not all(math.isfinite(number) for number in numbers):
             raise _invalid(f"The volume geometry is incomplete or not finite ({self.size}, {numbers}).")
@@ -99,6 +103,23 @@ class Geometry:
         matrix = self.lps_to_ijk
         return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
 
+    def require_shape(self, shape: tuple[int, ...], name: str) -> None:
+        """Check that an array `(k, j, i)` belongs to this grid.
+
+        Args:
+            shape: The array's shape, without a component axis.
+            name: How to call the array in the error, such as "displacement field".
+
+        Raises:
+            EngineError: If the sizes differ.
+        """
+        if tuple(shape) != self.shape:
+            raise errors.EngineError(
+                errors.INPUT_INVALID,
+                f"The {name} has {_times(shape)} voxels (k, j, i), but its grid has {_times(self.shape)}.",
+                "Use a volume and a grid that belong together.",
+            )
+
     @classmethod
     def from_ijk_to_lps(cls, matrix: np.ndarray, size: tuple[int, int, int]) -> "Geometry":
         """Build from a 4x4 matrix of voxel indices to LPS mm.
@@ -138,7 +159,22 @@ class Geometry:
         """
         if set(data) != {"size", "spacing", "origin", "direction"}:
             raise _invalid(f"A geometry needs size, spacing, origin and direction, not {sorted(data)}.")
-        return cls(*(tuple(data[name]) for name in ("size", "spacing", "origin", "direction")))
+        return cls(**data)
+
+
+def _plain(name: str, values: Sequence[float], kind: type[int] | type[float]) -> tuple[int | float, ...]:
+    try:
+        numbers = tuple(kind(value) for value in values)
+        exact = all(number == value or value != value for number, value in zip(numbers, values, strict=True))
+    except (TypeError, ValueError, OverflowError):
+        exact = False
+    if not exact:
+        raise _invalid(f"The {name} of the volume is {values!r}, but must be a list of {kind.__name__} numbers.")
+    return numbers
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in shape)
 
 
 def _invalid(message: str) -> errors.EngineError:
