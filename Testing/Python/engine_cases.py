@@ -1,0 +1,98 @@
+"""Synthetic images, grids and displacements that the engine's tests share."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from DeepAttentionRegEngine.geometry import Geometry
+from DeepAttentionRegEngine.preprocess import Source
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+CPU = torch.device("cpu")
+
+# Position and width in mm, brightness: no symmetry, so that a swapped or mirrored axis shows.
+BLOBS = (
+    ((0.0, 0.0, 0.0), 22.0, 1.0),
+    ((26.0, 6.0, -8.0), 9.0, 0.9),
+    ((-14.0, 24.0, 10.0), 8.0, -0.6),
+    ((6.0, -22.0, 20.0), 10.0, 0.7),
+    ((-22.0, -12.0, -18.0), 7.0, 0.8),
+)
+
+
+def rotation(x: float, y: float, z: float) -> np.ndarray:
+    """Return the 3x3 rotation by degrees about the x, then the y, then the z axis."""
+    (cx, sx), (cy, sy), (cz, sz) = ((np.cos(a), np.sin(a)) for a in np.radians([x, y, z]))
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def matrix4(linear: np.ndarray, offset: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> np.ndarray:
+    """Return the 4x4 matrix of a 3x3 matrix and an offset."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = linear, offset
+    return matrix
+
+
+def centered(
+    size: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    direction: np.ndarray | tuple[float, ...] = AXIAL,
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Geometry:
+    """Return a grid whose field of view has its centre at a point."""
+    axes = np.reshape(direction, (3, 3))
+    origin = np.array(center) - axes @ ((np.array(size) - 1) / 2 * spacing)
+    return Geometry.from_arrays(size, spacing, origin, axes)
+
+
+def positions(geometry: Geometry) -> np.ndarray:
+    """Return the positions `(k, j, i, 3)` LPS mm of all voxels."""
+    k, j, i = np.indices(geometry.shape)
+    points = geometry.index_to_lps(np.stack([i, j, k], -1).reshape(-1, 3))
+    return points.reshape(*geometry.shape, 3)
+
+
+def blob_image(points_lps: np.ndarray) -> np.ndarray:
+    """Return an analytic image, float32 in about [0, 1], at points `(..., 3)` LPS mm; it fades out 60 mm from 0."""
+    image = np.zeros(points_lps.shape[:-1])
+    for center, width, brightness in BLOBS:
+        image += brightness * np.exp(-0.5 * ((points_lps - center) ** 2).sum(-1) / width**2)
+    return image.astype(np.float32)
+
+
+def blob_source(geometry: Geometry, to_object: np.ndarray | None = None) -> Source:
+    """Return the analytic image on a grid; `to_object` (4x4) maps its points to the image's own."""
+    points = positions(geometry)
+    if to_object is not None:
+        points = points @ to_object[:3, :3].T + to_object[:3, 3]
+    return Source(blob_image(points), geometry)
+
+
+def smooth_noise(spatial: tuple[int, ...], *, seed: int = 0, sigma: float = 1.5) -> Tensor:
+    """Return a random image `(1, 1, *spatial)`, float32 in [0, 1], blurred by `sigma` voxels."""
+    return _rescaled(_blurred_noise((1, 1, *spatial), seed, sigma), 0.0, 1.0)
+
+
+def smooth_displacement(spatial: tuple[int, ...], *, peak: float, seed: int = 0, sigma: float = 4.0) -> Tensor:
+    """Return a random displacement `(1, nd, *spatial)`, float32, whose largest component is `peak` voxels."""
+    noise = _blurred_noise((1, len(spatial), *spatial), seed, sigma)
+    return (noise / noise.abs().max() * peak).float()
+
+
+def _blurred_noise(shape: tuple[int, ...], seed: int, sigma: float) -> Tensor:
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    radius = int(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
+    for axis in range(2, noise.ndim):
+        lines = noise.movedim(axis, -1)
+        flat = torch.nn.functional.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel.view(1, 1, -1), padding=radius)
+        noise = flat.view(lines.shape).movedim(-1, axis)
+    return noise
+
+
+def _rescaled(image: Tensor, low: float, high: float) -> Tensor:
+    share = (image - image.min()) / (image.max() - image.min())
+    return (low + (high - low) * share).float()
