@@ -137,9 +137,8 @@ class Geometry:
     @classmethod
     def from_arrays(cls, size: Any, spacing: Any, origin: Any, direction: Any) -> "Geometry":
         """Build from sequences or arrays; `direction` is 3x3 or its 9 numbers row by row."""
-        i, j, k = (int(n) for n in size)
-        numbers = [tuple(np.asarray(values, dtype=float).ravel().tolist()) for values in (spacing, origin, direction)]
-        return cls((i, j, k), *numbers)
+        row_major: Any = np.ravel(direction)
+        return cls(size, spacing, origin, row_major)
 
     @classmethod
     def from_ijk_to_ras(cls, matrix: np.ndarray, size: tuple[int, int, int]) -> "Geometry":

@@ -85,7 +85,7 @@ class TestConversion:
         assert Geometry.from_dict(json.loads(json.dumps(any_geometry.to_dict()))) == any_geometry
 
     def test_numpy_numbers_become_plain(self) -> None:
-        made = Geometry(np.array([4, 5, 6]), np.array([1.0, 2.0, 3.0]), np.zeros(3), np.eye(3).ravel())
+        made = Geometry.from_arrays(np.array([4, 5, 6]), np.array([1.0, 2.0, 3.0], np.float32), np.zeros(3), np.eye(3))
         assert made == Geometry(**VALID)
         assert hash(made) == hash(Geometry(**VALID))
         json.dumps(made.to_dict())
