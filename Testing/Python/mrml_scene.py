@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import slicer
+import slicer.util
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -74,6 +75,8 @@ def boot() -> Application:
     logic.GetColorLogic().SetMRMLScene(scene)
     logic.GetColorLogic().AddDefaultColorNodes()
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    # The Colors module would do this, but it also wants the color files of an installed Slicer.
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     module_logics = {}
     for name, class_name in MODULE_LOGICS.items():
         module_logic = getattr(slicer, class_name)()
@@ -119,16 +122,10 @@ class SliceView:
         self._picture = self._make_picture()
 
     def _make_window(self) -> vtk.vtkRenderWindow:
-        # The displayable managers draw legends and markups on a layer of their own.
-        overlay = vtk.vtkRenderer()
-        overlay.SetLayer(1)
-        overlay.GetActiveCamera().ParallelProjectionOn()
         window = vtk.vtkRenderWindow()
         window.SetOffScreenRendering(1)
         window.SetMultiSamples(0)
-        window.SetNumberOfLayers(2)
         window.AddRenderer(self._renderer)
-        window.AddRenderer(overlay)
         window.SetSize(*self._size)
         self._interactor = vtk.vtkRenderWindowInteractor()
         self._interactor.SetRenderWindow(window)
@@ -184,6 +181,8 @@ class SliceView:
         connection = self._logic.GetImageDataConnection()
         self._picture.GetMapper().SetInputConnection(connection)
         self._picture.SetVisibility(bool(connection))
+        for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode", self.node.GetScene()):
+            legend.Modified()  # it looks only then whether its volume is shown here
         self._window.Render()
         grabber = vtk.vtkWindowToImageFilter()
         grabber.SetInput(self._window)

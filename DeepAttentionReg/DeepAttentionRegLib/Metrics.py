@@ -1,0 +1,98 @@
+"""The engine's numbers as a table: one row a measure, before and after."""
+
+import math
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+STATES = ("before", "aligned", "after")
+# Name in the engine's values, then unit; the names in the table are in `_measureName`.
+OVERLAPS = {"dice": "", "hd95_mm": "mm", "assd_mm": "mm"}
+LANDMARK_STATISTICS = ("mean", "max")
+FIELD_MEASURES = (
+    ("displacement_mm", "mean", "mm"),
+    ("displacement_mm", "max", "mm"),
+    ("jacobian", "minimum", ""),
+    ("jacobian", "maximum", ""),
+    ("jacobian", "sd_log_jacobian", ""),
+    ("jacobian", "folds", "voxels"),
+    ("jacobian", "fold_percent", "%"),
+)
+
+
+def makeTable(values: dict[str, Any], labelNames: dict[int, str]) -> vtk.vtkTable:
+    """Return the table of a registration, outside of any scene.
+
+    Columns: Measure, Structure, Before (the volumes as they were), Aligned (after the linear alignment alone), After,
+    Unit. A number that does not apply is NaN.
+
+    :param values: `values` of the engine's result.
+    :param labelNames: name of the structure by label value.
+    """
+    rows: list[tuple[str, str, list[float], str]] = []
+    for measure, unit in OVERLAPS.items():
+        byState = [values.get(state, {}).get(measure, {}) for state in STATES]
+        for label in sorted({label for scores in byState for label in scores}, key=_labelOrder):
+            structure = _("Mean") if label == "mean" else labelNames.get(int(label), label)
+            rows.append((measure, structure, [_number(scores.get(label)) for scores in byState], unit))
+    for statistic in LANDMARK_STATISTICS:
+        errorsMm = [values.get(state, {}).get("tre_mm", {}).get(statistic) for state in STATES]
+        if any(error is not None for error in errorsMm):
+            rows.append((f"tre_mm {statistic}", _("Landmarks"), [_number(error) for error in errorsMm], "mm"))
+    for group, name, unit in FIELD_MEASURES:
+        if name in values.get(group, {}):
+            rows.append((f"{group} {name}", "", [math.nan, math.nan, _number(values[group][name])], unit))
+    return _fromRows(rows)
+
+
+def _labelOrder(label: str) -> int:
+    return 0 if label == "mean" else int(label)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _measureName(measure: str) -> str:
+    return {
+        "dice": _("Dice overlap"),
+        "hd95_mm": _("Surface distance, 95th percentile"),
+        "assd_mm": _("Surface distance, mean"),
+        "tre_mm mean": _("Landmark error, mean"),
+        "tre_mm max": _("Landmark error, maximum"),
+        "displacement_mm mean": _("Displacement, mean"),
+        "displacement_mm max": _("Displacement, maximum"),
+        "jacobian minimum": _("Jacobian determinant, minimum"),
+        "jacobian maximum": _("Jacobian determinant, maximum"),
+        "jacobian sd_log_jacobian": _("Jacobian determinant, deviation of the logarithm"),
+        "jacobian folds": _("Folded voxels"),
+        "jacobian fold_percent": _("Folded voxels, share"),
+    }[measure]
+
+
+def _fromRows(rows: list[tuple[str, str, list[float], str]]) -> vtk.vtkTable:
+    columns = [
+        (vtk.vtkStringArray, _("Measure"), [_measureName(row[0]) for row in rows]),
+        (vtk.vtkStringArray, _("Structure"), [row[1] for row in rows]),
+        (vtk.vtkDoubleArray, _("Before"), [row[2][0] for row in rows]),
+        (vtk.vtkDoubleArray, _("Aligned"), [row[2][1] for row in rows]),
+        (vtk.vtkDoubleArray, _("After"), [row[2][2] for row in rows]),
+        (vtk.vtkStringArray, _("Unit"), [row[3] for row in rows]),
+    ]
+    table = vtk.vtkTable()
+    for kind, name, cells in columns:
+        column = kind()
+        column.SetName(name)
+        for cell in cells:
+            column.InsertNextValue(cell)
+        table.AddColumn(column)
+    return table
+
+
+def fillTable(node: slicer.vtkMRMLTableNode, table: vtk.vtkTable) -> None:
+    """Show a table from `makeTable` in a node, its first row as header."""
+    node.SetAndObserveTable(table)
+    node.SetUseColumnTitleAsColumnHeader(True)
+    node.SetLocked(True)
