@@ -1,4 +1,4 @@
-"""Puts the module's folder on the path, so that the tests run from a bare checkout, says what cannot run, shares grids."""
+"""Puts the module's folder on the path, so that tests run from a bare checkout, says what cannot run, shares grids."""
 
 import sys
 from collections.abc import Callable
