@@ -67,7 +67,7 @@ class RegisterJob(Job):
         moving_points: The corresponding landmarks, in the same order.
         refinement_steps: Iterations of instance optimisation at each resolution; 0 is off.
         similarity: What refinement maximises: local correlation, mean squares, or MIND-SSC for two modalities.
-        smoothness: Weight of the diffusion regularity in refinement.
+        smoothness: Regularity of the refinement as a factor of the usual one.
         velocity: Refine a stationary velocity field, which does not fold, instead of a displacement.
         keep_recursions: Write the field after every recursion too.
         seed: Seed of everything random.

@@ -4,6 +4,7 @@ A field is a float32 array `(k, j, i, 3)` of LPS mm (x, y, z) on the grid of a `
 x + u(x). Between grid nodes it is interpolated linearly; outside the grid the edge value continues.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import numpy as np
 
 from .geometry import Geometry
 
-CHUNK_POINTS = 1_000_000  # bounds the temporaries of sampling
+CHUNK_POINTS = 60_000  # bounds the temporaries of sampling
+STEP_RANGE = (0.1, 10.0)
 FLOOR = 1e-6  # below it a Jacobian determinant has no logarithm worth showing
 
 
@@ -26,27 +28,33 @@ def sample_field(displacement: np.ndarray, geometry: Geometry, points_lps: np.nd
 
     Returns:
         `(N, 3)` LPS mm, float64.
+
+    Raises:
+        EngineError: If field and grid differ in size.
     """
+    geometry.require_shape(displacement.shape[:3], "displacement field")
     points_lps = np.asarray(points_lps, dtype=float).reshape(-1, 3)
     result = np.empty((len(points_lps), displacement.shape[-1]))
+    values = np.ascontiguousarray(displacement)
     for start in range(0, len(points_lps), CHUNK_POINTS):
         chunk = slice(start, start + CHUNK_POINTS)
-        result[chunk] = _interpolate(displacement, geometry.lps_to_index(points_lps[chunk]))
+        result[chunk] = _interpolate(values, geometry.lps_to_index(points_lps[chunk]))
     return result
 
 
 def _interpolate(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Interpolate `(k, j, i, C)` linearly at voxel indices `(N, 3)` (i, j, k), clamped to the grid."""
-    last = np.array(values.shape[2::-1]) - 1
-    index = np.clip(index, 0, last)
-    low = np.minimum(index.astype(np.intp), np.maximum(last - 1, 0))
-    share = index - low
-    high = np.minimum(low + 1, last)
+    """Interpolate contiguous `(k, j, i, C)` linearly at voxel indices `(N, 3)` (i, j, k), clamped to the grid."""
+    size = np.array(values.shape[2::-1])
+    strides = np.array([1, size[0], size[0] * size[1]])
+    index = np.clip(index, 0, size - 1)
+    low = np.minimum(index.astype(np.intp), np.maximum(size - 2, 0))
+    share = (index - low).T
+    first = low @ strides
+    flat = values.reshape(-1, values.shape[-1])
     result = np.zeros((len(index), values.shape[-1]))
-    for corner in range(8):
-        upper = np.array([corner & 1, corner & 2, corner & 4], dtype=bool)
-        i, j, k = np.where(upper, high, low).T
-        result += np.where(upper, share, 1 - share).prod(1)[:, None] * values[k, j, i]
+    for corner in itertools.product(*((0, 1) if n > 1 else (0,) for n in size)):
+        weight = math.prod(share[axis] if upper else 1 - share[axis] for axis, upper in enumerate(corner))
+        result += np.asarray(weight)[:, None] * flat[first + strides @ corner]
     return result
 
 
@@ -97,10 +105,10 @@ class Inverse:
     """An approximate inverse field and how far it misses.
 
     Attributes:
-        displacement: `(k, j, i, 3)` LPS mm on the same grid.
-        residual_mm_max: Largest `|v(y) + u(y + v(y))|` over the grid nodes whose image lies inside the grid.
+        displacement: float32 `(k, j, i, 3)` LPS mm on the same grid.
+        residual_mm_max: Largest `|v(y) + u(y + v(y))|` over the grid nodes y.
         residual_mm_mean: Mean of the same.
-        iterations: Iterations used.
+        iterations: Iterations that the slowest node took.
     """
 
     displacement: np.ndarray
@@ -109,43 +117,69 @@ class Inverse:
     iterations: int
 
 
-def invert(displacement: np.ndarray, geometry: Geometry, iterations: int = 50, tolerance_mm: float = 1e-3) -> Inverse:
-    """Invert a field on its own grid by fixed-point iteration.
+def invert(displacement: np.ndarray, geometry: Geometry, iterations: int = 100, tolerance_mm: float = 1e-3) -> Inverse:
+    """Invert a field on its own grid by fixed-point iteration, node by node.
 
-    `v_{n+1}(y) = -u(y + v_n(y))` converges where u changes less than one mm per mm; in folds no inverse exists and the
-    residual says so.
+    In folds no inverse exists, and the residual says so. A node whose original lies beyond the grid is solved with the
+    field's edge value continued.
 
     Args:
         displacement: `(k, j, i, 3)` LPS mm.
         geometry: Its grid.
         iterations: Iterations at most.
-        tolerance_mm: Stop when no residual is larger.
+        tolerance_mm: A node is done when its residual is no larger.
 
-    Source: Chen et al. 2008, "A simple fixed-point approach to invert a deformation field".
+    Raises:
+        EngineError: If field and grid differ in size.
+
+    Source: Chen et al. 2008, "A simple fixed-point approach to invert a deformation field", with the step length of
+    Barzilai and Borwein 1988, which also converges where u changes by more than one mm per mm.
     """
-    inverse = np.zeros_like(displacement, dtype=np.float32)
-    done = 0
-    while True:
-        error = compose(displacement, geometry, inverse, geometry)
-        residual = np.linalg.norm(error, axis=-1)[_lands_inside(inverse, geometry)]
-        worst = float(residual.max()) if residual.size else math.nan
-        if done == iterations or worst <= tolerance_mm:
-            mean = float(residual.mean()) if residual.size else math.nan
-            return Inverse(inverse, worst, mean, done)
-        inverse = inverse - error
-        done += 1
-
-
-def _lands_inside(displacement: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return `(k, j, i)` bool: x + u(x) lies within the grid."""
-    inside = np.empty(geometry.shape, bool)
-    last = np.array(geometry.size) - 1
+    inverse = np.empty(displacement.shape, np.float32)
+    residual = np.empty(geometry.shape, np.float32)
+    used = 0
     for slab, points in grid_slabs(geometry):
-        index = geometry.lps_to_index(points + displacement[slab].reshape(-1, 3))
-        within = (index >= -1e-6) & (index <= last + 1e-6)
-        # A single slice has no thickness to stay within.
-        inside[slab] = (within | (last == 0)).all(1).reshape(inside[slab].shape)
-    return inside
+        solution = _Inversion(displacement, geometry, points)
+        while solution.used < iterations and solution.iterate(tolerance_mm):
+            pass
+        inverse[slab] = solution.motion.reshape(inverse[slab].shape)
+        residual[slab] = solution.residual.reshape(residual[slab].shape)
+        used = max(used, solution.used)
+    return Inverse(inverse, float(residual.max()), float(residual.mean(dtype=float)), used)
+
+
+class _Inversion:
+    """Solves `motion + u(points + motion) = 0` for `motion` `(N, 3)`; every point has its own step length."""
+
+    def __init__(self, displacement: np.ndarray, geometry: Geometry, points_lps: np.ndarray) -> None:
+        self.displacement, self.geometry, self.points = displacement, geometry, points_lps
+        self.motion = -sample_field(displacement, geometry, points_lps)
+        self.error = self._miss(self.motion, points_lps)
+        self.residual = np.linalg.norm(self.error, axis=1)
+        self.step = np.ones(len(points_lps))
+        self.used = 0
+
+    def _miss(self, motion: np.ndarray, points_lps: np.ndarray) -> np.ndarray:
+        return motion + sample_field(self.displacement, self.geometry, points_lps + motion)
+
+    def iterate(self, tolerance_mm: float) -> bool:
+        """Improve the points that still miss by more than the tolerance; return whether there were any."""
+        todo = np.flatnonzero(self.residual > tolerance_mm)
+        if not todo.size:
+            return False
+        change = -self.step[todo, None] * self.error[todo]
+        motion = self.motion[todo] + change
+        error = self._miss(motion, self.points[todo])
+        residual = np.linalg.norm(error, axis=1)
+        better = residual < self.residual[todo]
+        curvature = np.einsum("nc,nc->n", change, error - self.error[todo])
+        length = np.einsum("nc,nc->n", change, change)
+        ideal = np.divide(length, curvature, out=np.ones_like(length), where=curvature > 0)
+        self.step[todo] = np.where(better, np.clip(ideal, *STEP_RANGE), 0.5 * self.step[todo])
+        done = todo[better]
+        self.motion[done], self.error[done], self.residual[done] = motion[better], error[better], residual[better]
+        self.used += 1
+        return True
 
 
 def jacobian_determinant(displacement: np.ndarray, geometry: Geometry) -> np.ndarray:

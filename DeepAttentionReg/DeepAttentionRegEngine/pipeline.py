@@ -22,7 +22,7 @@ from .networks import load_network
 from .preprocess import GridLimits, Source, WorkingPair, field_on_fixed, on_grid, prepare, warp_volume
 from .refine import RefineSettings, refine, shrink
 from .registration import recurse
-from .registry import choose_variant, load_method
+from .registry import Variant, choose_variant, load_method
 from .tensors import choose_device
 from .warp import resize_displacement, warp
 
@@ -112,13 +112,14 @@ def similarity(pair: WorkingPair, displacement: Tensor) -> float:
 
 @dataclass
 class Registration:
-    """A job under way: the displacement so far and what to tell about it."""
+    """A job under way: the displacement so far, how to refine it if it is trusted, and what to tell about it."""
 
     job: RegisterJob
     inputs: Inputs
     pair: WorkingPair
     reporter: Reporter
     displacement: Tensor
+    trusted: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class Registration:
         job, pair = self.job, self.pair
         method = load_method(job.method)
         variant = choose_variant(method, dimensions, job.weights)
+        fitting = self._fits(variant)
         network = load_network(method.architecture, variant).to(pair.fixed.device)
         self.values["weights"] = variant.weights
         spatial = tuple(pair.fixed.shape[2:])
@@ -157,6 +159,19 @@ class Registration:
             )
         else:
             self.displacement = displacement
+            self.trusted = variant.refinement if fitting else {}
+
+    def _fits(self, variant: Variant) -> bool:
+        """Return whether the weights were trained on fields of view of this size; warn if not."""
+        grid = self.inputs.fixed.geometry
+        extent = max(n * spacing for n, spacing in zip(grid.size, grid.spacing, strict=True))
+        low, high = variant.extent_mm
+        if not low <= extent <= high:
+            self.warnings.append(
+                f"The weights {variant.weights} were trained on fields of view of {low:g} to {high:g} mm, this one has "
+                f"{extent:.0f} mm; do not rely on the network alone."
+            )
+        return low <= extent <= high
 
     def _keep(self, displacement: Tensor, index: int) -> str | None:
         if not self.job.keep_recursions or self.job.output_recursions is None:
@@ -170,13 +185,9 @@ class Registration:
     def run_refinement(self) -> None:
         """Improve the displacement on this pair."""
         settings = RefineSettings(
-            steps=self.job.refinement_steps,
-            similarity=self.job.similarity,
-            smoothness=self.job.smoothness,
-            velocity=self.job.velocity,
+            steps=self.job.refinement_steps, similarity=self.job.similarity, velocity=self.job.velocity, **self.trusted
         )
-        if bool(self.displacement.any()):
-            settings = replace(settings, levels=(2, 1))  # the network has done the coarse part
+        settings = replace(settings, smoothness=settings.smoothness * self.job.smoothness)
 
         def on_step(step: int, of: int, loss: float) -> None:
             self.reporter.step("refine", step, of, f"Refinement, loss {loss:.4f}.")

@@ -25,7 +25,9 @@ class RefineSettings:
     Attributes:
         steps: Adam iterations at each level.
         similarity: "ncc" (local correlation), "mse" or "mind" (MIND-SSC, for two modalities).
-        smoothness: Weight of the diffusion regularity.
+        smoothness: Weight of the diffusion regularity of what is added to the prior.
+        anchor: Weight of the mean squared distance from the prior in voxels; above 0 the initial field is the prior,
+            else no motion is.
         velocity: Optimise a stationary velocity field composed onto the initial field, which does not fold.
         learning_rate: Adam step in voxels of the level.
         window: Edge of the correlation window in voxels.
@@ -35,6 +37,7 @@ class RefineSettings:
     steps: int = 60
     similarity: str = "ncc"
     smoothness: float = 1.0
+    anchor: float = 0.0
     velocity: bool = False
     learning_rate: float = 0.1
     window: int = 5
@@ -111,18 +114,21 @@ def refine(
     for index, factor in enumerate(settings.levels):
         size = level_size(full, factor)
         start = resize_displacement(displacement, size)
+        prior = resize_displacement(initial, size) if settings.anchor else torch.zeros_like(start)
 
         def report(step: int, loss: float, index: int = index) -> None:
             if on_step is not None:
                 on_step(index * settings.steps + step, total, loss)
 
-        refined = _refine_level(whole.at(size), start, settings, report)
+        refined = _refine_level(whole.at(size), start, prior, settings, report)
         # Only the change is enlarged: the fine detail of the initial field survives the coarse levels.
         displacement = displacement + resize_displacement(refined - start, full)
     return displacement
 
 
-def _refine_level(pair: Pair, start: Tensor, settings: RefineSettings, report: Callable[[int, float], None]) -> Tensor:
+def _refine_level(
+    pair: Pair, start: Tensor, prior: Tensor, settings: RefineSettings, report: Callable[[int, float], None]
+) -> Tensor:
     # The unknown lives on half the grid: linear enlarging smooths it and the optimiser has an eighth of the values.
     size = tuple(start.shape[2:])
     coarse = level_size(size, 2)
@@ -133,7 +139,8 @@ def _refine_level(pair: Pair, start: Tensor, settings: RefineSettings, report: C
         displacement = _apply(start, unknown, settings)
         loss = (
             dissimilarity(pair, displacement, settings)
-            + settings.smoothness * diffusion(displacement)
+            + settings.smoothness * diffusion(displacement - prior)
+            + settings.anchor * (displacement - prior).square().sum(1).mean()
             + FOLD_WEIGHT * fold_penalty(displacement, FOLD_MARGIN)
         )
         loss.backward()

@@ -17,11 +17,15 @@ class Variant:
         weights: Id in weights.json.
         dimensions: 2 or 3, the spatial axes it works on.
         network: Arguments of the architecture.
+        extent_mm: Shortest and longest field of view, along its longest axis, that the weights were trained on.
+        refinement: Refinement settings that suit a pair within that range, where the network's field is trusted.
     """
 
     weights: str
     dimensions: int
     network: dict[str, Any]
+    extent_mm: tuple[float, float]
+    refinement: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,15 @@ def load_method(name: str) -> Method:
             f"Choose one of: {', '.join(method_names())}, none.",
         )
     data = json.loads((resources() / "Methods" / f"{name}.json").read_text(encoding="ascii"))
-    variants = tuple(Variant(**variant) for variant in data.pop("variants"))
+    variants = tuple(Variant(**_with_tuples(variant)) for variant in data.pop("variants"))
     return Method(name=name, variants=variants, **data)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turn JSON's lists into tuples, which settings can hold, at any depth."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def load_weights() -> dict[str, Weights]:
