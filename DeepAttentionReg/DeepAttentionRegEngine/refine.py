@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,6 +53,11 @@ class Pair:
     moving: Tensor
     weight: Tensor | None
 
+    @cached_property
+    def contrast(self) -> Tensor:
+        """Variance of the fixed image, in units of which squared differences count."""
+        return self.fixed.var().clamp_min(1e-8)
+
     def at(self, spatial: tuple[int, ...]) -> "Pair":
         """Return the pair resampled to another size, area-averaged against aliasing."""
         weight = None if self.weight is None else shrink(self.weight, spatial)
@@ -78,7 +84,7 @@ def dissimilarity(pair: Pair, displacement: Tensor, settings: RefineSettings) ->
     warped = warp(pair.moving, displacement)
     if settings.similarity == "ncc":
         return 1 - local_ncc(warped, pair.fixed, settings.window, pair.weight)
-    return mean_squared(warped, pair.fixed, pair.weight)
+    return mean_squared(warped, pair.fixed, pair.weight) / pair.contrast
 
 
 def refine(
