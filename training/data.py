@@ -15,6 +15,7 @@ from DeepAttentionRegEngine.intensity import normalize
 from DeepAttentionRegEngine.warp import identity_grid, sample
 
 ROOT = Path(__file__).resolve().parents[1]
+RESOURCES = ROOT / "DeepAttentionReg" / "Resources"
 
 
 def data_folder(name: str) -> Path:

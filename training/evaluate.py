@@ -2,8 +2,8 @@
 
     python training/evaluate.py training/configs/rman_hippocampus.json --pairs 40
 
-Writes training/results/<config>.json and prints a table. Pairs are drawn with a fixed seed from the validation cases of
-the configuration's split; nothing is trained or tuned on them here.
+Writes training/results/<config>.json and the means to weights.json, and prints a table. Pairs are drawn with a fixed
+seed from the validation cases of the configuration's split; nothing is trained or tuned on them here.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data import ROOT, data_folder, read_split
+from data import RESOURCES, ROOT, data_folder, read_split
 from DeepAttentionRegEngine.contract import METHOD_NONE, RegisterJob
 from DeepAttentionRegEngine.jobs import run, versions
 from DeepAttentionRegEngine.pipeline import Reporter
@@ -85,8 +85,25 @@ def to_markdown(summary: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def _rounded(row: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in row.items()}
+
+
 def _cell(figure: dict[str, float]) -> str:
     return f"{figure['mean']:.3f} +- {figure['sd']:.3f}"
+
+
+def record(identifier: str, cases: int, pairs: int, summary: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Note the mean figures of every setting beside the weights in weights.json."""
+    path = RESOURCES / "weights.json"
+    manifest = json.loads(path.read_text(encoding="ascii"))
+    entry = next(entry for entry in manifest["weights"] if entry["id"] == identifier)
+    figures = {
+        name: {figure: round(values[figure]["mean"], 4) for figure in ("dice", "hd95_mm", "fold_percent")}
+        for name, values in summary.items()
+    }
+    entry["validation"] = {"cases": cases, "pairs": pairs, "pair_seed": PAIR_SEED, "mean": figures}
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="ascii")
 
 
 def main() -> None:
@@ -112,11 +129,12 @@ def main() -> None:
         "machine": f"{platform.machine()}, CPU",
         "versions": versions(),
         "summary": summary,
-        "per_pair": results,
+        "per_pair": {name: [_rounded(row) for row in rows] for name, rows in results.items()},
     }
     target = ROOT / "training" / "results" / f"{arguments.config.stem}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
+    record(config["release"]["id"], len(names), len(pairs), summary)
     print(to_markdown(summary))
 
 

@@ -14,9 +14,7 @@ from typing import Any
 
 import torch
 
-from data import ROOT
-
-RESOURCES = ROOT / "DeepAttentionReg" / "Resources"
+from data import RESOURCES
 
 
 def write_weights(checkpoint: Path, target: Path) -> None:
