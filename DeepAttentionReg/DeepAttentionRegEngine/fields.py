@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import errors
 from .geometry import Geometry
 
-CHUNK_POINTS = 60_000  # bounds the temporaries of sampling
-STEP_RANGE = (0.1, 10.0)
+CHUNK_POINTS = 2**16  # temporaries of sampling that stay in the processor's cache: 3 to 5 times faster than 1 million
+CHUNK_VOXELS = 2**20  # bounds the temporaries of differences
+STEP_RANGE = (0.1, 10.0)  # of the inversion; a step of 1 is the plain fixed-point iteration
 FLOOR = 1e-6  # below it a Jacobian determinant has no logarithm worth showing
 
 
@@ -195,28 +197,31 @@ def jacobian_determinant(displacement: np.ndarray, geometry: Geometry) -> np.nda
 
     Returns:
         float32 `(k, j, i)`.
+
+    Raises:
+        EngineError: If field and grid differ in size.
     """
+    geometry.require_shape(displacement.shape[:3], "displacement field")
     result = np.empty(geometry.shape, np.float32)
-    to_index = geometry.lps_to_ijk[:3, :3]
-    size_k = geometry.shape[0]
-    step = max(1, CHUNK_POINTS // (geometry.shape[1] * geometry.shape[2]))
+    matrix = geometry.ijk_to_lps[:3, :3]
+    size_k, size_j, size_i = geometry.shape
+    step = max(1, CHUNK_VOXELS // (size_j * size_i))
     for start in range(0, size_k, step):
         stop = min(start + step, size_k)
         # One slice of overlap on each side, so that slabs have the central differences of the whole.
         low, high = max(0, start - 1), min(size_k, stop + 1)
-        matrix = _index_gradient(displacement[low:high]) @ to_index
-        matrix += np.eye(3)
-        result[start:stop] = np.linalg.det(matrix)[start - low : stop - low]
+        # With M = dx/d(index), det(I + du/dx) is det(M + du/d(index)) / det(M), which spares the chain rule per voxel.
+        columns = [_difference(displacement[low:high], 2 - axis) + matrix[:, axis] for axis in range(3)]
+        determinant = np.einsum("...c,...c->...", columns[0], np.cross(columns[1], columns[2]))
+        result[start:stop] = determinant[start - low : stop - low] / np.linalg.det(matrix)
     return result
 
 
-def _index_gradient(displacement: np.ndarray) -> np.ndarray:
-    """Return du/d(i, j, k) `(k, j, i, 3, 3)`, last axis i, j, k."""
-    gradient = np.zeros((*displacement.shape, 3))
-    for column, axis in enumerate((2, 1, 0)):
-        if displacement.shape[axis] > 1:
-            gradient[..., column] = np.gradient(displacement.astype(np.float64), axis=axis)
-    return gradient
+def _difference(displacement: np.ndarray, axis: int) -> np.ndarray:
+    """Return the change per voxel along an array axis; 0 across a single slice."""
+    if displacement.shape[axis] == 1:
+        return np.zeros_like(displacement)
+    return np.gradient(displacement, axis=axis)
 
 
 def log_jacobian(jacobian: np.ndarray) -> np.ndarray:
@@ -265,12 +270,13 @@ def summarize_jacobian(jacobian: np.ndarray, mask: np.ndarray | None = None) -> 
     """Return the statistics of a determinant map `(k, j, i)`, within a mask if given.
 
     Raises:
-        ValueError: If the mask is empty.
+        EngineError: If the mask is empty.
     """
     values = (jacobian.ravel() if mask is None else jacobian[mask > 0]).astype(np.float64)
     if not values.size:
-        msg = "the mask selects no voxel"
-        raise ValueError(msg)
+        raise errors.EngineError(
+            errors.MASK_OUTSIDE, "The mask selects no voxel of the Jacobian map.", "Choose a mask that is not empty."
+        )
     positive = values[values > 0]
     return JacobianSummary(
         minimum=float(values.min()),
