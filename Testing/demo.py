@@ -96,7 +96,8 @@ def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
     import demo_scene
     import mrml_scene
 
-    views = demo_pictures.open_views(mrml_scene.boot())
+    application = mrml_scene.boot()
+    views = demo_pictures.open_views(application)
     loaded = demo_scene.load(case)
     settings = {
         "method": method,

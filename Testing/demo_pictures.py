@@ -24,6 +24,7 @@ SHOWN_PERCENTILES = 0.5, 99.5
 RIM = 0.2
 MAP_OPACITY = 0.7
 GRID_LINE_PIXELS = 2
+LEGEND_SIZE = 0.08, 0.4
 # By share of the largest displacement.
 GRID_COLORS = ((0.0, (0.45, 0.70, 1.0)), (0.5, (1.0, 0.85, 0.25)), (1.0, (1.0, 0.25, 0.15)))
 FIXED_COLOR, MOVING_COLOR = "Magenta", "Green"
@@ -73,6 +74,13 @@ def arrange(views: dict[str, mrml_scene.SliceView], nodes: Pictured) -> dict[str
         view.jump(point)
     for volume in (nodes.fixed, nodes.moving, nodes.warped):
         window(volume)
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(nodes.jacobian)
+    # Its letters fill its width.
+    legend.SetSize(*LEGEND_SIZE)
+    for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
+        text.SetFontFamilyToArial()
+        text.SetBackgroundColor(0, 0, 0)
+        text.SetBackgroundOpacity(0.5)
     grid = Overlays.showGrid(nodes.transform, nodes.fixed)
     grid.SetSliceIntersectionThickness(GRID_LINE_PIXELS)
     colors = vtk.vtkColorTransferFunction()
@@ -119,6 +127,10 @@ class Painter:
         picture = self.view.grab()
         self._reset()
         return picture
+
+    def leave(self) -> None:
+        """Show the registered on the fixed volume half and half, as the saved scene will open."""
+        self._layers(self.nodes.fixed, self.nodes.warped, 0.5)
 
     def _reset(self) -> None:
         nodes = self.nodes
@@ -203,6 +215,7 @@ def draw_all(views: dict[str, mrml_scene.SliceView], nodes: Pictured, folder: Pa
     for name, view in views.items():
         painter = Painter(nodes, view)
         rows[name] = [Image.fromarray(painter.paint(kind)) for kind in PICTURES]
+        painter.leave()
         for kind, picture in zip(PICTURES, rows[name], strict=True):
             files.append(folder / f"{name.lower()}-{kind}.png")
             picture.save(files[-1])

@@ -138,13 +138,17 @@ def save(folder: Path, file_names: dict[str, slicer.vtkMRMLStorableNode]) -> Pat
 
 
 def storable_nodes() -> list[slicer.vtkMRMLStorableNode]:
-    """Return the nodes of the scene that have data to save."""
+    """Return the nodes of the scene that have data to save; those hidden from the user are saved with the scene."""
     scene = slicer.mrmlScene
     nodes = [
         scene.GetNthNodeByClass(n, "vtkMRMLStorableNode")
         for n in range(scene.GetNumberOfNodesByClass("vtkMRMLStorableNode"))
     ]
-    return [node for node in nodes if node.GetSaveWithScene() and not node.GetSingletonTag()]
+    return [
+        node
+        for node in nodes
+        if node.GetSaveWithScene() and not node.GetHideFromEditors() and not node.GetSingletonTag()
+    ]
 
 
 def check_reopens(path: Path, transform: slicer.vtkMRMLTransformNode, volume: slicer.vtkMRMLVolumeNode) -> str:
@@ -162,7 +166,8 @@ def check_reopens(path: Path, transform: slicer.vtkMRMLTransformNode, volume: sl
     names = transform.GetName(), volume.GetName()
     field_before, _ = Transforms.readGrid(transform)
     voxels_before = slicer.util.arrayFromVolume(volume).copy()
-    scene = mrml_scene.boot().scene
+    application = mrml_scene.boot()
+    scene = application.scene
     scene.SetURL(str(path))
     scene.SetRootDirectory(str(path.parent))
     opened = scene.Connect()
