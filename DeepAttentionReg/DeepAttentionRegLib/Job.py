@@ -36,7 +36,7 @@ DRAIN_S = 2.0
 LOG_LINES = 200
 
 
-def _ignore(_event: Any) -> None:
+def ignore(_event: Any) -> None:
     """Stand in for a callback that nobody set."""
 
 
@@ -49,9 +49,9 @@ class Callbacks:
     :param onFailed: gets the `contract.Failure`; its code is `errors.CANCELLED` after a cancellation.
     """
 
-    onProgress: Callable[[contract.Progress], None] = _ignore
-    onFinished: Callable[[contract.Result], None] = _ignore
-    onFailed: Callable[[contract.Failure], None] = _ignore
+    onProgress: Callable[[contract.Progress], None] = ignore
+    onFinished: Callable[[contract.Result], None] = ignore
+    onFailed: Callable[[contract.Failure], None] = ignore
 
 
 class EngineJob:
@@ -95,6 +95,11 @@ class EngineJob:
     def isRunning(self) -> bool:
         """Whether the job was started and its end has not been reported yet."""
         return self._process is not None and not self._closed
+
+    @property
+    def isClosed(self) -> bool:
+        """Whether the end was reported, or `close` called."""
+        return self._closed
 
     @property
     def log(self) -> str:

@@ -91,8 +91,16 @@ def _fromRows(rows: list[tuple[str, str, list[float], str]]) -> vtk.vtkTable:
     return table
 
 
-def fillTable(node: slicer.vtkMRMLTableNode, table: vtk.vtkTable) -> None:
-    """Show a table from `makeTable` in a node, its first row as header."""
+def createTable(table: vtk.vtkTable, name: str, node: slicer.vtkMRMLTableNode | None = None) -> slicer.vtkMRMLTableNode:
+    """Put a table from `makeTable` into a node.
+
+    :param table: what to show.
+    :param name: name of a new node.
+    :param node: existing node to write into; None adds one.
+    """
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
     node.SetAndObserveTable(table)
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
+    return node

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import fields
@@ -23,6 +24,8 @@ MAGENTA = (1.0, 0.0, 1.0)
 DIVERGING = ((0.0, BLUE), (0.475, PALE_BLUE), (0.525, PALE_RED), (1.0, RED))
 SEQUENTIAL = ((0.0, PALE_YELLOW), (0.5, ORANGE), (1.0, DARK_RED))
 FOLDS = ((0.0, MAGENTA), (1.0, MAGENTA))
+# From standing still to the largest displacement: bright throughout, to be seen on dark and gray.
+GRID_COLORS = ((0.0, (0.45, 0.70, 1.0)), (0.5, (1.0, 0.85, 0.25)), (1.0, (1.0, 0.25, 0.15)))
 GRID_LINES = 24  # across the longest side
 
 
@@ -133,7 +136,7 @@ def showGrid(
 ) -> slicer.vtkMRMLTransformDisplayNode:
     """Show the deformed grid in slice views: where regular lines through the moving volume come to lie.
 
-    :param transformNode: the deformation.
+    :param transformNode: the deformation, from `Transforms.createGridTransform`.
     :param regionNode: volume over which the grid extends in 3D.
     :param spacingMm: distance of the lines; None takes a fraction of the region's longest side.
     """
@@ -143,6 +146,11 @@ def showGrid(
         bounds = np.zeros(6)
         regionNode.GetRASBounds(bounds)
         spacingMm = float((bounds[1::2] - bounds[::2]).max()) / GRID_LINES
+    largestMm = transformNode.GetTransformFromParent().GetDisplacementGrid().GetPointData().GetScalars().GetMaxNorm()
+    colors = vtk.vtkColorTransferFunction()
+    for share, color in GRID_COLORS:
+        colors.AddRGBPoint(share * max(largestMm, 1.0), *color)
+    display.SetColorMap(colors)
     display.SetVisualizationMode(display.VIS_MODE_GRID)
     display.SetGridSpacingMm(spacingMm)
     display.SetAndObserveRegionNode(regionNode)

@@ -8,8 +8,6 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
 
 def makeGridTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer.vtkOrientedGridTransform:
     """Return a displacement field as the transform from parent (fixed) to moving points, outside of any scene.
@@ -57,6 +55,7 @@ def createGridTransform(
     """
     if node is None:
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", name)
+    node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(transform)
     node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), movingNode.GetID())
     node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), fixedNode.GetID())

@@ -311,3 +311,53 @@ def makeSegmentation(
         segment.AddRepresentation(BINARY_LABELMAP, image)
         segmentation.AddSegment(segment)
     return segmentation
+
+
+def createVolume(
+    image: vtk.vtkImageData,
+    geometry: Geometry,
+    name: str,
+    like: slicer.vtkMRMLScalarVolumeNode,
+    node: slicer.vtkMRMLScalarVolumeNode | None,
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Put an image into a volume node.
+
+    :param image: from `makeImage`.
+    :param geometry: its grid in the world.
+    :param name: name of a new node.
+    :param like: volume whose colors and window a new node takes.
+    :param node: existing node to write into; None adds one.
+    """
+    isNew = node is None
+    if isNew:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    fillVolume(node, image, geometry)
+    node.CreateDefaultDisplayNodes()
+    source, display = like.GetScalarVolumeDisplayNode(), node.GetScalarVolumeDisplayNode()
+    if isNew and source is not None:
+        display.SetAndObserveColorNodeID(source.GetColorNodeID())
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(source.GetWindow(), source.GetLevel())
+    return node
+
+
+def createSegmentation(
+    segmentation: slicer.vtkSegmentation,
+    name: str,
+    fixed: slicer.vtkMRMLScalarVolumeNode,
+    node: slicer.vtkMRMLSegmentationNode | None,
+) -> slicer.vtkMRMLSegmentationNode:
+    """Put a segmentation into a node.
+
+    :param segmentation: from `makeSegmentation`.
+    :param name: name of a new node.
+    :param fixed: volume on whose grid it lies.
+    :param node: existing node to write into; None adds one.
+    """
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.SetAndObserveTransformNodeID(None)
+    node.SetAndObserveSegmentation(segmentation)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(fixed)
+    node.CreateDefaultDisplayNodes()
+    return node

@@ -6,13 +6,17 @@ Stands in for the Slicer application in tests and in the demo: no Qt, no window,
 import importlib.util
 import sys
 import types
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import slicer
 import slicer.util
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
+
+from DeepAttentionRegEngine.geometry import Geometry
 
 MODULE_LOGICS = {
     "Volumes": "vtkSlicerVolumesLogic",
@@ -85,6 +89,34 @@ def boot() -> Application:
         logic.SetModuleLogic(name, module_logic)
         module_logics[name] = module_logic
     return Application(scene, logic, module_logics)
+
+
+def add_volume(array: np.ndarray, geometry: Geometry, name: str) -> slicer.vtkMRMLScalarVolumeNode:
+    """Add a volume of an array (k, j, i) on a grid to the scene."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    slicer.util.updateVolumeFromArray(node, array)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def scene_state(scene: slicer.vtkMRMLScene) -> str:
+    """Return all nodes with all they hold as XML, which changes with the scene's content alone."""
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    scene.SetSaveToXMLString(0)
+    return scene.GetSceneXMLString()
+
+
+def save_and_reload(scene: slicer.vtkMRMLScene, folder: Path) -> None:
+    """Save the scene as a bundle with all data, empty it and load the bundle."""
+    bundle = folder / "bundle.mrb"
+    scene.WriteToMRB(str(bundle))
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(folder)
+    scene.Clear(False)
+    scene.SetURL(str(next(folder.glob("*/*.mrml"))))
+    scene.Import()
 
 
 class SliceView:

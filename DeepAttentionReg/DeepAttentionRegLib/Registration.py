@@ -1,0 +1,279 @@
+"""One registration: nodes to files, engine, files to nodes. Until the engine has succeeded the scene is untouched."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine import contract, errors, images
+
+from . import Job, Results, Volumes
+from .Results import Outcome, Outputs
+from .Volumes import Inputs
+
+WORLD = np.eye(4)
+LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+OUTPUT_FILES = {
+    "output_transform": "transform.nrrd",
+    "output_warped": "warped.nrrd",
+    "output_jacobian": "jacobian.nrrd",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices of a registration; names and meaning as in `contract.RegisterJob`."""
+
+    method: str = "rman"
+    recursions: int = 3
+    weights: str | None = None
+    device: str = "auto"
+    alignment: str = "center"
+    refinementSteps: int = 0
+    similarity: str = "ncc"
+    smoothness: float = 1.0
+    velocity: bool = False
+    keepRecursions: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions called in the main thread; one of the last two is called exactly once, unless `close` comes first.
+
+    :param onProgress: gets every `contract.Progress`, of the stages "export" and "import" too.
+    :param onFinished: gets the `Outcome`.
+    :param onFailed: gets the `contract.Failure`; its code is `errors.CANCELLED` if the user or a vanished input
+        stopped it.
+    """
+
+    onProgress: Callable[[contract.Progress], None] = Job.ignore
+    onFinished: Callable[[Outcome], None] = Job.ignore
+    onFailed: Callable[[contract.Failure], None] = Job.ignore
+
+
+class _Stopped(Exception):
+    """The registration was cancelled, or one of its inputs vanished."""
+
+
+class Registration:
+    """Registers the moving to the fixed volume without blocking; `start` it, then `wait` or let the callbacks come."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        settings: Settings | None = None,
+        outputs: Outputs | None = None,
+        callbacks: Callbacks | None = None,
+        *,
+        pythonExecutable: str | None = None,
+        script: Path = Job.ENGINE_SCRIPT,
+    ) -> None:
+        """Prepare; nothing is done before `start`.
+
+        :param inputs: what to register.
+        :param settings: how.
+        :param outputs: where to.
+        :param callbacks: whom to tell.
+        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
+        :param script: engine to run.
+        """
+        self.outcome: Outcome | None = None
+        self.failure: contract.Failure | None = None
+        self._inputs: Inputs | None = inputs
+        self._settings = settings or Settings()
+        self._outputs: Outputs | None = outputs or Outputs()
+        self._callbacks = callbacks or Callbacks()
+        self._engine = pythonExecutable, script
+        self._job: Job.EngineJob | None = None
+        self._case: Results.Case | None = None
+        self._recursionFiles: list[str] = []
+        self._stopMessage = ""
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether the registration was started and has neither finished nor failed."""
+        return self._job is not None and not self._job.isClosed
+
+    @property
+    def log(self) -> str:
+        """Last lines that the engine wrote besides its progress."""
+        return self._job.log if self._job is not None else ""
+
+    def start(self) -> None:
+        """Export the nodes, start the engine and return.
+
+        :raises ValueError: if the inputs or settings cannot work; says why.
+        :raises RuntimeError: if the volumes cannot be exported or the engine not be started.
+        """
+        problems = Volumes.checkInputs(self._inputs) + _checkOutputs(self._inputs, self._outputs)
+        if problems:
+            raise ValueError(" ".join(problems))
+        callbacks = Job.Callbacks(self._onProgress, self._onResult, self._onFailure)
+        self._job = Job.EngineJob(callbacks, *self._engine)
+        try:
+            self._job.start(self._export())
+        except _Stopped:
+            self._job.close()
+            self._onFailure(contract.Failure(errors.CANCELLED, self._stopMessage))
+        except errors.EngineError as error:
+            self._job.close()
+            raise ValueError(str(error)) from error
+        except BaseException:
+            self._job.close()
+            raise
+        finally:
+            # From here on nodes may vanish, so none is held.
+            self._inputs = self._outputs = None
+
+    def poll(self) -> None:
+        """Pass on news; only needed where no Qt event loop does it."""
+        if self._job is not None:
+            self._job.poll()
+
+    def cancel(self) -> None:
+        """Stop at the next opportunity; `onFailed` tells when it has happened."""
+        self._stop(_("The registration was cancelled."))
+
+    def wait(self) -> Outcome:
+        """Return the outcome when it is there, keeping the application responsive meanwhile.
+
+        :raises RuntimeError: if the registration failed or was cancelled; says why and what to do.
+        """
+        self._job.wait()
+        if self.outcome is None:
+            failure = self.failure or contract.Failure(errors.CANCELLED, self._stopMessage)
+            raise RuntimeError(f"{failure.message} {failure.hint}".strip())
+        return self.outcome
+
+    def close(self) -> None:
+        """End the engine at once; no callback is called any more, and nothing is added to the scene."""
+        self._callbacks = Callbacks()
+        self._stopMessage = self._stopMessage or _("The registration was closed.")
+        if self._job is not None:
+            self._job.close()
+
+    def _stop(self, message: str) -> None:
+        self._stopMessage = self._stopMessage or message
+        if self._job is not None:
+            self._job.cancel()
+
+    def _export(self) -> contract.Job:
+        """Write the inputs into the job folder and return the job.
+
+        :raises EngineError: if a setting is out of range.
+        """
+        inputs = self._inputs
+        values = {**_jobSettings(self._settings), **OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
+        contract.build(contract.RegisterJob, values)  # refuses wrong settings before the slow part
+        self._case = Results.Case(
+            fixed=Results.NodeReference(inputs.fixedVolume),
+            moving=Results.NodeReference(inputs.movingVolume),
+            outputs={role: Results.NodeReference(node) for role, node in vars(self._outputs).items()},
+            name=_nameOf(inputs, self._settings.method),
+            geometry=Volumes.geometryOf(inputs.fixedVolume, WORLD),
+        )
+        numbers = Volumes.numberSegments([inputs.fixedSegmentation, inputs.movingSegmentation])
+        movingFrame = Volumes.frameOf(inputs.movingVolume)
+        values.update(self._exportSide("fixed", WORLD, numbers[0]))
+        values.update(self._exportSide("moving", movingFrame, numbers[1]))
+        if inputs.movingSegmentation is not None:
+            values["output_warped_labels"] = "warped_labels.nrrd"
+        if not np.allclose(movingFrame, WORLD, rtol=0, atol=1e-9):
+            images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ movingFrame @ LPS_RAS)
+            values["initial_transform"] = "initial.tfm"
+        return contract.build(contract.RegisterJob, values)
+
+    def _exportSide(self, side: str, frame: np.ndarray, numbers: Volumes.SegmentNumbers) -> dict[str, str]:
+        """Write the nodes of one side, "fixed" or "moving", and return the job's fields for them."""
+        given = {role: getattr(self._inputs, side + role) for role in ("Volume", "Mask", "Segmentation", "Landmarks")}
+        folder, values = self._job.folder, {}
+        self._tell("export", _("Exporting {name}.").format(name=given["Volume"].GetName()))
+        Volumes.exportVolume(given["Volume"], frame, folder / f"{side}.nrrd")
+        reference = Volumes.geometryOf(given["Volume"], frame)
+        if given["Mask"] is not None:
+            values[f"{side}_mask"] = f"{side}_mask.nrrd"
+            Volumes.exportMask(given["Mask"], reference, frame, folder / values[f"{side}_mask"])
+        if given["Segmentation"] is not None:
+            values[f"{side}_labels"] = f"{side}_labels.nrrd"
+            path = folder / values[f"{side}_labels"]
+            self._case.segments[side] = Volumes.exportLabels(given["Segmentation"], numbers, reference, frame, path)
+        if given["Landmarks"] is not None:
+            values[f"{side}_points"] = f"{side}_points.csv"
+            Volumes.exportPoints(given["Landmarks"], frame, folder / values[f"{side}_points"])
+        return values
+
+    def _tell(self, stage: str, message: str) -> None:
+        """Report progress of this side; the callback may cancel."""
+        self._callbacks.onProgress(contract.Progress(stage, message=message))
+        if self._stopMessage:
+            raise _Stopped
+
+    def _onProgress(self, progress: contract.Progress) -> None:
+        if progress.file is not None:
+            self._recursionFiles.append(progress.file)
+        if self._inputsAreThere():
+            self._callbacks.onProgress(progress)
+
+    def _inputsAreThere(self) -> bool:
+        """Return whether both volumes are still in the scene, and stop if not."""
+        there = self._case.fixed.get() is not None and self._case.moving.get() is not None
+        if not there:
+            self._stop(_("The fixed or moving volume was removed, so the registration was stopped."))
+        return there
+
+    def _onFailure(self, failure: contract.Failure) -> None:
+        if self._stopMessage:
+            failure = replace(failure, message=self._stopMessage)
+        self.failure = failure
+        self._callbacks.onFailed(failure)
+
+    def _onResult(self, result: contract.Result) -> None:
+        try:
+            self._tell("import", _("Loading the result."))
+            material = Results.read(result, self._recursionFiles, self._case)
+            if not self._inputsAreThere():
+                raise _Stopped
+            self.outcome = Results.commit(material, self._case)
+        except _Stopped:
+            self._onFailure(contract.Failure(errors.CANCELLED, self._stopMessage))
+        except Exception as error:
+            logging.exception("The result could not be loaded")
+            message = _("The result could not be loaded ({reason}).").format(reason=error)
+            self._onFailure(contract.Failure(errors.INTERNAL, message, _("The scene is as it was.")))
+        else:
+            self._callbacks.onFinished(self.outcome)
+
+
+def _jobSettings(settings: Settings) -> dict[str, Any]:
+    """Return the fields of a job that are no files."""
+    values = asdict(settings)
+    values["refinement_steps"] = values.pop("refinementSteps")
+    values["keep_recursions"] = values.pop("keepRecursions")
+    return {**values, "output_recursions": "recursions" if settings.keepRecursions else None}
+
+
+def _nameOf(inputs: Inputs, method: str) -> str:
+    return _("{moving} to {fixed} ({method})").format(
+        moving=inputs.movingVolume.GetName(),
+        fixed=inputs.fixedVolume.GetName(),
+        method=_("refinement") if method == contract.METHOD_NONE else method,
+    )
+
+
+def _checkOutputs(inputs: Inputs, outputs: Outputs) -> list[str]:
+    """Return why these nodes cannot be written into, as sentences."""
+    problems = []
+    for node in vars(outputs).values():
+        if node is None:
+            continue
+        if any(node is given for given in inputs.nodes):
+            problems.append(_("{name} is an input; choose another output.").format(name=node.GetName()))
+        elif node.IsA("vtkMRMLLinearTransformNode") or node.IsA("vtkMRMLBSplineTransformNode"):
+            text = _("{name} can hold no displacement field; let a new transform be created.")
+            problems.append(text.format(name=node.GetName()))
+    return problems

@@ -1,0 +1,176 @@
+"""What the engine found as nodes of the scene: all of them or, if anything goes wrong, none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import slicer
+import vtk
+
+from DeepAttentionRegEngine import contract, images
+from DeepAttentionRegEngine.geometry import Geometry
+
+from . import Metrics, Overlays, Transforms, Volumes
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Existing nodes to write into; None adds a node."""
+
+    transformNode: slicer.vtkMRMLTransformNode | None = None
+    warpedVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None
+    jacobianVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None
+    warpedSegmentationNode: slicer.vtkMRMLSegmentationNode | None = None
+    tableNode: slicer.vtkMRMLTableNode | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Nodes and numbers of a finished registration.
+
+    :param transformNode: grid transform that moves the moving volume onto the fixed one; it replaces any linear
+        transform the moving volume is under.
+    :param warpedVolumeNode: moving volume on the fixed grid.
+    :param jacobianVolumeNode: Jacobian determinant on the fixed grid, colored.
+    :param warpedSegmentationNode: moving segmentation on the fixed grid; None without one.
+    :param tableNode: measures before and after.
+    :param recursionNodes: grid transform after every recursion, if they were to be kept.
+    :param result: what the engine said.
+    """
+
+    transformNode: slicer.vtkMRMLTransformNode
+    warpedVolumeNode: slicer.vtkMRMLScalarVolumeNode
+    jacobianVolumeNode: slicer.vtkMRMLScalarVolumeNode
+    warpedSegmentationNode: slicer.vtkMRMLSegmentationNode | None
+    tableNode: slicer.vtkMRMLTableNode
+    recursionNodes: list[slicer.vtkMRMLTransformNode]
+    result: contract.Result
+
+
+class NodeReference:
+    """A node that may be removed, also by closing the scene, after which another one may get its id."""
+
+    def __init__(self, node: slicer.vtkMRMLNode | None) -> None:
+        self._reference = vtk.vtkWeakReference()
+        self._reference.Set(node)
+
+    def get(self) -> slicer.vtkMRMLNode | None:
+        """Return the node if it is still in the scene."""
+        node = self._reference.Get()
+        return node if node is not None and node.GetScene() is slicer.mrmlScene else None
+
+
+@dataclass
+class Case:
+    """What has to be known of the nodes after the engine has run, when they may be gone."""
+
+    fixed: NodeReference
+    moving: NodeReference
+    outputs: dict[str, NodeReference]
+    name: str
+    geometry: Geometry
+    segments: dict[str, dict[int, slicer.vtkSegment]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Material:
+    """The engine's output as data that is in no scene yet."""
+
+    transform: slicer.vtkOrientedGridTransform
+    warped: vtk.vtkImageData
+    jacobian: np.ndarray
+    segmentation: slicer.vtkSegmentation | None
+    table: vtk.vtkTable
+    recursions: list[slicer.vtkOrientedGridTransform]
+    result: contract.Result
+
+
+def read(result: contract.Result, recursionFiles: list[str], case: Case) -> Material:
+    """Read the engine's files.
+
+    :param result: names the files.
+    :param recursionFiles: fields after every recursion.
+    :param case: from the time of the export.
+    :raises EngineError: if a file cannot be read.
+    """
+
+    def readTransform(path: str) -> slicer.vtkOrientedGridTransform:
+        return Transforms.makeGridTransform(images.read_displacement(path)[0], case.geometry)
+
+    segmentation = None
+    if "warped_labels" in result.outputs:
+        labels = images.read_labels(result.outputs["warped_labels"]).array
+        segmentation = Volumes.makeSegmentation(labels, case.geometry, case.segments["moving"])
+    described = {**case.segments.get("fixed", {}), **case.segments.get("moving", {})}
+    return Material(
+        transform=readTransform(result.outputs["transform"]),
+        warped=Volumes.makeImage(images.read_volume(result.outputs["warped"]).array),
+        jacobian=images.read_volume(result.outputs["jacobian"]).array,
+        segmentation=segmentation,
+        table=Metrics.makeTable(result.values, {value: item.GetName() for value, item in described.items()}),
+        recursions=[readTransform(path) for path in recursionFiles],
+        result=result,
+    )
+
+
+def commit(material: Material, case: Case) -> Outcome:
+    """Put the result into the scene: all of it or, if something goes wrong, nothing.
+
+    :param material: from `read`.
+    :param case: its volumes are still there.
+    """
+    fixed, moving = case.fixed.get(), case.moving.get()
+    name = slicer.mrmlScene.GenerateUniqueName(case.name)
+    nodes = {role: reference.get() for role, reference in case.outputs.items()}
+    with _allOrNothing([node for node in nodes.values() if node is not None]):
+        return Outcome(
+            transformNode=Transforms.createGridTransform(
+                material.transform, name, fixed, moving, nodes["transformNode"]
+            ),
+            warpedVolumeNode=Volumes.createVolume(
+                material.warped, case.geometry, f"{name} volume", moving, nodes["warpedVolumeNode"]
+            ),
+            jacobianVolumeNode=Overlays.createMap(
+                Overlays.Map.JACOBIAN,
+                material.jacobian,
+                case.geometry,
+                f"{name} Jacobian",
+                nodes["jacobianVolumeNode"],
+            ),
+            warpedSegmentationNode=material.segmentation
+            and Volumes.createSegmentation(
+                material.segmentation, f"{name} segmentation", fixed, nodes["warpedSegmentationNode"]
+            ),
+            tableNode=Metrics.createTable(material.table, f"{name} metrics", nodes["tableNode"]),
+            recursionNodes=[
+                Transforms.createGridTransform(transform, f"{name} recursion {index}", fixed, moving)
+                for index, transform in enumerate(material.recursions, start=1)
+            ],
+            result=material.result,
+        )
+
+
+@contextmanager
+def _allOrNothing(existing: list[slicer.vtkMRMLNode]) -> Iterator[None]:
+    """Undo all changes to these nodes and remove all nodes added since, if the block raises."""
+    before = {node.GetID() for node in _sceneNodes()}
+    backups = []
+    for node in existing:
+        backup = node.CreateNodeInstance()
+        backup.Copy(node)
+        backups.append((node, backup))
+    try:
+        yield
+    except BaseException:
+        for node, backup in backups:
+            node.Copy(backup)
+        for node in reversed(_sceneNodes()):
+            if node.GetID() not in before and node.GetScene() is not None:
+                slicer.mrmlScene.RemoveNode(node)
+        raise
+
+
+def _sceneNodes() -> list[slicer.vtkMRMLNode]:
+    nodes = slicer.mrmlScene.GetNodes()
+    return [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
