@@ -9,7 +9,6 @@ import SimpleITK as sitk
 
 from .fields import transform_points
 from .geometry import Geometry
-from .images import to_sitk
 
 
 def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = None) -> dict[int, float]:
@@ -91,7 +90,8 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
 
 def _distance_to(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Return the distance `(k, j, i)` in mm from every voxel to the nearest voxel of a mask."""
-    image = to_sitk(mask.astype(np.uint8), geometry)
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing(geometry.spacing)
     distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
     return np.where(mask, 0.0, np.abs(sitk.GetArrayFromImage(distance)))
 
