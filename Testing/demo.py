@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--fixed-points", type=Path, help="landmarks on the fixed image (mrk.json, fcsv, csv), to score with")
     add("--moving-points", type=Path, help="the same landmarks on the moving image, same order")
     add("--flat", action="store_true", help="without a pair of your own: the phantom as a single slice")
-    add("--method", help="registration method; default: rman, or none where it has no weights")
+    add("--method", help="registration method; default: rman, or none where no weights suit the images")
     add("--recursions", type=int, default=3, help="passes of the network (default: %(default)s)")
     add("--refine", type=int, default=DEFAULT_STEPS, help="refinement steps, 0: off (default: %(default)s)")
     add("--alignment", choices=contract.ALIGNMENTS, default="center", help="linear start (default: %(default)s)")
@@ -68,16 +68,17 @@ def make_case(options: argparse.Namespace) -> Case:
 
 
 def choose_method(asked: str | None, fixed: Path) -> str:
-    """Return the method asked for, else the default one if it is trained for such images."""
+    """Return the method asked for, else the default one if its weights were trained on images of this extent."""
     if asked is not None:
         return asked
-    dimensions = 2 if images.read_volume(fixed).geometry.is_flat else 3
-    try:
-        registry.weight_file(registry.choose_variant(registry.load_method(DEFAULT_METHOD), dimensions, None).weights)
-    except errors.EngineError as error:
-        print(f"{error.message} So this runs without a network: alignment and refinement alone.")
-        return contract.METHOD_NONE
-    return DEFAULT_METHOD
+    grid = images.read_volume(fixed).geometry
+    extent = max(count * spacing for count, spacing in zip(grid.size, grid.spacing, strict=True))
+    for variant in registry.load_method(DEFAULT_METHOD).variants:
+        low, high = variant.extent_mm
+        if variant.dimensions == (2 if grid.is_flat else 3) and low <= extent <= high:
+            return DEFAULT_METHOD
+    print(f"No network was trained on such images ({extent:.0f} mm), so alignment and refinement work alone.")
+    return contract.METHOD_NONE
 
 
 def show_progress(event: contract.Progress) -> None:
@@ -89,8 +90,11 @@ def show_progress(event: contract.Progress) -> None:
 def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
     """Register in a MRML scene by the module's logic and write everything."""
     import slicer_stand_ins
+    import vtk
 
     slicer_stand_ins.install()
+    # VTK warns that there is no X server, which off-screen windows do not need.
+    vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_ERROR)
 
     import demo_pictures
     import demo_scene
