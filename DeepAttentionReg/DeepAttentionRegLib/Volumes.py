@@ -318,7 +318,7 @@ def createVolume(
     geometry: Geometry,
     name: str,
     like: slicer.vtkMRMLScalarVolumeNode,
-    node: slicer.vtkMRMLScalarVolumeNode | None,
+    node: slicer.vtkMRMLScalarVolumeNode | None = None,
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """Put an image into a volume node.
 
@@ -345,7 +345,7 @@ def createSegmentation(
     segmentation: slicer.vtkSegmentation,
     name: str,
     fixed: slicer.vtkMRMLScalarVolumeNode,
-    node: slicer.vtkMRMLSegmentationNode | None,
+    node: slicer.vtkMRMLSegmentationNode | None = None,
 ) -> slicer.vtkMRMLSegmentationNode:
     """Put a segmentation into a node.
 
