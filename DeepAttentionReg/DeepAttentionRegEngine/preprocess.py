@@ -197,17 +197,18 @@ def prepare(
     """
     geometry = plan_grid(fixed.geometry, limits)
     shape, spatial = geometry.shape, spatial_shape(geometry)
-    images, weight = [], torch.ones(shape, device=device)
+    images = []
+    known, chosen = (torch.ones(shape, device=device, dtype=torch.bool) for _ in range(2))
     for source, matrix, name in ((fixed, np.eye(4), "fixed image"), (moving, alignment, "moving image")):
         to_source = index_map(geometry, source.geometry, matrix)
         values, inside = resample(normalize(source.array, name), to_source, shape, device)
         images.append(values.view(1, 1, *spatial))
-        weight = weight * inside
-        if name == "moving image":
-            _require_overlap(float(weight.mean()) / _share_of_view(fixed.geometry, geometry))
+        known &= inside
+        _require_overlap(float(known.float().mean()) / _share_of_view(fixed.geometry, geometry))
         if source.mask is not None:
-            weight = weight * (resample(source.mask, to_source, shape, device, nearest=True)[0] > 0)
-            _require_mask(bool(weight.any()), name)
+            chosen &= resample(source.mask, to_source, shape, device, nearest=True)[0] > 0
+            _require_mask(bool((known & chosen).any()), name)
+    weight = (known & chosen).float()
     return WorkingPair(geometry, alignment, images[0], images[1], weight.view(1, 1, *spatial))
 
 
