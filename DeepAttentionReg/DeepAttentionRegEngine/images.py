@@ -1,26 +1,31 @@
-"""Volumes, label maps, displacement fields, linear transforms and landmarks from and to files."""
+"""Volumes, label maps, displacement fields and linear transforms from and to files.
 
-import csv
-import json
-import os
-import tempfile
-from collections.abc import Callable
+What ITK lets pass without a word is refused here: truncated NIfTI and tfm files, and files that a full disk cut short.
+"""
+
+import gzip
+import math
+import shutil
+import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
 
-from . import errors
-from .geometry import Geometry, flip_lps_ras
+from .files import read_file, require_space, unfit, unreadable, write_file
+from .geometry import Geometry
+from .points import read_points as read_points
+from .points import write_points as write_points
 
-VOLUME_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha", ".mhd", ".nhdr", ".png", ".tif", ".tiff", ".jpg")
-TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt")
+IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
+FIELD_TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm")
+TRANSFORM_SUFFIXES = (*FIELD_TRANSFORM_SUFFIXES, ".txt", ".mat")
 # What Slicer needs to see that a vector image is a displacement field, and in which direction it works.
-NRRD_FIELD = {"intent_code": "1006", "displacement field type": "resampling"}
-
-T = TypeVar("T")
+FIELD_METADATA = {"intent_code": "1006", "displacement field type": "resampling"}
+NIFTI_DISPLACEMENT = 1006
+NIFTI_SINGLE_SLICE = b"single slice"
+NIFTI_RAS = np.array([-1, -1, 1], np.float32)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Volume:
 
 
 def from_sitk(image: sitk.Image) -> Volume:
-    """Return a 2D or 3D scalar SimpleITK image as a volume; 2D becomes a single slice."""
+    """Return a 2D or 3D SimpleITK image as a volume; 2D becomes a single slice, 1 mm thick."""
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     return Volume(sitk.GetArrayFromImage(image), image_geometry(image))
@@ -44,7 +49,12 @@ def image_geometry(image: sitk.Image) -> Geometry:
 
 
 def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """Return a SimpleITK image of an array `(k, j, i)` or `(k, j, i, components)`."""
+    """Return a SimpleITK image of an array `(k, j, i)` or `(k, j, i, components)`.
+
+    Raises:
+        EngineError: If array and grid differ in size.
+    """
+    geometry.require_shape(array.shape[:3], "volume")
     image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=array.ndim == 4)
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
@@ -52,32 +62,57 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
     return image
 
 
-def _read(path: str | Path, reader: Callable[[str], T]) -> T:
-    if not Path(path).is_file():
-        raise errors.EngineError(errors.INPUT_MISSING, f"The file {path} does not exist.", "Check its path.")
-    try:
-        return reader(str(path))
-    except (RuntimeError, OSError) as error:
-        raise errors.EngineError(
-            errors.INPUT_UNREADABLE,
-            f"The file {path} cannot be read; it is damaged, truncated or of another kind.",
-            "Open it in Slicer and export it again.",
-        ) from error
+def _load_image(name: str) -> sitk.Image:
+    """Read an image; a series of one volume is that volume."""
+    if name.lower().endswith((".nii", ".nii.gz")):
+        _require_complete_nifti(name)
+    image = sitk.ReadImage(name)
+    return image[:, :, :, 0] if image.GetDimension() == 4 and image.GetSize()[3] == 1 else image
+
+
+def _require_complete_nifti(name: str) -> None:
+    """Raise EOFError for a truncated NIfTI file, whose missing voxels ITK would make up."""
+    with open(name, "rb") as plain:
+        is_compressed = plain.read(2) == b"\x1f\x8b"
+    with gzip.open(name, "rb") if is_compressed else open(name, "rb") as stream:
+        header = stream.read(348)
+        order = next((mark for mark in "<>" if struct.unpack(mark + "i", header[:4])[0] == len(header)), None)
+        if order is None:  # not NIfTI-1; ITK decides
+            return
+        dimensions = struct.unpack(order + "8h", header[40:56])
+        bits = struct.unpack(order + "h", header[72:74])[0]
+        missing = struct.unpack(order + "f", header[108:112])[0] - len(header)
+        missing += math.prod(dimensions[1 : dimensions[0] + 1]) * bits // 8
+        while missing > 0 and (block := stream.read(2**20)):
+            missing -= len(block)
+    if missing > 0:
+        msg = f"{int(missing)} bytes are missing"
+        raise EOFError(msg)
+
+
+def _load_transform(name: str) -> sitk.Transform:
+    return sitk.ReadTransform(name)
 
 
 def read_volume(path: str | Path) -> Volume:
     """Read a scalar volume; a 2D image becomes a single slice. NaN is kept.
 
     Raises:
-        EngineError: If the file is missing, unreadable, a colour or vector image, or a time series.
+        EngineError: If the file is missing, unreadable, a colour or vector image, a time series, or without any number.
     """
-    image = _read(path, sitk.ReadImage)
+    image = read_file(path, _load_image)
     if image.GetDimension() > 3:
-        raise _unfit(path, f"has {image.GetDimension()} dimensions", "Extract one time point first.")
+        size = " x ".join(str(n) for n in image.GetSize())
+        raise unfit(path, f"is a series of volumes ({size})", "Extract one volume first.")
     if image.GetNumberOfComponentsPerPixel() != 1:
-        values = image.GetNumberOfComponentsPerPixel()
-        raise _unfit(path, f"has {values} values per voxel", "Convert it to one channel.")
-    return from_sitk(image)
+        components = image.GetNumberOfComponentsPerPixel()
+        raise unfit(path, f"has {components} values per voxel, as color images have", "Convert it to one value.")
+    volume = from_sitk(image)
+    if np.iscomplexobj(volume.array):
+        raise unfit(path, "holds complex numbers", "Export its magnitude.")
+    if not np.isfinite(volume.array).any():
+        raise unfit(path, "holds no finite value", "Check how it was exported.")
+    return volume
 
 
 def read_labels(path: str | Path) -> Volume:
@@ -89,56 +124,36 @@ def read_labels(path: str | Path) -> Volume:
     volume = read_volume(path)
     if np.issubdtype(volume.array.dtype, np.integer):
         return volume
-    if not np.isfinite(volume.array).all() or (volume.array != np.rint(volume.array)).any():
-        raise _unfit(path, "holds values that are no whole numbers", "Choose a label map, not an image.")
+    whole = np.isfinite(volume.array) & (volume.array == np.rint(volume.array))
+    if not whole.all():
+        value = volume.array[~whole][0]
+        raise unfit(path, f"holds {value:g}, which is no label", "Choose a label map, not an image.")
     return Volume(volume.array.astype(np.int32), volume.geometry)
 
 
-def _unfit(path: str | Path, what: str, hint: str) -> errors.EngineError:
-    return errors.EngineError(errors.INPUT_INVALID, f"The file {path} {what}.", hint)
-
-
-def _write(path: str | Path, write: Callable[[str], None]) -> None:
-    """Write under a temporary name beside the target, then rename: a failure leaves no half file."""
-    path = Path(path)
-    suffix = next((s for s in (*VOLUME_SUFFIXES, *TRANSFORM_SUFFIXES) if path.name.lower().endswith(s)), path.suffix)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(suffix=suffix, prefix=".part-", dir=path.parent)
-        os.close(handle)
-        write(temporary)
-        os.replace(temporary, path)
-    except (RuntimeError, OSError) as error:
-        raise errors.EngineError(
-            errors.OUTPUT_UNWRITABLE,
-            f"The file {path} cannot be written ({_reason(path, error)}).",
-            "Check the folder, its permissions, the free disk space and the file name's extension.",
-        ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.remove(temporary)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not path.parent.is_dir():
-        return "its folder does not exist"
-    if isinstance(error, OSError):
-        return str(error.strerror)
-    return "the disk may be full or the format unknown"
-
-
 def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
-    """Write a volume `(k, j, i)` in its own type, compressed.
+    """Write a volume `(k, j, i)` as nrrd, nii.gz, nii or mha in its own type; bool becomes uint8.
 
     Raises:
-        EngineError: If it cannot be written; an existing file is then untouched.
+        EngineError: If array and grid differ in size or it cannot be written; an existing file is then untouched.
     """
-    image = to_sitk(array.astype(np.uint8) if array.dtype == bool else array, geometry)
-    _write(path, lambda name: sitk.WriteImage(image, name, useCompression=True))
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    image = to_sitk(array, geometry)
+    # Floats would shrink by a tenth at ten times the time.
+    compress = bool(np.issubdtype(array.dtype, np.integer))
+
+    def write(name: str) -> None:
+        sitk.WriteImage(image, name, useCompression=compress, compressionLevel=1)
+
+    def complete(name: str) -> bool:
+        written = _load_image(name)
+        return np.array_equal(sitk.GetArrayViewFromImage(written), array, equal_nan=not compress)
+
+    write_file(path, IMAGE_SUFFIXES, write, complete)
 
 
 def write_displacement(path: str | Path, displacement_lps_mm: np.ndarray, geometry: Geometry) -> None:
-    """Write a displacement field as an image (nrrd, nii.gz, mha; float32) or ITK transform (h5, tfm; float64).
+    """Write a displacement field as an image (nrrd, nii.gz, nii, mha; float32) or ITK transform (h5, tfm; float64).
 
     Slicer loads all of them as the transform that resamples the moving volume.
 
@@ -148,146 +163,131 @@ def write_displacement(path: str | Path, displacement_lps_mm: np.ndarray, geomet
         geometry: Its grid.
 
     Raises:
-        EngineError: If it cannot be written; an existing file is then untouched.
+        EngineError: If a vector is not finite, field and grid differ in size, or the file cannot be written; an
+            existing file is then untouched.
     """
-    if str(path).lower().endswith(TRANSFORM_SUFFIXES):
-        field = to_sitk(displacement_lps_mm.astype(np.float64), geometry)
-        transform = sitk.DisplacementFieldTransform(field)
-        _write(path, lambda name: sitk.WriteTransform(transform, name))
-        return
-    image = to_sitk(displacement_lps_mm.astype(np.float32), geometry)
-    for key, value in NRRD_FIELD.items():
-        image.SetMetaData(key, value)
-    _write(path, lambda name: sitk.WriteImage(image, name))
+    field = displacement_lps_mm.astype(np.float32)
+    if not np.isfinite(field).all():
+        raise unfit(path, "was not written, because the displacement is not finite everywhere", "Report this.")
+    # HDF5 crashes the process at its end after a write that met a full disk, so that is found out before.
+    require_space(Path(path), 2 * field.nbytes)
+
+    def write(name: str) -> None:
+        if name.endswith(FIELD_TRANSFORM_SUFFIXES):
+            image = to_sitk(field.astype(np.float64), geometry)
+            sitk.WriteTransform(sitk.DisplacementFieldTransform(image), name)
+        elif name.endswith((".nii", ".nii.gz")):
+            _write_nifti_field(name, field, geometry)
+        else:
+            image = to_sitk(field, geometry)
+            for key, value in FIELD_METADATA.items():
+                image.SetMetaData(key, value)
+            sitk.WriteImage(image, name)
+
+    def complete(name: str) -> bool:
+        return np.array_equal(read_displacement(name)[0], field)
+
+    write_file(path, (*IMAGE_SUFFIXES, *FIELD_TRANSFORM_SUFFIXES), write, complete)
+
+
+def _write_nifti_field(name: str, field: np.ndarray, geometry: Geometry) -> None:
+    """Write a field with NIfTI's intent for displacements, which SimpleITK cannot set; its vectors are RAS."""
+    is_slice = geometry.size[2] == 1
+    if is_slice:  # ITK reads one slice of vectors as 2D and forgets where it was, so it is written twice
+        i, j, _ = geometry.size
+        field = np.concatenate([field, field])
+        geometry = Geometry((i, j, 2), geometry.spacing, geometry.origin, geometry.direction)
+    plain = name.removesuffix(".gz")
+    try:
+        sitk.WriteImage(to_sitk(field * NIFTI_RAS, geometry), plain)
+        with open(plain, "r+b") as stream:
+            stream.seek(68)
+            stream.write(struct.pack("=h", NIFTI_DISPLACEMENT))
+            stream.seek(328)
+            stream.write((NIFTI_SINGLE_SLICE if is_slice else b"").ljust(16, b"\0"))
+        if plain != name:
+            with open(plain, "rb") as source, gzip.open(name, "wb", compresslevel=1) as target:
+                shutil.copyfileobj(source, target, 2**20)
+    finally:
+        if plain != name:
+            Path(plain).unlink(missing_ok=True)
 
 
 def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     """Read a displacement field from an image or a transform file.
 
     Returns:
-        float32 `(k, j, i, 3)` LPS mm and its grid.
+        float32 `(k, j, i, 3)` LPS mm and its grid. A 2D field becomes a single slice without motion across.
 
     Raises:
         EngineError: If the file is missing, unreadable or holds something else.
     """
     if str(path).lower().endswith(TRANSFORM_SUFFIXES):
-        transform = _read(path, _read_transform)
-        transform = _only_part(transform)
-        if transform.GetName() != "DisplacementFieldTransform":
-            raise _unfit(path, f"holds a {transform.GetName()}, not a displacement field", "Choose a field file.")
-        image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+        image = _field_of_transform(path, read_file(path, _load_transform))
     else:
-        image = _read(path, sitk.ReadImage)
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
-        raise _unfit(path, "is no 3D field of 3-component vectors", "Choose a displacement field.")
-    return sitk.GetArrayFromImage(image).astype(np.float32), image_geometry(image)
+        image = read_file(path, _load_image)
+    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    if metadata.get("displacement field type") == "modeling":
+        raise unfit(path, "maps moving to fixed points (a modeling transform)", "Invert it in Slicer first.")
+    if metadata.get("intent_name", "").encode() == NIFTI_SINGLE_SLICE:
+        image = image[:, :, :1]
+    components = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() not in (2, 3) or components != image.GetDimension():
+        what = f"has {components} values per voxel in {image.GetDimension()} dimensions, so it is no displacement field"
+        raise unfit(path, what, "Choose the transform that a registration wrote.")
+    volume = from_sitk(image)
+    field = np.pad(volume.array.astype(np.float32), [(0, 0)] * 3 + [(0, 3 - components)])
+    if not np.isfinite(field).all():
+        raise unfit(path, "holds displacements that are not finite", "Run the registration that wrote it again.")
+    return field, volume.geometry
 
 
-def _only_part(transform: sitk.Transform) -> sitk.Transform:
-    """Unwrap a composite of one, as which Slicer saves some transforms."""
-    if transform.GetName() != "CompositeTransform":
-        return transform
-    composite = sitk.CompositeTransform(transform)
-    return composite.GetNthTransform(0) if composite.GetNumberOfTransforms() == 1 else transform
-
-
-def _read_transform(name: str) -> sitk.Transform:
-    return sitk.ReadTransform(name)
+def _field_of_transform(path: str | Path, transform: sitk.Transform) -> sitk.Image:
+    """Return the field in a transform, unwrapped from a composite of one, as which Slicer saves some transforms."""
+    if transform.GetTransformEnum() == sitk.sitkComposite:
+        composite = sitk.CompositeTransform(transform)
+        if composite.GetNumberOfTransforms() == 1:
+            transform = composite.GetNthTransform(0)
+    if transform.GetTransformEnum() != sitk.sitkDisplacementField:
+        raise unfit(path, f"holds a {transform.GetName()}, not a displacement field", "Choose a field file.")
+    image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+    if 0 in image.GetSize():  # ITK makes an empty field of a truncated tfm file
+        raise unreadable(path)
+    return image
 
 
 def read_linear_transform(path: str | Path) -> np.ndarray:
     """Read a linear transform as the 4x4 LPS matrix that maps fixed to moving points (ITK's direction).
 
     Raises:
-        EngineError: If the file is missing, unreadable or not linear.
+        EngineError: If the file is missing, unreadable, not linear, or without an inverse.
     """
-    transform = _read(path, _read_transform)
+    transform = read_file(path, _load_transform)
     if not transform.IsLinear() or transform.GetDimension() != 3:
-        raise _unfit(path, "holds no linear 3D transform", "Choose a translation, rigid or affine transform.")
-    offset = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+        raise unfit(path, f"holds a {transform.GetName()}, not a linear 3D transform", "Choose a linear transform.")
     matrix = np.eye(4)
-    for axis in range(3):
-        matrix[:3, axis] = np.array(transform.TransformPoint(tuple(np.eye(3)[axis].tolist()))) - offset
-    matrix[:3, 3] = offset
+    matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
+    for axis, unit in enumerate(np.eye(3).tolist()):
+        matrix[:3, axis] = np.array(transform.TransformPoint(unit)) - matrix[:3, 3]
+    determinant = float(np.linalg.det(matrix))
+    if not abs(determinant) > 1e-9:
+        raise unfit(path, f"scales volume by {determinant:g}, so it has no inverse", "Choose another transform.")
     return matrix
 
 
 def write_linear_transform(path: str | Path, matrix: np.ndarray) -> None:
-    """Write a 4x4 LPS matrix that maps fixed to moving points as an ITK affine transform."""
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(np.asarray(matrix)[:3, :3].ravel().tolist())
-    transform.SetTranslation(np.asarray(matrix)[:3, 3].tolist())
-    _write(path, lambda name: sitk.WriteTransform(transform, name))
-
-
-def read_points(path: str | Path) -> np.ndarray:
-    """Read landmarks: Slicer markups (mrk.json, fcsv) or a table of x, y, z in LPS mm (csv, txt).
-
-    Returns:
-        `(N, 3)` LPS mm.
+    """Write a 4x4 LPS matrix that maps fixed to moving points as an ITK affine transform (tfm, h5, txt, mat).
 
     Raises:
-        EngineError: If the file is missing, unreadable or without points.
+        EngineError: If it cannot be written; an existing file is then untouched.
     """
-    name = str(path).lower()
-    if not Path(path).is_file():
-        raise errors.EngineError(errors.INPUT_MISSING, f"The file {path} does not exist.", "Check its path.")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        points = _markups_points(text) if name.endswith(".json") else _table_points(text, fcsv=name.endswith(".fcsv"))
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise errors.EngineError(
-            errors.INPUT_UNREADABLE,
-            f"The file {path} holds no readable landmarks ({error}).",
-            "Save them as mrk.json from Slicer's Markups module.",
-        ) from error
-    if not len(points) or not np.isfinite(points).all():
-        raise _unfit(path, "holds no landmark, or one that is not placed", "Place all points and save again.")
-    return points
-
-
-def _markups_points(text: str) -> np.ndarray:
-    markup = json.loads(text)["markups"][0]
-    points = np.array([point["position"] for point in markup["controlPoints"]], dtype=float).reshape(-1, 3)
-    return flip_lps_ras(points) if markup.get("coordinateSystem", "LPS") in ("RAS", "0", 0) else points
-
-
-def _table_points(text: str, *, fcsv: bool) -> np.ndarray:
-    lines = text.splitlines()
-    ras = any(
-        "coordinatesystem" in line.lower() and line.split("=")[-1].strip() in ("0", "RAS")
-        for line in lines
-        if line.startswith("#")
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(np.asarray(matrix, dtype=float)[:3, :3].ravel().tolist())
+    transform.SetTranslation(np.asarray(matrix, dtype=float)[:3, 3].tolist())
+    # An affine file holds the matrix to some 1e-15; coordinates of metres lose a few digits in the subtraction.
+    write_file(
+        path,
+        TRANSFORM_SUFFIXES,
+        lambda name: sitk.WriteTransform(transform, name),
+        lambda name: np.allclose(read_linear_transform(name), matrix, rtol=0, atol=1e-6),
     )
-    rows = [
-        row
-        for row in csv.reader(
-            line.replace(";", ",").replace("\t", ",") if "," in line or "\t" in line else ",".join(line.split())
-            for line in lines
-            if not line.startswith("#")
-        )
-        if row
-    ]
-    first = 1 if fcsv else 0
-    if rows and not fcsv and not _is_number(rows[0][0]):
-        rows = rows[1:]
-    points = np.array([[float(cell) for cell in row[first : first + 3]] for row in rows], dtype=float).reshape(-1, 3)
-    return flip_lps_ras(points) if ras else points
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def write_points(path: str | Path, points_lps: np.ndarray) -> None:
-    """Write landmarks `(N, 3)` LPS mm as a table with the header x,y,z."""
-    rows = "".join(f"{x:.6f},{y:.6f},{z:.6f}\n" for x, y, z in points_lps)
-    _write(path, lambda name: _write_text(name, "x,y,z\n" + rows))
-
-
-def _write_text(name: str, text: str) -> None:
-    Path(name).write_text(text, encoding="ascii")

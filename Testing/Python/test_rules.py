@@ -22,8 +22,8 @@ MAX_FUNCTION_LINES = 50
 MAX_NESTING = 3
 MAX_PARAMETERS = 7
 
-STDLIB_ONLY = {"__init__", "contract", "errors", "registry"}
-NUMPY_ONLY = {"geometry", "fields", "phantom"}
+STDLIB_ONLY = {"__init__", "contract", "errors", "files", "registry"}
+NUMPY_ONLY = {"geometry", "fields", "phantom", "points"}
 SIMPLEITK_TOO = {"images", "metrics"}
 ENGINE_PACKAGES = {"numpy", "SimpleITK", "torch"}
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}
