@@ -183,8 +183,30 @@ def on_grid(labels: Source, geometry: Geometry) -> np.ndarray:
     matrix = index_map(geometry, labels.geometry, np.eye(4))
     if labels.geometry.size == geometry.size and np.allclose(matrix, np.eye(4), atol=1e-3):
         return labels.array
-    values, inside = resample(labels.array, matrix, geometry.shape, torch.device("cpu"), nearest=True)
-    return to_array(values * inside).astype(labels.array.dtype)
+    result = np.empty(geometry.shape, labels.array.dtype)
+    for slab in slabs(geometry.shape):
+        result[slab] = nearest_voxels(
+            labels.array, apply_matrix(matrix, slab_indices(geometry.shape, slab, torch.device("cpu")))
+        )
+    return result
+
+
+def nearest_voxels(array: np.ndarray, index: Tensor) -> np.ndarray:
+    """Read the voxel nearest to each index, exactly whatever the type: atlas labels exceed what float32 can hold.
+
+    Args:
+        array: `(k, j, i)`.
+        index: `(3, ...)`, channels in the order i, j, k.
+
+    Returns:
+        `(...)`, 0 outside the array.
+    """
+    i, j, k = to_array(index.round().long())
+    size_k, size_j, size_i = array.shape
+    inside = (i >= 0) & (i < size_i) & (j >= 0) & (j < size_j) & (k >= 0) & (k < size_k)
+    result = np.zeros(i.shape, array.dtype)
+    result[inside] = array[k[inside], j[inside], i[inside]]
+    return result
 
 
 def prepare(
@@ -296,20 +318,27 @@ def warp_volume(
     Returns:
         `(k, j, i)` on the fixed grid, of the moving volume's type.
     """
-    finite = np.isfinite(moving.array)
-    background = 0 if nearest or not finite.any() else moving.array[finite].min()
-    image = to_tensor(np.where(finite, moving.array, background), device)[None, None]
-    size = torch.tensor(moving.geometry.size, device=device, dtype=torch.float32).view(3, 1, 1, 1)
     to_index = moving.geometry.lps_to_ijk @ fixed.ijk_to_lps
     linear = moving.geometry.lps_to_ijk.copy()
     linear[:3, 3] = 0
+    image, background = (None, 0.0) if nearest else _image_and_background(moving.array, device)
+    size = torch.tensor(moving.geometry.size, device=device, dtype=torch.float32).view(3, 1, 1, 1)
     result = np.empty(fixed.shape, moving.array.dtype)
     for slab in slabs(fixed.shape):
         motion = to_tensor(displacement_lps_mm[slab], device).movedim(-1, 0)
         index = apply_matrix(to_index, slab_indices(fixed.shape, slab, device)) + apply_matrix(linear, motion)
-        values = sample(image, index.flip(0)[None], nearest=nearest)[0, 0]
+        if image is None:
+            result[slab] = nearest_voxels(moving.array, index)
+            continue
+        values = sample(image, index.flip(0)[None])[0, 0]
         inside = ((index >= -0.5) & (index <= size - 0.5)).all(0)
-        values = torch.where(inside, values, float(background))
-        array = to_array(values)
+        array = to_array(torch.where(inside, values, background))
         result[slab] = np.rint(array) if np.issubdtype(result.dtype, np.integer) else array
     return result
+
+
+def _image_and_background(array: np.ndarray, device: torch.device) -> tuple[Tensor, float]:
+    """Return an image `(1, 1, k, j, i)` and its minimum, which non-finite voxels take too."""
+    finite = np.isfinite(array)
+    background = float(array[finite].min()) if finite.any() else 0.0
+    return to_tensor(np.where(finite, array, background), device)[None, None], background
