@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+from . import errors
 from .fields import transform_points
 from .geometry import Geometry
 
@@ -15,22 +16,33 @@ def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = N
     """Return the Dice overlap `2 |A and B| / (|A| + |B|)` of every label.
 
     Args:
-        first: Label map, any shape.
+        first: Label map of whole numbers, any shape.
         second: Label map of the same shape.
         labels: Labels to score; None takes all but 0 that occur in either.
 
     Returns:
         Dice by label; NaN for a label that occurs in neither.
+
+    Raises:
+        EngineError: If the shapes differ.
     """
+    if first.shape != second.shape:
+        raise errors.EngineError(
+            errors.INPUT_INVALID,
+            f"The label maps have {first.shape} and {second.shape} voxels (k, j, i).",
+            "Compare label maps on the same grid.",
+        )
+    shared, *sizes = _count(first[first == second]), _count(first), _count(second)
     if labels is None:
-        labels = np.union1d(np.unique(first), np.unique(second)).tolist()
-        labels = [label for label in labels if label != 0]
-    scores = {}
-    for label in labels:
-        a, b = first == label, second == label
-        total = int(a.sum()) + int(b.sum())
-        scores[int(label)] = 2 * int((a & b).sum()) / total if total else math.nan
-    return scores
+        labels = sorted({*sizes[0], *sizes[1]} - {0})
+    totals = {int(label): sizes[0].get(label, 0) + sizes[1].get(label, 0) for label in labels}
+    return {label: 2 * shared.get(label, 0) / total if total else math.nan for label, total in totals.items()}
+
+
+def _count(labels: np.ndarray) -> dict[int, int]:
+    """Return the voxels of each label, by one pass over the map however many labels there are."""
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -47,23 +59,32 @@ class SurfaceDistances:
 
 
 def surface_distances(first: np.ndarray, second: np.ndarray, geometry: Geometry) -> SurfaceDistances:
-    """Measure from boundary voxel to boundary voxel, centre to centre.
+    """Measure from boundary voxel to boundary voxel, center to center.
 
-    A boundary voxel has a face neighbour outside its structure or lies at the border of the volume.
+    A boundary voxel has a face neighbor outside its structure or lies at the border of the volume; in a single slice
+    only neighbors within the slice count.
 
     Args:
         first: Binary `(k, j, i)`.
         second: Binary, same shape.
         geometry: Grid of both.
+
+    Raises:
+        EngineError: If a structure and the grid differ in size.
     """
+    for structure in (first, second):
+        geometry.require_shape(structure.shape, "structure")
+    first, second = first > 0, second > 0
     if not first.any() or not second.any():
         return SurfaceDistances(math.nan, math.nan)
     box = _bounding_box(first | second)
-    a, b = _boundary(first[box]), _boundary(second[box])
+    # A margin of background makes voxels at the border boundary voxels; a single slice has no neighbors across.
+    margin = [(0, 0) if size == 1 else (1, 1) for size in geometry.shape]
+    a, b = (_boundary(np.pad(structure[box], margin)) for structure in (first, second))
     forward, backward = _distance_to(b, geometry)[a], _distance_to(a, geometry)[b]
     return SurfaceDistances(
         hd95_mm=float(max(np.percentile(forward, 95), np.percentile(backward, 95))),
-        assd_mm=float((forward.sum() + backward.sum()) / (forward.size + backward.size)),
+        assd_mm=float((forward.sum(dtype=float) + backward.sum(dtype=float)) / (forward.size + backward.size)),
     )
 
 
@@ -76,24 +97,21 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
 
 
 def _boundary(mask: np.ndarray) -> np.ndarray:
-    padded = np.pad(mask, 1)
+    """Return the voxels of a mask with a face neighbor outside it; none lies at the border of the array."""
     inner = mask.copy()
-    for axis in range(mask.ndim):
-        if mask.shape[axis] == 1:  # a slice is not all boundary
-            continue
-        for shift in (0, 2):
-            window = [slice(1, -1)] * mask.ndim
-            window[axis] = slice(shift, shift + mask.shape[axis])
-            inner &= padded[tuple(window)]
+    for axis, size in enumerate(mask.shape):
+        if size > 1:
+            inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
     return mask & ~inner
 
 
 def _distance_to(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return the distance `(k, j, i)` in mm from every voxel to the nearest voxel of a mask."""
+    """Return the distance `(k, j, i)` in mm from every voxel to the nearest voxel of a mask on a part of the grid."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing(geometry.spacing)
     distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
-    return np.where(mask, 0.0, np.abs(sitk.GetArrayFromImage(distance)))
+    # Inside, the map tells the distance to the background.
+    return np.where(mask, 0, sitk.GetArrayFromImage(distance))
 
 
 def target_registration_error(
@@ -109,5 +127,23 @@ def target_registration_error(
 
     Returns:
         `(N,)` mm.
+
+    Raises:
+        EngineError: If the numbers of landmarks differ.
     """
-    return np.linalg.norm(transform_points(displacement, geometry, fixed_lps) - moving_lps, axis=1)
+    return identity_error(transform_points(displacement, geometry, fixed_lps), moving_lps)
+
+
+def identity_error(fixed_lps: np.ndarray, moving_lps: np.ndarray) -> np.ndarray:
+    """Return the distances `(N,)` in mm between landmarks `(N, 3)` LPS mm as they are.
+
+    Raises:
+        EngineError: If the numbers of landmarks differ.
+    """
+    if len(fixed_lps) != len(moving_lps):
+        raise errors.EngineError(
+            errors.INPUT_INVALID,
+            f"There are {len(fixed_lps)} fixed but {len(moving_lps)} moving landmarks.",
+            "Give the same landmarks in the same order in both lists.",
+        )
+    return np.linalg.norm(np.asarray(fixed_lps, dtype=float) - moving_lps, axis=1)
