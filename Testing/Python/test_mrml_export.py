@@ -1,0 +1,98 @@
+"""What a registration hands to the engine."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+
+import mrml_scene
+from DeepAttentionRegEngine import images
+from DeepAttentionRegLib import Job
+from DeepAttentionRegLib.Registration import Inputs, Settings
+from mrml_cases import RIGID, add_pair, add_segmentation, prepare, put_under, with_segmentations
+
+pytestmark = pytest.mark.mrml
+
+
+@pytest.fixture(scope="module")
+def application() -> mrml_scene.Application:
+    return mrml_scene.boot()
+
+
+@pytest.fixture(autouse=True)
+def scene(application, monkeypatch):
+    monkeypatch.setenv("FAKE_ENGINE", "work")
+    yield application.scene
+    application.scene.Clear(False)
+
+
+@pytest.fixture
+def inputs(scene, oblique_geometry) -> Inputs:
+    return add_pair(oblique_geometry)
+
+
+class TestExport:
+    @pytest.fixture
+    def export(self, monkeypatch, tmp_path):
+        """The function that returns the job of a registration, its files kept in tmp_path."""
+
+        def build(inputs: Inputs, settings: Settings | None = None):
+            jobs = []
+
+            def keep(engine_job, job) -> None:
+                jobs.append(job)
+                for path in engine_job.folder.iterdir():
+                    (tmp_path / path.name).write_bytes(path.read_bytes())
+
+            monkeypatch.setattr(Job.EngineJob, "start", keep)
+            registration = prepare(inputs, settings=settings)
+            registration.start()
+            registration.close()
+            return jobs[0]
+
+        return build
+
+    def test_files_are_named_without_folder(self, export, inputs):
+        job = export(with_segmentations(inputs))
+        files = [job.fixed, job.moving, job.fixed_labels, job.moving_labels, job.output_transform, job.output_warped]
+        assert [Path(name).name for name in files] == files
+
+    def test_settings_reach_the_job(self, export, inputs):
+        job = export(inputs, Settings("none", refinementSteps=7, similarity="mind", velocity=True, keepRecursions=True))
+        assert (job.method, job.refinement_steps, job.similarity, job.velocity) == ("none", 7, "mind", True)
+        assert (job.keep_recursions, job.output_recursions) == (True, "recursions")
+
+    def test_fixed_parent_is_folded_into_the_fixed_volume(self, export, inputs, oblique_geometry, tmp_path):
+        put_under(inputs.fixedVolume, RIGID)
+        job = export(inputs)
+        geometry = images.read_volume(tmp_path / job.fixed).geometry
+        np.testing.assert_allclose(geometry.ijk_to_ras, RIGID @ oblique_geometry.ijk_to_ras, atol=1e-6)
+        assert job.initial_transform is None
+
+    def test_moving_parent_becomes_the_initial_transform(self, export, inputs, oblique_geometry, tmp_path):
+        put_under(inputs.movingVolume, RIGID)
+        job = export(inputs)
+        geometry = images.read_volume(tmp_path / job.moving).geometry
+        np.testing.assert_allclose(geometry.ijk_to_lps, oblique_geometry.ijk_to_lps, atol=1e-6)
+        lps_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+        initial = images.read_linear_transform(tmp_path / job.initial_transform)
+        np.testing.assert_allclose(initial, lps_ras @ np.linalg.inv(RIGID) @ lps_ras, atol=1e-9)
+
+    def test_moving_labels_follow_into_the_frame_of_the_moving_volume(self, export, inputs, tmp_path):
+        given = with_segmentations(inputs)
+        plain = export(given)
+        wanted = images.read_labels(tmp_path / plain.moving_labels).array
+        for node in (given.movingVolume, given.movingSegmentation):
+            put_under(node, RIGID)
+        moved = export(given)
+        np.testing.assert_array_equal(images.read_labels(tmp_path / moved.moving_labels).array, wanted)
+
+    def test_masks_and_landmarks_are_given(self, export, inputs):
+        points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
+        slicer.util.updateMarkupsControlPointsFromArray(points, np.zeros((3, 3)))
+        mask = add_segmentation(inputs, "Mask")
+        job = export(Inputs(inputs.fixedVolume, inputs.movingVolume, mask, mask, None, None, points, points))
+        assert (job.fixed_mask, job.moving_mask) == ("fixed_mask.nrrd", "moving_mask.nrrd")
+        assert (job.fixed_points, job.moving_points) == ("fixed_points.csv", "moving_points.csv")
