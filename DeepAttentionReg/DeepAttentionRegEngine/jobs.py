@@ -44,7 +44,7 @@ def run(job: Job, reporter: Reporter) -> Result:
 
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or ("alloc" in text and "memory" in text)
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or ("alloc" in text and "memory" in text)
 
 
 def _run(job: Job, reporter: Reporter) -> Result:
