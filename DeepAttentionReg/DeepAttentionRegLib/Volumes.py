@@ -75,7 +75,7 @@ def checkInputs(inputs: Inputs) -> list[str]:
 def _checkFrame(node: slicer.vtkMRMLTransformableNode) -> str:
     matrix = _matrixToWorld(node)
     if matrix is None:
-        return _("{name} is under a non-linear transform; harden it first (Data module, right-click).")
+        return _("{name} is under a non-linear transform; take it out of that or harden it first (Data module).")
     if isinstance(node, slicer.vtkMRMLMarkupsNode):
         return ""
     if isinstance(node, slicer.vtkMRMLVolumeNode):

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("slicer", reason="slicer-core is not installed")
+slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
 import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine import contract, errors
@@ -202,6 +203,58 @@ class TestCleanUp:
         job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
         assert job.folder.parent == folder
         start(job, monkeypatch, "fail")
+        job.wait()
+        assert [failure.code for failure in recorder.failures] == [errors.NO_OVERLAP]
+
+
+class FakeTimer:
+    """What qt.QTimer does here, without an event loop."""
+
+    def __init__(self) -> None:
+        self.calls: list = []
+        self.timeout = types.SimpleNamespace(connect=self.calls.append)
+        self.running = False
+
+    def setInterval(self, milliseconds: int) -> None:
+        self.interval = milliseconds
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+
+class TestInApplication:
+    """With an application there is an event loop, a temporary folder and the environment Slicer was started in."""
+
+    @pytest.fixture
+    def application(self, monkeypatch, tmp_path):
+        application = types.SimpleNamespace(temporaryPath=str(tmp_path), processEvents=lambda: None)
+        monkeypatch.setattr(slicer, "app", application, raising=False)
+        monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: {**os.environ, "FAKE_ENGINE": "fail"})
+        monkeypatch.setattr(Job, "qt", types.SimpleNamespace(QTimer=FakeTimer))
+        return application
+
+    def test_timer_brings_the_news_and_stops_at_the_end(self, application, recorder):
+        job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+        job.start(REGISTER)
+        timer = job._timer
+        assert timer.running
+
+        def fire() -> bool:
+            for call in timer.calls:
+                call()
+            return bool(recorder.failures)
+
+        wait_until(fire, "the timer brought nothing")
+        assert not timer.running
+
+    def test_job_works_in_the_folder_and_environment_of_the_application(self, application, recorder, monkeypatch):
+        monkeypatch.setenv("FAKE_ENGINE", "hang")
+        job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+        assert str(job.folder.parent) == application.temporaryPath
+        job.start(REGISTER)
         job.wait()
         assert [failure.code for failure in recorder.failures] == [errors.NO_OVERLAP]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
 import fake_engine
 import mrml_scene

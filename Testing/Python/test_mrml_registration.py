@@ -1,12 +1,13 @@
 """A registration in the scene, its engine played by a stand-in and once by itself."""
 
 import sys
+import tempfile
 import time
 
 import numpy as np
 import pytest
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
 import fake_engine
 import mrml_scene
@@ -97,6 +98,13 @@ class TestOutcome:
         registration.wait()
         assert recorder.stages == ["export", "export", "load", "import"]
         assert len(recorder.outcomes) == 1
+
+    def test_temporary_folder_with_spaces_and_umlauts_works(self, inputs, monkeypatch, tmp_path):
+        folder = tmp_path / "J\u00fcrgen M\u00fcller \u80ba"
+        folder.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        assert register(with_segmentations(inputs)).warpedSegmentationNode is not None
+        assert not list(folder.iterdir())
 
     def test_result_survives_the_scene(self, scene, inputs, tmp_path, oblique_geometry, grid_points):
         register(with_segmentations(inputs))
