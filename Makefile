@@ -22,7 +22,7 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint screenshots clean
 
 demo: $(STAMP)
 	$(RUN) Testing/demo.py $(DEMO_OPTIONS)
@@ -44,6 +44,12 @@ $(STAMP): pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	@touch $@
+
+# The pictures of the README.
+screenshots: $(STAMP)
+	$(RUN) Testing/demo.py --output "$(OUT)/volume"
+	$(RUN) Testing/demo.py --flat --output "$(OUT)/slice"
+	$(RUN) Testing/demo_screenshots.py montage="$(OUT)/volume/views/montage.png" slice="$(OUT)/slice/views/montage.png"
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

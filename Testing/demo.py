@@ -89,8 +89,9 @@ def show_progress(event: contract.Progress) -> None:
 
 def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
     """Register in a MRML scene by the module's logic and write everything."""
-    import slicer_stand_ins
     import vtk
+
+    import slicer_stand_ins
 
     slicer_stand_ins.install()
     # VTK warns that there is no X server, which off-screen windows do not need.
@@ -112,6 +113,8 @@ def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
         "device": options.device,
     }
     outcome = demo_scene.register(loaded, settings, show_progress)
+    if outcome.warpedSegmentationNode is not None:
+        demo_scene.outline(outcome.warpedSegmentationNode)
     values = outcome.result.values
     case = Case(case.title, case.fixed, case.moving, label_names=loaded.label_names or case.label_names)
     demo_tables.write_tables(options.output, case, values)

@@ -21,7 +21,7 @@ VIEW_PIXELS = 640
 TILE_PIXELS = 400
 MARGIN, HEADER, FOOTER = 8, 44, 64
 SHOWN_PERCENTILES = 0.5, 99.5
-RIM = 0.2
+RIM = 0.3
 MAP_OPACITY = 0.7
 GRID_LINE_PIXELS = 2
 LEGEND_SIZE = 0.08, 0.4
@@ -131,6 +131,7 @@ class Painter:
     def leave(self) -> None:
         """Show the registered on the fixed volume half and half, as the saved scene will open."""
         self._layers(self.nodes.fixed, self.nodes.warped, 0.5)
+        self._outline(True)
 
     def _reset(self) -> None:
         nodes = self.nodes
@@ -198,7 +199,7 @@ PICTURES = {
 }
 
 
-def draw_all(views: dict[str, mrml_scene.SliceView], nodes: Pictured, folder: Path, caption: str) -> list[Path]:
+def draw_all(views: dict[str, mrml_scene.SliceView], nodes: Pictured, folder: Path, caption: str) -> None:
     """Write every picture of every view as a PNG, and `montage.png`.
 
     Args:
@@ -206,25 +207,21 @@ def draw_all(views: dict[str, mrml_scene.SliceView], nodes: Pictured, folder: Pa
         nodes: What to draw.
         folder: Where to write.
         caption: Text below the montage.
-
-    Returns:
-        The files, the montage last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files, rows = [], {}
-    for name, view in views.items():
-        painter = Painter(nodes, view)
-        rows[name] = [Image.fromarray(painter.paint(kind)) for kind in PICTURES]
+    painters = {name: Painter(nodes, view) for name, view in views.items()}
+    rows = {
+        name: {kind: Image.fromarray(painter.paint(kind)) for kind in PICTURES} for name, painter in painters.items()
+    }
+    for name, pictures in rows.items():
+        for kind, picture in pictures.items():
+            picture.save(folder / f"{name.lower()}-{kind}.png")
+    for painter in painters.values():
         painter.leave()
-        for kind, picture in zip(PICTURES, rows[name], strict=True):
-            files.append(folder / f"{name.lower()}-{kind}.png")
-            picture.save(files[-1])
-    files.append(folder / "montage.png")
-    montage(rows, caption).save(files[-1])
-    return files
+    montage(rows, caption).save(folder / "montage.png")
 
 
-def montage(rows: dict[str, list[Image.Image]], caption: str) -> Image.Image:
+def montage(rows: dict[str, dict[str, Image.Image]], caption: str) -> Image.Image:
     """Return one page: a row per view, a column per kind of picture, titles above, the caption below."""
     step = TILE_PIXELS + MARGIN
     size = (len(PICTURES) * step + HEADER, len(rows) * step + HEADER + FOOTER)
@@ -239,7 +236,7 @@ def montage(rows: dict[str, list[Image.Image]], caption: str) -> Image.Image:
         ImageDraw.Draw(strip).text((TILE_PIXELS / 2, HEADER / 2), ORIENTATIONS[name], "black", font, anchor="mm")
         page.paste(strip.rotate(90, expand=True), (0, top))
         color = tuple(round(255 * part) for part in mrml_scene.LAYOUT_COLORS[name])
-        for column, picture in enumerate(pictures):
+        for column, picture in enumerate(pictures.values()):
             left = HEADER + column * step
             page.paste(picture.resize((TILE_PIXELS, TILE_PIXELS), Image.Resampling.LANCZOS), (left, top))
             draw.rectangle((left, top, left + TILE_PIXELS - 1, top + 4), fill=color)

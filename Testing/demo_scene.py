@@ -88,7 +88,7 @@ def _load_segmentation(case: Case, path: Path, name: str) -> slicer.vtkMRMLSegme
 
 
 def outline(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """Draw a segmentation as thin outlines."""
+    """Have a segmentation drawn as thin outlines, once it is shown."""
     display = node.GetDisplayNode()
     display.SetVisibility2DFill(False)
     display.SetSliceIntersectionThickness(OUTLINE_PIXELS)

@@ -24,7 +24,13 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """Return the row as text."""
         numbers = (self.before, self.linear, self.after)
-        return (self.measure, *("" if n is None else f"{n:.{DECIMALS}f}" for n in numbers), self.unit)
+        return (self.measure, *(_text(number) for number in numbers), self.unit)
+
+
+def _text(number: float | None) -> str:
+    if number is None:
+        return ""
+    return str(number) if isinstance(number, int) else f"{number:.{DECIMALS}f}"
 
 
 def make_rows(case: Case, values: dict[str, Any]) -> list[Row]:
@@ -62,7 +68,8 @@ def _scored(values: dict[str, Any], measure: str, keys: tuple[str, str], unit: s
 def _regularity(values: dict[str, Any]) -> list[Row]:
     jacobian, size = values["jacobian"], values["displacement_mm"]
     return [
-        Row("Folded voxels", None, None, jacobian["fold_percent"], "%"),
+        Row("Folded voxels", None, None, jacobian["folds"], "voxels"),
+        Row("Folded voxels, share", None, None, jacobian["fold_percent"], "%"),
         Row("Jacobian determinant, minimum", None, None, jacobian["minimum"]),
         Row("Jacobian determinant, maximum", None, None, jacobian["maximum"]),
         Row("SD of log Jacobian", None, None, jacobian["sd_log_jacobian"]),
@@ -72,17 +79,14 @@ def _regularity(values: dict[str, Any]) -> list[Row]:
     ]
 
 
-def write_tables(folder: Path, case: Case, values: dict[str, Any]) -> list[Path]:
+def write_tables(folder: Path, case: Case, values: dict[str, Any]) -> None:
     """Write `metrics.csv` and `metrics.md`."""
     rows = [row.cells() for row in make_rows(case, values)]
-    table = folder / "metrics.csv"
-    with table.open("w", newline="", encoding="ascii", errors="backslashreplace") as stream:
+    with (folder / "metrics.csv").open("w", newline="", encoding="ascii", errors="backslashreplace") as stream:
         csv.writer(stream).writerows([HEADER, *rows])
     how = f"Method {values['method']}, {values.get('weights') or 'no weights'}, on {values['device']}."
     lines = [f"# {case.title}", "", how, "", *(_line(cells) for cells in (HEADER, ("---",) * len(HEADER), *rows)), ""]
-    page = folder / "metrics.md"
-    page.write_text("\n".join(lines), encoding="utf-8")
-    return [table, page]
+    (folder / "metrics.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -96,7 +100,8 @@ def make_caption(case: Case, values: dict[str, Any]) -> str:
         ends = [values[stage].get(group, {}).get("mean") for stage in ("before", "after")]
         if None not in ends:
             parts.append(f"mean {name} {ends[0]:.2f} to {ends[1]:.2f}{unit}")
-    parts.append(f"{values['jacobian']['fold_percent']:.2g} % of voxels folded")
+    folds = values["jacobian"]["folds"]
+    parts.append(f"{folds} folded voxels" if folds else "no folds")
     return f"{case.title}: {', '.join(parts)}"
 
 
