@@ -75,7 +75,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """
 
     def __init__(self, parent=None):
-        self.logic = None
+        self.logic = DeepAttentionRegLogic()
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._finding = None
@@ -83,8 +83,8 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._isCanceling = False
         self._message = ""
         self._stages = []
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
+        # This initializes the mixin too, and without a parent it calls setup already.
+        super().__init__(parent)
 
     def setup(self):
         """Build the panel; called when the user opens the module the first time, and after a reload."""
@@ -93,7 +93,6 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.logic = DeepAttentionRegLogic()
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)

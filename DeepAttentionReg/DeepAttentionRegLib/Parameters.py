@@ -35,6 +35,7 @@ class Alignment(enum.Enum):
 
     NONE = "none"
     CENTER = "center"
+    MASS = "mass"
     RIGID = "rigid"
     AFFINE = "affine"
 
@@ -43,6 +44,7 @@ class Alignment(enum.Enum):
         return {
             Alignment.NONE: _("None"),
             Alignment.CENTER: _("Centers of the volumes"),
+            Alignment.MASS: _("Centers of mass"),
             Alignment.RIGID: _("Rigid"),
             Alignment.AFFINE: _("Affine"),
         }[self]

@@ -77,7 +77,7 @@ class TestInstall:
 
     def test_says_how_to_get_the_extension(self, dialog, monkeypatch):
         manager = SimpleNamespace(installExtensionFromServer=lambda _name: False)
-        application = SimpleNamespace(extensionsManagerModel=lambda: manager)
+        application = SimpleNamespace(extensionsManagerModel=lambda: manager, translate=lambda _context, text: text)
         monkeypatch.setattr(slicer, "app", application, raising=False)
         done = []
         Install.install(self.MISSING, print, done.append)
