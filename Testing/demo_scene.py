@@ -20,6 +20,7 @@ from demo_case import Case
 # Okabe and Ito's colors, which the color-blind can tell apart.
 SEGMENT_COLORS = ("E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7", "999999")
 OUTLINE_PIXELS = 2
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")  # which slicer-core has no readers for
 
 
 @dataclass
@@ -59,16 +60,23 @@ def load(case: Case) -> Loaded:
 
 def _load_volume(path: Path, name: str) -> slicer.vtkMRMLScalarVolumeNode:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        volume = images.read_volume(path)
+        Volumes.fillVolume(node, Volumes.makeImage(volume.array), volume.geometry)
+    else:
+        _read_by_slicer(node, path)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def _read_by_slicer(node: slicer.vtkMRMLScalarVolumeNode, path: Path) -> None:
+    images.read_volume(path)  # explains what is wrong with a file, where Slicer's reader only fails
     storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
     storage.SetFileName(str(path.resolve()))
     storage.SetSingleFile(True)
     if not storage.ReadData(node):
-        raise errors.EngineError(
-            errors.INPUT_UNREADABLE, f"Slicer cannot read {path} as a scalar volume.", "Check the file."
-        )
+        raise errors.EngineError(errors.INPUT_UNREADABLE, f"Slicer cannot read {path} as a volume.", "Use nrrd or nii.")
     node.SetAndObserveStorageNodeID(storage.GetID())
-    node.CreateDefaultDisplayNodes()
-    return node
 
 
 def _load_segmentation(case: Case, path: Path, name: str) -> slicer.vtkMRMLSegmentationNode:
