@@ -51,14 +51,12 @@ def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
 
 def execute(job: contract.Job, send: Emit) -> int:
     """Run a job, send its events and return the exit code."""
-    from .jobs import run
-    from .pipeline import Reporter
-
     cancellation = Cancellation(job.cancel_file)
     if job.parent_pid is not None:
         watch(job.parent_pid, job.cancel_file)
     try:
-        send(run(job, Reporter(send, cancellation.requested)))
+        jobs, pipeline = _load_engine()
+        send(jobs.run(job, pipeline.Reporter(send, cancellation.requested)))
     except errors.EngineError as error:
         send(contract.Failure(error.code, error.message, error.hint))
         return EXIT_CANCELLED if error.code == errors.CANCELLED else EXIT_FAILED
@@ -76,6 +74,23 @@ def execute(job: contract.Job, send: Emit) -> int:
         )
         return EXIT_FAILED
     return 0
+
+
+def _load_engine() -> tuple[Any, Any]:
+    """Import what needs PyTorch, only once there is a job to do.
+
+    Raises:
+        EngineError: If PyTorch is missing or damaged.
+    """
+    try:
+        from . import jobs, pipeline
+    except (ImportError, OSError, AttributeError) as error:  # a half-installed torch raises any of them
+        raise errors.EngineError(
+            errors.TORCH_MISSING,
+            f"PyTorch cannot be loaded ({error}).",
+            "Install or repair it: in Slicer through the PyTorch extension, elsewhere with pip install torch.",
+        ) from error
+    return jobs, pipeline
 
 
 def job_from(arguments: argparse.Namespace) -> contract.Job:

@@ -95,7 +95,9 @@ def _load_transform(name: str) -> sitk.Transform:
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read a scalar volume; a 2D image becomes a single slice. NaN is kept.
+    """Read a scalar volume; a 2D image becomes a single slice, a gray picture stored in color one channel.
+
+    NaN is kept.
 
     Raises:
         EngineError: If the file is missing, unreadable, a colour or vector image, a time series, or without any number.
@@ -104,6 +106,7 @@ def read_volume(path: str | Path) -> Volume:
     if image.GetDimension() > 3:
         size = " x ".join(str(n) for n in image.GetSize())
         raise unfit(path, f"is a series of volumes ({size})", "Extract one volume first.")
+    image = _without_repeated_channels(image)
     if image.GetNumberOfComponentsPerPixel() != 1:
         components = image.GetNumberOfComponentsPerPixel()
         raise unfit(path, f"has {components} values per voxel, as color images have", "Convert it to one value.")
@@ -113,6 +116,15 @@ def read_volume(path: str | Path) -> Volume:
     if not np.isfinite(volume.array).any():
         raise unfit(path, "holds no finite value", "Check how it was exported.")
     return volume
+
+
+def _without_repeated_channels(image: sitk.Image) -> sitk.Image:
+    """Return one channel of a gray picture that is stored as red, green and blue; leave any other image."""
+    if image.GetNumberOfComponentsPerPixel() != 3 or image.GetPixelID() != sitk.sitkVectorUInt8:
+        return image
+    array = sitk.GetArrayViewFromImage(image)
+    is_gray = (array[..., :1] == array).all()
+    return sitk.VectorIndexSelectionCast(image, 0) if is_gray else image
 
 
 def read_labels(path: str | Path) -> Volume:

@@ -77,10 +77,16 @@ class TestVolumeReading:
             images.read_volume(tmp_path / "series.nrrd")
 
     def test_color_image_is_refused(self, tmp_path: Path) -> None:
-        color = sitk.GetImageFromArray(np.ones((3, 4, 3), np.uint8), isVector=True)
+        color = sitk.GetImageFromArray(np.arange(36, dtype=np.uint8).reshape(3, 4, 3), isVector=True)
         sitk.WriteImage(color, str(tmp_path / "color.png"))
         with refusal(errors.INPUT_INVALID, "3 values per voxel"):
             images.read_volume(tmp_path / "color.png")
+
+    def test_gray_picture_stored_in_color_is_one_channel(self, tmp_path: Path) -> None:
+        gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+        picture = sitk.GetImageFromArray(np.stack([gray] * 3, -1), isVector=True)
+        sitk.WriteImage(picture, str(tmp_path / "gray.png"))
+        np.testing.assert_array_equal(images.read_volume(tmp_path / "gray.png").array[0], gray)
 
     def test_complex_image_is_refused(self, tmp_path: Path) -> None:
         image = sitk.GetImageFromArray(np.ones((2, 3, 4), np.complex64))
