@@ -10,6 +10,8 @@ TORCH ?= torch==2.13.0
 OUT ?= demo-output
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Threads that spin while they wait make PyTorch several times slower as soon as another program uses a core.
+export OMP_WAIT_POLICY ?= PASSIVE
 STAMP := $(VENV)/.installed
 
 # make demo FIXED=a.nii.gz MOVING=b.nii.gz [FIXED_LABELS=... MOVING_LABELS=...] [METHOD=rman RECURSIONS=3 REFINE=50]

@@ -257,9 +257,12 @@ def _application() -> Any:
     return getattr(slicer, "app", None)
 
 
-def _environment() -> dict[str, str] | None:
-    """Return the environment Slicer was started in, which PythonSlicer expects; None is this process's own."""
-    return None if _application() is None else slicer.util.startupEnvironment()
+def _environment() -> dict[str, str]:
+    """Return the environment of the engine: the one Slicer was started in, which PythonSlicer expects, or this one."""
+    environment = dict(os.environ) if _application() is None else dict(slicer.util.startupEnvironment())
+    # Threads that spin while they wait make the engine several times slower as soon as another program uses a core.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return environment
 
 
 def _processOptions() -> dict[str, Any]:
