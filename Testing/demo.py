@@ -170,21 +170,20 @@ def run_job(job: contract.Job) -> contract.Result:
     Raises:
         EngineError: If it fails.
     """
+    answer: contract.Event = contract.Failure(errors.INTERNAL, "The engine ended without a result.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         path.write_text(contract.dump_job(job), encoding="utf-8")
-        with subprocess.Popen(
-            [sys.executable, str(ENGINE), "run", str(path)], stdout=subprocess.PIPE, text=True
-        ) as child:
-            for line in child.stdout:
-                event = contract.parse_event(line)
+        command = [sys.executable, str(ENGINE), "run", str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as child:
+            for event in filter(None, map(contract.parse_event, child.stdout)):
                 if isinstance(event, contract.Progress):
                     show_progress(event)
-                elif isinstance(event, contract.Result):
-                    return event
-                elif isinstance(event, contract.Failure):
-                    raise errors.EngineError(event.code, event.message, event.hint)
-    raise errors.EngineError(errors.INTERNAL, "The engine ended without a result.", "See its messages above.")
+                else:
+                    answer = event
+    if isinstance(answer, contract.Failure):
+        raise errors.EngineError(answer.code, answer.message, answer.hint)
+    return answer
 
 
 def finish(case: Case, output: Path, result: contract.Result) -> None:

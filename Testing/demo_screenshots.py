@@ -7,7 +7,6 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Screenshots"
 WIDTH_PIXELS = 1600
-COLORS = 256  # a palette makes the files small, and the repository has to stay small
 
 
 def main(montages: list[str]) -> None:
@@ -17,8 +16,7 @@ def main(montages: list[str]) -> None:
         name, file = montage.split("=", maxsplit=1)
         picture = Image.open(file).convert("RGB")
         size = (WIDTH_PIXELS, round(picture.height * WIDTH_PIXELS / picture.width))
-        small = picture.resize(size, Image.Resampling.LANCZOS).quantize(COLORS)
-        small.save(FOLDER / f"{name}.png", optimize=True)
+        picture.resize(size, Image.Resampling.LANCZOS).save(FOLDER / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
