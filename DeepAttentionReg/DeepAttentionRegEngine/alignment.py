@@ -17,6 +17,7 @@ ALIGNMENT_VOXELS = 500_000  # a linear map needs no finer image
 HISTOGRAM_BINS = 32
 SHRINK_FACTORS = (4, 2, 1)
 ITERATIONS = 200
+DARK = 1e-9  # of the full brightness
 SAMPLES = 50_000  # per resolution; a small image is sampled whole
 FIRST_STEP = 0.5  # voxels; with 2, one optimisation in ten ran away from phantoms turned by 20 degrees
 
@@ -28,9 +29,17 @@ def translation(offset: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def center_of_mass(source: Source) -> np.ndarray:
-    """Return the intensity-weighted centre `(3,)` LPS mm of the normalised image, within its mask if it has one."""
-    mass = normalize(source.array).astype(np.float64)
+def center_of_mass(source: Source, name: str = "image") -> np.ndarray:
+    """Return the intensity-weighted centre `(3,)` LPS mm of the normalised image, within its mask if it has one.
+
+    Args:
+        source: The volume.
+        name: How to call it in an error, such as "fixed image".
+
+    Raises:
+        EngineError: If the image is constant or has no finite voxel.
+    """
+    mass = normalize(source.array, name).astype(np.float64) + DARK  # a mask over darkness has its own centre
     if source.mask is not None and (source.mask > 0).any():
         mass *= source.mask > 0
     center = [
@@ -64,7 +73,7 @@ def align(fixed: Source, moving: Source, mode: str, initial: np.ndarray, seed: i
     if mode == "center":
         centers = fixed.geometry.center_lps, moving.geometry.center_lps
     else:
-        centers = center_of_mass(fixed), center_of_mass(moving)
+        centers = center_of_mass(fixed, "fixed image"), center_of_mass(moving, "moving image")
     mapped = initial[:3, :3] @ centers[0] + initial[:3, 3]
     start = translation(centers[1] - mapped) @ initial
     if mode in ("center", "mass"):
