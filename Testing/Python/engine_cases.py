@@ -96,3 +96,18 @@ def _blurred_noise(shape: tuple[int, ...], seed: int, sigma: float) -> Tensor:
 def _rescaled(image: Tensor, low: float, high: float) -> Tensor:
     share = (image - image.min()) / (image.max() - image.min())
     return (low + (high - low) * share).float()
+
+
+def stored_otherwise(source: Source, order: tuple[int, int, int], signs: tuple[int, int, int]) -> Source:
+    """Return the same volume in space with its axes i, j, k stored in another order and sense."""
+    grid = source.geometry
+    array = source.array.transpose([2 - axis for axis in reversed(order)])
+    array = np.ascontiguousarray(array[tuple(slice(None, None, sign) for sign in reversed(signs))])
+    direction = np.reshape(grid.direction, (3, 3))[:, order] * signs
+    size, spacing = (tuple(values[axis] for axis in order) for values in (grid.size, grid.spacing))
+    return Source(array, centered(size, spacing, direction, tuple(grid.center_lps)))
+
+
+def moved_grid(geometry: Geometry, matrix: np.ndarray) -> Geometry:
+    """Return a grid on which the same voxels show every point x of a volume at matrix x."""
+    return Geometry.from_ijk_to_lps(matrix @ geometry.ijk_to_lps, geometry.size)
