@@ -404,7 +404,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         from DeepAttentionRegLib import Registration, Volumes
 
         inputs, _settings, outputs = _sorted(arguments)
-        return Volumes.checkInputs(inputs) + Registration._checkOutputs(inputs, outputs)
+        return Volumes.checkInputs(inputs) + Registration.checkOutputs(inputs, outputs)
 
     @staticmethod
     def argumentsFrom(parameters):

@@ -44,7 +44,7 @@ class Reporter:
             EngineError: If the job was cancelled.
         """
         if self.cancelled():
-            raise errors.EngineError(errors.CANCELLED, "The registration was cancelled.")
+            raise errors.EngineError(errors.CANCELLED, "The registration was canceled.")
         self.emit(Progress(stage, step, of, message, file))
 
     @contextmanager

@@ -221,7 +221,7 @@ class EngineJob:
     def _judge(self) -> contract.Result | contract.Failure:
         """Return how the job ended, once the process has."""
         if self._killAt is not None:
-            return contract.Failure(errors.CANCELLED, _("The registration was cancelled."))
+            return contract.Failure(errors.CANCELLED, _("The registration was canceled."))
         code = self._process.returncode
         if isinstance(self._verdict, contract.Failure) or (self._verdict is not None and code == 0):
             return self._verdict

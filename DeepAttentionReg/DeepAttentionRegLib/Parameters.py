@@ -105,7 +105,7 @@ class DeepAttentionRegParameterNode:
     device: Device = Device.AUTO
 
     refine: bool = True
-    refinementSteps: Annotated[int, WithinRange(1, 500)] = 60
+    refinementSteps: Annotated[int, WithinRange(1, 500)] = 40
     similarity: Similarity = Similarity.NCC
     smoothness: Annotated[float, WithinRange(0.0, 10.0)] = 1.0
     velocity: bool = False

@@ -110,7 +110,7 @@ class Registration:
         :raises ValueError: if the inputs or settings cannot work; says why.
         :raises RuntimeError: if the volumes cannot be exported or the engine not be started.
         """
-        problems = Volumes.checkInputs(self._inputs) + _checkOutputs(self._inputs, self._outputs)
+        problems = Volumes.checkInputs(self._inputs) + checkOutputs(self._inputs, self._outputs)
         if problems:
             raise ValueError(" ".join(problems))
         callbacks = Job.Callbacks(self._onProgress, self._onResult, self._onFailure)
@@ -137,7 +137,7 @@ class Registration:
 
     def cancel(self) -> None:
         """Stop at the next opportunity; `onFailed` tells when it has happened."""
-        self._stop(_("The registration was cancelled."))
+        self._stop(_("The registration was canceled."))
 
     def wait(self) -> Outcome:
         """Return the outcome when it is there, keeping the application responsive meanwhile.
@@ -265,13 +265,14 @@ def _nameOf(inputs: Inputs, method: str) -> str:
     )
 
 
-def _checkOutputs(inputs: Inputs, outputs: Outputs) -> list[str]:
+def checkOutputs(inputs: Inputs, outputs: Outputs) -> list[str]:
     """Return why these nodes cannot be written into, as sentences."""
     problems = []
-    for node in vars(outputs).values():
-        if node is None:
-            continue
-        if any(node is given for given in inputs.nodes):
+    nodes = [node for node in vars(outputs).values() if node is not None]
+    for index, node in enumerate(nodes):
+        if any(node is other for other in nodes[:index]):
+            problems.append(_("{name} is chosen for two outputs; choose two nodes.").format(name=node.GetName()))
+        elif any(node is given for given in inputs.nodes):
             problems.append(_("{name} is an input; choose another output.").format(name=node.GetName()))
         elif node.IsA("vtkMRMLLinearTransformNode") or node.IsA("vtkMRMLBSplineTransformNode"):
             text = _("{name} can hold no displacement field; let a new transform be created.")

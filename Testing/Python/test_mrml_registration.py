@@ -154,6 +154,11 @@ class TestRefusal:
         with pytest.raises(ValueError, match="CT2 is an input"):
             prepare(inputs, outputs=Outputs(warpedVolumeNode=inputs.movingVolume)).start()
 
+    def test_one_node_for_two_outputs_is_refused(self, scene, inputs):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Both")
+        with pytest.raises(ValueError, match="Both is chosen for two outputs"):
+            prepare(inputs, outputs=Outputs(warpedVolumeNode=node, jacobianVolumeNode=node)).start()
+
     def test_node_for_linear_transforms_is_refused(self, scene, inputs):
         node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Linear")
         with pytest.raises(ValueError, match="Linear can hold no displacement field"):

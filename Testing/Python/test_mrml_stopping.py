@@ -44,7 +44,7 @@ class TestCancellation:
         registration = prepare(with_segmentations(inputs), recorder)
         before = mrml_scene.scene_state(scene)
         registration.start()
-        with pytest.raises(RuntimeError, match="cancelled"):
+        with pytest.raises(RuntimeError, match="canceled"):
             registration.wait()
         assert mrml_scene.scene_state(scene) == before
         assert [failure.code for failure in recorder.failures] == [errors.CANCELLED]
