@@ -170,19 +170,24 @@ def run_job(job: contract.Job) -> contract.Result:
     Raises:
         EngineError: If it fails.
     """
-    answer: contract.Event = contract.Failure(errors.INTERNAL, "The engine ended without a result.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         path.write_text(contract.dump_job(job), encoding="utf-8")
-        command = [sys.executable, str(ENGINE), "run", str(path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as child:
-            for event in filter(None, map(contract.parse_event, child.stdout)):
-                if isinstance(event, contract.Progress):
-                    show_progress(event)
-                else:
-                    answer = event
+        answer = follow([sys.executable, str(ENGINE), "run", str(path)])
     if isinstance(answer, contract.Failure):
         raise errors.EngineError(answer.code, answer.message, answer.hint)
+    return answer
+
+
+def follow(command: list[str]) -> contract.Result | contract.Failure:
+    """Run an engine, show its progress and return its last word."""
+    answer: contract.Result | contract.Failure = contract.Failure(errors.INTERNAL, "The engine ended without a result.")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as child:
+        for event in filter(None, map(contract.parse_event, child.stdout)):
+            if isinstance(event, contract.Progress):
+                show_progress(event)
+            else:
+                answer = event
     return answer
 
 

@@ -1,10 +1,12 @@
 """The house rules, held by the standard library alone: who may import whom, sizes, docstrings, packaging lists."""
 
 import ast
+import functools
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,11 @@ MAX_NESTING = 3
 MAX_PARAMETERS = 7
 
 STDLIB_ONLY = {"__init__", "contract", "errors", "files", "registry"}
-NUMPY_ONLY = {"geometry", "fields", "phantom", "points"}
+NUMPY_ONLY = {"geometry", "fields", "intensity", "phantom", "points"}
 SIMPLEITK_TOO = {"images", "metrics"}
+LIGHT = STDLIB_ONLY | NUMPY_ONLY | SIMPLEITK_TOO
 ENGINE_PACKAGES = {"numpy", "SimpleITK", "torch"}
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}
-NOT_OURS_TO_IMPORT = {"Testing", "training"}
 
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -38,35 +40,35 @@ def python_files(*folders: Path) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
 
 
-def names(paths: list[Path]) -> list[str]:
-    return [path.relative_to(ROOT).as_posix() for path in paths]
-
-
-def each(paths: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", paths, ids=names(paths))
-
-
 SHIPPED = python_files(MODULE)
 ENGINE_FILES = python_files(ENGINE)
-LIB_FILES = python_files(LIB)
+SLICER_FILES = [MODULE / "DeepAttentionReg.py", *python_files(LIB)]
 TRAINING_FILES = python_files(TRAINING)
 EVERY_FILE = python_files(MODULE, TESTING, TRAINING)
-NEW_LAYER = [path for path in ENGINE_FILES if path.parent == ENGINE]
 
 
+def offenders(paths: list[Path], check: Callable[[Path], object]) -> dict[str, object]:
+    """Return what a check finds, by file, for the files where it finds anything."""
+    return {path.relative_to(ROOT).as_posix(): found for path in paths if (found := check(path))}
+
+
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, 10))
+
+
+def nodes(path: Path, *kinds: type[ast.AST]) -> list[ast.AST]:
+    """Return the nodes of these kinds at any depth of a file."""
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, kinds)]
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (level of a relative import, dotted name) of every import in a file, those inside functions too."""
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            yield from ((0, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+    for node in nodes(path, ast.Import, ast.ImportFrom):
+        if isinstance(node, ast.Import) or node.module is None:
+            yield from ((getattr(node, "level", 0), alias.name) for alias in node.names)
+        else:
             yield node.level, node.module
-        elif isinstance(node, ast.ImportFrom):
-            yield from ((node.level, alias.name) for alias in node.names)
 
 
 def roots(path: Path) -> set[str]:
@@ -74,8 +76,13 @@ def roots(path: Path) -> set[str]:
     return {name.split(".")[0] for level, name in imported(path) if level == 0} - set(sys.stdlib_module_names)
 
 
-def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, FUNCTIONS))
+def engine_files_used(path: Path) -> set[str]:
+    """Return the names of the engine's files that a file outside the engine imports."""
+    used = {name.split(".")[1] for _, name in imported(path) if name.startswith("DeepAttentionRegEngine.")}
+    for node in nodes(path, ast.ImportFrom):
+        if node.module == "DeepAttentionRegEngine":
+            used |= {alias.name for alias in node.names if not alias.name.startswith("__")}
+    return used
 
 
 def public_definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
@@ -97,51 +104,44 @@ def nesting(node: ast.AST, depth: int = 0) -> int:
 
 
 class TestImportDirection:
-    @each(ENGINE_FILES)
-    def test_engine_imports_only_numpy_simpleitk_and_torch(self, path: Path) -> None:
-        assert roots(path) <= ENGINE_PACKAGES | {"DeepAttentionRegEngine"}
+    def test_engine_imports_only_numpy_simpleitk_and_torch(self) -> None:
+        allowed = ENGINE_PACKAGES | {"DeepAttentionRegEngine"}
+        assert not offenders(ENGINE_FILES, lambda path: roots(path) - allowed)
 
-    @each(NEW_LAYER)
-    def test_light_engine_files_import_only_their_layer(self, path: Path) -> None:
-        layers = [(STDLIB_ONLY, set()), (NUMPY_ONLY, {"numpy"}), (SIMPLEITK_TOO, {"numpy", "SimpleITK"})]
-        below: set[str] = set()
-        for files, packages in layers:
-            below |= files
-            if path.stem in files:
-                assert roots(path) <= packages
-                assert {name.split(".")[0] for level, name in imported(path) if level} <= below
+    @pytest.mark.parametrize(
+        ("files", "packages", "below"),
+        [
+            (STDLIB_ONLY, set(), set()),
+            (NUMPY_ONLY, {"numpy"}, STDLIB_ONLY),
+            (SIMPLEITK_TOO, {"numpy", "SimpleITK"}, STDLIB_ONLY | NUMPY_ONLY),
+        ],
+        ids=["stdlib", "numpy", "SimpleITK"],
+    )
+    def test_light_engine_files_import_only_their_layer(
+        self, files: set[str], packages: set[str], below: set[str]
+    ) -> None:
+        paths = [ENGINE / f"{name}.py" for name in sorted(files)]
+        assert not offenders(paths, lambda path: roots(path) - packages)
+        siblings = files | below
+        assert not offenders(paths, lambda path: {n.split(".")[0] for level, n in imported(path) if level} - siblings)
 
-    @each([*LIB_FILES, MODULE / "DeepAttentionReg.py"])
-    def test_slicer_side_imports_only_what_slicer_ships(self, path: Path) -> None:
+    def test_slicer_side_imports_only_what_slicer_ships(self) -> None:
         ours = {"DeepAttentionRegEngine", "DeepAttentionRegLib", "SampleData", "PyTorchUtils"}
-        assert roots(path) <= SLICER_PACKAGES | ours
+        assert not offenders(SLICER_FILES, lambda path: roots(path) - SLICER_PACKAGES - ours)
 
-    @each([*LIB_FILES, MODULE / "DeepAttentionReg.py"])
-    def test_slicer_side_uses_only_engine_files_without_torch(self, path: Path) -> None:
-        light = STDLIB_ONLY | NUMPY_ONLY | SIMPLEITK_TOO
-        used = set()
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.ImportFrom) and node.module == "DeepAttentionRegEngine":
-                used |= {alias.name for alias in node.names if not alias.name.startswith("__")}
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("DeepAttentionRegEngine."):
-                used.add((node.module or "").split(".")[1])
-            elif isinstance(node, ast.Import):
-                used |= {a.name.split(".")[1] for a in node.names if a.name.startswith("DeepAttentionRegEngine.")}
-        assert used <= light
+    def test_slicer_side_uses_only_engine_files_without_torch(self) -> None:
+        assert not offenders(SLICER_FILES, lambda path: engine_files_used(path) - LIGHT)
 
-    @each([*SHIPPED, *TRAINING_FILES])
-    def test_nothing_imports_tests_and_nothing_shipped_imports_training(self, path: Path) -> None:
-        forbidden = NOT_OURS_TO_IMPORT if path in SHIPPED else {"Testing"}
-        assert not roots(path) & forbidden
+    def test_nothing_imports_tests_and_nothing_shipped_imports_training(self) -> None:
+        assert not offenders(TRAINING_FILES, lambda path: roots(path) & {"Testing"})
+        assert not offenders(SHIPPED, lambda path: roots(path) & {"Testing", "training"})
 
-    @each(EVERY_FILE)
-    def test_star_imports_are_the_two_of_the_slicer_template(self, path: Path) -> None:
-        stars = [
-            node.module
-            for node in ast.walk(tree_of(path))
-            if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
-        ]
-        assert set(stars) <= {"slicer.ScriptedLoadableModule", "slicer.parameterNodeWrapper"}
+    def test_star_imports_are_the_two_of_the_slicer_template(self) -> None:
+        def stars(path: Path) -> set[str | None]:
+            return {node.module for node in nodes(path, ast.ImportFrom) if node.names[0].name == "*"}
+
+        template = {"slicer.ScriptedLoadableModule", "slicer.parameterNodeWrapper"}
+        assert not offenders(EVERY_FILE, lambda path: stars(path) - template)
 
 
 class TestImportGraph:
@@ -154,14 +154,13 @@ class TestImportGraph:
         return set(done.stdout.splitlines()[-1].split("|"))
 
     def test_light_engine_files_leave_torch_unloaded(self) -> None:
-        light = sorted((STDLIB_ONLY | NUMPY_ONLY | SIMPLEITK_TOO) - {"__init__"})
-        code = "\n".join(f"import DeepAttentionRegEngine.{name}" for name in light)
+        code = "\n".join(f"import DeepAttentionRegEngine.{name}" for name in sorted(LIGHT))
         assert "torch" not in self.loaded_by(code, MODULE)
 
     @pytest.mark.mrml
     def test_gui_process_never_loads_torch(self) -> None:
         pytest.importorskip("slicer", reason="slicer-core is not installed")
-        modules = [f"DeepAttentionRegLib.{path.stem}" for path in LIB_FILES if path.stem != "__init__"]
+        modules = [f"DeepAttentionRegLib.{path.stem}" for path in python_files(LIB)]
         imports = "\n".join(f"import {name}" for name in [*modules, "DeepAttentionReg"])
         code = f"import slicer_stand_ins\nslicer_stand_ins.install()\n{imports}"
         assert "torch" not in self.loaded_by(code, MODULE, TESTING / "Python")
@@ -178,61 +177,71 @@ class TestImportGraph:
 
 
 class TestSize:
-    @each(EVERY_FILE)
-    def test_file_is_short(self, path: Path) -> None:
-        limit = MAX_MODULE_FILE_LINES if path == MODULE / "DeepAttentionReg.py" else MAX_FILE_LINES
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+    def test_files_are_short(self) -> None:
+        def surplus(path: Path) -> int:
+            limit = MAX_MODULE_FILE_LINES if path == MODULE / "DeepAttentionReg.py" else MAX_FILE_LINES
+            return max(0, len(path.read_text(encoding="utf-8").splitlines()) - limit)
 
-    @each(EVERY_FILE)
-    def test_functions_are_short(self, path: Path) -> None:
-        lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions(tree_of(path))}
-        assert not {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES}
+        assert not offenders(EVERY_FILE, surplus)
 
-    @each(EVERY_FILE)
-    def test_functions_nest_little(self, path: Path) -> None:
-        assert not [node.name for node in functions(tree_of(path)) if nesting(node) > MAX_NESTING]
+    def test_functions_are_short(self) -> None:
+        def long_functions(path: Path) -> list[str]:
+            return [n.name for n in nodes(path, *FUNCTIONS) if n.end_lineno - n.lineno >= MAX_FUNCTION_LINES]
 
-    @each(EVERY_FILE)
-    def test_functions_take_few_positional_parameters(self, path: Path) -> None:
-        many = []
-        for node in functions(tree_of(path)):
-            given = [item.arg for item in node.args.posonlyargs + node.args.args]
-            many += [node.name] if len([name for name in given if name not in ("self", "cls")]) > MAX_PARAMETERS else []
-        assert not many
+        assert not offenders(EVERY_FILE, long_functions)
+
+    def test_functions_nest_little(self) -> None:
+        def deep_functions(path: Path) -> list[str]:
+            return [node.name for node in nodes(path, *FUNCTIONS) if nesting(node) > MAX_NESTING]
+
+        assert not offenders(EVERY_FILE, deep_functions)
+
+    def test_functions_take_few_positional_parameters(self) -> None:
+        def wide_functions(path: Path) -> list[str]:
+            wide = []
+            for node in nodes(path, *FUNCTIONS):
+                given = {item.arg for item in node.args.posonlyargs + node.args.args} - {"self", "cls"}
+                wide += [node.name] if len(given) > MAX_PARAMETERS else []
+            return wide
+
+        assert not offenders(EVERY_FILE, wide_functions)
 
 
-class TestText:
-    @each(EVERY_FILE)
-    def test_file_is_python_3_10(self, path: Path) -> None:
-        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+class TestCode:
+    def test_files_are_python_3_10(self) -> None:
+        for path in EVERY_FILE:
+            tree_of(path)  # is parsed as Python 3.10
 
-    @each(EVERY_FILE)
-    def test_file_says_what_it_is_for(self, path: Path) -> None:
-        assert ast.get_docstring(tree_of(path))
+    def test_files_say_what_they_are_for(self) -> None:
+        assert not offenders(EVERY_FILE, lambda path: ast.get_docstring(tree_of(path)) is None)
 
-    @each([*SHIPPED, *TRAINING_FILES])
-    def test_public_definitions_have_docstrings(self, path: Path) -> None:
-        assert not [name for name, node in public_definitions(tree_of(path).body) if not ast.get_docstring(node)]
+    def test_public_definitions_have_docstrings(self) -> None:
+        def bare(path: Path) -> list[str]:
+            return [name for name, node in public_definitions(tree_of(path).body) if not ast.get_docstring(node)]
 
-    @each(ENGINE_FILES)
-    def test_engine_functions_state_what_they_return(self, path: Path) -> None:
-        assert not [node.name for node in functions(tree_of(path)) if node.returns is None]
+        assert not offenders([*SHIPPED, *TRAINING_FILES], bare)
 
-    @each(SHIPPED)
-    def test_asserts_are_for_tests(self, path: Path) -> None:
-        assert not [node.lineno for node in ast.walk(tree_of(path)) if isinstance(node, ast.Assert)]
+    def test_engine_functions_state_what_they_return(self) -> None:
+        def silent(path: Path) -> list[str]:
+            return [node.name for node in nodes(path, *FUNCTIONS) if node.returns is None]
 
-    @each(SHIPPED)
-    def test_only_the_command_line_prints(self, path: Path) -> None:
-        calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
-        prints = [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
-        assert not prints or path == ENGINE / "cli.py"
+        assert not offenders(ENGINE_FILES, silent)
 
-    @each([*SHIPPED, *TRAINING_FILES])
-    def test_weights_are_loaded_as_data_only(self, path: Path) -> None:
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                assert any(key.arg == "weights_only" and ast.unparse(key.value) == "True" for key in node.keywords)
+    def test_asserts_are_for_tests(self) -> None:
+        assert not offenders(SHIPPED, lambda path: nodes(path, ast.Assert))
+
+    def test_only_the_command_line_prints(self) -> None:
+        def prints(path: Path) -> bool:
+            return any(ast.unparse(node.func) == "print" for node in nodes(path, ast.Call))
+
+        assert set(offenders(SHIPPED, prints)) <= {"DeepAttentionReg/DeepAttentionRegEngine/cli.py"}
+
+    def test_weights_are_loaded_as_data_only(self) -> None:
+        def careless(path: Path) -> list[str]:
+            loads = [node for node in nodes(path, ast.Call) if ast.unparse(node.func) == "torch.load"]
+            return [ast.unparse(node) for node in loads if "weights_only=True" not in ast.unparse(node)]
+
+        assert not offenders([*SHIPPED, *TRAINING_FILES], careless)
 
 
 def tracked_texts() -> list[Path]:
@@ -281,7 +290,7 @@ class TestPackaging:
         assert cmake_list(MODULE / "CMakeLists.txt", "MODULE_PYTHON_RESOURCES") == on_disk
 
     def test_module_folder_holds_one_python_file(self) -> None:
-        assert names(sorted(MODULE.glob("*.py"))) == ["DeepAttentionReg/DeepAttentionReg.py"]
+        assert list(MODULE.glob("*.py")) == [MODULE / "DeepAttentionReg.py"]
 
     def test_cmake_tests_exist(self) -> None:
         text = (TESTING / "Python" / "CMakeLists.txt").read_text(encoding="utf-8")
@@ -297,6 +306,13 @@ class TestPackaging:
     def test_readme_links_point_at_files(self) -> None:
         links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
         assert not [link for link in links if not (ROOT / link).exists()]
+
+    def test_readme_states_the_figures_of_the_weights(self) -> None:
+        listed = json.loads((MODULE / "Resources" / "weights.json").read_text(encoding="ascii"))["weights"]
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        for name, mean in (item for entry in listed for item in entry["validation"]["mean"].items()):
+            row = f"| {name} | {mean['dice']:.3f} | {mean['hd95_mm']:.2f} | {mean['fold_percent']:.3f} |"
+            assert row in readme, f"README lacks {row}"
 
     def test_wheel_holds_every_engine_package(self) -> None:
         folders = {path.parent.relative_to(MODULE).as_posix().replace("/", ".") for path in ENGINE_FILES}
