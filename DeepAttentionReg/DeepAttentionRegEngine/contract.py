@@ -54,7 +54,7 @@ class RegisterJob(Job):
         moving: Moving volume.
         method: Name of a method file, or "none" for alignment and refinement alone.
         recursions: K, passes of the network.
-        weights: Id in weights.json or path of a weight file; None takes the method's first.
+        weights: Id in weights.json; None takes the method's first.
         device: "auto", "cpu", "cuda" or "cuda:n".
         alignment: Start with nothing, at the centres of the fields of view or of mass, or with a rigid or affine
             registration from the centres of mass.
@@ -94,10 +94,10 @@ class RegisterJob(Job):
     moving_points: str | None = None
     refinement_steps: int = _option(0, at_least=0, at_most=1000)
     similarity: str = _option("ncc", choices=SIMILARITIES)
-    smoothness: float = _option(1.0, at_least=0.0)
+    smoothness: float = _option(1.0, at_least=0.0, at_most=1000.0)
     velocity: bool = False
     keep_recursions: bool = False
-    seed: int = _option(0, at_least=0)
+    seed: int = _option(0, at_least=0, at_most=2**32 - 2)
     output_transform: str | None = None
     output_warped: str | None = None
     output_jacobian: str | None = None
@@ -211,7 +211,7 @@ def parse_job(text: str) -> Job:
     data = _load_object(text, "job")
     _check_version(data, "job")
     task = data.pop("task", None)
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise _refusal(f"The task {task!r} is unknown.", f"Known tasks: {', '.join(TASKS)}.")
     return build(TASKS[task], data)
 
@@ -233,7 +233,7 @@ def parse_event(line: str) -> Event | None:
     data = _load_object(line, "event")
     _check_version(data, "event")
     name = data.pop("event", None)
-    if name not in EVENTS:
+    if not isinstance(name, str) or name not in EVENTS:
         raise _refusal(f"The event {name!r} is unknown.", "Use an engine of the same release as the module.")
     return build(EVENTS[name], data)
 
@@ -259,8 +259,10 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> None:
+    if hint is Any:
+        return
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    plain = tuple(typing.get_origin(kind) or kind for kind in allowed if kind is not Any)
+    plain = tuple(typing.get_origin(kind) or kind for kind in allowed)
     if float in plain:
         plain += (int,)
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
@@ -272,8 +274,12 @@ def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, A
     low, high = limits.get("at_least"), limits.get("at_most")
     # Written so that NaN, which compares false with everything, is refused too.
     if (low is not None and not value >= low) or (high is not None and not value <= high):
-        bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        bounds = f"at least {low:.12g}" if high is None else f"between {low:.12g} and {high:.12g}"
         raise _refusal(f"{name} is {value}, but must be {bounds}.", "Correct the value.")
+    if typing.get_origin(hint) in (dict, list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            _check_value(f"{name}[{key!r}]", item, typing.get_args(hint)[-1], {})
 
 
 def _load_object(text: str, what: str) -> dict[str, Any]:
