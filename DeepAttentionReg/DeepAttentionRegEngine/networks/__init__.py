@@ -1,5 +1,6 @@
 """Networks, one architecture per file; each maps (warped moving, fixed) to one recursion's displacement."""
 
+import pickle
 from dataclasses import fields
 from typing import Any
 
@@ -50,7 +51,7 @@ def load_network(architecture: str, variant: Variant) -> nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({name: value.float() for name, value in state.items()})
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,
             f"The weights {variant.weights!r} do not fit the network {architecture!r}.",
