@@ -1,0 +1,191 @@
+"""Method and weight files describe themselves completely, and what is missing or damaged is refused with a sentence."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from DeepAttentionRegEngine import errors, registry
+from DeepAttentionRegEngine.contract import METHOD_NONE, RegisterJob
+from DeepAttentionRegEngine.errors import EngineError
+from DeepAttentionRegEngine.networks import ARCHITECTURES, build, load_network
+from DeepAttentionRegEngine.refine import RefineSettings
+from DeepAttentionRegEngine.registry import Method, Variant
+
+pytestmark = pytest.mark.torch
+
+METHODS = registry.method_names()
+methods = pytest.mark.parametrize("name", METHODS)
+TINY = {"nd": 2, "widths": "tiny"}
+VARIANT = Variant("tiny-weights", 2, TINY, (10.0, 100.0), {})
+
+
+def method(**changes: Any) -> Method:
+    """Return a method with one 3D and two 2D variants."""
+    variants = tuple(
+        Variant(weights, dimensions, {}, (1.0, 2.0), {}) for weights, dimensions in (("v", 3), ("a", 2), ("b", 2))
+    )
+    return dataclasses.replace(registry.load_method(METHODS[0]), title="Method", variants=variants, **changes)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a Resources folder with one tiny network's weights in place of the real one; return its weight file."""
+    (tmp_path / "Models").mkdir()
+    file = tmp_path / "Models" / "tiny.pt"
+    torch.manual_seed(0)
+    torch.save({name: value.half() for name, value in build("rman", TINY).state_dict().items()}, file)
+    describe(file)
+    monkeypatch.setattr(registry, "resources", lambda: tmp_path)
+    return file
+
+
+def describe(file: Path) -> None:
+    """Write weights.json for a weight file as it is now."""
+    entry: dict[str, Any] = {item.name: "" for item in dataclasses.fields(registry.Weights)}
+    entry.update(id="tiny-weights", file=file.name, bytes=file.stat().st_size, validation={})
+    entry["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (file.parents[1] / "weights.json").write_text(json.dumps({"weights": [entry]}), encoding="ascii")
+
+
+class TestMethodFiles:
+    def test_default_method_exists(self) -> None:
+        assert RegisterJob(fixed="", moving="").method in METHODS
+
+    def test_none_is_no_file(self) -> None:
+        assert METHOD_NONE not in METHODS
+
+    @methods
+    def test_network_can_be_built(self, name: str) -> None:
+        found = registry.load_method(name)
+        assert found.variants
+        for variant in found.variants:
+            assert build(found.architecture, variant.network).settings.nd == variant.dimensions
+
+    @methods
+    def test_architecture_is_known(self, name: str) -> None:
+        assert registry.load_method(name).architecture in ARCHITECTURES
+
+    @methods
+    def test_recursions_are_within_their_range(self, name: str) -> None:
+        recursions = registry.load_method(name).recursions
+        limits = {item.name: item.metadata for item in dataclasses.fields(RegisterJob)}["recursions"]
+        assert limits["at_least"] <= recursions["minimum"] <= recursions["default"]
+        assert recursions["default"] <= recursions["maximum"] <= limits["at_most"]
+
+    @methods
+    def test_working_grid_limits_are_complete(self, name: str) -> None:
+        assert set(registry.load_method(name).grid) == {"minimum_size", "maximum_voxels", "network_voxels"}
+
+    @methods
+    def test_refinement_settings_are_known(self, name: str) -> None:
+        for variant in registry.load_method(name).variants:
+            assert dataclasses.replace(RefineSettings(), **variant.refinement)
+
+    @methods
+    def test_citation_names_the_paper(self, name: str) -> None:
+        assert "arXiv" in registry.load_method(name).citation or "doi" in registry.load_method(name).citation
+
+    @methods
+    def test_weights_are_listed(self, name: str) -> None:
+        assert {variant.weights for variant in registry.load_method(name).variants} <= set(registry.load_weights())
+
+
+class TestUnknownMethod:
+    def test_is_refused_with_the_known_ones(self) -> None:
+        with pytest.raises(EngineError, match=METHODS[0]) as caught:
+            registry.load_method("elastix")
+        assert caught.value.code == errors.METHOD_UNKNOWN
+
+    @pytest.mark.parametrize("name", ["../weights", "", "RMAN/../rman", "rman.json"])
+    def test_path_is_no_name(self, name: str) -> None:
+        with pytest.raises(EngineError):
+            registry.load_method(name)
+
+
+class TestVariant:
+    @pytest.mark.parametrize(
+        ("dimensions", "weights", "expected"), [(3, None, "v"), (2, None, "a"), (2, "b", "b"), (3, "v", "v")]
+    )
+    def test_first_that_fits_is_taken(self, dimensions: int, weights: str | None, expected: str) -> None:
+        assert registry.choose_variant(method(), dimensions, weights).weights == expected
+
+    @pytest.mark.parametrize(("dimensions", "weights"), [(3, "a"), (2, "nope")])
+    def test_weights_that_do_not_fit_are_refused_by_name(self, dimensions: int, weights: str) -> None:
+        with pytest.raises(EngineError, match=rf"{dimensions}D weights named '{weights}'") as caught:
+            registry.choose_variant(method(), dimensions, weights)
+        assert caught.value.code == errors.WEIGHTS_MISSING
+
+    def test_method_without_any_for_slices_says_so(self) -> None:
+        only_3d = dataclasses.replace(method(), variants=method().variants[:1])
+        with pytest.raises(EngineError, match=r"no 2D weights \(available: none\)"):
+            registry.choose_variant(only_3d, 2, None)
+
+
+class TestWeightFile:
+    def test_intact_file_is_found(self, shelf: Path) -> None:
+        assert registry.weight_file("tiny-weights") == shelf
+
+    def test_network_holds_the_stored_values(self, shelf: Path) -> None:
+        stored = torch.load(shelf, weights_only=True)["flow.weight"]
+        assert torch.equal(load_network("rman", VARIANT).flow.weight.data, stored.float())
+
+    def test_network_is_in_evaluation_mode(self, shelf: Path) -> None:
+        assert not load_network("rman", VARIANT).training
+
+    def test_unlisted_weights_are_refused(self, shelf: Path) -> None:
+        with pytest.raises(EngineError, match="'other'") as caught:
+            registry.weight_file("other")
+        assert caught.value.code == errors.WEIGHTS_MISSING
+
+    def test_missing_file_is_refused(self, shelf: Path) -> None:
+        shelf.unlink()
+        with pytest.raises(EngineError, match=r"tiny\.pt is missing") as caught:
+            registry.weight_file("tiny-weights")
+        assert caught.value.code == errors.WEIGHTS_MISSING
+
+    def test_damaged_file_is_refused(self, shelf: Path) -> None:
+        content = bytearray(shelf.read_bytes())
+        content[1000] ^= 1
+        shelf.write_bytes(content)
+        with pytest.raises(EngineError, match=r"tiny\.pt is damaged") as caught:
+            registry.weight_file("tiny-weights")
+        assert caught.value.code == errors.WEIGHTS_CORRUPT
+
+    def test_weights_of_another_network_are_refused(self, shelf: Path) -> None:
+        wide = dataclasses.replace(VARIANT, network={**TINY, "widths": "small"})
+        with pytest.raises(EngineError, match="do not fit") as caught:
+            load_network("rman", wide)
+        assert caught.value.code == errors.WEIGHTS_CORRUPT
+
+    @pytest.mark.parametrize("content", [b"no weights at all", b""])
+    def test_file_of_another_kind_is_refused(self, shelf: Path, content: bytes) -> None:
+        shelf.write_bytes(content)
+        describe(shelf)
+        with pytest.raises(EngineError) as caught:
+            load_network("rman", VARIANT)
+        assert caught.value.code == errors.WEIGHTS_CORRUPT
+
+    def test_file_with_code_in_it_is_refused(self, shelf: Path) -> None:
+        torch.save({"flow.weight": Path("x")}, shelf)  # any class beyond tensors stands for code
+        describe(shelf)
+        with pytest.raises(EngineError) as caught:
+            load_network("rman", VARIANT)
+        assert caught.value.code == errors.WEIGHTS_CORRUPT
+
+
+class TestResources:
+    def test_folder_beside_the_engine_is_found(self) -> None:
+        assert (registry.resources() / "weights.json").is_file()
+
+    def test_installed_package_is_found_without_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = tmp_path / "DeepAttentionRegEngine"
+        engine.mkdir()
+        shutil.copy(registry.__file__, engine)
+        monkeypatch.setattr(registry, "__file__", str(engine / "registry.py"))
+        assert registry.resources() == tmp_path / "DeepAttentionRegResources"
