@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import augmented, data_folder, load_cases, random_pairs, read_split
+from data import Case, augmented, data_folder, load_cases, random_pairs, read_split
 from DeepAttentionRegEngine.losses import diffusion, fold_penalty, local_ncc, soft_dice
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.registration import recurse
@@ -65,6 +65,8 @@ def pair_loss(config: dict[str, Any], network: nn.Module, pair: tuple[Tensor, ..
         overlap = weights["dice"] * (1 - soft_dice(warp(moving_labels, step.displacement), fixed_labels))
         total = total + weight * (similarity + overlap)
         regularity = regularity + diffusion(step.increment) / recursions
+        if moving is fixed:  # similarity alone hardly tells that nothing should move
+            regularity = regularity + weights["stillness"] * step.increment.square().sum(1).mean() / recursions
     field = step.displacement
     return (
         total / weight_sum
@@ -146,6 +148,13 @@ class Trainer:
         return float(loss.detach())
 
 
+def draw(fixed: Case, moving: Case, config: dict[str, Any], rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Return fixed and moving image and labels, augmented; now and then an image with itself, which must not move."""
+    first = augmented(fixed, rng, **config["augmentation"])
+    same = rng.random() < config["identity_share"]
+    return (*first, *(first if same else augmented(moving, rng, **config["augmentation"])))
+
+
 def run(config: dict[str, Any], config_folder: Path, output: Path) -> None:
     """Train until the configured number of steps, logging and saving every 100."""
     output.mkdir(parents=True, exist_ok=True)
@@ -155,12 +164,11 @@ def run(config: dict[str, Any], config_folder: Path, output: Path) -> None:
     train = load_cases(folder, split["train"], shape, config["labels"])
     held_out = load_cases(folder, split["validation"], shape, config["labels"])
     trainer = Trainer(config, output)
-    augmentation = config["augmentation"]
     started, losses = time.monotonic(), []
     for fixed, moving, rng in random_pairs(train, config["seed"] + trainer.step):
         if trainer.step >= config["steps"]:
             break
-        pair = (*augmented(fixed, rng, **augmentation), *augmented(moving, rng, **augmentation))
+        pair = draw(fixed, moving, config, rng)
         recursions = recursions_at(trainer.step / config["steps"], config["recursions"], rng)
         losses.append(trainer.update(pair, recursions))
         if trainer.step % 100 == 0:
