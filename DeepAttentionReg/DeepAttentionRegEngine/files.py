@@ -64,9 +64,7 @@ def write_file(
         EngineError: If it cannot be written; an existing file is then untouched.
     """
     path = Path(path)
-    suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), None)
-    if suffix is None:
-        raise _unwritable(path, "its name must end in one of " + ", ".join(suffixes))
+    suffix = _suffix(path, suffixes)
     temporary = path.with_name(f".{uuid.uuid4().hex}{suffix}")
     try:
         write(str(temporary))
@@ -78,6 +76,31 @@ def write_file(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def require_writable(path: str | Path, suffixes: Sequence[str]) -> None:
+    """Check what can be known before a file is written: its extension and its folder.
+
+    Args:
+        path: File to be written.
+        suffixes: Extensions the writer knows.
+
+    Raises:
+        EngineError: If it could not be written.
+    """
+    path = Path(path)
+    _suffix(path, suffixes)
+    if path.is_dir():
+        raise _unwritable(path, "it is a folder")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise _unwritable(path, _reason(path, OSError()))
+
+
+def _suffix(path: Path, suffixes: Sequence[str]) -> str:
+    suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise _unwritable(path, "its name must end in one of " + ", ".join(suffixes))
+    return suffix
 
 
 def _is_complete(temporary: Path, complete: Callable[[str], bool]) -> bool:

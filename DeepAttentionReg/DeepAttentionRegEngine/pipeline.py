@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from . import errors, fields, images
 from .alignment import align
 from .contract import METHOD_NONE, Event, MetricsJob, Progress, RegisterJob, Result
 from .evaluation import Reference, linear_field, regularity, score
+from .files import require_writable
 from .geometry import Geometry
 from .losses import local_ncc
 from .networks import load_network
 from .preprocess import GridLimits, Source, WorkingPair, field_on_fixed, on_grid, prepare, warp_volume
 from .refine import RefineSettings, refine, shrink
 from .registration import recurse
-from .registry import Variant, choose_variant, load_method
+from .registry import Method, Variant, choose_variant, load_method
 from .tensors import choose_device
 from .warp import resize_displacement, warp
 
@@ -123,6 +124,7 @@ class Registration:
     values: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    created: list[Path] = field(default_factory=list)
 
     @torch.no_grad()
     def run_network(self, network_voxels: int, dimensions: int) -> None:
@@ -150,9 +152,8 @@ class Registration:
                 f"Recursion {index} of {job.recursions}.",
                 self._keep(displacement, index),
             )
-        best = int(np.argmax(similarities))
-        self.values.update(similarity=similarities, best_recursion=best)
-        if best == 0:
+        self.values.update(similarity=similarities, best_recursion=int(np.nanargmax(similarities)))
+        if not similarities[-1] >= similarities[0]:  # written so that it holds for a broken field, not a number, too
             self.warnings.append(
                 "The network made the volumes less similar, so its deformation was left out; "
                 "these weights may not suit the anatomy or modality."
@@ -177,10 +178,25 @@ class Registration:
         if not self.job.keep_recursions or self.job.output_recursions is None:
             return None
         path = Path(self.job.output_recursions) / f"recursion_{index}.nrrd"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in reversed([path.parent, *path.parent.parents]):
+            self._will_create(folder)
+        with suppress(OSError):  # a missing folder is reported when writing
+            path.parent.mkdir(parents=True, exist_ok=True)
         fixed = self.inputs.fixed.geometry
-        images.write_displacement(str(path), field_on_fixed(displacement, self.pair, fixed), fixed)
+        images.write_displacement(self._will_create(path), field_on_fixed(displacement, self.pair, fixed), fixed)
         return str(path)
+
+    def _will_create(self, path: str | Path) -> str:
+        """Note a file or folder that is about to be made, unless it is there already."""
+        if not Path(path).exists():
+            self.created.append(Path(path))
+        return str(path)
+
+    def discard(self) -> None:
+        """Remove what the job has made so far."""
+        for path in reversed(self.created):
+            with suppress(OSError):  # never written, or a folder in which others have put something meanwhile
+                path.rmdir() if path.is_dir() else path.unlink()
 
     def run_refinement(self) -> None:
         """Improve the displacement on this pair."""
@@ -213,20 +229,20 @@ class Registration:
         """Write what the job asks for."""
         job, fixed, device = self.job, self.inputs.fixed.geometry, self.pair.fixed.device
         if job.output_transform is not None:
-            images.write_displacement(job.output_transform, displacement_lps_mm, fixed)
+            images.write_displacement(self._will_create(job.output_transform), displacement_lps_mm, fixed)
             self.files["transform"] = job.output_transform
         if job.output_warped is not None:
             warped = warp_volume(self.inputs.moving, displacement_lps_mm, fixed, device)
-            images.write_volume(job.output_warped, warped, fixed)
+            images.write_volume(self._will_create(job.output_warped), warped, fixed)
             self.files["warped"] = job.output_warped
         if job.output_jacobian is not None:
             jacobian = fields.jacobian_determinant(displacement_lps_mm, fixed)
-            images.write_volume(job.output_jacobian, jacobian, fixed)
+            images.write_volume(self._will_create(job.output_jacobian), jacobian, fixed)
             self.files["jacobian"] = job.output_jacobian
         labels = self.inputs.reference.moving_labels
         if job.output_warped_labels is not None and labels is not None:
             warped = warp_volume(labels, displacement_lps_mm, fixed, device, nearest=True)
-            images.write_volume(job.output_warped_labels, warped, fixed)
+            images.write_volume(self._will_create(job.output_warped_labels), warped, fixed)
             self.files["warped_labels"] = job.output_warped_labels
 
 
@@ -241,8 +257,9 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
         Written files, numbers and warnings.
 
     Raises:
-        EngineError: With a sentence for the user; nothing half-written is left.
+        EngineError: With a sentence for the user; no file that the job has made is left.
     """
+    require_outputs(job)
     torch.manual_seed(job.seed)
     device = choose_device(job.device)
     method = None if job.method == METHOD_NONE else load_method(job.method)
@@ -256,16 +273,39 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
     zero = torch.zeros(1, dimensions, *pair.fixed.shape[2:], device=device)
     state = Registration(job, inputs, pair, reporter, zero)
     state.values.update(method=job.method, device=str(device), alignment=matrix.ravel().tolist())
+    try:
+        _deform(state, method)
+    except BaseException:
+        state.discard()
+        raise
+    state.values["seconds"] = reporter.seconds
+    return Result(state.files, state.values, state.warnings)
+
+
+def _deform(state: Registration, method: Method | None) -> None:
+    """Do everything after the linear alignment."""
+    reporter, fixed = state.reporter, state.inputs.fixed.geometry
     if method is not None:
         with reporter.stage("recursion", "Loading the network."):
-            state.run_network(method.grid["network_voxels"], dimensions)
-    if job.refinement_steps:
+            state.run_network(method.grid["network_voxels"], 2 if fixed.is_flat else 3)
+    if state.job.refinement_steps:
         with reporter.stage("refine", "Refining the deformation on this pair."):
             state.run_refinement()
-    displacement_lps_mm = field_on_fixed(state.displacement, pair, inputs.fixed.geometry)
+    displacement_lps_mm = field_on_fixed(state.displacement, state.pair, fixed)
     with reporter.stage("evaluate", "Measuring the deformation."):
         state.evaluate(displacement_lps_mm)
     with reporter.stage("write", "Writing the results."):
         state.write(displacement_lps_mm)
-    state.values["seconds"] = reporter.seconds
-    return Result(state.files, state.values, state.warnings)
+
+
+def require_outputs(job: RegisterJob) -> None:
+    """Check names and folders of the outputs, before hours of work rather than after.
+
+    Raises:
+        EngineError: Naming the file that could not be written.
+    """
+    for path in (job.output_warped, job.output_jacobian, job.output_warped_labels):
+        if path is not None:
+            require_writable(path, images.IMAGE_SUFFIXES)
+    if job.output_transform is not None:
+        require_writable(job.output_transform, (*images.IMAGE_SUFFIXES, *images.FIELD_TRANSFORM_SUFFIXES))
