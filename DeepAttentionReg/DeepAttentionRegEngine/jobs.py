@@ -1,15 +1,15 @@
 """Runs one job of any task."""
 
-import importlib.metadata
 import platform
 from dataclasses import replace
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 
 from . import __version__, errors, fields, images
 from .contract import JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, Result, WarpJob
-from .evaluation import regularity, score
+from .evaluation import finite, regularity, score
 from .pipeline import Reporter, load_reference, register
 from .preprocess import Source, warp_volume
 from .tensors import describe_devices
@@ -19,7 +19,8 @@ CPU = torch.device("cpu")
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "SimpleITK")}
+    # Asked of the packages themselves: those that an application brings along need not be registered with pip.
+    packages = {"torch": torch.__version__, "numpy": np.__version__, "SimpleITK": sitk.Version.VersionString()}
     return {"engine": __version__, "python": platform.python_version(), **packages}
 
 
@@ -39,7 +40,8 @@ def run(job: Job, reporter: Reporter) -> Result:
             "There is not enough memory for volumes of this size.",
             "Choose the device cpu, close other programs, or crop or down-sample the volumes.",
         ) from error
-    return replace(result, values={**result.values, "versions": versions()})
+    # JSON has no number for what cannot be measured.
+    return replace(result, values=finite({**result.values, "versions": versions()}))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
