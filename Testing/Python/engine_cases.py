@@ -1,10 +1,14 @@
 """Synthetic images, grids and displacements that the engine's tests share."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from DeepAttentionRegEngine import images
 from DeepAttentionRegEngine.geometry import Geometry
+from DeepAttentionRegEngine.phantom import PhantomPair
 from DeepAttentionRegEngine.preprocess import Source
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -111,3 +115,16 @@ def stored_otherwise(source: Source, order: tuple[int, int, int], signs: tuple[i
 def moved_grid(geometry: Geometry, matrix: np.ndarray) -> Geometry:
     """Return a grid on which the same voxels show every point x of a volume at matrix x."""
     return Geometry.from_ijk_to_lps(matrix @ geometry.ijk_to_lps, geometry.size)
+
+
+def write_case(pair: PhantomPair, folder: Path) -> dict[str, str]:
+    """Write a phantom pair and everything to score with; return the files by their job fields."""
+    grids = {"fixed": pair.fixed_geometry, "moving": pair.moving_geometry}
+    files = {}
+    for role, geometry in grids.items():
+        for kind, array in (("", getattr(pair, role)), ("_labels", getattr(pair, f"{role}_labels"))):
+            files[role + kind] = str(folder / f"{role}{kind}.nrrd")
+            images.write_volume(files[role + kind], array, geometry)
+        files[f"{role}_points"] = str(folder / f"{role}_points.csv")
+        images.write_points(files[f"{role}_points"], getattr(pair, f"{role}_points_lps"))
+    return files

@@ -1,0 +1,374 @@
+"""Whole jobs from files to files: accuracy on phantoms, one field for everybody, nothing left behind by a failure."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from DeepAttentionRegEngine import contract, errors, fields, images, metrics, pipeline
+from DeepAttentionRegEngine.contract import STAGES, Progress, RegisterJob
+from DeepAttentionRegEngine.errors import EngineError
+from DeepAttentionRegEngine.jobs import run
+from DeepAttentionRegEngine.phantom import PhantomPair, make_phantom
+from DeepAttentionRegEngine.pipeline import Reporter
+from engine_cases import blob_source, centered, matrix4, moved_grid, rotation, write_case
+
+pytestmark = pytest.mark.torch
+
+CORONAL = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+AWAY = (40.0, -30.0, 100.0)
+GRIDS = {
+    "volume": (
+        centered((44, 46, 40), (8.0, 5.0, 8.5), rotation(12, -9, 20), AWAY),
+        centered((50, 42, 44), (7.0, 5.5, 8.0), rotation(3, 5, -4), AWAY),
+    ),
+    "slice": (centered((96, 96, 1), (3.5, 3.0, 3.0), CORONAL), centered((90, 100, 1), (3.6, 3.2, 3.0), CORONAL)),
+}
+
+
+class Case:
+    """A phantom registered by refinement alone: the job, what it reported, its result and the truth."""
+
+    def __init__(self, pair: PhantomPair, folder: Path) -> None:
+        self.pair, self.events = pair, []
+        self.job = RegisterJob(
+            **write_case(pair, folder),
+            method="none",
+            device="cpu",
+            refinement_steps=30,
+            output_transform=str(folder / "transform.nrrd"),
+            output_warped=str(folder / "warped.nrrd"),
+            output_jacobian=str(folder / "jacobian.nrrd"),
+            output_warped_labels=str(folder / "warped_labels.nrrd"),
+        )
+        self.result = run(self.job, Reporter(self.events.append, lambda: False))
+        self.field, self.grid = images.read_displacement(self.job.output_transform)
+
+    def sitk_transform(self, path: str | None = None) -> sitk.Transform:
+        """Return the written transform as SimpleITK reads it, by no code of this project."""
+        path = path or self.job.output_transform
+        if path.endswith((".h5", ".tfm")):
+            return sitk.ReadTransform(path)
+        return sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
+
+    def resampled(self, source: str, method: int, background: float) -> np.ndarray:
+        moving, fixed = sitk.ReadImage(source), sitk.ReadImage(self.job.fixed)
+        return sitk.GetArrayFromImage(sitk.Resample(moving, fixed, self.sitk_transform(), method, background))
+
+
+@pytest.fixture(scope="module", params=list(GRIDS))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(make_phantom(*GRIDS[request.param]), tmp_path_factory.mktemp(request.param))
+
+
+class TestAccuracy:
+    def test_landmark_error_falls_below_one_voxel(self, case: Case) -> None:
+        # Measured 2.6 mm in the volume (voxels of 5 to 8.5 mm, 13.2 before), 1.1 mm in the slice (3 mm, 14.5 before).
+        assert case.result.values["after"]["tre_mm"]["mean"] < min(case.grid.spacing)
+
+    def test_landmark_error_is_what_the_written_field_gives(self, case: Case) -> None:
+        pair = case.pair
+        error = metrics.target_registration_error(pair.fixed_points_lps, pair.moving_points_lps, case.field, case.grid)
+        assert case.result.values["after"]["tre_mm"]["mean"] == pytest.approx(error.mean(), abs=1e-4)
+
+    def test_field_is_near_the_true_one_inside_the_body(self, case: Case) -> None:
+        error = np.linalg.norm(case.field - case.pair.displacement_lps_mm, axis=-1)[case.pair.fixed_labels > 0]
+        assert error.mean() < min(case.grid.spacing)
+
+    def test_overlap_rises(self, case: Case) -> None:
+        values = case.result.values
+        # Measured 0.68 to 0.87 in the volume and 0.67 to 0.95 in the slice.
+        assert values["after"]["dice"]["mean"] > values["aligned"]["dice"]["mean"] + 0.15
+
+    def test_field_does_not_fold(self, case: Case) -> None:
+        assert case.result.values["jacobian"]["folds"] == 0
+
+
+class TestOneField:
+    @pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha", ".h5"])
+    def test_simpleitk_moves_grid_nodes_alike(self, case: Case, suffix: str, tmp_path: Path) -> None:
+        path = str(tmp_path / f"field{suffix}")
+        images.write_displacement(path, case.field, case.grid)
+        transform = case.sitk_transform(path)
+        nodes = case.grid.index_to_lps(np.random.default_rng(0).integers(0, case.grid.size, (200, 3)))
+        theirs = np.array([transform.TransformPoint(point) for point in nodes.tolist()])
+        np.testing.assert_allclose(fields.transform_points(case.field, case.grid, nodes), theirs, atol=1e-3)
+
+    def test_simpleitk_moves_points_between_nodes_alike(self, case: Case) -> None:
+        transform = case.sitk_transform()
+        last = np.array(case.grid.size) - 1
+        points = case.grid.index_to_lps(np.random.default_rng(1).random((200, 3)) * last)
+        theirs = np.array([transform.TransformPoint(point) for point in points.tolist()])
+        # Both interpolate linearly.
+        np.testing.assert_allclose(fields.transform_points(case.field, case.grid, points), theirs, atol=1e-3)
+
+    def test_simpleitk_warps_the_image_alike(self, case: Case) -> None:
+        ours = images.read_volume(case.job.output_warped).array
+        theirs = case.resampled(case.job.moving, sitk.sitkLinear, float(case.pair.moving.min()))
+        # Values up to 1500 HU, coordinates in single precision (1e-5 voxel); at the very edge either may be outside.
+        assert (np.abs(ours - theirs) > 0.1).mean() < 1e-3
+
+    def test_simpleitk_warps_the_labels_alike(self, case: Case) -> None:
+        ours = images.read_volume(case.job.output_warped_labels).array
+        # A point half way between two voxels may fall to either.
+        assert (ours != case.resampled(case.job.moving_labels, sitk.sitkNearestNeighbor, 0)).mean() < 1e-3
+
+    def test_written_jacobian_is_that_of_the_field(self, case: Case) -> None:
+        expected = fields.jacobian_determinant(case.field, case.grid)
+        np.testing.assert_allclose(images.read_volume(case.job.output_jacobian).array, expected, atol=1e-5)
+
+    def test_outputs_lie_on_the_fixed_grid(self, case: Case) -> None:
+        for path in case.result.outputs.values():
+            image = sitk.ReadImage(path)
+            assert image.GetSize() == case.pair.fixed_geometry.size
+            np.testing.assert_allclose(image.GetOrigin(), case.pair.fixed_geometry.origin, atol=1e-6)
+
+
+class TestReport:
+    def test_outputs_are_named_after_their_fields(self, case: Case) -> None:
+        assert set(case.result.outputs) == {"transform", "warped", "jacobian", "warped_labels"}
+
+    def test_result_survives_json(self, case: Case) -> None:
+        line = contract.dump_event(case.result)
+        assert contract.dump_event(contract.parse_event(line)) == line
+
+    def test_stages_come_in_their_order(self, case: Case) -> None:
+        order = [STAGES.index(event.stage) for event in case.events]
+        assert order == sorted(order)
+
+    def test_refinement_reports_every_step(self, case: Case) -> None:
+        steps = [event.step for event in case.events if event.stage == "refine" and event.of]
+        assert steps == list(range(1, 91))
+
+    def test_every_stage_is_timed(self, case: Case) -> None:
+        assert set(case.result.values["seconds"]) == {"load", "align", "refine", "evaluate", "write"}
+
+    def test_versions_are_told(self, case: Case) -> None:
+        assert case.result.values["versions"]["SimpleITK"] == sitk.Version.VersionString()
+
+    def test_same_job_gives_the_same_field(self, case: Case, tmp_path: Path) -> None:
+        path = tmp_path / "again.nrrd"
+        again = {**vars(case.job), "output_transform": str(path)}
+        run(RegisterJob(**again), Reporter(lambda event: None, lambda: False))
+        np.testing.assert_array_equal(images.read_displacement(path)[0], case.field)
+
+
+def quiet(events: list[Progress] | None = None) -> Reporter:
+    return Reporter(lambda event: None if events is None else events.append(event), lambda: False)
+
+
+@pytest.fixture
+def shifted(tmp_path: Path) -> Callable[..., RegisterJob]:
+    """Return a maker of small jobs: the moving image is the fixed one, shown two voxels of 2 mm further to the left."""
+    grid = centered((32, 32, 32), (2.0, 2.0, 2.0))
+    source, moving = blob_source(grid), moved_grid(grid, matrix4(np.eye(3), (4.0, 0.0, 0.0)))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    images.write_volume(folder / "fixed.nrrd", source.array, grid)
+    images.write_volume(folder / "moving.nrrd", source.array, moving)
+
+    def make(**options: Any) -> RegisterJob:
+        paths = {"fixed": str(folder / "fixed.nrrd"), "moving": str(folder / "moving.nrrd")}
+        return RegisterJob(**{**paths, "method": "none", "alignment": "none", "device": "cpu", **options})
+
+    return make
+
+
+class Scripted(torch.nn.Module):
+    """A network whose every pass predicts the next of some shifts in voxels along i."""
+
+    def __init__(self, *shifts: float) -> None:
+        super().__init__()
+        self.shifts = iter(shifts)
+
+    def forward(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        shift = torch.tensor([0.0, 0.0, next(self.shifts)]).view(1, 3, 1, 1, 1)
+        return shift.expand(1, 3, *fixed.shape[2:]).clone()
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that puts a scripted network in place of the trained one."""
+    return lambda *shifts: monkeypatch.setattr(pipeline, "load_network", lambda *_: Scripted(*shifts))
+
+
+class TestNetwork:
+    def test_recursions_add_up_in_the_field(self, shifted: Callable, scripted: Callable, tmp_path: Path) -> None:
+        scripted(0.5, 0.75, 0.75)
+        run(shifted(method="rman", recursions=3, output_transform=str(tmp_path / "t.nrrd")), quiet())
+        field, _ = images.read_displacement(tmp_path / "t.nrrd")
+        np.testing.assert_allclose(field, np.broadcast_to([4.0, 0.0, 0.0], field.shape), atol=1e-4)
+
+    def test_best_recursion_is_reported(self, shifted: Callable, scripted: Callable) -> None:
+        scripted(1.0, 1.0, 0.5)
+        values = run(shifted(method="rman", recursions=3), quiet()).values
+        assert (values["best_recursion"], len(values["similarity"])) == (2, 4)
+
+    @pytest.mark.parametrize("shifts", [(-2.0, -2.0), (1.0, float("nan")), (1.0, -8.0)])
+    def test_field_that_ends_worse_than_it_began_is_left_out(
+        self, shifted: Callable, scripted: Callable, shifts: tuple[float, ...], tmp_path: Path
+    ) -> None:
+        scripted(*shifts)
+        run(shifted(method="rman", recursions=2, output_transform=str(tmp_path / "t.nrrd")), quiet())
+        assert not images.read_displacement(tmp_path / "t.nrrd")[0].any()
+
+    def test_user_is_told_when_it_is_left_out(self, shifted: Callable, scripted: Callable) -> None:
+        scripted(-2.0)
+        warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
+        assert any("less similar" in warning for warning in warnings)
+
+    def test_broken_field_can_still_be_reported(self, shifted: Callable, scripted: Callable) -> None:
+        scripted(float("nan"))
+        assert contract.dump_event(run(shifted(method="rman", recursions=1), quiet()))
+
+    def test_field_after_every_recursion_is_kept(self, shifted: Callable, scripted: Callable, tmp_path: Path) -> None:
+        scripted(0.5, 0.75, 0.75)
+        events: list[Progress] = []
+        job = shifted(method="rman", keep_recursions=True, output_recursions=str(tmp_path / "a" / "b"))
+        run(job, quiet(events))
+        motions = [images.read_displacement(event.file)[0].mean((0, 1, 2))[0] for event in events if event.file]
+        np.testing.assert_allclose(motions, [1.0, 2.5, 4.0], atol=1e-4)
+
+    def test_field_of_view_unlike_in_training_is_warned_of(self, case: Case, scripted: Callable[..., None]) -> None:
+        if case.grid.is_flat:
+            pytest.skip("the network is for volumes")
+        scripted(0.0)
+        job = RegisterJob(**{**vars(case.job), "method": "rman", "recursions": 1, "refinement_steps": 0})
+        assert any("fields of view" in warning for warning in run(job, quiet()).warnings)
+
+
+def cancelled_at(poll: int) -> tuple[Reporter, list[int]]:
+    """Return a reporter that cancels at the n-th poll, counted from 0, and the list it counts in."""
+    polls: list[int] = []
+
+    def cancelled() -> bool:
+        polls.append(len(polls))
+        return len(polls) > poll
+
+    return Reporter(lambda event: None, cancelled), polls
+
+
+class TestNothingLeft:
+    @staticmethod
+    def options(folder: Path) -> dict[str, Any]:
+        return {
+            "method": "rman",
+            "recursions": 2,
+            "refinement_steps": 1,
+            "keep_recursions": True,
+            "output_recursions": str(folder / "recursions"),
+            "output_transform": str(folder / "t.h5"),
+            "output_warped": str(folder / "w.nrrd"),
+            "output_jacobian": str(folder / "j.nrrd"),
+        }
+
+    def test_cancelling_at_any_poll_leaves_no_file(self, shifted: Callable, scripted: Callable, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        job = shifted(**self.options(out))
+        scripted(1.0, 1.0)
+        reporter, polls = cancelled_at(10**6)
+        run(job, reporter)
+        assert len(polls) == 10  # load, align, recursion (4), refine (2), evaluate, write
+        for path in sorted(out.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        for poll in range(len(polls)):
+            scripted(1.0, 1.0)
+            with pytest.raises(EngineError) as caught:
+                run(job, cancelled_at(poll)[0])
+            assert caught.value.code == errors.CANCELLED
+            assert list(out.rglob("*")) == [], f"cancelled at poll {poll}"
+
+    def test_failure_while_writing_removes_what_was_written(
+        self, shifted: Callable, scripted: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(path: str, *_: object) -> None:
+            raise EngineError(errors.OUTPUT_UNWRITABLE, f"The file {path} cannot be written: no space left on device.")
+
+        out = tmp_path / "out"
+        out.mkdir()
+        scripted(1.0, 1.0)
+        monkeypatch.setattr(images, "write_volume", full)
+        with pytest.raises(EngineError, match="no space left"):
+            run(shifted(**self.options(out)), quiet())
+        assert list(out.rglob("*")) == []
+
+    def test_file_from_before_survives_a_cancelled_job(self, shifted: Callable, tmp_path: Path) -> None:
+        path = tmp_path / "t.nrrd"
+        path.write_bytes(b"from before")
+        with pytest.raises(EngineError):
+            run(shifted(refinement_steps=1, output_transform=str(path)), cancelled_at(3)[0])
+        assert path.read_bytes() == b"from before"
+
+    @pytest.mark.parametrize("name", ["missing/t.nrrd", "t.foo", ""])
+    def test_impossible_output_is_refused_before_any_work(self, shifted: Callable, tmp_path: Path, name: str) -> None:
+        events: list[Progress] = []
+        with pytest.raises(EngineError) as caught:
+            run(shifted(output_transform=str(tmp_path / name)), quiet(events))
+        assert (caught.value.code, events) == (errors.OUTPUT_UNWRITABLE, [])
+
+
+class TestInputs:
+    def test_initial_transform_alone_is_the_field(self, shifted: Callable, tmp_path: Path) -> None:
+        matrix = matrix4(rotation(5, -8, 10) @ np.diag([1.05, 0.95, 1.0]), (4.0, 3.0, -2.0))
+        images.write_linear_transform(tmp_path / "initial.tfm", matrix)
+        job = shifted(initial_transform=str(tmp_path / "initial.tfm"), output_transform=str(tmp_path / "t.nrrd"))
+        run(job, quiet())
+        field, grid = images.read_displacement(tmp_path / "t.nrrd")
+        np.testing.assert_allclose(field, pipeline.linear_field(matrix, grid), atol=1e-3)
+
+    def test_slice_is_found_in_a_volume(self, tmp_path: Path) -> None:
+        volume = blob_source(centered((40, 40, 40), (2.5, 2.5, 2.5)))
+        plane = centered((60, 56, 1), (1.5, 1.5, 1.5), rotation(20, 30, 0), (3.0, -2.0, 4.0))
+        images.write_volume(tmp_path / "fixed.nrrd", blob_source(plane).array, plane)
+        images.write_volume(tmp_path / "moving.nrrd", volume.array, volume.geometry)
+        files = {"fixed": str(tmp_path / "fixed.nrrd"), "moving": str(tmp_path / "moving.nrrd")}
+        job = RegisterJob(**files, method="none", alignment="none", output_warped=str(tmp_path / "w.nrrd"))
+        run(job, quiet())
+        # The volume at 2.5 mm, interpolated linearly, shows blobs of 7 mm with an error of about 0.02.
+        difference = images.read_volume(tmp_path / "w.nrrd").array - blob_source(plane).array
+        assert np.abs(difference).max() < 0.05
+
+    def test_volume_cannot_be_moved_by_a_slice(self, tmp_path: Path, shifted: Callable) -> None:
+        plane = centered((30, 30, 1), (2.0, 2.0, 2.0))
+        images.write_volume(tmp_path / "slice.nrrd", blob_source(plane).array, plane)
+        with pytest.raises(EngineError, match="single slice") as caught:
+            run(shifted(moving=str(tmp_path / "slice.nrrd")), quiet())
+        assert caught.value.code == errors.INPUT_INVALID
+
+    def test_method_without_weights_for_slices_says_so(self, tmp_path: Path) -> None:
+        plane = centered((40, 40, 1), (2.0, 2.0, 2.0))
+        images.write_volume(tmp_path / "slice.nrrd", blob_source(plane).array, plane)
+        with pytest.raises(EngineError, match="2D") as caught:
+            run(RegisterJob(fixed=str(tmp_path / "slice.nrrd"), moving=str(tmp_path / "slice.nrrd")), quiet())
+        assert caught.value.code == errors.WEIGHTS_MISSING
+
+    def test_mask_on_another_grid_counts_where_it_lies(self, shifted: Callable, tmp_path: Path) -> None:
+        grid = centered((20, 20, 20), (2.0, 2.0, 2.0), center=(500.0, 0.0, 0.0))
+        images.write_volume(tmp_path / "mask.nrrd", np.ones(grid.shape, np.uint8), grid)
+        with pytest.raises(EngineError, match="mask of the fixed image") as caught:
+            run(shifted(fixed_mask=str(tmp_path / "mask.nrrd")), quiet())
+        assert caught.value.code == errors.MASK_OUTSIDE
+
+    def test_unequal_landmark_lists_are_refused(self, shifted: Callable, tmp_path: Path) -> None:
+        points = {}
+        for role, count in (("fixed", 3), ("moving", 2)):
+            points[f"{role}_points"] = str(tmp_path / f"{role}.csv")
+            images.write_points(points[f"{role}_points"], np.zeros((count, 3)))
+        with pytest.raises(EngineError, match=r"3 fixed but 2 moving"):
+            run(shifted(**points), quiet())
+
+    @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
+    def test_missing_device_is_refused(self, shifted: Callable, device: str) -> None:
+        with pytest.raises(EngineError, match=device) as caught:
+            run(shifted(device=device), quiet())
+        assert caught.value.code == errors.DEVICE_UNAVAILABLE
+
+    def test_unknown_method_is_refused(self, shifted: Callable) -> None:
+        with pytest.raises(EngineError) as caught:
+            run(shifted(method="elastix"), quiet())
+        assert caught.value.code == errors.METHOD_UNKNOWN
