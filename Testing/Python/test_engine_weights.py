@@ -1,0 +1,67 @@
+"""The shipped weights on real images that they were not trained on."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from DeepAttentionRegEngine.contract import RegisterJob
+from DeepAttentionRegEngine.jobs import run
+from DeepAttentionRegEngine.pipeline import Reporter
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(os.environ.get("DAR_DATA") or ROOT.parent / "shared" / "data") / "hippocampus"
+PAIRS = 4
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.data,
+    pytest.mark.slow,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="no real images: DAR_DATA names no folder"),
+]
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    """Validation cases, which training never saw."""
+    split = ROOT / "training" / "splits" / "hippocampus.json"
+    return json.loads(split.read_text(encoding="ascii"))["validation"]
+
+
+def register(fixed: str, moving: str, **options: int) -> dict:
+    """Register two cases by the shipped method and return the engine's figures."""
+    files = {
+        f"{side}{kind}": str(FOLDER / folder / name)
+        for side, name in (("fixed", fixed), ("moving", moving))
+        for kind, folder in (("", "images"), ("_labels", "labels"))
+    }
+    return run(RegisterJob(**files, device="cpu", **options), Reporter(lambda event: None, lambda: False)).values
+
+
+@pytest.fixture(scope="module", params=[0, 40], ids=["network alone", "refined"])
+def figures(request: pytest.FixtureRequest, names: list[str]) -> list[dict]:
+    """Figures of a few pairs, without and with refinement."""
+    pairs = zip(names[:PAIRS], names[PAIRS : 2 * PAIRS], strict=True)
+    return [register(fixed, moving, refinement_steps=request.param) for fixed, moving in pairs]
+
+
+def mean_dice(figures: list[dict], when: str) -> float:
+    return float(np.mean([values[when]["dice"]["mean"] for values in figures]))
+
+
+def test_dice_of_pairs_not_trained_on_reaches_three_quarters(figures: list[dict]) -> None:
+    assert mean_dice(figures, "after") > 0.75 > mean_dice(figures, "aligned") + 0.1
+
+
+def test_fewer_than_one_voxel_in_a_thousand_folds(figures: list[dict]) -> None:
+    assert max(values["jacobian"]["fold_percent"] for values in figures) < 0.1
+
+
+def test_volume_registered_with_itself_stays(names: list[str]) -> None:
+    values = register(names[0], names[0])
+    # rman specification, sanity check 2: less than 0.2 voxel (of 1 mm) on average.
+    assert values["displacement_mm"]["mean"] < 0.2
+    assert values["after"]["dice"]["mean"] > 0.99
