@@ -216,7 +216,7 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--smoothness", type=float, default=1.0, help="factor of the usual smoothness, 0.3 (loose) to 4 (stiff)"
     )
-    group.add_argument("--velocity", action="store_true", help="refine a velocity field, which cannot fold")
+    group.add_argument("--velocity", action="store_true", help="refine a velocity field, which hardly folds")
     group = parser.add_argument_group("outputs")
     group.add_argument("--output-transform", metavar="FILE", help="displacement field in mm (nrrd, nii.gz, mha, h5)")
     group.add_argument("--output-warped", metavar="FILE", help="moving image on the fixed grid")

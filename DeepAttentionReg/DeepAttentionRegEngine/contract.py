@@ -68,7 +68,7 @@ class RegisterJob(Job):
         refinement_steps: Iterations of instance optimisation at each resolution; 0 is off.
         similarity: What refinement maximises: local correlation, mean squares, or MIND-SSC for two modalities.
         smoothness: Regularity of the refinement as a factor of the usual one.
-        velocity: Refine a stationary velocity field, which does not fold, instead of a displacement.
+        velocity: Refine a stationary velocity field, which hardly folds, instead of a displacement.
         keep_recursions: Write the field after every recursion too.
         seed: Seed of everything random.
         output_transform: Displacement field file (nrrd, nii.gz, mha, h5).

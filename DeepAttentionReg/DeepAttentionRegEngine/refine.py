@@ -29,7 +29,7 @@ class RefineSettings:
         smoothness: Weight of the diffusion regularity of what is added to the prior.
         anchor: Weight of the mean squared distance from the prior in voxels; above 0 the initial field is the prior,
             else no motion is.
-        velocity: Optimise a stationary velocity field composed onto the initial field, which does not fold.
+        velocity: Optimise a stationary velocity field at each level, composed onto the field so far, which folds less.
         learning_rate: Adam step in voxels of the level.
         window: Edge of the correlation window in voxels.
         levels: Down-sampling factors, coarse to fine.
@@ -126,9 +126,9 @@ def refine(
             if on_step is not None:
                 on_step(index * settings.steps + step, total, loss)
 
-        refined = _refine_level(whole.at(size), start, prior, settings, report)
+        change = _refine_level(whole.at(size), start, prior, settings, report)
         # Only the change is enlarged: the fine detail of the initial field survives the coarse levels.
-        displacement = displacement + resize_displacement(refined - start, full)
+        displacement = _changed(displacement, resize_displacement(change, full), settings)
     return displacement
 
 
@@ -142,7 +142,7 @@ def _refine_level(
     optimizer = torch.optim.Adam([unknown], lr=settings.learning_rate)
     for step in range(1, settings.steps + 1):
         optimizer.zero_grad()
-        displacement = _apply(start, unknown, settings)
+        displacement = _changed(start, _change(unknown, size, settings), settings)
         loss = (
             dissimilarity(pair, displacement, settings)
             + settings.smoothness * diffusion(displacement - prior)
@@ -153,11 +153,13 @@ def _refine_level(
         optimizer.step()
         report(step, float(loss.detach()))
     with torch.no_grad():
-        return _apply(start, unknown, settings)
+        return _change(unknown, size, settings)
 
 
-def _apply(start: Tensor, unknown: Tensor, settings: RefineSettings) -> Tensor:
-    size = start.shape[2:]
-    if not settings.velocity:
-        return start + resize_displacement(unknown, size)
-    return compose(start, resize_displacement(integrate_velocity(unknown, VELOCITY_STEPS), size))
+def _change(unknown: Tensor, size: tuple[int, ...], settings: RefineSettings) -> Tensor:
+    """Return the displacement that the unknown stands for, on the grid of the level."""
+    return resize_displacement(integrate_velocity(unknown, VELOCITY_STEPS) if settings.velocity else unknown, size)
+
+
+def _changed(start: Tensor, change: Tensor, settings: RefineSettings) -> Tensor:
+    return compose(start, change) if settings.velocity else start + change
