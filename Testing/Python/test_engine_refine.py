@@ -96,9 +96,10 @@ class TestRegularity:
         assert float(jacobian_determinant(found).min()) > 0
 
     @sizes
-    def test_velocity_stays_regular_between_unrelated_images(self, spatial: tuple[int, ...]) -> None:
+    @pytest.mark.parametrize("similarity", ["ncc", "mse"])
+    def test_velocity_stays_regular_between_unrelated_images(self, spatial: tuple[int, ...], similarity: str) -> None:
         fixed, moving = (smooth_noise(spatial, seed=seed, sigma=2.0) for seed in (1, 2))
-        found = from_zero(fixed, moving, replace(SHORT, steps=40, velocity=True))
+        found = from_zero(fixed, moving, replace(SHORT, steps=40, similarity=similarity, velocity=True))
         assert float(jacobian_determinant(found).min()) > 0
 
     def test_smoothness_makes_the_field_smoother(self) -> None:
