@@ -55,6 +55,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.fixed is None) != (options.moving is None):
         parser.error("give both --fixed and --moving, or neither for the phantom")
+    options.output = options.output.resolve()
+    given = [value for name, value in vars(options).items() if isinstance(value, Path) and name != "output"]
+    if any(path.resolve().parent == options.output for path in given):
+        parser.error(f"the images lie in {options.output}, where results would overwrite them; choose another --output")
     return options
 
 
@@ -211,7 +215,6 @@ def can_render() -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo and return the exit code."""
     options = parse(arguments)
-    options.output = options.output.resolve()
     options.output.mkdir(parents=True, exist_ok=True)
     has_slicer = importlib.util.find_spec("slicer") is not None
     if has_slicer and not can_render():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -209,16 +210,22 @@ def draw_all(views: dict[str, mrml_scene.SliceView], nodes: Pictured, folder: Pa
         caption: Text below the montage.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name, kind in product(ORIENTATIONS, PICTURES):
+        _picture_file(folder, name, kind).unlink(missing_ok=True)  # of an earlier run that showed more views
     painters = {name: Painter(nodes, view) for name, view in views.items()}
     rows = {
         name: {kind: Image.fromarray(painter.paint(kind)) for kind in PICTURES} for name, painter in painters.items()
     }
     for name, pictures in rows.items():
         for kind, picture in pictures.items():
-            picture.save(folder / f"{name.lower()}-{kind}.png")
+            picture.save(_picture_file(folder, name, kind))
     for painter in painters.values():
         painter.leave()
     montage(rows, caption).save(folder / "montage.png")
+
+
+def _picture_file(folder: Path, view: str, kind: str) -> Path:
+    return folder / f"{view.lower()}-{kind}.png"
 
 
 def montage(rows: dict[str, dict[str, Image.Image]], caption: str) -> Image.Image:

@@ -136,6 +136,7 @@ def save(folder: Path, file_names: dict[str, slicer.vtkMRMLStorableNode]) -> Pat
             storage = node.GetStorageNode()
         extension = storage.GetDefaultWriteFileExtension()
         name = chosen.get(node.GetID()) or f"{re.sub('[^a-z0-9]+', '-', node.GetName().lower()).strip('-')}.{extension}"
+        (folder / name).unlink(missing_ok=True)  # which the storage node would do too, but not silently
         storage.SetFileName(str(folder / name))
         storage.SetURI(None)
         if not storage.WriteData(node):
@@ -147,14 +148,9 @@ def save(folder: Path, file_names: dict[str, slicer.vtkMRMLStorableNode]) -> Pat
 
 def storable_nodes() -> list[slicer.vtkMRMLStorableNode]:
     """Return the nodes of the scene that have data to save; those hidden from the user are saved with the scene."""
-    scene = slicer.mrmlScene
-    nodes = [
-        scene.GetNthNodeByClass(n, "vtkMRMLStorableNode")
-        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLStorableNode"))
-    ]
     return [
         node
-        for node in nodes
+        for node in slicer.util.getNodesByClass("vtkMRMLStorableNode")
         if node.GetSaveWithScene() and not node.GetHideFromEditors() and not node.GetSingletonTag()
     ]
 
