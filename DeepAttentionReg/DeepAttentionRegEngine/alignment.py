@@ -1,6 +1,8 @@
 """The linear map that brings two volumes together before anything non-rigid."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -180,10 +182,22 @@ def _run(
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        method.Execute(*images)
+        with _one_thread():
+            method.Execute(*images)
     except RuntimeError as error:
         raise errors.EngineError(
             errors.NO_OVERLAP,
             "The linear alignment found no common structure in the two volumes.",
             "Place the moving volume roughly with a linear transform, or choose the alignment 'center'.",
         ) from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let ITK work on one thread: several add up in any order, which the optimisation blows up to microns."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
