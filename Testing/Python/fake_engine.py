@@ -72,7 +72,7 @@ def work_until_cancelled(job: contract.Job) -> int:
     while not cancellation.requested():
         emit(contract.Progress("refine", 1, 2, str(os.getpid())))
         time.sleep(0.02)
-    emit(contract.Failure(errors.CANCELLED, "The registration was cancelled."))
+    emit(contract.Failure(errors.CANCELLED, "The registration was canceled."))
     return 3
 
 
