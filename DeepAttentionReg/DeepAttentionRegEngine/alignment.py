@@ -21,6 +21,7 @@ SHRINK_FACTORS = (4, 2, 1)
 ITERATIONS = 200
 DARK = 1e-9  # of the full brightness
 SAMPLES = 50_000  # per resolution; a small image is sampled whole
+LAST_STEP = 2e-4  # voxels
 FIRST_STEP = 0.5  # voxels; with 2, one optimisation in ten ran away from phantoms turned by 20 degrees
 
 
@@ -127,6 +128,10 @@ def _linear_transform(nd: int, mode: str, start: np.ndarray, center: np.ndarray)
 
 def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed: int, device: Device) -> np.ndarray:
     limits = GridLimits(minimum_size=8, maximum_voxels=ALIGNMENT_VOXELS)
+    # In voxels, because ITK probes with steps of fixed length and would miss an embryo of 1 mm.
+    to_voxels = np.diag([*[1 / plan_grid(fixed.geometry, limits).spacing[0]] * 3, 1.0])
+    fixed, moving = (_rescaled(source, to_voxels) for source in (fixed, moving))
+    start = to_voxels @ start @ np.linalg.inv(to_voxels)
     grids = plan_grid(fixed.geometry, limits), plan_grid(moving.geometry, limits)
     nd = 2 if grids[0].is_flat else 3
     if grids[1].is_flat != grids[0].is_flat:
@@ -149,7 +154,12 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
     offset = np.array(transform.TransformPoint([0.0] * nd))
     matrix[:nd, 3] = offset
     matrix[2, 3] = between[2, 3] if nd == 2 else matrix[2, 3]
-    return to_lps[1] @ matrix @ np.linalg.inv(to_lps[0])
+    return np.linalg.inv(to_voxels) @ to_lps[1] @ matrix @ np.linalg.inv(to_lps[0]) @ to_voxels
+
+
+def _rescaled(source: Source, matrix: np.ndarray) -> Source:
+    grid = Geometry.from_ijk_to_lps(matrix @ source.geometry.ijk_to_lps, source.geometry.size)
+    return Source(source.array, grid, source.mask)
 
 
 def _run(
@@ -174,8 +184,8 @@ def _run(
     method.SetShrinkFactorsPerLevel(shrink)
     method.SetSmoothingSigmasPerLevel([factor / 2 if factor > 1 else 0 for factor in shrink])
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=FIRST_STEP * math.prod(images[0].GetSpacing()) ** (1 / images[0].GetDimension()),
-        minStep=1e-3,
+        learningRate=FIRST_STEP,
+        minStep=LAST_STEP,
         numberOfIterations=ITERATIONS,
         relaxationFactor=0.6,
     )
