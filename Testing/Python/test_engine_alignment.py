@@ -137,6 +137,15 @@ class TestOptimised:
         found = align(*sources(volume, truth), "rigid", matrix4(rotation(0, 0, 90)), 0, CPU)
         assert mean_error(volume, found, truth) < 0.3
 
+    @pytest.mark.parametrize("scale", [0.001, 100.0])
+    def test_size_in_millimetres_does_not_matter(self, volume: PhantomPair, scale: float) -> None:
+        enlarge = np.diag([scale, scale, scale, 1.0])
+        fixed, moving = (
+            Source(source.array, moved_grid(source.geometry, enlarge)) for source in sources(volume, RIGID)
+        )
+        found = np.linalg.inv(enlarge) @ align(fixed, moving, "rigid", np.eye(4), 0, CPU) @ enlarge
+        assert mean_error(volume, found, RIGID) < 0.3
+
     def test_same_seed_gives_the_same_map(self, volume: PhantomPair) -> None:
         first, second = (align(*sources(volume, AFFINE), "affine", np.eye(4), 3, CPU) for _ in range(2))
         np.testing.assert_array_equal(first, second)
