@@ -337,7 +337,7 @@ class TestLearning:
         fixed = warp(moving, truth)
         network = make_step(len(spatial), widths="small", flow_level=1).train()
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-        for _ in range(40):
+        for _ in range(25):  # leaves 0.1 voxel and 2 % of the difference; 40 steps leave half of that
             optimizer.zero_grad()
             *_, last = recurse(network, fixed, moving, 1)
             loss = 100 * mean_squared(last.warped, fixed) + 0.05 * diffusion(last.displacement)
