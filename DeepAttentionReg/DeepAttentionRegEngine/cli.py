@@ -223,7 +223,6 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-jacobian", metavar="FILE", help="Jacobian determinant on the fixed grid")
     group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
     group.add_argument("--output-recursions", metavar="FOLDER", help="folder for the field after every recursion")
-    group.add_argument("--keep-recursions", action="store_true", help="write those fields")
     _add_references(parser)
 
 

@@ -69,7 +69,6 @@ class RegisterJob(Job):
         similarity: What refinement maximises: local correlation, mean squares, or MIND-SSC for two modalities.
         smoothness: Regularity of the refinement as a factor of the usual one.
         velocity: Refine a stationary velocity field, which hardly folds, instead of a displacement.
-        keep_recursions: Write the field after every recursion too.
         seed: Seed of everything random.
         output_transform: Displacement field file (nrrd, nii.gz, mha, h5).
         output_warped: Moving volume on the fixed grid.
@@ -96,7 +95,6 @@ class RegisterJob(Job):
     similarity: str = _option("ncc", choices=SIMILARITIES)
     smoothness: float = _option(1.0, at_least=0.0, at_most=1000.0)
     velocity: bool = False
-    keep_recursions: bool = False
     seed: int = _option(0, at_least=0, at_most=2**32 - 2)
     output_transform: str | None = None
     output_warped: str | None = None

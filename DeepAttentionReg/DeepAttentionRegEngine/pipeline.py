@@ -175,7 +175,7 @@ class Registration:
         return low <= extent <= high
 
     def _keep(self, displacement: Tensor, index: int) -> str | None:
-        if not self.job.keep_recursions or self.job.output_recursions is None:
+        if self.job.output_recursions is None:
             return None
         path = Path(self.job.output_recursions) / f"recursion_{index}.nrrd"
         for folder in reversed([path.parent, *path.parent.parents]):

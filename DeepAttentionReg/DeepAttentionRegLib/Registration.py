@@ -253,8 +253,8 @@ def _jobSettings(settings: Settings) -> dict[str, Any]:
     """Return the fields of a job that are no files."""
     values = asdict(settings)
     values["refinement_steps"] = values.pop("refinementSteps")
-    values["keep_recursions"] = values.pop("keepRecursions")
-    return {**values, "output_recursions": "recursions" if settings.keepRecursions else None}
+    values["output_recursions"] = "recursions" if values.pop("keepRecursions") else None
+    return values
 
 
 def _nameOf(inputs: Inputs, method: str) -> str:

@@ -50,7 +50,7 @@ def work(job: contract.RegisterJob) -> int:
     fixed = images.read_volume(job.fixed)
     displacement = field_on(fixed.geometry)
     outputs = {"transform": job.output_transform, "warped": job.output_warped, "jacobian": job.output_jacobian}
-    if job.keep_recursions:
+    if job.output_recursions is not None:
         Path(job.output_recursions).mkdir()
         for index in range(1, job.recursions + 1):
             path = f"{job.output_recursions}/recursion_{index}.nrrd"

@@ -25,7 +25,6 @@ JOBS = [
         similarity="mind",
         smoothness=0.25,
         velocity=True,
-        keep_recursions=True,
         output_recursions="folder",
         cancel_file="c",
         parent_pid=1,

@@ -228,7 +228,7 @@ class TestNetwork:
     def test_field_after_every_recursion_is_kept(self, shifted: Callable, scripted: Callable, tmp_path: Path) -> None:
         scripted(0.5, 0.75, 0.75)
         events: list[Progress] = []
-        job = shifted(method="rman", keep_recursions=True, output_recursions=str(tmp_path / "a" / "b"))
+        job = shifted(method="rman", output_recursions=str(tmp_path / "a" / "b"))
         run(job, quiet(events))
         motions = [images.read_displacement(event.file)[0].mean((0, 1, 2))[0] for event in events if event.file]
         np.testing.assert_allclose(motions, [1.0, 2.5, 4.0], atol=1e-4)
@@ -259,7 +259,6 @@ class TestNothingLeft:
             "method": "rman",
             "recursions": 2,
             "refinement_steps": 1,
-            "keep_recursions": True,
             "output_recursions": str(folder / "recursions"),
             "output_transform": str(folder / "t.h5"),
             "output_warped": str(folder / "w.nrrd"),
