@@ -30,10 +30,11 @@ class Reference:
 
     def __post_init__(self) -> None:
         points = self.fixed_points_lps, self.moving_points_lps
-        if points[0] is not None and points[1] is not None and len(points[0]) != len(points[1]):
+        fixed, moving = (0 if given is None else len(given) for given in points)
+        if fixed != moving:
             raise errors.EngineError(
                 errors.INPUT_INVALID,
-                f"There are {len(points[0])} fixed but {len(points[1])} moving landmarks.",
+                f"There are {fixed} fixed but {moving} moving landmarks.",
                 "Give the same landmarks in the same order in both lists.",
             )
 

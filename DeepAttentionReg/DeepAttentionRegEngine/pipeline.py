@@ -304,6 +304,12 @@ def require_outputs(job: RegisterJob) -> None:
     Raises:
         EngineError: Naming the file that could not be written.
     """
+    if job.output_warped_labels is not None and job.moving_labels is None:
+        raise errors.EngineError(
+            errors.INPUT_MISSING,
+            f"There are no moving labels to write as {job.output_warped_labels}.",
+            "Give them too.",
+        )
     for path in (job.output_warped, job.output_jacobian, job.output_warped_labels):
         if path is not None:
             require_writable(path, images.IMAGE_SUFFIXES)

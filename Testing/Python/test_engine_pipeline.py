@@ -312,6 +312,15 @@ class TestNothingLeft:
 
 
 class TestInputs:
+    def test_landmarks_on_one_side_only_are_refused(self, shifted: Callable, tmp_path: Path) -> None:
+        images.write_points(tmp_path / "points.csv", np.zeros((2, 3)))
+        with pytest.raises(EngineError, match="2 fixed but 0 moving landmarks"):
+            run(shifted(fixed_points=str(tmp_path / "points.csv")), quiet())
+
+    def test_warped_labels_without_labels_are_refused(self, shifted: Callable, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match="no moving labels"):
+            run(shifted(output_warped_labels=str(tmp_path / "w.nrrd")), quiet())
+
     def test_initial_transform_alone_is_the_field(self, shifted: Callable, tmp_path: Path) -> None:
         matrix = matrix4(rotation(5, -8, 10) @ np.diag([1.05, 0.95, 1.0]), (4.0, 3.0, -2.0))
         images.write_linear_transform(tmp_path / "initial.tfm", matrix)
