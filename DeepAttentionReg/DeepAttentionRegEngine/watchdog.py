@@ -37,13 +37,13 @@ def watch(parent_pid: int, cancel_file: str | None = None) -> threading.Thread:
     Returns:
         The running thread.
     """
-    thread = threading.Thread(target=_watch, args=(parent_pid, cancel_file), name="watchdog", daemon=True)
+    parent = _Process(parent_pid)  # here and not in the thread: whoever started this one may end any moment
+    thread = threading.Thread(target=_watch, args=(parent, cancel_file), name="watchdog", daemon=True)
     thread.start()
     return thread
 
 
-def _watch(parent_pid: int, cancel_file: str | None) -> None:
-    parent = _Process(parent_pid)
+def _watch(parent: "_Process", cancel_file: str | None) -> None:
     cancellation = Cancellation(cancel_file)
     stop_at = None
     while parent.is_alive():
