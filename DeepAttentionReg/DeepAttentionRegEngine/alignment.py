@@ -78,7 +78,11 @@ def align(fixed: Source, moving: Source, mode: str, initial: np.ndarray, seed: i
     else:
         centers = center_of_mass(fixed, "fixed image"), center_of_mass(moving, "moving image")
     mapped = initial[:3, :3] @ centers[0] + initial[:3, 3]
-    start = translation(centers[1] - mapped) @ initial
+    offset = centers[1] - mapped
+    if fixed.geometry.is_flat and not moving.geometry.is_flat:  # where a slice lies across its plane is known
+        normal = initial[:3, :3] @ np.reshape(fixed.geometry.direction, (3, 3))[:, fixed.geometry.size.index(1)]
+        offset = offset - normal * (offset @ normal) / (normal @ normal)
+    start = translation(offset) @ initial
     if mode in ("center", "mass"):
         return start
     return _optimised(fixed, moving, start, mode, seed, device)

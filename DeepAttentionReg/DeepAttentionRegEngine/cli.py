@@ -6,6 +6,7 @@ per line (contract.py). Exit code 0: done, 1: failed, 3: cancelled.
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -115,6 +116,7 @@ def job_from(arguments: argparse.Namespace) -> contract.Job:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run the job and return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # time limits of clusters end jobs so: clean up first
     parsed = make_parser().parse_args(arguments)
     send = emit if parsed.task == "run" or getattr(parsed, "json", False) else tell
     try:

@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -30,6 +31,7 @@ def run(job: Job, reporter: Reporter) -> Result:
     Raises:
         EngineError: With a sentence for the user, also when memory runs out.
     """
+    _require_own_outputs(job)
     try:
         result = _run(job, reporter)
     except (MemoryError, RuntimeError) as error:
@@ -42,6 +44,18 @@ def run(job: Job, reporter: Reporter) -> Result:
         ) from error
     # JSON has no number for what cannot be measured.
     return replace(result, values=finite({**result.values, "versions": versions()}))
+
+
+def _require_own_outputs(job: Job) -> None:
+    """Refuse an output that would replace an input of the job, or another output."""
+    files = {name: Path(value).resolve() for name, value in vars(job).items() if isinstance(value, str) and value}
+    outputs = {name: path for name, path in files.items() if name.startswith("output")}
+    for name, path in outputs.items():
+        twin = next((other for other, taken in files.items() if other != name and taken == path), None)
+        if twin is not None:
+            raise errors.EngineError(
+                errors.OUTPUT_UNWRITABLE, f"The file {path} is named as {name} and as {twin}.", "Choose another name."
+            )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

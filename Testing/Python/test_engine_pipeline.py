@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from DeepAttentionRegEngine import contract, errors, fields, images, metrics, pipeline
+from DeepAttentionRegEngine.alignment import align
 from DeepAttentionRegEngine.contract import STAGES, Progress, RegisterJob
 from DeepAttentionRegEngine.errors import EngineError
 from DeepAttentionRegEngine.jobs import run
@@ -312,6 +313,21 @@ class TestNothingLeft:
 
 
 class TestInputs:
+    @pytest.mark.parametrize("twin", ["fixed", "output_transform"])
+    def test_output_never_replaces_an_input_or_another_output(self, shifted: Callable, twin: str) -> None:
+        job = shifted(output_transform=str(Path(shifted().fixed).with_name("t.nrrd")))
+        before = Path(job.fixed).read_bytes()
+        with pytest.raises(EngineError, match=f"as {twin}"):
+            run(RegisterJob(**{**vars(job), "output_warped": getattr(job, twin)}), quiet())
+        assert Path(job.fixed).read_bytes() == before
+
+    @pytest.mark.parametrize("mode", ["center", "mass"])
+    def test_slice_keeps_its_place_across_its_plane_in_a_volume(self, mode: str) -> None:
+        volume = blob_source(centered((40, 40, 40), (2.5, 2.5, 2.5)))
+        plane = blob_source(centered((60, 56, 1), (1.5, 1.5, 1.5), np.eye(3), (3.0, -2.0, 14.0)))
+        matrix = align(plane, volume, mode, np.eye(4), 0, torch.device("cpu"))
+        assert abs(matrix[2, 3]) < 1e-9
+
     def test_landmarks_on_one_side_only_are_refused(self, shifted: Callable, tmp_path: Path) -> None:
         images.write_points(tmp_path / "points.csv", np.zeros((2, 3)))
         with pytest.raises(EngineError, match="2 fixed but 0 moving landmarks"):
