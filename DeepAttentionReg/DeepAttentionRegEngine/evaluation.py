@@ -28,6 +28,11 @@ class Reference:
     fixed_points_lps: np.ndarray | None = None
     moving_points_lps: np.ndarray | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to score with."""
+        return (self.fixed_labels is None or self.moving_labels is None) and self.fixed_points_lps is None
+
     def __post_init__(self) -> None:
         points = self.fixed_points_lps, self.moving_points_lps
         fixed, moving = (0 if given is None else len(given) for given in points)

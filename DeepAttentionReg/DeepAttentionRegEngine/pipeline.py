@@ -219,7 +219,10 @@ class Registration:
         device = self.pair.fixed.device
         self.values.update(regularity(displacement_lps_mm, fixed))
         for name, matrix in (("before", self.inputs.initial), ("aligned", self.pair.alignment)):
-            self.values[name] = score(linear_field(matrix, fixed), fixed, reference, device)
+            # A field of the whole grid is made only if something is measured with it.
+            self.values[name] = (
+                {} if reference.is_empty else score(linear_field(matrix, fixed), fixed, reference, device)
+            )
         self.values["after"] = score(displacement_lps_mm, fixed, reference, device)
         folds = self.values["jacobian"]["folds"]
         if folds:
