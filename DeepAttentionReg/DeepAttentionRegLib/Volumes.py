@@ -216,8 +216,9 @@ def _rasterize(
         image = segmentation.GetLayerDataObject(layer, BINARY_LABELMAP)
         if image.IsEmpty():
             continue
-        drawn = sitk.Resample(_labelmapToSitk(image, toFrame), grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-        drawn = sitk.GetArrayViewFromImage(drawn)
+        drawn = sitk.GetArrayFromImage(
+            sitk.Resample(_labelmapToSitk(image, toFrame), grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        )
         for segmentId in segmentation.GetSegmentIDsForLayer(layer, BINARY_LABELMAP):
             if segmentId in numbers:
                 result[drawn == segmentation.GetSegment(segmentId).GetLabelValue()] = numbers[segmentId]
