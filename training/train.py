@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from torch import Tensor, nn
 from data import Case, augmented, data_folder, load_cases, random_pairs, read_split
 from DeepAttentionRegEngine.losses import diffusion, fold_penalty, local_ncc, soft_dice
 from DeepAttentionRegEngine.networks import build
-from DeepAttentionRegEngine.registration import recurse
+from DeepAttentionRegEngine.networks.base import ImagePair, RegistrationNetwork
 from DeepAttentionRegEngine.warp import warp
 
+Pair = tuple[Tensor, ...]
 LOG = logging.getLogger("training")
 
 
@@ -33,17 +33,9 @@ def recursions_at(progress: float, maximum: int, rng: np.random.Generator) -> in
     return int(max(rng.integers(1, allowed + 1, 2)))
 
 
-def half_precision(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """Run the network's convolutions in bfloat16; fields, composition and losses stay in single precision."""
-
-    def predict(warped: Tensor, fixed: Tensor) -> Tensor:
-        with torch.autocast(fixed.device.type, dtype=torch.bfloat16):
-            return network(warped, fixed)
-
-    return predict
-
-
-def pair_loss(config: dict[str, Any], network: nn.Module, pair: tuple[Tensor, ...], recursions: int) -> Tensor:
+def pair_loss(
+    config: dict[str, Any], network: RegistrationNetwork, pair: Pair, recursions: int
+) -> Tensor:
     """Return the training loss of one pair: similarity and overlap after every recursion, and regularity.
 
     Args:
@@ -58,7 +50,7 @@ def pair_loss(config: dict[str, Any], network: nn.Module, pair: tuple[Tensor, ..
     weights = config["weights"]
     total, regularity = fixed.new_zeros(()), fixed.new_zeros(())
     weight_sum = 0.0
-    for index, step in enumerate(recurse(half_precision(network), fixed, moving, recursions), start=1):
+    for index, step in enumerate(network.recurse(ImagePair(fixed, moving), recursions), start=1):
         weight = config["gamma"] ** (recursions - index)
         weight_sum += weight
         similarity = weights["ncc"] * (1 - local_ncc(step.warped, fixed, config["ncc_window"]))
@@ -83,14 +75,14 @@ def learning_rate(config: dict[str, Any], step: int) -> float:
 
 
 @torch.no_grad()
-def validate(network: nn.Module, cases: list[Any], recursions: int, pairs: int = 20) -> float:
+def validate(network: RegistrationNetwork, cases: list[Any], recursions: int, pairs: int = 20) -> float:
     """Return the mean Dice of nearest-neighbour warped labels over fixed pairs of validation subjects."""
     rng = np.random.default_rng(1)
     scores = []
     for _ in range(pairs):
         a, b = rng.choice(len(cases), 2, replace=False)
         fixed, moving = cases[a], cases[b]
-        *_, last = recurse(half_precision(network), fixed.image[None], moving.image[None], recursions)
+        *_, last = network.recurse(ImagePair(fixed.image[None], moving.image[None]), recursions)
         warped = warp(moving.labels[None], last.displacement, nearest=True)
         scores.append(float(soft_dice(warped, fixed.labels[None])))
     return float(np.mean(scores))
@@ -111,6 +103,7 @@ class Trainer:
         self.config, self.output = config, output
         self.network, self.average = (build(config["method"], config["network"]) for _ in range(2))
         self.average.load_state_dict(self.network.state_dict())
+        self.network.half_precision = self.average.half_precision = True
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config["learning_rate"], betas=(0.9, 0.98))
         self.step = 0
         self.checkpoint = output / "checkpoint.pt"
@@ -131,7 +124,7 @@ class Trainer:
         }
         save_atomically(state, self.checkpoint)
 
-    def update(self, pair: tuple[Tensor, ...], recursions: int) -> float:
+    def update(self, pair: Pair, recursions: int) -> float:
         """Take one optimiser step and return the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -148,7 +141,7 @@ class Trainer:
         return float(loss.detach())
 
 
-def draw(fixed: Case, moving: Case, config: dict[str, Any], rng: np.random.Generator) -> tuple[Tensor, ...]:
+def draw(fixed: Case, moving: Case, config: dict[str, Any], rng: np.random.Generator) -> Pair:
     """Return fixed and moving image and labels, augmented; now and then an image with itself, which must not move."""
     first = augmented(fixed, rng, **config["augmentation"])
     same = rng.random() < config["identity_share"]

@@ -20,9 +20,9 @@ from .files import require_writable
 from .geometry import Geometry
 from .losses import local_ncc
 from .networks import load_network
+from .networks.base import ImagePair
 from .preprocess import GridLimits, Source, WorkingPair, field_on_fixed, on_grid, prepare, warp_volume
 from .refine import RefineSettings, refine, shrink
-from .registration import recurse
 from .registry import Method, Variant, choose_variant, load_method
 from .tensors import choose_device
 from .warp import resize_displacement, warp
@@ -142,7 +142,7 @@ class Registration:
         similarities = [similarity(pair, self.displacement)]
         self.reporter.step("recursion", 0, job.recursions, "Running the network.")
         displacement = self.displacement
-        for index, state in enumerate(recurse(network, fixed, moving, job.recursions), start=1):
+        for index, state in enumerate(network.recurse(ImagePair(fixed, moving), job.recursions), start=1):
             displacement = resize_displacement(state.displacement, spatial)
             similarities.append(similarity(pair, displacement))
             self.reporter.step(

@@ -7,9 +7,9 @@ from torch import Tensor
 from DeepAttentionRegEngine.losses import diffusion, mean_squared
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.attention import MutualAttention
+from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, RegistrationNetwork
 from DeepAttentionRegEngine.networks.blocks import count_weights
-from DeepAttentionRegEngine.networks.rman import RmanSettings, RmanStep
-from DeepAttentionRegEngine.registration import Recursion, recurse
+from DeepAttentionRegEngine.networks.rman import Rman, RmanSettings
 from DeepAttentionRegEngine.warp import compose, identity_grid, jacobian_determinant, warp
 from engine_cases import smooth_noise
 
@@ -19,10 +19,10 @@ FLAT, VOLUME = (33, 50), (34, 32, 37)
 sizes = pytest.mark.parametrize("spatial", [FLAT, VOLUME], ids=["2d", "3d"])
 
 
-def make_step(nd: int, *, flow: float = 1.0, seed: int = 0, **arguments: object) -> RmanStep:
+def make_step(nd: int, *, flow: float = 1.0, seed: int = 0, **arguments: object) -> Rman:
     """Return an untrained network in evaluation mode; `flow` scales what it predicts at the start."""
     torch.manual_seed(seed)
-    network = RmanStep(RmanSettings(**{"nd": nd, "widths": "tiny", **arguments})).eval()
+    network = Rman(RmanSettings(**{"nd": nd, "widths": "tiny", **arguments})).eval()
     network.flow.weight.data *= flow
     return network
 
@@ -32,8 +32,8 @@ def image_pair(spatial: tuple[int, ...], sigma: float = 1.5) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def states(network: torch.nn.Module, fixed: Tensor, moving: Tensor, recursions: int) -> list[Recursion]:
-    return list(recurse(network, fixed, moving, recursions))
+def states(network: RegistrationNetwork, fixed: Tensor, moving: Tensor, recursions: int) -> list[Recursion]:
+    return list(network.recurse(ImagePair(fixed, moving), recursions))
 
 
 class TestSize:
@@ -50,7 +50,7 @@ class TestSize:
     )
     def test_number_of_weights(self, nd: int, widths: str, flow_level: int, count: int) -> None:
         # Counted once; a change means that published weight files no longer fit.
-        assert count_weights(RmanStep(RmanSettings(nd=nd, widths=widths, flow_level=flow_level))) == count
+        assert count_weights(Rman(RmanSettings(nd=nd, widths=widths, flow_level=flow_level))) == count
 
     def test_attention_can_be_left_out(self) -> None:
         names = [name for name, _ in make_step(3, attention=False).named_parameters()]
@@ -117,7 +117,7 @@ class TestShape:
     def test_short_axis_is_refused(self) -> None:
         image = torch.zeros(1, 1, 31, 40)
         with pytest.raises(ValueError, match=r"31.*32"):
-            make_step(2)(image, image)
+            states(make_step(2), image, image, 1)
 
     def test_runaway_prediction_is_held_to_half_the_image(self) -> None:
         network = make_step(2)
@@ -166,7 +166,7 @@ class TestRecursion:
             calls.append(warped)
             return torch.zeros(1, 2, *fixed.shape[2:])
 
-        next(recurse(network, *image_pair(FLAT), 5))
+        next(network.recurse(ImagePair(*image_pair(FLAT)), 5))
         assert len(calls) == 1
 
     def test_constant_increments_add_up(self) -> None:
@@ -339,7 +339,7 @@ class TestLearning:
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(25):  # leaves 0.1 voxel and 2 % of the difference; 40 steps leave half of that
             optimizer.zero_grad()
-            *_, last = recurse(network, fixed, moving, 1)
+            *_, last = network.recurse(ImagePair(fixed, moving), 1)
             loss = 100 * mean_squared(last.warped, fixed) + 0.05 * diffusion(last.displacement)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -1,20 +1,21 @@
-"""Networks, one architecture per file; each maps (warped moving, fixed) to one recursion's displacement."""
+"""Registration networks, one architecture per file, all with the interface of `base`."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import nn
 
 from .. import errors
 from ..registry import Variant, weight_file
-from .rman import RmanSettings, RmanStep
+from .base import RegistrationNetwork
+from .rman import Rman, RmanSettings
 
-ARCHITECTURES: dict[str, tuple[type[Any], type[nn.Module]]] = {"rman": (RmanSettings, RmanStep)}
+ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]] = {"rman": (RmanSettings, Rman)}
 
 
-def build(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+def build(architecture: str, arguments: dict[str, Any]) -> RegistrationNetwork:
     """Return an untrained network.
 
     Args:
@@ -36,7 +37,7 @@ def build(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     return network(settings(**values))
 
 
-def load_network(architecture: str, variant: Variant) -> nn.Module:
+def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:
     """Return a trained network in evaluation mode, on the CPU.
 
     Args:

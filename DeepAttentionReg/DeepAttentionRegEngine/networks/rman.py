@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..warp import integrate_velocity, resize, resize_displacement
 from .attention import MutualAttention
+from .base import Evidence, StepNetwork
 from .blocks import ResidualBlock, clamp_displacement, flow_head, pool
 
 WIDTHS = {
@@ -21,7 +22,6 @@ WIDTHS = {
     "large": (16, 32, 64, 128),
 }
 LEVELS = 4
-MINIMUM_SIZE = 32  # below this the 1/16 map has a single voxel and cannot be normalised
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ class RmanSettings:
     velocity_steps: int = 0
 
 
-class RmanStep(nn.Module):
-    """One recursion: `(warped moving, fixed) -> psi`, a displacement in voxels of the working grid."""
+class Rman(StepNetwork):
+    """The sub-network of one recursion and, by `recurse`, its recursive application."""
+
+    minimum_size = 32  # below this the 1/16 map has a single voxel and cannot be normalised
 
     def __init__(self, settings: RmanSettings) -> None:
         super().__init__()
@@ -73,22 +75,8 @@ class RmanStep(nn.Module):
             channels = widths[level]
         self.flow = flow_head(nd, channels)
 
-    def forward(self, warped: Tensor, fixed: Tensor) -> Tensor:
-        """Predict one recursion's displacement.
-
-        Args:
-            warped: `(B, 1, *spatial)`, moving image warped by the field so far.
-            fixed: Same shape.
-
-        Returns:
-            `(B, nd, *spatial)` in voxels.
-
-        Raises:
-            ValueError: If an axis is shorter than `MINIMUM_SIZE`.
-        """
-        if min(fixed.shape[2:]) < MINIMUM_SIZE:
-            msg = f"image size {tuple(fixed.shape[2:])} must be at least {MINIMUM_SIZE} along every axis"
-            raise ValueError(msg)
+    def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
+        """Predict one recursion's displacement, as `StepNetwork.forward`."""
         skips_a, skips_b, a, b = self.encode(warped, fixed)
         with torch.autocast(fixed.device.type, enabled=False):
             # On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels return NaN at random.
