@@ -33,9 +33,7 @@ def recursions_at(progress: float, maximum: int, rng: np.random.Generator) -> in
     return int(max(rng.integers(1, allowed + 1, 2)))
 
 
-def pair_loss(
-    config: dict[str, Any], network: RegistrationNetwork, pair: Pair, recursions: int
-) -> Tensor:
+def pair_loss(config: dict[str, Any], network: RegistrationNetwork, pair: Pair, recursions: int) -> Tensor:
     """Return the training loss of one pair: similarity and overlap after every recursion, and regularity.
 
     Args:
