@@ -18,7 +18,7 @@ import numpy as np
 from data import RESOURCES, ROOT, data_folder, read_split
 from DeepAttentionRegEngine.contract import METHOD_NONE, RegisterJob
 from DeepAttentionRegEngine.jobs import run, versions
-from DeepAttentionRegEngine.pipeline import Reporter
+from DeepAttentionRegEngine.reporting import Reporter
 
 REFINEMENT_STEPS = 40
 PAIR_SEED = 1

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, contract, errors
+from .reporting import Reporter
 from .watchdog import Cancellation, watch
 
 EXIT_FAILED, EXIT_CANCELLED = 1, 3
+FIELD_HELP = "displacement field (nrrd, nii.gz, mha, h5)"
 Emit = Callable[[contract.Event], None]
 
 
@@ -56,8 +58,8 @@ def execute(job: contract.Job, send: Emit) -> int:
     if job.parent_pid is not None:
         watch(job.parent_pid, job.cancel_file)
     try:
-        jobs, pipeline = _load_engine()
-        send(jobs.run(job, pipeline.Reporter(send, cancellation.requested)))
+        jobs = _load_engine()
+        send(jobs.run(job, Reporter(send, cancellation.requested)))
     except errors.EngineError as error:
         send(contract.Failure(error.code, error.message, error.hint))
         return EXIT_CANCELLED if error.code == errors.CANCELLED else EXIT_FAILED
@@ -77,21 +79,21 @@ def execute(job: contract.Job, send: Emit) -> int:
     return 0
 
 
-def _load_engine() -> tuple[Any, Any]:
+def _load_engine() -> Any:
     """Import what needs PyTorch, only once there is a job to do.
 
     Raises:
         EngineError: If PyTorch is missing or damaged.
     """
     try:
-        from . import jobs, pipeline
+        from . import jobs
     except (ImportError, OSError, AttributeError) as error:  # a half-installed torch raises any of them
         raise errors.EngineError(
             errors.TORCH_MISSING,
             f"PyTorch cannot be loaded ({error}).",
             "Install or repair it: in Slicer through the PyTorch extension, elsewhere with pip install torch.",
         ) from error
-    return jobs, pipeline
+    return jobs
 
 
 def job_from(arguments: argparse.Namespace) -> contract.Job:
@@ -146,21 +148,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     warp = tasks.add_parser("warp", help="resample an image through a displacement field")
     warp.add_argument("moving", metavar="MOVING", help="image or label map to resample")
-    warp.add_argument("transform", metavar="TRANSFORM", help="displacement field (nrrd, nii.gz, mha, h5)")
+    warp.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
     warp.add_argument("output", metavar="OUTPUT", help="image to write, on the grid of the field")
     warp.add_argument("--labels", action="store_true", help="nearest neighbour, for label maps")
-    jacobian = tasks.add_parser("jacobian", help="write a map of how a field stretches tissue")
-    jacobian.add_argument("transform", metavar="TRANSFORM", help="displacement field (nrrd, nii.gz, mha, h5)")
-    jacobian.add_argument("output", metavar="OUTPUT", help="map to write")
-    jacobian.add_argument(
-        "--map",
-        choices=contract.MAPS,
-        default="jacobian",
-        help="Jacobian determinant (above 1: moving tissue is shrunk into the fixed image, at or "
-        "below 0: folded), its logarithm, the displacement in mm, or the folded voxels",
-    )
+    _add_maps(tasks.add_parser("jacobian", help="write a map of how a field stretches tissue"))
+    _add_render(tasks.add_parser("render", help="write a sequence of Gaussians as a displacement field on any grid"))
     metrics = tasks.add_parser("metrics", help="score a displacement field")
-    metrics.add_argument("transform", metavar="TRANSFORM", help="displacement field (nrrd, nii.gz, mha, h5)")
+    metrics.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
     _add_references(metrics)
     tasks.add_parser("probe", help="show versions and devices")
     for task in tasks.choices.values():
@@ -168,6 +162,24 @@ def make_parser() -> argparse.ArgumentParser:
     run = tasks.add_parser("run", help="run a job file, for programs")
     run.add_argument("job", metavar="JOB.json", help="job as in contract.py")
     return parser
+
+
+def _add_maps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
+    parser.add_argument("output", metavar="OUTPUT", help="map to write")
+    parser.add_argument(
+        "--map",
+        choices=contract.MAPS,
+        default="jacobian",
+        help="Jacobian determinant (above 1: moving tissue is shrunk into the fixed image, at or "
+        "below 0: folded), its logarithm, the displacement in mm, or the folded voxels",
+    )
+
+
+def _add_render(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("gaussians", metavar="GAUSSIANS", help="what --output-gaussians wrote")
+    parser.add_argument("reference", metavar="REFERENCE", help="image whose grid the field gets")
+    parser.add_argument("output", metavar="OUTPUT", help=FIELD_HELP)
 
 
 def _add_references(parser: argparse.ArgumentParser) -> None:
@@ -183,9 +195,10 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
     add("fixed", metavar="FIXED", help="image that stays (nrrd, nii.gz, mha, png, ...)")
     add("moving", metavar="MOVING", help="image to deform onto it")
     add("--method", default="rman", help="registration method; none: alignment and refinement alone")
-    add("--recursions", type=int, default=3, metavar="K", help="passes of the network, 1 to 20")
-    add("--weights", metavar="ID", help="trained weights to use instead of the method's first")
+    add("--recursions", type=int, metavar="K", help="passes of the network; without it the method's usual number")
+    add("--weights", metavar="ID", help="trained weights, or a .pt file, to use instead of the method's first")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--half-precision", action="store_true", help="run the network in 16 bits: faster on GPUs, less memory")
     add("--seed", type=int, default=0, help="seed of everything random")
     group = parser.add_argument_group("before")
     group.add_argument(
@@ -225,6 +238,8 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-jacobian", metavar="FILE", help="Jacobian determinant on the fixed grid")
     group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
     group.add_argument("--output-recursions", metavar="FOLDER", help="folder for the field after every recursion")
+    group.add_argument("--attention", action="store_true", help="put what the network attended to there, too")
+    group.add_argument("--output-gaussians", metavar="FILE", help="the sequence of Gaussians of r2n2 (json)")
     _add_references(parser)
 
 

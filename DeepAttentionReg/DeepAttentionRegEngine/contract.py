@@ -53,13 +53,13 @@ class RegisterJob(Job):
         fixed: Fixed volume.
         moving: Moving volume.
         method: Name of a method file, or "none" for alignment and refinement alone.
-        recursions: K, passes of the network.
-        weights: Id in weights.json; None takes the method's first.
+        recursions: K, passes of the network; None takes the method's usual number.
+        weights: Id in weights.json, or path of a .pt file; None takes the method's first.
         device: "auto", "cpu", "cuda" or "cuda:n".
         alignment: Start with nothing, at the centres of the fields of view or of mass, or with a rigid or affine
             registration from the centres of mass.
         initial_transform: Linear transform file that maps fixed to moving points, applied before the alignment.
-        fixed_mask: Voxels of the fixed volume that drive the similarity.
+        fixed_mask: Voxels of the fixed volume that drive the similarity; methods with attention masks take it as such.
         moving_mask: The same on the moving volume.
         fixed_labels: Label map to score with.
         moving_labels: Label map to warp and to score with.
@@ -69,18 +69,21 @@ class RegisterJob(Job):
         similarity: What refinement maximises: local correlation, mean squares, or MIND-SSC for two modalities.
         smoothness: Regularity of the refinement as a factor of the usual one.
         velocity: Refine a stationary velocity field, which hardly folds, instead of a displacement.
+        half_precision: Run the network in 16 bits.
         seed: Seed of everything random.
         output_transform: Displacement field file (nrrd, nii.gz, mha, h5).
         output_warped: Moving volume on the fixed grid.
         output_jacobian: Jacobian determinant on the fixed grid.
         output_warped_labels: Moving labels on the fixed grid.
-        output_recursions: Folder for the field after every recursion.
+        output_recursions: Folder for the field after every recursion (recursions.py tells what it holds).
+        attention: Put what the network attended to into that folder, too.
+        output_gaussians: JSON file for the sequence of Gaussians of a method that makes one.
     """
 
     fixed: str
     moving: str
     method: str = "rman"
-    recursions: int = _option(3, at_least=1, at_most=20)
+    recursions: int | None = _option(None, at_least=1, at_most=100)
     weights: str | None = None
     device: str = "auto"
     alignment: str = _option("center", choices=ALIGNMENTS)
@@ -95,12 +98,15 @@ class RegisterJob(Job):
     similarity: str = _option("ncc", choices=SIMILARITIES)
     smoothness: float = _option(1.0, at_least=0.0, at_most=1000.0)
     velocity: bool = False
+    half_precision: bool = False
     seed: int = _option(0, at_least=0, at_most=2**32 - 2)
     output_transform: str | None = None
     output_warped: str | None = None
     output_jacobian: str | None = None
     output_warped_labels: str | None = None
     output_recursions: str | None = None
+    attention: bool = False
+    output_gaussians: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +129,15 @@ class WarpJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RenderJob(Job):
+    """Write a sequence of Gaussians as a displacement field on the grid of any volume."""
+
+    gaussians: str
+    reference: str
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricsJob(Job):
     """Score a displacement field: regularity always, Dice and surface distances with labels, TRE with points."""
 
@@ -139,6 +154,7 @@ TASKS: dict[str, type[Job]] = {
     "jacobian": JacobianJob,
     "warp": WarpJob,
     "metrics": MetricsJob,
+    "render": RenderJob,
 }
 
 
@@ -269,6 +285,8 @@ def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, A
     choices = limits.get("choices")
     if choices and value not in choices:
         raise _refusal(f"{name} is {value!r}, but must be one of {', '.join(choices)}.", "Correct the value.")
+    if value is None:
+        return
     low, high = limits.get("at_least"), limits.get("at_most")
     # Written so that NaN, which compares false with everything, is refused too.
     if (low is not None and not value >= low) or (high is not None and not value <= high):

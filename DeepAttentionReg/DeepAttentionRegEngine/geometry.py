@@ -145,6 +145,14 @@ class Geometry:
         """Build from a 4x4 matrix of voxel indices to RAS mm."""
         return cls.from_ijk_to_lps(np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(matrix, dtype=float), size)
 
+    def resized(self, size: tuple[int, int, int]) -> "Geometry":
+        """Return a grid of another size (i, j, k) over the same field of view."""
+        factor = np.array(self.size) / np.array(size)
+        spacing = np.array(self.spacing) * factor
+        matrix = self.ijk_to_lps
+        origin = matrix[:3, 3] + matrix[:3, :3] @ ((factor - 1) / 2)
+        return Geometry.from_arrays(size, spacing, origin, self.direction)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, for JSON."""
         return {name: list(value) for name, value in asdict(self).items()}

@@ -4,15 +4,16 @@ import numpy as np
 
 from . import errors
 
-LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
+PERCENTILES = (0.5, 99.5)
 
 
-def normalize(array: np.ndarray, name: str = "image") -> np.ndarray:
-    """Scale an image to [0, 1] between its 0.5 and 99.5 percentiles; non-finite voxels become 0.
+def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, float] = PERCENTILES) -> np.ndarray:
+    """Scale an image to [0, 1] between two of its percentiles; non-finite voxels become 0.
 
     Args:
         array: Any shape, any real type.
         name: How to call the image in an error, such as "fixed image".
+        percentiles: Which become 0 and 1; what lies beyond is clipped.
 
     Returns:
         float32 array of the same shape.
@@ -27,7 +28,7 @@ def normalize(array: np.ndarray, name: str = "image") -> np.ndarray:
             errors.INPUT_INVALID, f"The {name} holds no finite value.", "Check how it was exported."
         )
     values = image[finite]
-    low, high = np.percentile(values, (LOW_PERCENT, HIGH_PERCENT))
+    low, high = np.percentile(values, percentiles)
     if high <= low:  # a small bright object in an empty image
         low, high = values.min(), values.max()
     if high <= low:

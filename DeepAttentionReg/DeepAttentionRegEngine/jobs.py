@@ -11,8 +11,10 @@ import torch
 from . import __version__, errors, fields, images
 from .contract import JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, Result, WarpJob
 from .evaluation import finite, regularity, score
-from .pipeline import Reporter, load_reference, register
+from .inputs import load_reference
+from .pipeline import register
 from .preprocess import Source, warp_volume
+from .reporting import Reporter
 from .tensors import describe_devices
 
 CPU = torch.device("cpu")

@@ -1,9 +1,7 @@
 """A registration job from files to files."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,96 +12,34 @@ from torch import Tensor
 
 from . import errors, fields, images
 from .alignment import align
-from .contract import METHOD_NONE, Event, MetricsJob, Progress, RegisterJob, Result
-from .evaluation import Reference, linear_field, regularity, score
+from .contract import METHOD_NONE, RegisterJob, Result
+from .evaluation import linear_field, regularity, score
+from .evidence import RecursionFolder
 from .files import require_writable
-from .geometry import Geometry
+from .inputs import Inputs, load_inputs
 from .losses import local_ncc
 from .networks import load_network
-from .networks.base import ImagePair
-from .preprocess import GridLimits, Source, WorkingPair, field_on_fixed, on_grid, prepare, warp_volume
-from .refine import RefineSettings, refine, shrink
-from .registry import Method, Variant, choose_variant, load_method
+from .networks.base import ImagePair, Recursion, RegistrationNetwork
+from .preprocess import GridLimits, WorkingPair, field_on_fixed, prepare, warp_volume
+from .recursions import INDEX
+from .refine import RefineSettings, refine
+from .registry import GridPolicy, Method, Variant, choose_variant, load_method
+from .reporting import Reporter
 from .tensors import choose_device
 from .warp import resize_displacement, warp
 
 SIMILARITY_WINDOW = 7
 
 
-@dataclass
-class Reporter:
-    """Where a job's progress goes and whence its cancellation comes; keeps the seconds of each stage."""
-
-    emit: Callable[[Event], None]
-    cancelled: Callable[[], bool]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def step(self, stage: str, step: int = 0, of: int = 0, message: str = "", file: str | None = None) -> None:
-        """Report progress.
-
-        Raises:
-            EngineError: If the job was cancelled.
-        """
-        if self.cancelled():
-            raise errors.EngineError(errors.CANCELLED, "The registration was canceled.")
-        self.emit(Progress(stage, step, of, message, file))
-
-    @contextmanager
-    def stage(self, name: str, message: str) -> Iterator[None]:
-        """Announce a stage and time it."""
-        self.step(name, message=message)
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+def network_size(spatial: tuple[int, ...], policy: GridPolicy) -> tuple[int, ...]:
+    """Return the size of the grid a network sees for a working grid of a given size, both in array order."""
+    factor = max(1.0, (math.prod(spatial) / policy.network_voxels) ** (1 / len(spatial)))
+    return tuple(max(policy.minimum_size, round(n / factor)) for n in spatial)
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Everything a job reads."""
-
-    fixed: Source
-    moving: Source
-    reference: Reference
-    initial: np.ndarray
-
-
-def load_inputs(job: RegisterJob) -> Inputs:
-    """Read the files of a job."""
-    fixed, moving = (
-        _source(image, mask) for image, mask in ((job.fixed, job.fixed_mask), (job.moving, job.moving_mask))
-    )
-    if moving.geometry.is_flat and not fixed.geometry.is_flat:
-        raise errors.EngineError(
-            errors.INPUT_INVALID,
-            f"The moving image is a single slice {moving.geometry.size}, the fixed one a volume {fixed.geometry.size}.",
-            "Register two volumes, two slices, or use the slice as the fixed image.",
-        )
-    reference = load_reference(job, fixed.geometry)
-    initial = np.eye(4) if job.initial_transform is None else images.read_linear_transform(job.initial_transform)
-    return Inputs(fixed, moving, reference, initial)
-
-
-def load_reference(job: RegisterJob | MetricsJob, geometry: Geometry) -> Reference:
-    """Read what a job gives to score with; the fixed labels are brought onto `geometry`, the fixed grid."""
-    moving = None if job.moving_labels is None else images.read_labels(job.moving_labels)
-    return Reference(
-        None if job.fixed_labels is None else _labels_on(job.fixed_labels, geometry),
-        None if moving is None else Source(moving.array, moving.geometry),
-        None if job.fixed_points is None else images.read_points(job.fixed_points),
-        None if job.moving_points is None else images.read_points(job.moving_points),
-    )
-
-
-def _source(image: str, mask: str | None) -> Source:
-    volume = images.read_volume(image)
-    if mask is None:
-        return Source(volume.array, volume.geometry)
-    return Source(volume.array, volume.geometry, _labels_on(mask, volume.geometry))
-
-
-def _labels_on(path: str, geometry: Geometry) -> np.ndarray:
-    labels = images.read_labels(path)
-    return on_grid(Source(labels.array, labels.geometry), geometry)
+def _images(pair: WorkingPair) -> ImagePair:
+    masks = (None if mask is None else (mask >= 0.5).float() for mask in (pair.fixed_mask, pair.moving_mask))
+    return ImagePair(pair.fixed, pair.moving, *masks)
 
 
 def similarity(pair: WorkingPair, displacement: Tensor) -> float:
@@ -127,43 +63,49 @@ class Registration:
     created: list[Path] = field(default_factory=list)
 
     @torch.no_grad()
-    def run_network(self, network_voxels: int, dimensions: int) -> None:
-        """Apply the method's recursions; a network that makes things worse than the alignment alone is not used."""
+    def run_method(self, method: Method, dimensions: int) -> None:
+        """Apply the method's recursions; a deformation worse than the alignment alone is not used."""
         job, pair = self.job, self.pair
-        method = load_method(job.method)
         variant = choose_variant(method, dimensions, job.weights)
-        fitting = self._fits(variant)
-        network = load_network(method.architecture, variant).to(pair.fixed.device)
-        self.values["weights"] = variant.weights
-        spatial = tuple(pair.fixed.shape[2:])
-        factor = max(1.0, (math.prod(spatial) / network_voxels) ** (1 / dimensions))
-        size = tuple(max(int(method.grid["minimum_size"]), round(n / factor)) for n in spatial)
-        fixed, moving = shrink(pair.fixed, size), shrink(pair.moving, size)
-        similarities = [similarity(pair, self.displacement)]
-        self.reporter.step("recursion", 0, job.recursions, "Running the network.")
-        displacement = self.displacement
-        for index, state in enumerate(network.recurse(ImagePair(fixed, moving), job.recursions), start=1):
-            displacement = resize_displacement(state.displacement, spatial)
-            similarities.append(similarity(pair, displacement))
-            self.reporter.step(
-                "recursion",
-                index,
-                job.recursions,
-                f"Recursion {index} of {job.recursions}.",
-                self._keep(displacement, index),
-            )
+        count = method.recursions_for(job.recursions)
+        view = pair.at(network_size(tuple(pair.fixed.shape[2:]), method.grid[dimensions]))
+        network = self._network(method, variant, count)
+        self.values["recursions"], self.values["weights"] = count, variant.weights
+        similarities = [similarity(view, torch.zeros_like(view.fixed).repeat(1, dimensions, *[1] * dimensions))]
+        folder = self._open_folder(view)
+        self._recursion(0, count)
+        for index, state in enumerate(network.recurse(_images(view), count, attend=job.attention), start=1):
+            similarities.append(similarity(view, state.displacement))
+            file = None if folder is None else str(self._add(folder, state, similarities[-1]))
+            self._recursion(index, count, file)
+        if folder is not None:
+            self.files["recursions"] = str(folder.close())
         self.values.update(similarity=similarities, best_recursion=int(np.nanargmax(similarities)))
         if not similarities[-1] >= similarities[0]:  # written so that it holds for a broken field, not a number, too
             self.warnings.append(
-                "The network made the volumes less similar, so its deformation was left out; "
-                "these weights may not suit the anatomy or modality."
+                f"{method.title} made the volumes less similar, so its deformation was left out; "
+                "it may not suit the anatomy or modality."
             )
         else:
-            self.displacement = displacement
-            self.trusted = variant.refinement if fitting else {}
+            self.displacement = resize_displacement(state.displacement, pair.fixed.shape[2:])
+            self.trusted = variant.refinement if self._fits(variant) else {}
+
+    def _network(self, method: Method, variant: Variant, count: int) -> RegistrationNetwork:
+        network = load_network(method.architecture, variant).to(self.pair.fixed.device)
+        network.half_precision = self.job.half_precision
+        network.on_step = lambda done, of, loss: self.reporter.step(
+            "recursion", 0, count, f"Iteration {done} of {of}, loss {loss:.4f}."
+        )
+        return network
+
+    def _recursion(self, index: int, count: int, file: str | None = None) -> None:
+        message = f"Recursion {index} of {count}." if index else "Running the method."
+        self.reporter.step("recursion", index, count, message, file)
 
     def _fits(self, variant: Variant) -> bool:
         """Return whether the weights were trained on fields of view of this size; warn if not."""
+        if variant.extent_mm is None:
+            return True
         grid = self.inputs.fixed.geometry
         extent = max(n * spacing for n, spacing in zip(grid.size, grid.spacing, strict=True))
         low, high = variant.extent_mm
@@ -174,17 +116,21 @@ class Registration:
             )
         return low <= extent <= high
 
-    def _keep(self, displacement: Tensor, index: int) -> str | None:
+    def _open_folder(self, view: WorkingPair) -> RecursionFolder | None:
         if self.job.output_recursions is None:
             return None
-        path = Path(self.job.output_recursions) / f"recursion_{index}.nrrd"
-        for folder in reversed([path.parent, *path.parent.parents]):
+        path = Path(self.job.output_recursions)
+        for folder in reversed([path, *path.parents]):
             self._will_create(folder)
         with suppress(OSError):  # a missing folder is reported when writing
-            path.parent.mkdir(parents=True, exist_ok=True)
-        fixed = self.inputs.fixed.geometry
-        images.write_displacement(self._will_create(path), field_on_fixed(displacement, self.pair, fixed), fixed)
-        return str(path)
+            path.mkdir(parents=True, exist_ok=True)
+        self._will_create(path / INDEX)
+        return RecursionFolder(path, self.job.method, view, self.inputs.fixed.geometry)
+
+    def _add(self, folder: RecursionFolder, state: Recursion, similarity: float) -> Path:
+        for name in folder.names(len(folder.steps) + 1, state.evidence):
+            self._will_create(folder.folder / name)
+        return folder.add(state, similarity)
 
     def _will_create(self, path: str | Path) -> str:
         """Note a file or folder that is about to be made, unless it is there already."""
@@ -269,7 +215,7 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
     with reporter.stage("load", "Reading the volumes."):
         inputs = load_inputs(job)
     dimensions = 2 if inputs.fixed.geometry.is_flat else 3
-    limits = GridLimits() if method is None else GridLimits(method.grid["minimum_size"], method.grid["maximum_voxels"])
+    limits = GridLimits() if method is None else _limits(method, dimensions)
     with reporter.stage("align", "Aligning the volumes."):
         matrix = align(inputs.fixed, inputs.moving, job.alignment, inputs.initial, job.seed, device)
         pair = prepare(inputs.fixed, inputs.moving, matrix, limits, device)
@@ -285,12 +231,17 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
     return Result(state.files, state.values, state.warnings)
 
 
+def _limits(method: Method, dimensions: int) -> GridLimits:
+    policy = method.grid[dimensions]
+    return GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization)
+
+
 def _deform(state: Registration, method: Method | None) -> None:
     """Do everything after the linear alignment."""
     reporter, fixed = state.reporter, state.inputs.fixed.geometry
     if method is not None:
-        with reporter.stage("recursion", "Loading the network."):
-            state.run_network(method.grid["network_voxels"], 2 if fixed.is_flat else 3)
+        with reporter.stage("recursion", "Preparing the method."):
+            state.run_method(method, 2 if fixed.is_flat else 3)
     if state.job.refinement_steps:
         with reporter.stage("refine", "Refining the deformation on this pair."):
             state.run_refinement()
@@ -301,12 +252,27 @@ def _deform(state: Registration, method: Method | None) -> None:
         state.write(displacement_lps_mm)
 
 
+def _require_method(job: RegisterJob) -> None:
+    """Refuse what only a method can do where none is chosen."""
+    asked = {"weights": job.weights, "recursions": job.output_recursions, "Gaussians": job.output_gaussians}
+    given = [name for name, value in asked.items() if value is not None]
+    if job.method == METHOD_NONE and given:
+        raise errors.EngineError(
+            errors.CONTRACT, f"Refinement alone has no {given[0]}.", "Choose a method, or leave that out."
+        )
+    if job.attention and job.output_recursions is None:
+        raise errors.EngineError(
+            errors.CONTRACT, "What the network attended to has no place to go.", "Name a folder for the recursions too."
+        )
+
+
 def require_outputs(job: RegisterJob) -> None:
     """Check names and folders of the outputs, before hours of work rather than after.
 
     Raises:
         EngineError: Naming the file that could not be written.
     """
+    _require_method(job)
     if job.output_warped_labels is not None and job.moving_labels is None:
         raise errors.EngineError(
             errors.INPUT_MISSING,

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from . import errors
 from .geometry import Geometry
-from .intensity import normalize
+from .intensity import PERCENTILES, normalize
 from .tensors import to_array, to_tensor
-from .warp import sample
+from .warp import sample, shrink
 
 SLAB_VOXELS = 2_000_000  # bounds the memory of coordinates while whole volumes are resampled
 MINIMUM_OVERLAP = 0.02
@@ -25,15 +25,17 @@ MINIMUM_OVERLAP = 0.02
 
 @dataclass(frozen=True)
 class GridLimits:
-    """Size policy of the working grid.
+    """How volumes become images on the working grid.
 
     Attributes:
         minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
         maximum_voxels: Voxels at most; the spacing grows if need be.
+        percentiles: Of each volume that become 0 and 1.
     """
 
     minimum_size: int = 32
     maximum_voxels: int = 4_100_000
+    percentiles: tuple[float, float] = PERCENTILES
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class WorkingPair:
         fixed: Fixed image.
         moving: Moving image sampled through the alignment.
         weight: 1 where both images are known and inside the masks, else 0.
+        fixed_mask: 1 inside the user's mask of the fixed image; None without one.
+        moving_mask: The same of the moving image, sampled through the alignment.
     """
 
     geometry: Geometry
@@ -53,6 +57,21 @@ class WorkingPair:
     fixed: Tensor
     moving: Tensor
     weight: Tensor
+    fixed_mask: Tensor | None = None
+    moving_mask: Tensor | None = None
+
+    def at(self, spatial: tuple[int, ...]) -> "WorkingPair":
+        """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing."""
+        i, j, *k = spatial[::-1]
+        return WorkingPair(
+            self.geometry.resized((i, j, k[0] if k else 1)),
+            self.alignment,
+            shrink(self.fixed, spatial),
+            shrink(self.moving, spatial),
+            shrink(self.weight, spatial),
+            None if self.fixed_mask is None else shrink(self.fixed_mask, spatial),
+            None if self.moving_mask is None else shrink(self.moving_mask, spatial),
+        )
 
 
 def canonical_axes(geometry: Geometry) -> tuple[list[int], list[int]]:
@@ -219,19 +238,23 @@ def prepare(
     """
     geometry = plan_grid(fixed.geometry, limits)
     shape, spatial = geometry.shape, spatial_shape(geometry)
-    images = []
+    images: list[Tensor] = []
+    masks: list[Tensor | None] = []
     known, chosen = (torch.ones(shape, device=device, dtype=torch.bool) for _ in range(2))
     for source, matrix, name in ((fixed, np.eye(4), "fixed image"), (moving, alignment, "moving image")):
         to_source = index_map(geometry, source.geometry, matrix)
-        values, inside = resample(normalize(source.array, name), to_source, shape, device)
+        values, inside = resample(normalize(source.array, name, limits.percentiles), to_source, shape, device)
         images.append(values.view(1, 1, *spatial))
         known &= inside
         _require_overlap(float(known.float().mean()) / _share_of_view(fixed.geometry, geometry))
+        mask = None
         if source.mask is not None:
-            chosen &= resample(source.mask, to_source, shape, device, nearest=True)[0] > 0
+            mask = resample(source.mask, to_source, shape, device, nearest=True)[0] > 0
+            chosen &= mask
             _require_mask(bool((known & chosen).any()), name)
+        masks.append(None if mask is None else mask.float().view(1, 1, *spatial))
     weight = (known & chosen).float()
-    return WorkingPair(geometry, alignment, images[0], images[1], weight.view(1, 1, *spatial))
+    return WorkingPair(geometry, alignment, images[0], images[1], weight.view(1, 1, *spatial), masks[0], masks[1])
 
 
 def _share_of_view(fixed: Geometry, working: Geometry) -> float:

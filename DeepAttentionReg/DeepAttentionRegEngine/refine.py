@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .losses import diffusion, fold_penalty, local_ncc, mean_squared
 from .mind import mind_ssc
-from .warp import compose, integrate_velocity, resize, resize_displacement, warp
+from .warp import compose, integrate_velocity, resize_displacement, shrink, warp
 
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
@@ -62,16 +62,6 @@ class Pair:
         """Return the pair resampled to another size, area-averaged against aliasing."""
         weight = None if self.weight is None else shrink(self.weight, spatial)
         return Pair(shrink(self.fixed, spatial), shrink(self.moving, spatial), weight)
-
-
-def shrink(image: Tensor, spatial: tuple[int, ...]) -> Tensor:
-    """Resample to a smaller grid: average over the nearest whole factor, then interpolate the rest."""
-    factors = [max(1, round(old / new)) for old, new in zip(image.shape[2:], spatial, strict=True)]
-    if max(factors) == 1:
-        return resize(image, spatial)
-    pool = torch.nn.functional.avg_pool2d if image.ndim == 4 else torch.nn.functional.avg_pool3d
-    pooled = pool(image, factors, ceil_mode=True, count_include_pad=False)
-    return resize(pooled, spatial)
 
 
 def level_size(spatial: tuple[int, ...], factor: int) -> tuple[int, ...]:

@@ -80,6 +80,16 @@ def resize(image: Tensor, spatial: Sequence[int]) -> Tensor:
     return F.interpolate(image, size=tuple(spatial), mode=LINEAR_MODES[len(spatial)], align_corners=False)
 
 
+def shrink(image: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Resample to a smaller grid over the same field of view: average over whole voxels, then interpolate."""
+    factors = [max(1, round(old / new)) for old, new in zip(image.shape[2:], spatial, strict=True)]
+    if max(factors) == 1:
+        return resize(image, spatial)
+    pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
+    pooled = pool(image, factors, ceil_mode=True, count_include_pad=False)
+    return resize(pooled, spatial)
+
+
 def resize_displacement(displacement: Tensor, spatial: Sequence[int]) -> Tensor:
     """Resample a displacement to another grid over the same field of view, in voxels of the new grid."""
     ratio = [new / old for new, old in zip(spatial, displacement.shape[2:], strict=True)]

@@ -105,7 +105,7 @@ class TestOptions:
             if item.name in {"fixed", "moving", *own}:
                 continue
             option = "--" + item.name.replace("_", "-")
-            value = {bool: True, int: 7, float: 0.5}.get(item.type, "x")
+            value = {bool: True, int: 7, int | None: 7, float: 0.5}.get(item.type, "x")
             value = item.metadata["choices"][-1] if item.metadata.get("choices") else value
             arguments += [option] if value is True else [option, str(value)]
             values[item.name] = value
@@ -118,12 +118,13 @@ class TestOptions:
         assert self.job("jacobian", "t", "o", "--map", "folds") == contract.JacobianJob(
             transform="t", output="o", map="folds"
         )
+        assert self.job("render", "g", "r", "o") == contract.RenderJob(gaussians="g", reference="r", output="o")
         assert self.job("metrics", "t", "--fixed-points", "p") == contract.MetricsJob(transform="t", fixed_points="p")
 
     def test_value_out_of_range_is_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert cli.main(["register", "f", "m", "--recursions", "50"]) == 1
+        assert cli.main(["register", "f", "m", "--recursions", "500"]) == 1
         assert capsys.readouterr().err.splitlines() == [
-            "Error: RegisterJob.recursions is 50, but must be between 1 and 20. Correct the value."
+            "Error: RegisterJob.recursions is 500, but must be between 1 and 100. Correct the value."
         ]
 
 

@@ -32,6 +32,7 @@ JOBS = [
     contract.JacobianJob(transform="t.h5", output="o.nrrd", map="folds"),
     contract.WarpJob(moving="m", transform="t", output="o", labels=True),
     contract.MetricsJob(transform="t", fixed_labels="a", moving_labels="b"),
+    contract.RenderJob(gaussians="g", reference="r", output="o"),
 ]
 EVENTS = [
     Progress("recursion", 1, 3, "Recursion 1 of 3.", "r.nrrd"),
@@ -111,7 +112,7 @@ class TestDefaults:
 
 
 WRONG_VALUES = {
-    "recursions": [0, 21, -1, 2.5, "3", True, [3]],
+    "recursions": [0, 101, -1, 2.5, "3", True, [3]],
     "refinement_steps": [-1, 1001, 1.5, False],
     "smoothness": [-0.1, float("nan"), float("inf"), "1", True],
     "seed": [-1, 2**40, 0.5],

@@ -9,13 +9,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from DeepAttentionRegEngine import contract, errors, fields, images, metrics, pipeline
+from DeepAttentionRegEngine import contract, errors, fields, images, metrics, pipeline, recursions
 from DeepAttentionRegEngine.alignment import align
 from DeepAttentionRegEngine.contract import STAGES, Progress, RegisterJob
 from DeepAttentionRegEngine.errors import EngineError
 from DeepAttentionRegEngine.jobs import run
+from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, StepNetwork
 from DeepAttentionRegEngine.phantom import PhantomPair, make_phantom
-from DeepAttentionRegEngine.pipeline import Reporter
+from DeepAttentionRegEngine.reporting import Reporter
 from engine_cases import blob_source, centered, matrix4, moved_grid, rotation, write_case
 
 pytestmark = pytest.mark.torch
@@ -179,14 +180,18 @@ def shifted(tmp_path: Path) -> Callable[..., RegisterJob]:
     return make
 
 
-class Scripted(torch.nn.Module):
+class Scripted(StepNetwork):
     """A network whose every pass predicts the next of some shifts in voxels along i."""
 
     def __init__(self, *shifts: float) -> None:
         super().__init__()
         self.shifts = iter(shifts)
 
-    def forward(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    def forward(self, warped: torch.Tensor, fixed: torch.Tensor, evidence: Evidence | None = None) -> torch.Tensor:
+        if evidence is not None:
+            evidence.maps.append(AttentionMap("relevance", "fixed", fixed[..., ::2, ::2, ::2]))
+            token = torch.arange(8.0).view(1, 8, 1)
+            evidence.attention.append(CrossAttention("level 4", token, 50 * token, (2, 2, 2), (2, 2, 2), 16, 16))
         shift = torch.tensor([0.0, 0.0, next(self.shifts)]).view(1, 3, 1, 1, 1)
         return shift.expand(1, 3, *fixed.shape[2:]).clone()
 
@@ -233,6 +238,33 @@ class TestNetwork:
         run(job, quiet(events))
         motions = [images.read_displacement(event.file)[0].mean((0, 1, 2))[0] for event in events if event.file]
         np.testing.assert_allclose(motions, [1.0, 2.5, 4.0], atol=1e-4)
+
+    def test_folder_of_recursions_tells_what_the_network_attended_to(
+        self, shifted: Callable, scripted: Callable, tmp_path: Path
+    ) -> None:
+        scripted(0.5, 0.75)
+        run(shifted(method="rman", recursions=2, output_recursions=str(tmp_path), attention=True), quiet())
+        index = recursions.read_index(tmp_path)
+        assert [step.displacement for step in index.recursions] == ["recursion_1.nrrd", "recursion_2.nrrd"]
+        shown = images.read_volume(tmp_path / index.recursions[1].maps[0]["file"])
+        assert shown.geometry.shape == tuple(n // 2 for n in index.grid.shape)
+        np.testing.assert_allclose(shown.geometry.center_lps, index.grid.center_lps, atol=1e-6)
+        # The keys of the scripted attention grow with the token, so every query looks at the last one.
+        attention = recursions.read_attention(tmp_path / index.recursions[0].attention[0]["file"])
+        assert attention.row(1).argmax() == 7
+
+    @pytest.mark.parametrize(
+        ("options", "complaint"),
+        [
+            ({"weights": "rman-hippocampus-mr"}, "no weights"),
+            ({"output_recursions": "r"}, "no recursions"),
+            ({"method": "rman", "attention": True}, "no place"),
+            ({"method": "rman", "recursions": 99}, "1 to 10"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, shifted: Callable, options: dict[str, Any], complaint: str) -> None:
+        with pytest.raises(EngineError, match=complaint):
+            run(shifted(**options), quiet())
 
     def test_field_of_view_unlike_in_training_is_warned_of(self, case: Case, scripted: Callable[..., None]) -> None:
         if case.grid.is_flat:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from DeepAttentionRegEngine.refine import RefineSettings, level_size, refine, shrink
-from DeepAttentionRegEngine.warp import identity_grid, jacobian_determinant, warp
+from DeepAttentionRegEngine.refine import RefineSettings, level_size, refine
+from DeepAttentionRegEngine.warp import identity_grid, jacobian_determinant, shrink, warp
 from engine_cases import smooth_displacement, smooth_noise
 
 pytestmark = pytest.mark.torch

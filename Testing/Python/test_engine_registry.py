@@ -63,7 +63,8 @@ class TestMethodFiles:
     @methods
     def test_network_can_be_built(self, name: str) -> None:
         found = registry.load_method(name)
-        assert found.variants
+        for axes, arguments in found.networks.items():
+            assert build(found.architecture, arguments).settings.nd == axes
         for variant in found.variants:
             assert build(found.architecture, variant.network).settings.nd == variant.dimensions
 
@@ -75,12 +76,23 @@ class TestMethodFiles:
     def test_recursions_are_within_their_range(self, name: str) -> None:
         recursions = registry.load_method(name).recursions
         limits = {item.name: item.metadata for item in dataclasses.fields(RegisterJob)}["recursions"]
-        assert limits["at_least"] <= recursions["minimum"] <= recursions["default"]
-        assert recursions["default"] <= recursions["maximum"] <= limits["at_most"]
+        assert limits["at_least"] <= recursions.minimum <= recursions.default
+        assert recursions.default <= recursions.maximum <= limits["at_most"]
 
     @methods
-    def test_working_grid_limits_are_complete(self, name: str) -> None:
-        assert set(registry.load_method(name).grid) == {"minimum_size", "maximum_voxels", "network_voxels"}
+    def test_slices_and_volumes_are_provided_for(self, name: str) -> None:
+        found = registry.load_method(name)
+        assert set(found.grid) == set(found.networks) == {2, 3}
+
+    @methods
+    def test_role_is_known(self, name: str) -> None:
+        assert registry.load_method(name).role in registry.ROLES
+
+    @methods
+    def test_grid_is_large_enough_for_the_network(self, name: str) -> None:
+        found = registry.load_method(name)
+        for axes, arguments in found.networks.items():
+            assert found.grid[axes].minimum_size >= build(found.architecture, arguments).minimum_size
 
     @methods
     def test_refinement_settings_are_known(self, name: str) -> None:

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from DeepAttentionRegEngine.contract import RegisterJob
 from DeepAttentionRegEngine.jobs import run
-from DeepAttentionRegEngine.pipeline import Reporter
+from DeepAttentionRegEngine.reporting import Reporter
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("DAR_DATA") or ROOT.parent / "shared" / "data") / "hippocampus"

@@ -24,8 +24,8 @@ MAX_FUNCTION_LINES = 50
 MAX_NESTING = 3
 MAX_PARAMETERS = 7
 
-STDLIB_ONLY = {"__init__", "contract", "errors", "files", "registry"}
-NUMPY_ONLY = {"geometry", "fields", "intensity", "phantom", "points"}
+STDLIB_ONLY = {"__init__", "contract", "errors", "files", "registry", "reporting"}
+NUMPY_ONLY = {"geometry", "fields", "intensity", "phantom", "points", "recursions"}
 SIMPLEITK_TOO = {"images", "metrics"}
 LIGHT = STDLIB_ONLY | NUMPY_ONLY | SIMPLEITK_TOO
 ENGINE_PACKAGES = {"numpy", "SimpleITK", "torch"}
@@ -168,7 +168,7 @@ class TestImportGraph:
     @pytest.mark.torch
     def test_engine_process_never_loads_slicer(self) -> None:
         pytest.importorskip("torch", reason="PyTorch is not installed")
-        code = "import DeepAttentionRegEngine.cli, DeepAttentionRegEngine.pipeline"
+        code = "import DeepAttentionRegEngine.cli, DeepAttentionRegEngine.jobs"
         loaded = {name.split(".")[0] for name in self.loaded_by(code, MODULE)}
         assert not loaded & {"slicer", "vtk", "vtkmodules", "qt", "ctk", "DeepAttentionRegLib"}
 

@@ -38,7 +38,7 @@ def build(architecture: str, arguments: dict[str, Any]) -> RegistrationNetwork:
 
 
 def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:
-    """Return a trained network in evaluation mode, on the CPU.
+    """Return a trained network in evaluation mode, on the CPU; untrained if the method needs no weights.
 
     Args:
         architecture: Name in `ARCHITECTURES`.
@@ -47,8 +47,10 @@ def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:
     Raises:
         EngineError: If the weight file is missing, damaged or of another network.
     """
-    path = weight_file(variant.weights)
     network = build(architecture, variant.network)
+    if variant.weights is None:
+        return network.eval()
+    path = weight_file(variant.weights)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({name: value.float() for name, value in state.items()})

@@ -1,0 +1,80 @@
+"""Writes the state after every recursion while a registration runs; recursions.py says what the folder holds."""
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from . import images, recursions
+from .geometry import Geometry
+from .networks.base import CrossAttention, Evidence, Recursion
+from .preprocess import WorkingPair, field_on_fixed
+from .tensors import to_array
+
+
+class RecursionFolder:
+    """A folder that fills as recursions end.
+
+    Args:
+        folder: An existing folder.
+        method: Name of the method.
+        pair: What the network sees.
+        fixed: Grid of the fixed volume.
+    """
+
+    def __init__(self, folder: Path, method: str, pair: WorkingPair, fixed: Geometry) -> None:
+        self.folder, self.method, self.pair, self.fixed = folder, method, pair, fixed
+        self.steps: list[recursions.Step] = []
+
+    def names(self, index: int, evidence: Evidence | None) -> list[str]:
+        """Return the files that a recursion adds, counted from 1, its field first."""
+        names = [f"recursion_{index}.nrrd"]
+        if evidence is not None:
+            names += [f"recursion_{index}_map_{number}.nrrd" for number, _ in enumerate(evidence.maps, 1)]
+            names += [f"recursion_{index}_attention_{number}.npz" for number, _ in enumerate(evidence.attention, 1)]
+        return names
+
+    def add(self, state: Recursion, similarity: float) -> Path:
+        """Write the files of one recursion and return its field.
+
+        Raises:
+            EngineError: If they cannot be written.
+        """
+        evidence = state.evidence or Evidence()
+        field, *others = self.names(len(self.steps) + 1, evidence)
+        images.write_displacement(
+            self.folder / field, field_on_fixed(state.displacement, self.pair, self.fixed), self.fixed
+        )
+        step = recursions.Step(field, similarity if np.isfinite(similarity) else 0.0)
+        for shown, name in zip(evidence.maps, others, strict=False):
+            self._write_map(self.folder / name, shown.values)
+            step.maps.append({"name": shown.name, "image": shown.image, "file": name})
+        for attention, name in zip(evidence.attention, others[len(evidence.maps) :], strict=True):
+            recursions.write_attention(self.folder / name, _arrays(attention))
+            step.attention.append({"name": attention.name, "file": name})
+        self.steps.append(step)
+        return self.folder / field
+
+    def close(self) -> Path:
+        """Write the index and return it."""
+        index = recursions.Index(self.method, self.pair.geometry, self.pair.alignment, self.steps)
+        recursions.write_index(self.folder, index)
+        return self.folder / recursions.INDEX
+
+    def _write_map(self, path: Path, values: Tensor) -> None:
+        array = to_array(values[0, 0].float())
+        if array.ndim == 2:
+            array = array[None]
+        grid = self.pair.geometry.resized((array.shape[2], array.shape[1], array.shape[0]))
+        images.write_volume(path, array, grid)
+
+
+def _arrays(attention: CrossAttention) -> recursions.Attention:
+    return recursions.Attention(
+        to_array(attention.query.float()),
+        to_array(attention.key.float()),
+        attention.query_size,
+        attention.key_size,
+        float(attention.query_stride),
+        float(attention.key_stride),
+    )

@@ -1,0 +1,36 @@
+"""Progress out of a job, cancellation into it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from . import errors
+from .contract import Event, Progress
+
+
+@dataclass
+class Reporter:
+    """Where a job's progress goes and whence its cancellation comes; keeps the seconds of each stage."""
+
+    emit: Callable[[Event], None]
+    cancelled: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def step(self, stage: str, step: int = 0, of: int = 0, message: str = "", file: str | None = None) -> None:
+        """Report progress.
+
+        Raises:
+            EngineError: If the job was cancelled.
+        """
+        if self.cancelled():
+            raise errors.EngineError(errors.CANCELLED, "The registration was canceled.")
+        self.emit(Progress(stage, step, of, message, file))
+
+    @contextmanager
+    def stage(self, name: str, message: str) -> Iterator[None]:
+        """Announce a stage and time it."""
+        self.step(name, message=message)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
