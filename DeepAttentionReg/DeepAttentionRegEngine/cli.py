@@ -232,6 +232,11 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
         "--smoothness", type=float, default=1.0, help="factor of the usual smoothness, 0.3 (loose) to 4 (stiff)"
     )
     group.add_argument("--velocity", action="store_true", help="refine a velocity field, which hardly folds")
+    _add_outputs(parser)
+    _add_references(parser)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("outputs")
     group.add_argument("--output-transform", metavar="FILE", help="displacement field in mm (nrrd, nii.gz, mha, h5)")
     group.add_argument("--output-warped", metavar="FILE", help="moving image on the fixed grid")
@@ -240,7 +245,6 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-recursions", metavar="FOLDER", help="folder for the field after every recursion")
     group.add_argument("--attention", action="store_true", help="put what the network attended to there, too")
     group.add_argument("--output-gaussians", metavar="FILE", help="the sequence of Gaussians of r2n2 (json)")
-    _add_references(parser)
 
 
 if __name__ == "__main__":
