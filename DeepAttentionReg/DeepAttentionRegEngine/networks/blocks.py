@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMS: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+BATCH_NORMS: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 SLOPE = 0.2
 
 
@@ -17,6 +18,18 @@ def convolution(nd: int, channels_in: int, channels_out: int, dilation: int = 1)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
     layer.bias.data.zero_()
     return layer
+
+
+def norm_layer(kind: str, nd: int, channels: int) -> nn.Module:
+    """Return a normalisation with learned gain and offset.
+
+    Raises:
+        ValueError: If the kind is neither "batch" nor "instance".
+    """
+    if kind not in ("batch", "instance"):
+        msg = f'norm {kind!r} must be "batch" or "instance"'
+        raise ValueError(msg)
+    return BATCH_NORMS[nd](channels) if kind == "batch" else NORMS[nd](channels, affine=True)
 
 
 class ResidualBlock(nn.Module):
