@@ -139,6 +139,61 @@ class TestVariant:
             registry.choose_variant(only_3d, 2, None)
 
 
+class TestUsersWeights:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        torch.save(build("rman", TINY).state_dict(), tmp_path / "own.pt")
+        (tmp_path / "own.json").write_text(json.dumps({"network": TINY, "extent_mm": [5, 50]}), encoding="ascii")
+        return tmp_path / "own.pt"
+
+    def test_file_is_loaded_with_what_is_told_beside_it(self, file: Path) -> None:
+        variant = registry.choose_variant(registry.load_method("rman"), 2, str(file))
+        assert variant.extent_mm == (5, 50)
+        assert load_network("rman", variant).settings.widths == "tiny"
+
+    def test_method_file_says_what_is_not_told(self, tmp_path: Path) -> None:
+        found = registry.load_method("rman")
+        variant = registry.choose_variant(found, 3, str(tmp_path / "own.pt"))
+        assert (variant.network, variant.extent_mm) == (found.networks[3], None)
+
+    def test_missing_file_is_refused(self, tmp_path: Path) -> None:
+        variant = registry.choose_variant(registry.load_method("rman"), 3, str(tmp_path / "none.pt"))
+        with pytest.raises(EngineError, match="does not exist") as caught:
+            load_network("rman", variant)
+        assert caught.value.code == errors.WEIGHTS_MISSING
+
+    def test_damaged_description_is_refused(self, file: Path) -> None:
+        file.with_suffix(".json").write_text("{", encoding="ascii")
+        with pytest.raises(EngineError, match=r"own\.json") as caught:
+            registry.choose_variant(registry.load_method("rman"), 2, str(file))
+        assert caught.value.code == errors.WEIGHTS_CORRUPT
+
+
+class TestDamagedInstallation:
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": [{}]}'])
+    def test_damaged_list_of_weights_is_a_sentence(self, shelf: Path, content: str) -> None:
+        (shelf.parents[1] / "weights.json").write_text(content, encoding="ascii")
+        with pytest.raises(EngineError, match=r"weights\.json is damaged"):
+            registry.load_weights()
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"title": 1}'])
+    def test_damaged_method_is_a_sentence(self, shelf: Path, content: str) -> None:
+        (shelf.parents[1] / "Methods").mkdir()
+        (shelf.parents[1] / "Methods" / "mine.json").write_text(content, encoding="ascii")
+        with pytest.raises(EngineError, match=r"mine\.json is damaged"):
+            registry.load_method("mine")
+
+
+class TestRecursions:
+    def test_usual_number_is_taken_where_none_is_wanted(self) -> None:
+        assert registry.load_method("rman").recursions_for(None) == 3
+
+    @pytest.mark.parametrize("wanted", [0, 11])
+    def test_number_out_of_range_is_refused(self, wanted: int) -> None:
+        with pytest.raises(EngineError, match=rf"1 to 10 recursions, not {wanted}"):
+            registry.load_method("rman").recursions_for(wanted)
+
+
 class TestWeightFile:
     def test_intact_file_is_found(self, shelf: Path) -> None:
         assert registry.weight_file("tiny-weights") == shelf
