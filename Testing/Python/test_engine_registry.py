@@ -142,7 +142,8 @@ class TestVariant:
 class TestUsersWeights:
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
-        torch.save(build("rman", TINY).state_dict(), tmp_path / "own.pt")
+        arguments = registry.load_method("rman").networks[2] | TINY
+        torch.save(build("rman", arguments).state_dict(), tmp_path / "own.pt")
         (tmp_path / "own.json").write_text(json.dumps({"network": TINY, "extent_mm": [5, 50]}), encoding="ascii")
         return tmp_path / "own.pt"
 
