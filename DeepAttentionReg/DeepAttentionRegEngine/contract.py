@@ -37,7 +37,7 @@ class Job:
     """
 
     cancel_file: str | None = None
-    parent_pid: int | None = None
+    parent_pid: int | None = _option(None, at_least=1, at_most=2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, A
 def _load_object(text: str, what: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _refusal(f"The {what} is not valid JSON ({error}).", "It may be truncated; run the job again.") from error
     if not isinstance(data, dict):
         raise _refusal(f"The {what} is not a JSON object.", "Write the fields as one object.")
@@ -310,7 +310,7 @@ def _load_object(text: str, what: str) -> dict[str, Any]:
 
 def _check_version(data: dict[str, Any], what: str) -> None:
     version = data.pop("contract", None)
-    if version != VERSION:
+    if version != VERSION or isinstance(version, bool):  # True equals 1
         raise _refusal(
             f"The {what} is of contract version {version!r}, but this engine speaks version {VERSION}.",
             "Use module and engine of the same release.",

@@ -120,7 +120,7 @@ WRONG_VALUES = {
     "similarity": ["NCC", "mi"],
     "velocity": [1, "true"],
     "fixed": [1, ["a"], {}, True],
-    "parent_pid": [1.0, "1", True],
+    "parent_pid": [1.0, "1", True, 0, 2**70],
     "cancel_file": [5],
 }
 WRONG = [(name, value) for name, values in WRONG_VALUES.items() for value in values]
@@ -140,6 +140,8 @@ class TestRefusals:
             job_text(contract=2),
             job_text(contract=None),
             job_text(contract="1"),
+            job_text(contract=True),
+            100_000 * "[",
             job_text(task="dance"),
             job_text(task=None),
             job_text(task=["register"]),
