@@ -224,6 +224,87 @@ class TestRegularity:
             assert float(losses.fold_penalty(field - gradient)) < float(losses.fold_penalty(field))
 
 
+class TestGlobalNcc:
+    @sizes
+    @pytest.mark.parametrize(("gain", "expected"), [(1.0, 1), (0.3, 1), (-1.0, -1)])
+    def test_gain_and_offset_do_not_matter(self, spatial: tuple[int, ...], gain: float, expected: int) -> None:
+        image = rough(spatial, 0)
+        assert float(losses.global_ncc(gain * image + 0.4, image)) == pytest.approx(expected)
+
+    def test_is_the_mean_over_the_batch(self) -> None:
+        fixed = rough((8, 9), 0, batch=2)
+        warped = torch.cat([fixed[:1], -fixed[1:]])
+        assert float(losses.global_ncc(warped, fixed)) == pytest.approx(0, abs=1e-6)
+
+    def test_is_the_correlation_of_all_voxels(self) -> None:
+        warped, fixed = rough((8, 9), 0), rough((8, 9), 1)
+        expected = torch.corrcoef(torch.stack([warped.flatten(), fixed.flatten()]))[0, 1]
+        torch.testing.assert_close(losses.global_ncc(warped, fixed), expected)
+
+    def test_flat_image_gives_zero_and_a_finite_gradient(self) -> None:
+        flat = torch.zeros(1, 1, 8, 9, requires_grad=True)
+        value = losses.global_ncc(flat, flat.detach())
+        value.backward()
+        assert float(value.detach()) == 0
+        assert torch.isfinite(flat.grad).all()
+
+
+class TestSsim:
+    @staticmethod
+    def plain(warped: Tensor, fixed: Tensor, window: int) -> Tensor:
+        """Return the mean structural similarity by a whole kernel."""
+        nd = warped.ndim - 2
+        line = torch.exp(-0.5 * ((torch.arange(window, dtype=torch.float64) - window // 2) / 1.5) ** 2)
+        kernel = line / line.sum()
+        for _ in range(nd - 1):
+            kernel = kernel[..., None] * line / line.sum()
+        convolve = F.conv2d if nd == 2 else F.conv3d
+
+        def mean(image: Tensor) -> Tensor:
+            return convolve(image, kernel[None, None], padding=window // 2)
+
+        a, b = mean(warped), mean(fixed)
+        aa, bb, ab = mean(warped**2) - a**2, mean(fixed**2) - b**2, mean(warped * fixed) - a * b
+        return ((2 * a * b + 1e-4) * (2 * ab + 9e-4) / ((a**2 + b**2 + 1e-4) * (aa + bb + 9e-4))).mean()
+
+    @sizes
+    def test_image_is_fully_similar_to_itself(self, spatial: tuple[int, ...]) -> None:
+        image = rough(spatial, 0)
+        assert float(losses.ssim(image, image)) == pytest.approx(1)
+
+    @pytest.mark.parametrize(("spatial", "window"), [((15, 13), 11), ((8, 9, 10), 7)], ids=["2d", "3d"])
+    def test_value_is_the_plain_one(self, spatial: tuple[int, ...], window: int) -> None:
+        warped, fixed = rough(spatial, 0), rough(spatial, 1)
+        torch.testing.assert_close(losses.ssim(warped, fixed), self.plain(warped, fixed, window))
+
+    @sizes
+    def test_black_images_are_equal(self, spatial: tuple[int, ...]) -> None:
+        image = torch.zeros(1, 1, *spatial)
+        assert float(losses.ssim(image, image)) == pytest.approx(1)
+
+    def test_inverted_contrast_is_dissimilar(self) -> None:
+        image = rough((20, 22), 0)
+        assert float(losses.ssim(1 - image, image)) < 0
+
+    def test_gradient_is_the_finite_difference(self) -> None:
+        warped, fixed = rough((5, 6), 0).requires_grad_(), rough((5, 6), 1)
+        assert torch.autograd.gradcheck(lambda image: losses.ssim(image, fixed, 3), (warped,))
+
+
+class TestTotalVariation:
+    @sizes
+    def test_constant_field_has_none(self, spatial: tuple[int, ...]) -> None:
+        assert float(losses.total_variation(torch.full((1, len(spatial), *spatial), 2.5))) == 0
+
+    @pytest.mark.parametrize("spatial", [(11, 13), (24, 50), (8, 9, 10), (20, 12, 16)])
+    def test_ramp_of_one_channel_counts_by_its_share_whatever_the_size(self, spatial: tuple[int, ...]) -> None:
+        nd = len(spatial)
+        field = torch.zeros(1, nd, *spatial)
+        field[:, 1] = -0.5 * identity_grid(spatial, field)[:, 0]
+        # The other channels and the other axes add nothing to the mean.
+        assert float(losses.total_variation(field)) == pytest.approx(0.5 / nd**2)
+
+
 class TestMind:
     @pytest.mark.parametrize(("spatial", "channels"), [((16, 18), 4), ((14, 15, 16), 12)])
     def test_descriptor_compares_all_neighbour_pairs(self, spatial: tuple[int, ...], channels: int) -> None:
