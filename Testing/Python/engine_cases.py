@@ -10,6 +10,7 @@ from DeepAttentionRegEngine import images
 from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegEngine.phantom import PhantomPair
 from DeepAttentionRegEngine.preprocess import Source
+from DeepAttentionRegEngine.warp import identity_grid
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 CPU = torch.device("cpu")
@@ -100,6 +101,19 @@ def _blurred_noise(shape: tuple[int, ...], seed: int, sigma: float) -> Tensor:
 def _rescaled(image: Tensor, low: float, high: float) -> Tensor:
     share = (image - image.min()) / (image.max() - image.min())
     return (low + (high - low) * share).float()
+
+
+def ellipses(spatial: tuple[int, ...], count: int = 1, seed: int = 0) -> Tensor:
+    """Return background and a random ellipse `(count, 2, *spatial)` within the inner part of the image."""
+    generator = torch.Generator().manual_seed(seed)
+    size = torch.tensor(spatial).view(1, -1)
+    center, radius = (
+        (size * (low + 0.2 * torch.rand(count, len(spatial), generator=generator))).view(count, -1, *[1] * len(spatial))
+        for low in (0.4, 0.15)
+    )
+    grid = identity_grid(spatial, torch.zeros(1))
+    inside = ((((grid - center) / radius) ** 2).sum(1, keepdim=True) < 1).float()
+    return torch.cat([1 - inside, inside], 1)
 
 
 def stored_otherwise(source: Source, order: tuple[int, int, int], signs: tuple[int, int, int]) -> Source:
