@@ -1,0 +1,64 @@
+"""Segments the structure that AGF attends to."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .blocks import CONVOLUTIONS, norm_layer
+
+POOLINGS = 4
+STRIDE = 2**POOLINGS
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+MAX_POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class Segmenter(nn.Module):
+    """U-Net of four poolings from an image to the logit of one structure.
+
+    Source: He, He, Cao 2022 (AGF), section 3.2. The paper gives a U-Net and its size alone; the layers are those of
+    Buda's brain-segmentation U-Net, which has that size at 16 channels.
+    """
+
+    def __init__(self, nd: int, width: int = 16, norm: str = "batch") -> None:
+        """Build the network.
+
+        Args:
+            nd: Spatial axes, 2 or 3.
+            width: Channels at full resolution; they double at each pooling.
+            norm: "batch" or "instance".
+        """
+        super().__init__()
+        widths = [width * 2**level for level in range(POOLINGS + 1)]
+        self.down = nn.ModuleList(
+            _stage(nd, c_in, c_out, norm) for c_in, c_out in zip((1, *widths[:-1]), widths, strict=True)
+        )
+        self.pool = MAX_POOLS[nd](2)
+        self.up, self.merge = nn.ModuleList(), nn.ModuleList()
+        for channels in reversed(widths[:-1]):
+            self.up.append(TRANSPOSED[nd](2 * channels, channels, 2, stride=2))
+            self.merge.append(_stage(nd, 2 * channels, channels, norm))
+        self.output = CONVOLUTIONS[nd](width, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits `(B, 1, *spatial)` of an image of the same shape in [0, 1], of any size."""
+        spatial = image.shape[2:]
+        # At least twice the stride: a map of one voxel cannot be normalised.
+        padded = [max(2, -(-n // STRIDE)) * STRIDE for n in spatial]
+        excess = [amount for new, n in zip(reversed(padded), reversed(spatial), strict=True) for amount in (0, new - n)]
+        x = F.pad(image, excess, mode="replicate")
+        skips = []
+        for stage in self.down[:-1]:
+            skips.append(stage(x))
+            x = self.pool(skips[-1])
+        x = self.down[-1](x)
+        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
+            x = merge(torch.cat([up(x), skip], 1))
+        return self.output(x)[(..., *[slice(0, n) for n in spatial])]
+
+
+def _stage(nd: int, channels_in: int, channels_out: int, norm: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (channels_in, channels_out):
+        layers.append(CONVOLUTIONS[nd](channels, channels_out, 3, padding=1, bias=False))
+        layers += [norm_layer(norm, nd, channels_out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
