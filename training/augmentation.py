@@ -1,0 +1,82 @@
+"""Random changes of training cases: one affine map for image, labels, mask and landmarks, and changes of intensity."""
+
+from typing import Any
+
+import monai.transforms
+import numpy as np
+import torch
+from torch import Tensor
+
+from config import Augmentation, ConfigError
+from DeepAttentionRegEngine.warp import identity_grid, sample
+
+MAPS = ("image", "labels", "mask")
+
+
+class Augmenter:
+    """Changes cases at random, all randomness from one generator."""
+
+    def __init__(self, settings: Augmentation, rng: np.random.Generator) -> None:
+        self.settings, self.rng = settings, rng
+        self.transforms = [_transform(name, arguments) for name, arguments in settings.intensity.items()]
+
+    def __call__(self, case: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a case under a random affine map and random changes of its intensities.
+
+        Args:
+            case: Channels `(C, *spatial)` by name, of which `MAPS` and "points" `(nd, N)` are moved.
+        """
+        moved = dict(case)
+        if self.settings.strength or self.settings.shift:
+            moved |= self._affine(case)
+        image = moved["image"]
+        if self.settings.gamma:
+            image = image.clamp(0, 1) ** float(np.exp(self.rng.normal(0, self.settings.gamma)))
+        for transform in self.transforms:
+            transform.set_random_state(seed=int(self.rng.integers(2**31)))
+            image = torch.as_tensor(transform(image)).float().clamp(0, 1)
+        return {**moved, "image": image}
+
+    def _affine(self, case: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the maps and points under `x -> A (x - c) + c + t`, from new to old voxels."""
+        spatial = case["image"].shape[1:]
+        nd = len(spatial)
+        matrix = torch.from_numpy(np.eye(nd) + self.rng.normal(0, self.settings.strength, (nd, nd))).float()
+        center = torch.tensor([(n - 1) / 2 for n in spatial])[:, None]
+        offset = center + torch.from_numpy(self.rng.normal(0, self.settings.shift, (nd, 1))).float()
+        grid = identity_grid(spatial, case["image"])
+        coordinates = (matrix @ (grid.flatten(2) - center) + offset).view_as(grid)
+        present = [name for name in MAPS if name in case]
+        maps = sample(torch.cat([case[name] for name in present])[None], coordinates)[0]
+        moved = dict(zip(present, maps.split([len(case[name]) for name in present]), strict=True))
+        if "points" in case:
+            moved["points"] = torch.linalg.solve(matrix, case["points"] - offset) + center
+        return moved
+
+    def flipped(self, *cases: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
+        """Return the cases of a pair, all or none of them flipped along each configured axis."""
+        for axis in self.settings.flip:
+            if self.rng.random() < 0.5:
+                cases = tuple(_flip(case, axis) for case in cases)
+        return cases
+
+
+def _flip(case: dict[str, Tensor], axis: int) -> dict[str, Tensor]:
+    flipped = {name: value.flip(axis + 1) if name in MAPS else value for name, value in case.items()}
+    if "points" in case:
+        points = case["points"].clone()
+        points[axis] = case["image"].shape[axis + 1] - 1 - points[axis]
+        flipped["points"] = points
+    return flipped
+
+
+def _transform(name: str, arguments: dict[str, Any]) -> Any:
+    found = getattr(monai.transforms, name, None)
+    if not (isinstance(found, type) and issubclass(found, monai.transforms.RandomizableTransform)):
+        msg = f"augmentation: {name!r} is no random transform of MONAI"
+        raise ConfigError(msg)
+    try:
+        return found(**arguments)
+    except TypeError as error:
+        msg = f"augmentation: {name}: {error}"
+        raise ConfigError(msg) from error

@@ -1,0 +1,315 @@
+"""Configuration of one experiment: a JSON file, checked key by key."""
+
+import json
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+TRAINING = Path(__file__).resolve().parent
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where cases come from and which of them make pairs.
+
+    Attributes:
+        loader: Name in `loaders.LOADERS`.
+        folder: Folder below the data folder (`cases.data_folder`).
+        split: File below training/ with the names of "train" and "validation" cases; None where the data set says.
+        shape: Grid of the network, array axis order; larger images are reduced to it, None keeps each image's own.
+        labels: Number of labels without background.
+        pairing: "any" two cases, two of the same "group", the group's "reference" and another, or the "listed" pairs.
+        self_pairs: A case may be drawn to be registered to itself.
+        options: Arguments of the loader.
+    """
+
+    loader: str
+    folder: str
+    split: str | None = None
+    shape: tuple[int, ...] | None = None
+    labels: int = 0
+    pairing: str = "any"
+    self_pairs: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the training images.
+
+    Attributes:
+        strength: Standard deviation of the entries of the affine matrix.
+        shift: Standard deviation of the translation in voxels.
+        flip: Array axes that are flipped in half of the pairs, both images alike.
+        gamma: Standard deviation of the logarithm of the exponent of the intensities.
+        intensity: Transforms of MONAI by name, with their arguments, applied to images alone.
+    """
+
+    strength: float = 0.0
+    shift: float = 0.0
+    flip: tuple[int, ...] = ()
+    gamma: float = 0.0
+    intensity: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How weights are updated.
+
+    Attributes:
+        name: "adam" or "adamw".
+        learning_rate: Largest rate.
+        schedule: "constant", "cosine" to zero, or "poly" (power 0.9) to zero.
+        warmup: Steps from zero to the largest rate.
+        betas: Of Adam.
+        weight_decay: Of AdamW.
+        amsgrad: Variant of Adam.
+        clip: Largest norm of the gradient; None for any.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    amsgrad: bool = False
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Recursions:
+    """How many recursions a training step runs.
+
+    Attributes:
+        maximum: K.
+        schedule: "fixed" K; "random" in 1 to K; "curriculum": one at first, then a random number that favours K.
+        gamma: Weight of the similarity after recursion k is gamma^(K - k), normalised; 0 takes the last one alone.
+    """
+
+    maximum: int = 1
+    schedule: str = "fixed"
+    gamma: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Length and rhythm of a run, in steps.
+
+    Attributes:
+        steps: How many.
+        batch: Pairs or cases per step and device.
+        ema: Decay of the moving average of the weights, which is what is validated and exported.
+        precision: "32", or "bf16" for convolutions and attention.
+        checkpointed: Recompute each recursion in the backward pass to save memory.
+        save_every: Checkpoint.
+        validate_every: Score on validation cases, figure.
+        log_every: Curves.
+        workers: Processes that prepare batches; 0 prepares them in the training process.
+    """
+
+    steps: int
+    batch: int = 1
+    ema: float = 0.995
+    precision: str = "32"
+    checkpointed: bool = False
+    save_every: int = 200
+    validate_every: int = 1000
+    log_every: int = 20
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is scored during training: `pairs` seeded pairs (or that many cases), `batch` at a time."""
+
+    pairs: int = 20
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate.py` measures.
+
+    Attributes:
+        protocol: "network": through the network, on the cases' own grid; "job": whole jobs as users run them, with the
+            shipped weights.
+        recursions: Numbers of recursions; each makes a row.
+        pairs: Number of seeded pairs; None for all that the pairing allows, in both directions.
+        batch: Pairs at once.
+        refinement_steps: Of the refined rows of the "job" protocol.
+    """
+
+    protocol: str = "network"
+    recursions: tuple[int, ...] = (1,)
+    pairs: int | None = None
+    batch: int = 16
+    refinement_steps: int = 40
+
+
+@dataclass(frozen=True)
+class Release:
+    """What `export.py` writes beside the weights.
+
+    Attributes:
+        id: Name of the weights.
+        training_data: Data set, number of cases, terms.
+        licence: Licence of the weights.
+        method: Name of the method file that gets a variant.
+        extent_mm: Range of fields of view, along the longest axis, that the weights are for; None for any.
+        refinement: Refinement settings that suit them.
+    """
+
+    id: str
+    training_data: str
+    licence: str
+    method: str
+    extent_mm: tuple[float, float] | None = None
+    refinement: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    Attributes:
+        title: Name in the tables of results.
+        group: Table of results it belongs to.
+        task: "registration", "segmentation" or "autoencoder".
+        seed: Of weights, batches and augmentation.
+        data: Cases.
+        run: Length.
+        network: Arguments of the architecture.
+        losses: Weight of each loss, or an object with its "weight" and arguments.
+        architecture: Name in `networks.ARCHITECTURES`, for registration.
+        parts: Trained parts, each the name of the configuration whose run gives it: "segmenter" (of the network),
+            "autoencoder" (of the loss).
+        recursions: How many.
+        identity_share: Share of pairs of an image with itself, which must not move.
+        optimizer: Of the weights.
+        augmentation: Of the images.
+        validation: During training.
+        evaluation: Afterwards.
+        release: None for weights that are not shipped.
+    """
+
+    title: str
+    group: str
+    task: str
+    data: Data
+    run: Run
+    network: dict[str, Any]
+    losses: dict[str, Any]
+    seed: int = 0
+    architecture: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    recursions: Recursions = field(default_factory=Recursions)
+    identity_share: float = 0.0
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    validation: Validation = field(default_factory=Validation)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    release: Release | None = None
+
+    def weighted_losses(self) -> dict[str, tuple[float, dict[str, Any]]]:
+        """Return weight and arguments of each loss by name."""
+        table = {}
+        for name, given in self.losses.items():
+            options = dict(given) if isinstance(given, dict) else {"weight": given}
+            table[name] = (float(options.pop("weight")), options)
+        return table
+
+
+CHOICES = {
+    "Config.task": ("registration", "segmentation", "autoencoder"),
+    "Data.pairing": ("any", "group", "reference", "listed"),
+    "Optimizer.name": ("adam", "adamw"),
+    "Optimizer.schedule": ("constant", "cosine", "poly"),
+    "Recursions.schedule": ("fixed", "random", "curriculum"),
+    "Run.precision": ("32", "bf16"),
+    "Evaluation.protocol": ("network", "job"),
+}
+
+
+def read_config(path: Path, **changes: Any) -> Config:
+    """Read a configuration; the file it "extends" gives what it does not say itself.
+
+    Args:
+        path: JSON file. Objects are merged with those of the extended file; null takes a key away.
+        changes: Top-level keys that replace those of the file.
+
+    Raises:
+        ConfigError: For unknown, missing or impossible keys.
+        OSError: If the file cannot be read.
+    """
+    return _build(Config, {**_merged_file(path), **changes}, path.name)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return a configuration as JSON objects and lists."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def _merged_file(path: Path) -> dict[str, Any]:
+    try:
+        own = json.loads(path.read_text(encoding="ascii"))
+    except ValueError as error:
+        msg = f"{path.name} is not JSON: {error}"
+        raise ConfigError(msg) from error
+    base = own.pop("extends", None)
+    return own if base is None else _merged(_merged_file(path.parent / base), own)
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _build(kind: type[Any], data: Any, where: str) -> Any:
+    """Return a dataclass from a JSON object, nested ones too."""
+    if not isinstance(data, dict):
+        msg = f"{where} must be an object, not {data!r}"
+        raise ConfigError(msg)
+    known = {entry.name: entry for entry in fields(kind)}
+    required = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
+    for problem, names in (("unknown", set(data) - set(known)), ("missing", required - set(data))):
+        if names:
+            msg = f"{where}: {problem} keys {', '.join(sorted(names))} (known: {', '.join(known)})"
+            raise ConfigError(msg)
+    hints = typing.get_type_hints(kind)
+    values = {name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()}
+    for name, value in values.items():
+        allowed = CHOICES.get(f"{kind.__name__}.{name}")
+        if allowed and value not in allowed:
+            msg = f"{where}: {name} is {value!r}, must be one of {', '.join(allowed)}"
+            raise ConfigError(msg)
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    hint = next(option for option in options if option is not type(None))
+    if is_dataclass(hint):
+        return _build(hint, value, where)
+    expected: Any = typing.get_origin(hint) or hint
+    checks: dict[Any, Callable[[Any], bool]] = {
+        float: lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+        int: lambda v: isinstance(v, int) and not isinstance(v, bool),
+        tuple: lambda v: isinstance(v, (list, tuple)),
+    }
+    if not checks.get(expected, lambda v: isinstance(v, expected))(value):
+        msg = f"{where} is {value!r}, must be of type {expected.__name__}"
+        raise ConfigError(msg)
+    return tuple(value) if expected is tuple else value

@@ -1,0 +1,42 @@
+"""Readers of data sets, by name: `loader(folder, names, **options) -> CaseSet`."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+
+from cases import CaseSet, data_folder, read_split, reduced
+from config import ConfigError, Data
+
+from .chest import load_chest_xray
+from .folders import load_folders
+
+LOADERS: dict[str, Callable[..., CaseSet]] = {"chest_xray": load_chest_xray, "folders": load_folders}
+
+
+def load(data: Data, part: str, *, whole: bool = False) -> CaseSet:
+    """Return the cases of one part of a data set.
+
+    Args:
+        data: Configuration.
+        part: "train" or "validation".
+        whole: Keep the images' own grid instead of reducing them to the network's.
+
+    Raises:
+        ConfigError: For an unknown loader or option.
+        FileNotFoundError: If the data are not there.
+    """
+    if data.loader not in LOADERS:
+        msg = f"data: loader {data.loader!r} is unknown; known: {', '.join(LOADERS)}"
+        raise ConfigError(msg)
+    folder = data_folder(data.folder)
+    names = None if data.split is None else read_split(data.split)[part]
+    loader = LOADERS[data.loader]
+    try:
+        inspect.signature(loader).bind(folder, names, **data.options)
+    except TypeError as error:
+        msg = f"data: options of loader {data.loader!r}: {error}"
+        raise ConfigError(msg) from error
+    found = loader(folder, names, **data.options)
+    if whole:
+        return found
+    return replace(found, cases=[reduced(case, data.shape, data.labels) for case in found.cases])
