@@ -9,10 +9,16 @@ import torch
 
 from .. import errors
 from ..registry import Variant, weight_file
+from .acregnet import Acregnet, AcregnetSettings
+from .agf import Agf, AgfSettings
 from .base import RegistrationNetwork
 from .rman import Rman, RmanSettings
 
-ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]] = {"rman": (RmanSettings, Rman)}
+ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]] = {
+    "acregnet": (AcregnetSettings, Acregnet),
+    "agf": (AgfSettings, Agf),
+    "rman": (RmanSettings, Rman),
+}
 
 
 def build(architecture: str, arguments: dict[str, Any]) -> RegistrationNetwork:

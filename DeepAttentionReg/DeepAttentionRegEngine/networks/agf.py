@@ -1,0 +1,182 @@
+"""AGF: masked images in, one displacement per scale of a U-Net, fused from coarse to fine by self-attention.
+
+Source: He, He, Cao 2022 (attention-guided fusion of multi-scale deformation fields). Its text settles the parts, the
+four scales and their fusion (eq. 5); channels and layers are printed in figures alone and are this project's choice
+after AC-RegNet, hence "AGF-style". Scale k has 2^(k - 1) voxels of the image per voxel: scale 1 is the finest.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..warp import compose, integrate_velocity, resize_displacement, warp
+from .acregnet import WIDTHS, Unit, enlarge, halve, run_stage
+from .base import AttentionMap, Evidence, ImagePair, Recursion, StepNetwork
+from .blocks import clamp_displacement, convolution, flow_head
+from .fusion import FieldAttention
+from .segmentation import Segmenter
+
+SCALES = 4
+FUSIONS = ("add", "compose")
+AXES = "kji"
+
+
+@dataclass(frozen=True)
+class AgfSettings:
+    """Network arguments of an AGF-style method file.
+
+    Attributes:
+        nd: Spatial axes, 2 or 3.
+        widths: Name in `WIDTHS`: channels at scales 1 to 4.
+        scales: Finest scales that give a displacement, 1 to 4.
+        fusion: "add" as published, or "compose": the gated coarser field follows that of the scale. Composing integrated
+            velocities folds far less, but a gated field may still fold.
+        velocity_steps: Squarings of each scale's stationary velocity; 0 predicts displacements directly.
+        image_pyramid: Every scale also sees the images themselves.
+        norm: "batch" as published or "instance", for batches of one or two volumes.
+        attention: False leaves out segmentation and masks: the ablation that sees the whole images.
+        segmenter_width: Channels of the segmentation network at full resolution.
+        threshold: Probability from which a voxel is attended to.
+    """
+
+    nd: int = 3
+    widths: str = "default"
+    scales: int = SCALES
+    fusion: str = "add"
+    velocity_steps: int = 0
+    image_pyramid: bool = True
+    norm: str = "instance"
+    attention: bool = True
+    segmenter_width: int = 16
+    threshold: float = 0.5
+
+
+class Agf(StepNetwork):
+    """The network of one recursion and, by `recurse`, its recursive application to the masked images.
+
+    `segmenter` is a part of it, so that one weight file holds both, but never trains with it: without gradients and
+    always in evaluation mode.
+
+    Raises:
+        ValueError: For `scales` outside 1 to 4 or an unknown `fusion`.
+    """
+
+    minimum_size = 16  # below this the 1/8 map has a single voxel and cannot be normalised
+
+    def __init__(self, settings: AgfSettings) -> None:
+        super().__init__()
+        if not 1 <= settings.scales <= SCALES or settings.fusion not in FUSIONS:
+            msg = f"scales ({settings.scales}) must be 1 to {SCALES}, fusion ({settings.fusion!r}) one of {FUSIONS}"
+            raise ValueError(msg)
+        self.settings = settings
+        nd, norm, widths = settings.nd, settings.norm, WIDTHS[settings.widths]
+        self.down, self.up, self.merge = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for scale, width in enumerate(widths, start=1):
+            seen = 2 if scale == 1 else widths[scale - 2] + 2 * settings.image_pyramid
+            self.down.append(nn.Sequential(Unit(nd, seen, width, norm), Unit(nd, width, width, norm)))
+        for c_in, c_out in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            self.up.append(convolution(nd, c_in, c_out))
+            self.merge.append(nn.Sequential(Unit(nd, 2 * c_out, c_out, norm), Unit(nd, c_out, c_out, norm)))
+        self.flows = nn.ModuleDict({str(k): flow_head(nd, widths[k - 1]) for k in range(1, settings.scales + 1)})
+        self.gates = nn.ModuleDict({str(k): FieldAttention(nd) for k in range(1, settings.scales)})
+        self.segmenter: Segmenter | None = None
+        if settings.attention:
+            self.segmenter = Segmenter(nd, settings.segmenter_width, settings.norm).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Agf":
+        """Set the mode of all but the segmenter."""
+        super().train(mode)
+        if self.segmenter is not None:
+            self.segmenter.eval()
+        return self
+
+    def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
+        """Yield the state after each recursion, as `StepNetwork.recurse` on the masked images.
+
+        The warped image of a state is the whole one.
+        """
+        self.require_size(pair.fixed)
+        masked = self.masked(pair)
+        masks = (("fixed", masked.fixed_mask), ("moving", masked.moving_mask))
+        for state in super().recurse(masked, recursions, attend=attend):
+            if state.evidence is not None:
+                state.evidence.maps += [AttentionMap("attention mask", image, m) for image, m in masks if m is not None]
+            yield replace(state, warped=warp(pair.moving, state.displacement))
+
+    def masked(self, pair: ImagePair) -> ImagePair:
+        """Return the images that the network sees, with the masks that were applied; both unchanged without attention.
+
+        Masks that the pair lacks come from the segmenter. An empty mask counts as none: the whole image is seen.
+        """
+        if self.segmenter is None:
+            return replace(pair, fixed_mask=None, moving_mask=None)
+        fixed_mask = self._mask(self.segmenter, pair.fixed, pair.fixed_mask)
+        moving_mask = self._mask(self.segmenter, pair.moving, pair.moving_mask)
+        return ImagePair(pair.fixed * fixed_mask, pair.moving * moving_mask, fixed_mask, moving_mask)
+
+    @torch.no_grad()
+    def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None) -> Tensor:
+        probability = segmenter(image).sigmoid() if given is None else given
+        mask = (probability >= self.settings.threshold).to(image.dtype)
+        empty = mask.amax(tuple(range(1, mask.ndim)), keepdim=True) == 0
+        return mask.masked_fill(empty, 1)
+
+    def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
+        """Predict one recursion's displacement from masked images, as `StepNetwork.forward`."""
+        return clamp_displacement(self.scales_of(warped, fixed, evidence)[1])
+
+    def scales_of(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> dict[int, Tensor]:
+        """Predict one recursion's displacement at every scale, for deep supervision.
+
+        Args:
+            warped: `(B, 1, *spatial)`, masked moving image warped by the displacement so far.
+            fixed: Same shape, masked.
+            evidence: Add to it how much of the coarser fields was taken over.
+
+        Returns:
+            By scale, coarsest first: the field fused so far, `(B, nd, *size)` in voxels of the scale's grid, which has
+            `ceil(spatial / 2^(scale - 1))` voxels over the whole image.
+        """
+        features = self._features(torch.cat([warped, fixed], 1))
+        with torch.autocast(fixed.device.type, enabled=False):
+            return self._fuse({k: x.to(fixed.dtype) for k, x in features.items()}, evidence)
+
+    def _features(self, images: Tensor) -> dict[int, Tensor]:
+        """Return the decoder's features by scale, coarsest first."""
+        x, skips = images, []
+        for scale, stage in enumerate(self.down, start=1):
+            if scale > 1:
+                x, images = halve(x), halve(images)
+                x = torch.cat([x, images.to(x.dtype)], 1) if self.settings.image_pyramid else x
+            x = run_stage(stage, x, scale)
+            skips.append(x)
+        features = {SCALES: x}
+        for scale, up, merge in zip((3, 2, 1), self.up, self.merge, strict=True):
+            skip = skips[scale - 1]
+            x = run_stage(up, enlarge(x, skip), scale)
+            x = run_stage(merge, torch.cat([x, skip], 1), scale)
+            features[scale] = x
+        return features
+
+    def _fuse(self, features: dict[int, Tensor], evidence: Evidence | None) -> dict[int, Tensor]:
+        fields: dict[int, Tensor] = {}
+        for k in range(self.settings.scales, 0, -1):
+            field = integrate_velocity(self.flows[str(k)](features[k]), self.settings.velocity_steps)
+            if k < self.settings.scales:
+                coarser = resize_displacement(fields[k + 1], field.shape[2:])
+                weights = self.gates[str(k)](coarser)
+                if evidence is not None:
+                    evidence.maps += _gate_maps(weights, k)
+                gated = weights * coarser
+                field = field + gated if self.settings.fusion == "add" else compose(gated, field)
+            fields[k] = field
+        return fields
+
+
+def _gate_maps(weights: Tensor, scale: int) -> list[AttentionMap]:
+    axes = AXES[-weights.shape[1] :]
+    return [
+        AttentionMap(f"gate, scale {scale}, axis {axis}", "fixed", weights[:, d : d + 1]) for d, axis in enumerate(axes)
+    ]
