@@ -1,4 +1,4 @@
-"""Batches of cases or pairs. Batch n of a run follows from its seed, its rank and n alone, so that runs resume exactly."""
+"""Batches of cases or pairs; each follows from seed, rank and step alone, so that runs resume exactly."""
 
 import math
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from batches import Batch, Batches, Source, recursions_at
 from cases import CaseSet
-from config import Config, Optimizer, to_dict
+from config import Optimizer, to_dict
 from tasks import Score, Task
 
 LOG = logging.getLogger("training")

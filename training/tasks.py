@@ -39,7 +39,8 @@ class Task(nn.Module):
         self.weights = config.weighted_losses()
         unknown = set(self.weights) - set(self.known_losses())
         if unknown:
-            msg = f"losses: {', '.join(sorted(unknown))} unknown for {config.task} (known: {', '.join(self.known_losses())})"
+            known = ", ".join(self.known_losses())
+            msg = f"losses: {', '.join(sorted(unknown))} unknown for {config.task} (known: {known})"
             raise ConfigError(msg)
         self.network: Any = None
 
