@@ -66,8 +66,9 @@ class Trainer:
         self.best = -math.inf
         average.network.load_state_dict(task.network.state_dict())
         self.average = average.requires_grad_(False).eval().to(fabric.device)
-        # A quarter faster on the CPU; weights of volumes are not affected.
-        self.plain = task.to(memory_format=torch.channels_last)
+        self.plain = task
+        if max(weight.ndim for weight in task.parameters()) == 4:  # images: a quarter faster on the CPU
+            task.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(self.config.optimizer, task)
         self.task, self.optimizer = fabric.setup(task, optimizer)
         output.mkdir(parents=True, exist_ok=True)
