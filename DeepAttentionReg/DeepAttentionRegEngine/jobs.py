@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from . import __version__, errors, fields, images
+from .calibration import convolution_speed
 from .contract import JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, Result, WarpJob
 from .evaluation import finite, regularity, score
 from .inputs import load_reference
@@ -80,8 +81,10 @@ def _run(job: Job, reporter: Reporter) -> Result:
 
 
 def probe() -> Result:
-    """Report versions, CUDA devices and their memory."""
-    values = {"cuda": torch.version.cuda, "devices": describe_devices(), "threads": torch.get_num_threads()}
+    """Report versions, CUDA devices and their memory, and the speed of each device (calibration.py)."""
+    devices = describe_devices()
+    speed = {name: convolution_speed(torch.device(name)) for name in ("cpu", *(str(item["id"]) for item in devices))}
+    values = {"cuda": torch.version.cuda, "devices": devices, "threads": torch.get_num_threads(), "speed": speed}
     return Result(values=values)
 
 
