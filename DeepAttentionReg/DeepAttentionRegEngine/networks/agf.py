@@ -31,8 +31,8 @@ class AgfSettings:
         nd: Spatial axes, 2 or 3.
         widths: Name in `WIDTHS`: channels at scales 1 to 4.
         scales: Finest scales that give a displacement, 1 to 4.
-        fusion: "add" as published, or "compose": the gated coarser field follows that of the scale. Composing integrated
-            velocities folds far less, but a gated field may still fold.
+        fusion: "add" as published, or "compose": the gated coarser field follows that of the scale. Composed
+            integrated velocities fold far less, but a gated field may still fold.
         velocity_steps: Squarings of each scale's stationary velocity; 0 predicts displacements directly.
         image_pyramid: Every scale also sees the images themselves.
         norm: "batch" as published or "instance", for batches of one or two volumes.
