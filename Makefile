@@ -1,6 +1,7 @@
 # make demo    register a pair in a real MRML scene and write pictures, tables and a scene to demo-output/
 # make test    lint, types and all tests
-# Both make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
+# make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
+# All make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
 # "python -m ...", so that a checkout whose path has spaces works.
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
-.PHONY: demo test lint screenshots clean
+.PHONY: demo test lint bench screenshots clean
 
 demo: $(STAMP)
 	$(RUN) Testing/demo.py $(DEMO_OPTIONS)
@@ -36,6 +37,10 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
 	$(RUN) -m mypy
+
+# make bench ARGS="--methods rman --sizes 96x96x96"; ARGS=--write measures anew what the panel's estimate is made of.
+bench: $(STAMP)
+	$(RUN) Testing/bench.py $(ARGS)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \

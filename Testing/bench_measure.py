@@ -1,0 +1,210 @@
+"""Measure one thing in this process, of which nothing else is asked, and print it as one line of JSON (bench.py).
+
+    python Testing/bench_measure.py method rman 96x96x96 cpu
+
+Seconds on the CPU are those that the main thread computed: it does all of the serial and its share of the parallel
+work, so on an idle machine they are the seconds that pass (within 3 % for RMAn), and on a shared one they leave the
+waiting out. Bytes are how far the peak of the process' memory has risen, on a GPU the peak of what PyTorch allocated.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
+
+from DeepAttentionRegEngine import contract, images, jobs, registry  # noqa: E402
+from DeepAttentionRegEngine.alignment import align  # noqa: E402
+from DeepAttentionRegEngine.calibration import convolution_speed  # noqa: E402
+from DeepAttentionRegEngine.geometry import Geometry  # noqa: E402
+from DeepAttentionRegEngine.networks import build  # noqa: E402
+from DeepAttentionRegEngine.networks.base import ImagePair  # noqa: E402
+from DeepAttentionRegEngine.pipeline import network_size, similarity  # noqa: E402
+from DeepAttentionRegEngine.preprocess import (  # noqa: E402
+    GridLimits,
+    Source,
+    WorkingPair,
+    field_on_fixed,
+    prepare,
+    warp_volume,
+)
+from DeepAttentionRegEngine.refine import RefineSettings, refine  # noqa: E402
+from DeepAttentionRegEngine.reporting import Reporter  # noqa: E402
+from DeepAttentionRegEngine.warp import resize_displacement  # noqa: E402
+
+GRAIN = 8  # voxels between the random numbers of which the images are made
+TIMED_RECURSIONS = 3
+TIMED_STEPS = 3
+DEMONS_ITERATIONS, TIMED_DEMONS = 50, 5
+
+Numbers = dict[str, Any]
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+    """Return voxels along i, j, k of a text such as 160x192x224, or 256x256 for a single slice."""
+    i, j, *k = (int(part) for part in text.split("x"))
+    return i, j, k[0] if k else 1
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the peak of the memory so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def clock(device: torch.device) -> float:
+    """Return seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.thread_time()
+
+
+def make_sources(size: tuple[int, int, int]) -> tuple[Source, Source]:
+    """Return two random smooth volumes of 1 mm voxels, the moving one the fixed one shifted by two voxels."""
+    grid = Geometry.from_arrays(size, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
+    coarse = [max(1, n // GRAIN) for n in grid.shape]
+    noise = torch.rand(1, 1, *coarse, generator=torch.Generator().manual_seed(0))
+    fixed = F.interpolate(noise, grid.shape, mode="trilinear")[0, 0].numpy()
+    return Source(fixed, grid), Source(np.roll(fixed, 2, axis=(1, 2)), grid)
+
+
+def prepared(size: tuple[int, int, int], limits: GridLimits, device: torch.device) -> WorkingPair:
+    """Return random images on their working grid."""
+    return prepare(*make_sources(size), np.eye(4), limits, device)
+
+
+def grids(pair: WorkingPair, size: tuple[int, int, int], network: tuple[int, ...] = ()) -> Numbers:
+    """Return how many voxels each grid has."""
+    return {"fixed": int(np.prod(size)), "working": pair.fixed.numel(), "network": int(np.prod(network))}
+
+
+@torch.no_grad()
+def measure_method(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Run an untrained method as the pipeline does, up to the warped volume; later recursions cost what the last does.
+
+    Returns:
+        Seconds until the first recursion ("setup"), of each ("recursion") and of the final warp ("warp").
+    """
+    method, axes = registry.load_method(name), 2 if size.count(1) == 1 else 3
+    policy, before = method.grid[axes], peak_bytes(device)
+    limits = GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization)
+    pair = prepared(size, limits, device)
+    started = clock(device)
+    network = build(method.architecture, method.networks[axes]).eval().to(device)
+    view = pair.at(network_size(tuple(pair.fixed.shape[2:]), policy))
+    times = [clock(device)]
+    # One more than the usual single one tells the recursion from what only the first costs.
+    count = min(max(2, min(method.recursions.default, TIMED_RECURSIONS)), method.recursions.maximum)
+    for state in network.recurse(ImagePair(view.fixed, view.moving, view.fixed_mask, view.moving_mask), count):
+        similarity(view, state.displacement)
+        times.append(clock(device))
+    displacement = resize_displacement(state.displacement, pair.fixed.shape[2:])
+    enlarged = clock(device)
+    fixed, moving = make_sources(size)
+    begun = clock(device)
+    warp_volume(moving, field_on_fixed(displacement, pair, fixed.geometry), fixed.geometry, device)
+    ended = clock(device)
+    recursion = (times[-1] - times[1]) / (count - 1) if count > 1 else times[1] - times[0]
+    return {
+        "setup": max(0.0, times[1] - started - recursion) + enlarged - times[-1],
+        "recursion": recursion,
+        "warp": ended - begun,
+        "recursions": method.recursions.default,
+        "bytes": peak_bytes(device) - before,
+        "voxels": grids(pair, size, tuple(view.fixed.shape[2:])),
+    }
+
+
+def measure_refinement(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Refine for a few steps; the name is a similarity, with "-velocity" if a velocity field is refined."""
+    before = peak_bytes(device)
+    pair = prepared(size, GridLimits(), device)
+    zero = torch.zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:], device=device)
+    metric, _, velocity = name.partition("-")
+    settings = RefineSettings(steps=TIMED_STEPS, similarity=metric, velocity=bool(velocity))
+    started = clock(device)
+    refine(pair.fixed, pair.moving, zero, settings, weight=pair.weight)
+    step = (clock(device) - started) / TIMED_STEPS
+    return {"step": step, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
+
+
+def measure_alignment(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Align linearly; ITK does so on one thread, so that the process' seconds are those that pass."""
+    fixed, moving = make_sources(size)
+    started = time.process_time()
+    align(fixed, moving, name, np.eye(4), 0, device)
+    return {"seconds": time.process_time() - started, "voxels": {"fixed": fixed.array.size}}
+
+
+def measure_job(_name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Run a job that only reads, measures and writes, from the start of the process."""
+    begun, before = clock(device), peak_bytes(device)
+    sources = make_sources(size)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: str(Path(folder) / f"{name}.nrrd") for name in ("fixed", "moving")}
+        for path, source in zip(paths.values(), sources, strict=True):
+            images.write_volume(path, source.array, source.geometry)
+        ready = clock(device)
+        outputs = {f"output_{name}": f"{folder}/{name}.nrrd" for name in ("transform", "warped", "jacobian")}
+        job = contract.RegisterJob(method="none", alignment="none", device=str(device), **paths, **outputs)
+        jobs.run(job, Reporter(lambda _event: None, lambda: False))
+    return {
+        "seconds": clock(device) - ready + begun,
+        "bytes": peak_bytes(device) - before,
+        "process_bytes": before,
+        "voxels": {"fixed": sources[0].array.size},
+    }
+
+
+def measure_demons(_name: str, size: tuple[int, int, int], _device: torch.device) -> Numbers:
+    """Run SimpleITK's demons for a few iterations; its threads share the work evenly."""
+    threads = torch.get_num_threads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    before = peak_bytes(torch.device("cpu"))
+    fixed, moving = (sitk.GetImageFromArray(np.squeeze(source.array)) for source in make_sources(size))
+    demons = sitk.DemonsRegistrationFilter()
+    demons.SetNumberOfIterations(TIMED_DEMONS)
+    started = time.process_time()
+    field = demons.Execute(fixed, moving)
+    iteration = (time.process_time() - started) / threads / TIMED_DEMONS
+    sitk.Resample(moving, fixed, sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
+    seconds = (time.process_time() - started) / threads + iteration * (DEMONS_ITERATIONS - TIMED_DEMONS)
+    return {"seconds": seconds, "bytes": peak_bytes(torch.device("cpu")) - before}
+
+
+def measure_machine(_name: str, _size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Return what the numbers depend on besides the code."""
+    return {
+        "speed": convolution_speed(device, lambda: clock(device)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "SimpleITK": sitk.Version.VersionString(),
+    }
+
+
+MEASURES: dict[str, Callable[[str, tuple[int, int, int], torch.device], Numbers]] = {
+    "method": measure_method,
+    "refinement": measure_refinement,
+    "alignment": measure_alignment,
+    "job": measure_job,
+    "demons": measure_demons,
+    "machine": measure_machine,
+}
+
+if __name__ == "__main__":
+    kind, subject, size_text, device_name = sys.argv[1:]
+    print(json.dumps(MEASURES[kind](subject, parse_size(size_text), torch.device(device_name))))
