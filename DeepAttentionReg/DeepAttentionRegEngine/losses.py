@@ -1,5 +1,6 @@
 """Similarity and regularity terms, shared by pairwise refinement and training (one definition each)."""
 
+import math
 from typing import Any
 
 import torch
@@ -136,22 +137,34 @@ def ssim(warped: Tensor, fixed: Tensor, window: int | None = None) -> Tensor:
     """
     window = window or (11 if fixed.ndim == 4 else 7)
     products = torch.cat([warped, fixed, warped * warped, fixed * fixed, warped * fixed], 1)
-    mean_w, mean_f, ww, ff, wf = _gaussian_mean(products, window, 1.5).chunk(5, 1)
+    mean_w, mean_f, ww, ff, wf = _GaussianMean.apply(products, window, 1.5).chunk(5, 1)
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_w * mean_f + c1) / (mean_w**2 + mean_f**2 + c1)
     structure = (2 * (wf - mean_w * mean_f) + c2) / (ww - mean_w**2 + ff - mean_f**2 + c2)
     return (luminance * structure).mean()
 
 
-def _gaussian_mean(image: Tensor, window: int, sigma: float) -> Tensor:
-    position = torch.arange(window, device=image.device, dtype=image.dtype) - window // 2
-    kernel = torch.exp(-0.5 * (position / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    for axis in range(2, image.ndim):
-        lines = image.movedim(axis, -1)
-        mean = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel, padding=window // 2)
-        image = mean.view(lines.shape).movedim(-1, axis)
-    return image
+class _GaussianMean(torch.autograd.Function):
+    """Mean under a Gaussian window, axis by axis, zeros outside.
+
+    Added up from shifted copies, which is tens of times faster than convolution of one channel on the CPU. The window
+    is symmetric, so the gradient is the same filter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, window: int, sigma: float) -> Tensor:
+        ctx.window, ctx.sigma = window, sigma
+        weights = [math.exp(-0.5 * ((n - window // 2) / sigma) ** 2) for n in range(window)]
+        for axis in range(2, image.ndim):
+            padded = F.pad(image, [0, 0] * (image.ndim - 1 - axis) + [window // 2] * 2)
+            image = torch.zeros_like(image)
+            for shift, weight in enumerate(weights):
+                image.add_(padded.narrow(axis, shift, image.shape[axis]), alpha=weight / sum(weights))
+        return image
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        return _GaussianMean.apply(grad[0], ctx.window, ctx.sigma), None, None
 
 
 def total_variation(displacement: Tensor) -> Tensor:
