@@ -1,6 +1,7 @@
 """The recursive mutual attention network: sizes, symmetries, recursion, attention, and that it can learn."""
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -8,9 +9,8 @@ from torch import Tensor
 
 from DeepAttentionRegEngine.losses import diffusion, mean_squared
 from DeepAttentionRegEngine.networks import build
-from DeepAttentionRegEngine.networks.attention import MutualAttention
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, StepNetwork
-from DeepAttentionRegEngine.networks.blocks import count_weights
+from DeepAttentionRegEngine.networks.blocks import count_weights, enlarge, pool
 from DeepAttentionRegEngine.networks.rman import Rman, RmanSettings
 from DeepAttentionRegEngine.warp import compose, identity_grid, jacobian_determinant, warp
 from engine_cases import smooth_noise
@@ -236,100 +236,87 @@ class TestGradient:
         assert not torch.allclose(whole["down.0.first.weight"], cut["down.0.first.weight"], rtol=0.01)
 
 
-def attention_pair(nd: int, channels: int = 16) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(4)
-    spatial = (5, 6, 4)[:nd]
-    return tuple(torch.randn(2, channels, *spatial, generator=generator) for _ in range(2))
-
-
-def make_attention(nd: int, **arguments: object) -> MutualAttention:
-    torch.manual_seed(0)
-    return MutualAttention(nd, 16, **arguments)
-
-
-def permuted(features: Tensor, order: Tensor) -> Tensor:
-    return features.flatten(2)[:, :, order].unflatten(2, features.shape[2:])
-
-
-class TestAttention:
-    @pytest.mark.parametrize("nd", [2, 3])
-    @pytest.mark.parametrize("heads", [1, 4])
-    def test_rows_sum_to_one(self, nd: int, heads: int) -> None:
-        rows = make_attention(nd, heads=heads).weights(*attention_pair(nd)).sum(-1)
-        torch.testing.assert_close(rows, torch.ones_like(rows))
-
-    @pytest.mark.parametrize("nd", [2, 3])
-    @pytest.mark.parametrize("heads", [1, 4])
-    def test_output_is_the_formula(self, nd: int, heads: int) -> None:
-        module, (a, b) = make_attention(nd, heads=heads), attention_pair(nd)
-        values = module.value(a).flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
-        read = (module.weights(b, a) @ values).transpose(2, 3).flatten(1, 2).unflatten(2, a.shape[2:])
-        torch.testing.assert_close(module(a, b)[1], b + 0.1 * module.output(read), atol=1e-5, rtol=0)
-
-    @pytest.mark.parametrize("nd", [2, 3])
-    def test_swapped_inputs_swap_the_outputs(self, nd: int) -> None:
-        module, (a, b) = make_attention(nd), attention_pair(nd)
-        new_a, new_b = module(a, b)
-        assert all(torch.equal(x, y) for x, y in zip(module(b, a), (new_b, new_a), strict=True))
-
-    def test_zero_gain_changes_nothing(self) -> None:
-        module, (a, b) = make_attention(3), attention_pair(3)
-        module.gain.data.zero_()
-        assert all(torch.equal(x, y) for x, y in zip(module(a, b), (a, b), strict=True))
-
-    @staticmethod
-    def permutation_error(*, position: bool) -> float:
-        """Return how far permuting both inputs is from permuting the output."""
-        module, (a, b) = make_attention(2, position=position), attention_pair(2)
-        order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-        expected = permuted(module(a, b)[1], order)
-        return float((module(permuted(a, order), permuted(b, order))[1] - expected).detach().abs().max())
-
-    def test_without_position_code_the_order_of_voxels_does_not_matter(self) -> None:
-        assert self.permutation_error(position=False) < 1e-5  # sums in another order
-
-    def test_position_code_makes_the_order_matter(self) -> None:
-        assert self.permutation_error(position=True) > 1e-3
-
-    def test_looks_where_the_image_has_moved(self) -> None:
-        module = make_attention(2, position=False)
-        # Queries and keys are the features themselves, sharpened; every voxel has its own random features.
-        for layer in (module.query, module.key):
-            layer.weight.data = 10 * torch.eye(16).view(16, 16, 1, 1)
-            layer.bias.data.zero_()
-        features = torch.randn(1, 16, 6, 7, generator=torch.Generator().manual_seed(2))
-        rows = module.weights(torch.roll(features, (2, -1), dims=(2, 3)), features)
-        index = torch.arange(42).view(1, 1, 6, 7)
-        assert torch.equal(rows.argmax(-1)[0, 0], torch.roll(index, (2, -1), dims=(2, 3)).flatten())
-
-
 class TestSiamese:
+    @staticmethod
+    def features(network: Rman, a: Tensor, b: Tensor) -> list[list[Tensor]]:
+        with torch.no_grad():
+            return network.encode([network.describe(a), network.describe(b)])
+
     @sizes
     def test_equal_images_have_equal_features(self, spatial: tuple[int, ...]) -> None:
         image = smooth_noise(spatial)
-        with torch.no_grad():
-            skips_a, skips_b, a, b = make_step(len(spatial)).encode(image, image)
-        # One batch entry each, so the same sums up to vectorisation.
-        assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip([*skips_a, a], [*skips_b, b], strict=True))
+        a, b = self.features(make_step(len(spatial)), image, image)
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
     @sizes
     def test_swapped_images_swap_the_features(self, spatial: tuple[int, ...]) -> None:
         network, (fixed, moving) = make_step(len(spatial)), image_pair(spatial)
+        there, back = self.features(network, moving, fixed), self.features(network, fixed, moving)
+        for features, expected in zip(there, reversed(back), strict=True):
+            assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(features, expected, strict=True))
+
+    @sizes
+    def test_fixed_image_described_once_gives_the_same_field(self, spatial: tuple[int, ...]) -> None:
+        network, (fixed, moving) = make_step(len(spatial), flow=1000.0), image_pair(spatial)
+        described = states(network, fixed, moving, 2)[-1].displacement
+        again = states(Scripted(network.forward), fixed, moving, 2)[-1].displacement
+        assert torch.equal(described, again)
+
+    @sizes
+    def test_siamese_decoder_treats_both_images_alike(self, spatial: tuple[int, ...]) -> None:
+        network, (fixed, moving) = make_step(len(spatial), flow=1000.0, decoder="siamese"), image_pair(spatial)
+        first = network.flow.weight.data.chunk(2, 1)[0]
+        network.flow.weight.data = torch.cat([first, first], 1)
         with torch.no_grad():
-            there, back = network.encode(moving, fixed)[2:], network.encode(fixed, moving)[2:]
-        assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(there, reversed(back), strict=True))
+            # Summed in another order; displacements of about a voxel.
+            torch.testing.assert_close(network(moving, fixed), network(fixed, moving), atol=1e-3, rtol=0)
+
+    @sizes
+    def test_siamese_decoder_can_tell_the_images_apart(self, spatial: tuple[int, ...]) -> None:
+        network, (fixed, moving) = make_step(len(spatial), flow=1000.0, decoder="siamese"), image_pair(spatial)
+        with torch.no_grad():
+            assert float((network(moving, fixed) - network(fixed, moving)).abs().max()) > 0.1
 
 
-class TestPrecision:
-    def test_bfloat16_moves_voxels_hardly_differently(self) -> None:
-        network = make_step(3, flow=1000.0, widths="small")
-        fixed, moving = image_pair(VOLUME, sigma=2.5)
-        exact = states(network, fixed, moving, 3)[-1].displacement
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            rounded = states(network, fixed, moving, 3)[-1].displacement
-        assert float(exact.abs().max()) > 1
-        # The network's specification: less than a twentieth of a voxel.
-        assert float((rounded - exact).abs().max()) < 0.05
+class TestCascade:
+    """RCn: no attention, both images as the channels of one."""
+
+    RCN = MappingProxyType({"attention": False, "siamese": False})
+
+    def test_first_block_sees_both_images(self) -> None:
+        assert make_step(3, **self.RCN).down[0].first.in_channels == 2
+
+    @sizes
+    def test_runs_at_any_size(self, spatial: tuple[int, ...]) -> None:
+        last = states(make_step(len(spatial), flow=1000.0, **self.RCN), *image_pair(spatial), 2)[-1]
+        assert last.displacement.shape == (1, len(spatial), *spatial)
+
+    def test_has_no_more_weights_than_the_network_with_attention(self) -> None:
+        with_attention, without = (count_weights(make_step(3, **arguments)) for arguments in ({}, self.RCN))
+        assert without < with_attention
+
+    @pytest.mark.parametrize("arguments", [{"siamese": False}, {**RCN, "decoder": "siamese"}, {"decoder": "twin"}])
+    def test_options_that_contradict_are_refused(self, arguments: dict[str, object]) -> None:
+        with pytest.raises(ValueError, match="decoder"):
+            make_step(2, **arguments)
+
+
+class TestOddSize:
+    @pytest.mark.parametrize("spatial", [(7, 8), (5, 6, 9)])
+    def test_enlarging_undoes_halving_without_a_shift(self, spatial: tuple[int, ...]) -> None:
+        grid = identity_grid(spatial, torch.zeros(1))
+        back = enlarge(pool(grid), spatial)
+        inside = (..., *(slice(1, n // 2 * 2 - 1) for n in spatial))  # the edge value continues outside
+        torch.testing.assert_close(back[inside], grid[inside])
+
+    @pytest.mark.parametrize("flow_level", [0, 1, 2])
+    def test_constant_prediction_is_the_same_length_everywhere(self, flow_level: int) -> None:
+        network = make_step(2, flow=0.0, flow_level=flow_level)
+        network.flow.bias.data = torch.tensor([1.0, -0.5])
+        with torch.no_grad():
+            field = network(*image_pair((33, 46)))
+        expected = 2**flow_level * network.flow.bias.detach().view(1, 2, 1, 1)
+        torch.testing.assert_close(field, expected.expand_as(field))
 
 
 class TestLearning:

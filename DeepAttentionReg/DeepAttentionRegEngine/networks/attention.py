@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..warp import identity_grid
-from .blocks import CONVOLUTIONS, NORMS
+from .base import CrossAttention, Evidence
+from .blocks import CONVOLUTIONS, InstanceNorm
 
 WAVELENGTHS = (2.0, 1.0, 0.5)  # of the reference extent
 
@@ -41,43 +42,61 @@ class MutualAttention(nn.Module):
     """
 
     def __init__(
-        self, nd: int, channels: int, *, heads: int = 1, stride: int = 8, extent: float = 64.0, position: bool = True
+        self,
+        nd: int,
+        channels: int,
+        *,
+        level: int,
+        heads: int = 1,
+        tied: bool = False,
+        extent: float = 64.0,
+        position: bool = True,
     ) -> None:
         super().__init__()
-        self.heads, self.stride, self.extent = heads, stride, extent
+        self.level, self.heads, self.extent = level, heads, extent
         dimension = max(16, channels // 2)
         layer = CONVOLUTIONS[nd]
-        self.norm = NORMS[nd](channels, affine=True)
+        self.norm = InstanceNorm(channels)
         self.query = layer(channels, dimension, 1)
-        self.key = layer(channels, dimension, 1)
+        self.key = self.query if tied else layer(channels, dimension, 1)
         self.value = layer(channels, dimension, 1)
         self.output = layer(dimension, channels, 1)
         self.position = layer(6 * nd, channels, 1, bias=False) if position else None
         self.gain = nn.Parameter(torch.tensor(0.1))
 
-    def _coded(self, features: Tensor) -> Tensor:
-        coded = self.norm(features)
-        if self.position is not None:
-            code = position_code(tuple(features.shape[2:]), self.stride, self.extent, features)
-            coded = coded + self.position(code)
-        return coded
+    def forward(self, a: Tensor, b: Tensor, evidence: Evidence | None = None) -> tuple[Tensor, Tensor]:
+        """Exchange context between two feature maps and return both updated.
 
-    def _tokens(self, maps: Tensor) -> Tensor:
-        return maps.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
-
-    def _read(self, asking: Tensor, asked: Tensor, values: Tensor) -> Tensor:
-        read = F.scaled_dot_product_attention(
-            self._tokens(self.query(asking)), self._tokens(self.key(asked)), self._tokens(self.value(values))
-        )
-        return self.output(read.transpose(2, 3).flatten(1, 2).unflatten(2, values.shape[2:]))
-
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Exchange context between two feature maps `(B, C, *spatial)` and return both updated."""
-        coded_a, coded_b = self._coded(a), self._coded(b)
-        return a + self.gain * self._read(coded_a, coded_b, b), b + self.gain * self._read(coded_b, coded_a, a)
+        Args:
+            a: `(B, C, *spatial)`, of the warped moving image, pooled `level` times.
+            b: The same of the fixed image.
+            evidence: Add to it what `b` looked at in `a`; needs B = 1.
+        """
+        (query_a, key_a), (query_b, key_b) = self._asked(a), self._asked(b)
+        if evidence is not None:
+            size, stride = tuple(b.shape[2:]), float(2**self.level)
+            evidence.attention.append(
+                CrossAttention(f"level {self.level}", query_b[0], key_a[0], size, size, stride, stride)
+            )
+        return a + self.gain * self._read(query_a, key_b, b), b + self.gain * self._read(query_b, key_a, a)
 
     def weights(self, asking: Tensor, asked: Tensor) -> Tensor:
         """Return the attention rows `(B, heads, n, n)`: what each voxel of `asking` looks at in `asked`."""
-        query = self._tokens(self.query(self._coded(asking)))
-        key = self._tokens(self.key(self._coded(asked)))
+        query, key = self._asked(asking)[0], self._asked(asked)[1]
         return torch.softmax(query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]), -1)
+
+    def _asked(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and keys, `(B, heads, n, d)` each."""
+        coded = self.norm(features)
+        if self.position is not None:
+            code = position_code(tuple(features.shape[2:]), 2**self.level, self.extent, features)
+            coded = coded + self.position(code)
+        return self._tokens(self.query(coded)), self._tokens(self.key(coded))
+
+    def _tokens(self, maps: Tensor) -> Tensor:
+        # Contiguous tokens let PyTorch choose a kernel that never holds the n x n matrix.
+        return maps.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3).contiguous()
+
+    def _read(self, query: Tensor, key: Tensor, features: Tensor) -> Tensor:
+        read = F.scaled_dot_product_attention(query, key, self._tokens(self.value(features)))
+        return self.output(read.transpose(2, 3).flatten(1, 2).unflatten(2, features.shape[2:]))

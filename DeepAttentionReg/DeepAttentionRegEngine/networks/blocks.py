@@ -1,10 +1,13 @@
 """Convolution blocks for 2D and 3D, chosen by the number of spatial axes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..warp import resize
 
 CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMS: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -29,7 +32,22 @@ def norm_layer(kind: str, nd: int, channels: int) -> nn.Module:
     if kind not in ("batch", "instance"):
         msg = f'norm {kind!r} must be "batch" or "instance"'
         raise ValueError(msg)
-    return BATCH_NORMS[nd](channels) if kind == "batch" else NORMS[nd](channels, affine=True)
+    return BATCH_NORMS[nd](channels) if kind == "batch" else InstanceNorm(channels)
+
+
+class InstanceNorm(nn.Module):
+    """Normalises each channel of each sample, with learned gain and offset, in 2D and 3D."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, channels, *spatial)` to the same shape."""
+        if x.shape[0] == 1:  # the same figures, but the channels-last layout, fast on the CPU, stays
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
+        return F.instance_norm(x, weight=self.weight, bias=self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -43,18 +61,44 @@ class ResidualBlock(nn.Module):
         self.first = convolution(nd, channels_in, channels_out)
         self.second = convolution(nd, channels_out, channels_out)
         self.third = convolution(nd, channels_out, channels_out, dilation=3)
-        self.norms = nn.ModuleList(NORMS[nd](channels_out, affine=True) for _ in range(3))
+        self.norms = nn.ModuleList(InstanceNorm(channels_out) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, *spatial)` to `(B, channels_out, *spatial)`."""
-        residual = F.leaky_relu(self.norms[0](self.first(x)), SLOPE)
-        y = F.leaky_relu(self.norms[1](self.second(residual)), SLOPE)
-        return F.leaky_relu(self.norms[2](self.third(y)) + residual, SLOPE)
+        residual = F.leaky_relu_(self.norms[0](self.first(x)), SLOPE)
+        y = F.leaky_relu_(self.norms[1](self.second(residual)), SLOPE)
+        return F.leaky_relu_(self.norms[2](self.third(y)).add_(residual), SLOPE)
 
 
 def pool(x: Tensor) -> Tensor:
     """Halve every spatial axis by averaging; an odd last slice is dropped."""
-    return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)
+    half = [n // 2 for n in x.shape[2:]]
+    even = x[(slice(None), slice(None), *(slice(2 * n) for n in half))]
+    return resize(
+        even, half
+    )  # reads the mean of each two voxels per axis; `avg_pool3d` is slow in channels-last layout
+
+
+def enlarge(x: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Undo the halving of `pool`: double every axis and repeat the last slice of an odd one, so that nothing shifts.
+
+    Args:
+        x: `(B, C, *coarse)`, coarse sizes being those of `spatial` halved and rounded down.
+        spatial: Size before pooling.
+    """
+    doubled = resize(x, [2 * n for n in x.shape[2:]])
+    missing = [n - m for n, m in zip(spatial, doubled.shape[2:], strict=True)]
+    if not any(missing):
+        return doubled
+    return F.pad(doubled, [side for n in reversed(missing) for side in (0, n)], mode="replicate")
+
+
+def use_channels_last(network: nn.Module, nd: int) -> None:
+    """Lay the weights out so that convolutions need not reorder their input: about twice as fast on the CPU."""
+    layout = torch.channels_last if nd == 2 else torch.channels_last_3d
+    for weight in network.parameters():
+        if weight.ndim == nd + 2:
+            weight.data = weight.data.contiguous(memory_format=layout)
 
 
 def flow_head(nd: int, channels: int) -> nn.Module:

@@ -5,15 +5,16 @@ encoder of four residual down-sampling blocks, two mutual attention modules, res
 formula and decoder are this project's choice, hence "RMAn-style".
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..warp import integrate_velocity, resize, resize_displacement
+from ..warp import integrate_velocity
 from .attention import MutualAttention
-from .base import Evidence, StepNetwork
-from .blocks import ResidualBlock, clamp_displacement, flow_head, pool
+from .base import Evidence, ImagePair, Recursion, StepNetwork
+from .blocks import ResidualBlock, clamp_displacement, enlarge, flow_head, pool, use_channels_last
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16),
@@ -22,6 +23,7 @@ WIDTHS = {
     "large": (16, 32, 64, 128),
 }
 LEVELS = 4
+DECODERS = ("fused", "siamese")
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,20 @@ class RmanSettings:
     Attributes:
         nd: Spatial axes, 2 or 3.
         widths: Name in `WIDTHS`.
-        attention: False gives the shared-weight recursive cascade, the ablation without mutual attention.
+        attention: False leaves mutual attention out.
         attention_levels: After which of the four residual down-sampling blocks attention acts.
         heads: Attention heads.
+        tied: Queries and keys are one projection, so that both directions of attention read one similarity matrix.
         extent: Reference length of the position code in working-grid voxels.
+        siamese: False encodes both images as two channels of one; without attention, this is RCn, the recursive
+            cascade with shared weights.
+        decoder: "fused" decodes both images' features together, "siamese" each by the same weights, to join before the
+            last convolution.
         flow_level: 0 predicts the field at full resolution, 1 at half resolution (then enlarged by two).
         velocity_steps: Squarings of a stationary velocity per recursion; 0 predicts the displacement directly.
+
+    Raises:
+        ValueError: For an unknown decoder, or for attention or a Siamese decoder without a Siamese encoder.
     """
 
     nd: int = 3
@@ -44,9 +54,20 @@ class RmanSettings:
     attention: bool = True
     attention_levels: tuple[int, ...] = (3, 4)
     heads: int = 1
+    tied: bool = False
     extent: float = 64.0
+    siamese: bool = True
+    decoder: str = "fused"
     flow_level: int = 0
     velocity_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            msg = f"decoder {self.decoder!r} is unknown; known: {', '.join(DECODERS)}"
+            raise ValueError(msg)
+        if not self.siamese and (self.attention or self.decoder == "siamese"):
+            msg = "attention and a Siamese decoder need a Siamese encoder"
+            raise ValueError(msg)
 
 
 class Rman(StepNetwork):
@@ -58,46 +79,88 @@ class Rman(StepNetwork):
         super().__init__()
         self.settings = settings
         nd, widths = settings.nd, WIDTHS[settings.widths]
-        self.down = nn.ModuleList(
-            ResidualBlock(nd, c_in, c_out) for c_in, c_out in zip((1, *widths[:-1]), widths, strict=True)
-        )
+        side_by_side = 2 if settings.siamese and settings.decoder == "fused" else 1
+        attention_levels = settings.attention_levels if settings.attention else ()
+        self.alone = min(attention_levels, default=LEVELS)  # how many blocks see one image only
+        inputs = (1 if settings.siamese else 2, *widths[:-1])
+        self.down = nn.ModuleList(ResidualBlock(nd, c_in, c_out) for c_in, c_out in zip(inputs, widths, strict=True))
         self.mutual = nn.ModuleDict()
-        if settings.attention:
-            for level in settings.attention_levels:
-                self.mutual[str(level)] = MutualAttention(
-                    nd, widths[level - 1], heads=settings.heads, stride=2**level, extent=settings.extent
-                )
-        self.fuse = ResidualBlock(nd, 2 * widths[3], widths[3])
+        for level in attention_levels:
+            self.mutual[str(level)] = MutualAttention(
+                nd, widths[level - 1], level=level, heads=settings.heads, tied=settings.tied, extent=settings.extent
+            )
+        channels = widths[-1]
+        self.fuse = ResidualBlock(nd, side_by_side * channels, channels)
         self.up = nn.ModuleList()
-        channels = widths[3]
         for level in range(LEVELS - 1, settings.flow_level - 1, -1):
-            self.up.append(ResidualBlock(nd, channels + 2 * widths[level], widths[level]))
+            self.up.append(ResidualBlock(nd, channels + side_by_side * widths[level], widths[level]))
             channels = widths[level]
-        self.flow = flow_head(nd, channels)
+        self.flow = flow_head(nd, 2 * channels if settings.decoder == "siamese" else channels)
+        use_channels_last(self, nd)
+
+    def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
+        """Yield the state after each recursion, as `StepNetwork.recurse`; the fixed image is described only once."""
+        if not self.settings.siamese:
+            yield from super().recurse(pair, recursions, attend=attend)
+            return
+        self.require_size(pair.fixed)
+        with self.precision(pair.fixed.device):
+            known = _Known(self, self.describe(pair.fixed))
+        yield from known.recurse(pair, recursions, attend=attend)
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Predict one recursion's displacement, as `StepNetwork.forward`."""
-        skips_a, skips_b, a, b = self.encode(warped, fixed)
-        with torch.autocast(fixed.device.type, enabled=False):
-            # On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels return NaN at random.
-            x = self.fuse(torch.cat([a, b], 1).float())
-        for block, skip_a, skip_b in zip(self.up, reversed(skips_a), reversed(skips_b), strict=False):
-            x = block(torch.cat([resize(x, skip_a.shape[2:]), skip_a, skip_b], 1))
-        velocity = self.flow(x).to(fixed.dtype)  # integrated in single precision even under autocast
-        flow = integrate_velocity(velocity, self.settings.velocity_steps)
-        return clamp_displacement(resize_displacement(flow, fixed.shape[2:]))
+        images = [warped, fixed] if self.settings.siamese else [torch.cat([warped, fixed], 1)]
+        return self.predict([self.describe(image) for image in images], evidence)
 
-    def encode(self, warped: Tensor, fixed: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-        """Return the skips (before pooling) of both branches, fine to coarse, and their 1/16 features."""
-        both = torch.cat([warped, fixed])
-        skips_a, skips_b = [], []
-        for level, block in enumerate(self.down, start=1):
-            both = block(both)
-            skip_a, skip_b = both.chunk(2)
-            skips_a.append(skip_a)
-            skips_b.append(skip_b)
-            both = pool(both)
+    def describe(self, image: Tensor) -> list[Tensor]:
+        """Return the features, fine to coarse, of the blocks ahead of the first mutual attention."""
+        features: list[Tensor] = []
+        for block in self.down[: self.alone]:
+            features.append(block(pool(features[-1]) if features else image))
+        return features
+
+    def encode(self, branches: list[list[Tensor]], evidence: Evidence | None = None) -> list[list[Tensor]]:
+        """Return the features of all four blocks and those at 1/16, fine to coarse, of each branch.
+
+        Args:
+            branches: What `describe` returned for the warped moving and the fixed image, or for both as one.
+            evidence: Add to it what was attended to.
+        """
+        branches = [[*features] for features in branches]
+        for level in range(self.alone, LEVELS + 1):
+            inputs = [pool(features[-1]) for features in branches]
             if str(level) in self.mutual:
-                both = torch.cat(self.mutual[str(level)](*both.chunk(2)))
-        a, b = both.chunk(2)
-        return skips_a, skips_b, a, b
+                inputs = self.mutual[str(level)](*inputs, evidence)
+            for features, x in zip(branches, inputs, strict=True):
+                features.append(self.down[level](x) if level < LEVELS else x)
+        return branches
+
+    def predict(self, branches: list[list[Tensor]], evidence: Evidence | None = None) -> Tensor:
+        """Return one recursion's displacement; arguments as `encode`."""
+        siamese = self.settings.decoder == "siamese"
+        *skips, coarsest = zip(*self.encode(branches, evidence), strict=True)
+        sizes = [maps[0].shape[2:] for maps in skips]
+        join = 0 if siamese else 1  # the decoder's streams are a batch, or one stream has the channels of both images
+        with torch.autocast(coarsest[0].device.type, enabled=False):
+            # On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels return NaN at random.
+            x = self.fuse(torch.cat(coarsest, join).float())
+        for block, maps, size in zip(self.up, reversed(skips), reversed(sizes), strict=False):
+            x = block(torch.cat([enlarge(x, size), torch.cat(maps, join)], 1))
+        velocity = self.flow(torch.cat(x.chunk(2), 1) if siamese else x)
+        flow = integrate_velocity(velocity.float(), self.settings.velocity_steps)
+        for size in reversed(sizes[: self.settings.flow_level]):
+            flow = 2 * enlarge(flow, size)
+        return clamp_displacement(flow)
+
+
+class _Known(StepNetwork):
+    """A network whose fixed image has been described."""
+
+    def __init__(self, network: Rman, features: list[Tensor]) -> None:
+        super().__init__()
+        self.network, self.features = network, features
+        self.half_precision, self.checkpointed = network.half_precision, network.checkpointed
+
+    def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
+        return self.network.predict([self.network.describe(warped), self.features], evidence)
