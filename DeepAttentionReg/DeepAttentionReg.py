@@ -11,7 +11,7 @@ from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import *
 from slicer.util import VTKObservationMixin
 
-from DeepAttentionRegLib import Install
+from DeepAttentionRegLib import Install, Methods
 from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, Method
 
 HOMEPAGE = "https://github.com/DeepAttentionReg/SlicerDeepAttentionReg"
@@ -79,6 +79,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._finding = None
+        self._shownMethod = None
         self._isInstalling = False
         self._isCanceling = False
         self._message = ""
@@ -136,6 +137,8 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def initializeParameterNode(self):
         """Follow the parameter node of the scene, and choose the volumes where there is no doubt which."""
         self._finding = Install.probe()
+        if self._finding.state is Install.State.READY:
+            self.logic.measureSpeed(self._updateGui)
         self.setParameterNode(self.logic.getParameterNode())
         parameters = self._parameterNode
         volumes = [node for node in slicer.util.getNodesByClass(VOLUME_CLASS) if node.GetClassName() == VOLUME_CLASS]
@@ -151,6 +154,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateGui)
         self._parameterNode = parameterNode
+        self._shownMethod = None
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateGui)
@@ -227,12 +231,15 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters, ui, isRunning = self._parameterNode, self.ui, self.logic.isRunning
         if not parameters:
             return
+        self._offerRecursions()
         for section in (ui.inputsCollapsibleButton, ui.methodCollapsibleButton, ui.outputsCollapsibleButton):
             section.enabled = not isRunning
         ui.refinementCollapsibleButton.enabled = not isRunning
         ui.recursionsSlider.enabled = parameters.method is not Method.REFINEMENT_ONLY
         for widget in (ui.refinementStepsSlider, ui.similarityComboBox, ui.smoothnessSlider, ui.velocityCheckBox):
             widget.enabled = parameters.refine
+        ui.estimateLabel.text = Methods.estimateText(self.logic.argumentsFrom(parameters), self.logic.speeds)
+        ui.estimateLabel.visible = bool(ui.estimateLabel.text)
         isReady = self._finding.state is Install.State.READY
         ui.installWidget.visible = not isReady
         ui.installLabel.text = self._finding.message
@@ -243,6 +250,19 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.applyButton.toolTip = problem or _applyToolTip(isRunning)
         ui.progressBar.visible = isRunning
         ui.statusLabel.text = "\n".join(text for text in (problem, self._message) if text)
+
+    def _offerRecursions(self):
+        """Give the slider the range of a newly chosen method."""
+        parameters, slider = self._parameterNode, self.ui.recursionsSlider
+        if parameters.method is Method.REFINEMENT_ONLY or parameters.method is self._shownMethod:
+            return
+        previous = self._shownMethod and self._shownMethod.value
+        choice = Methods.recursionChoice(parameters.method.value, parameters.recursions, previous)
+        self._shownMethod = parameters.method
+        # Both ranges first, or the slider would bend the number on its way.
+        slider.minimum, slider.maximum = min(slider.minimum, choice.minimum), max(slider.maximum, choice.maximum)
+        parameters.recursions = choice.value
+        slider.minimum, slider.maximum, slider.toolTip = choice.minimum, choice.maximum, choice.toolTip
 
     def _problem(self):
         """Return the first reason why the registration cannot be started, or an empty text."""
@@ -325,6 +345,9 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         # Keyword arguments of Registration that choose another interpreter or engine.
         self.engineOptions = {}
+        # Speed of this computer's devices by name, once `measureSpeed` was told it; empty if it cannot be told.
+        self.speeds = None
+        self._speedJob = None
         self._registration = None
 
     def getParameterNode(self):
@@ -341,7 +364,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         fixedVolume,
         movingVolume,
         method="rman",
-        recursions=3,
+        recursions=None,
         *,
         wait=True,
         onProgress=None,
@@ -354,15 +377,15 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param fixedVolume: scalar volume that stays.
         :param movingVolume: scalar volume to deform; a linear parent transform of it is the start.
         :param method: name of a method, or "none" for alignment and refinement alone.
-        :param recursions: passes of the network, 1 to 20.
+        :param recursions: passes of the network; None takes the method's usual number.
         :param wait: return when it is done, keeping the application responsive; otherwise return at once.
         :param onProgress: called in the main thread with every `contract.Progress`.
         :param onFinished: called in the main thread with the `Results.Outcome`.
         :param onFailed: called in the main thread with the `contract.Failure`; once this or `onFinished` is called.
         :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks
             as in `Volumes.Inputs`; weights, device, alignment, refinementSteps, similarity, smoothness, velocity,
-            keepRecursions, seed as in `Registration.Settings`; existing nodes to write into: outputTransform,
-            outputVolume, outputJacobian, outputSegmentation.
+            halfPrecision, keepRecursions, keepAttention, keepGaussians, seed as in `Registration.Settings`; existing
+            nodes to write into: outputTransform, outputVolume, outputJacobian, outputSegmentation.
         :return: the `Results.Outcome`; None if not waited for.
         :raises ValueError: if the inputs or options cannot work.
         :raises RuntimeError: if one is running already, or, waited for, if it failed or was canceled.
@@ -376,6 +399,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         calls = {"onProgress": onProgress, "onFinished": self._ending(onFinished), "onFailed": self._ending(onFailed)}
         callbacks = Registration.Callbacks(**{name: call for name, call in calls.items() if call})
         registration = Registration.Registration(inputs, settings, outputs, callbacks, **self.engineOptions)
+        self._stopMeasuringSpeed()
         self._registration = registration
         registration.start()
         return registration.wait() if wait else None
@@ -389,6 +413,36 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
         return callback and call
 
+    def measureSpeed(self, onDone):
+        """Have the engine measure the speed of this computer in the background, once; estimates take it from `speeds`.
+
+        :param onDone: called in the main thread when `speeds` is set.
+        """
+        from DeepAttentionRegEngine import contract
+        from DeepAttentionRegLib import Job
+
+        if self.isRunning or self._speedJob is not None or self.speeds is not None:
+            return
+
+        def onAnswer(answer):
+            self._speedJob = None
+            self.speeds = getattr(answer, "values", {}).get("speed", {})
+            onDone()
+
+        job = Job.EngineJob(Job.Callbacks(onFinished=onAnswer, onFailed=onAnswer), **self.engineOptions)
+        try:
+            job.start(contract.ProbeJob())
+        except RuntimeError:
+            logging.exception("The speed of this computer could not be measured")
+            return
+        self._speedJob = job
+
+    def _stopMeasuringSpeed(self):
+        """Let nothing compete with a registration."""
+        if self._speedJob is not None:
+            self._speedJob.close()
+            self._speedJob = None
+
     def cancel(self):
         """Stop the running registration, if any, at the next opportunity; `onFailed` tells when it has stopped."""
         if self._registration is not None:
@@ -396,15 +450,15 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
     def close(self):
         """End the running registration, if any, at once; no callback is called any more."""
+        self._stopMeasuringSpeed()
         if self._registration is not None:
             self._registration.close()
 
     def problems(self, **arguments):
         """Return why `register` would refuse these arguments, as sentences."""
-        from DeepAttentionRegLib import Registration, Volumes
+        from DeepAttentionRegLib import Registration
 
-        inputs, _settings, outputs = _sorted(arguments)
-        return Volumes.checkInputs(inputs) + Registration.checkOutputs(inputs, outputs)
+        return Registration.checkAll(*_sorted(arguments))
 
     @staticmethod
     def argumentsFrom(parameters):

@@ -13,21 +13,30 @@ from slicer import (
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from DeepAttentionRegEngine import contract, registry
+
+OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
 
 
-class Method(enum.Enum):
-    """What finds the deformation; the value is the method's name in a job."""
-
-    RMAN = "rman"
-    REFINEMENT_ONLY = "none"
+class _Method(enum.Enum):
+    """A member for every method that the panel offers; the value is the method's name in a job."""
 
     def label(self) -> str:
         """Return the text in the panel."""
-        return {
-            Method.RMAN: _("RMAn (recursive mutual attention network)"),
-            Method.REFINEMENT_ONLY: _("Refinement only (no network)"),
-        }[self]
+        if self.value == contract.METHOD_NONE:
+            return _("Refinement only (no network)")
+        return registry.load_method(self.value).title
+
+
+def _offered() -> dict[str, str]:
+    """Return the methods to choose from, networks first, by the name under which a scene stores them."""
+    methods = [registry.load_method(name) for name in registry.method_names()]
+    names = [method.name for role in OFFERED_ROLES for method in methods if method.role == role]
+    return {**{name.upper().replace("-", "_"): name for name in names}, "REFINEMENT_ONLY": contract.METHOD_NONE}
+
+
+Method = _Method("Method", _offered(), module=__name__)
 
 
 class Alignment(enum.Enum):
@@ -99,8 +108,8 @@ class DeepAttentionRegParameterNode:
     fixedLandmarks: vtkMRMLMarkupsFiducialNode
     movingLandmarks: vtkMRMLMarkupsFiducialNode
 
-    method: Method = Method.RMAN
-    recursions: Annotated[int, WithinRange(1, 10)] = 3
+    method: Method = Method("rman")
+    recursions: Annotated[int, WithinRange(1, 100)] = 3
     alignment: Alignment = Alignment.CENTER
     device: Device = Device.AUTO
 

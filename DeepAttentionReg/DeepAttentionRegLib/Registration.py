@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import contract, errors, images
 
-from . import Job, Results, Volumes
+from . import Job, Methods, Results, Volumes
 from .Results import Outcome, Outputs
 from .Volumes import Inputs
 
@@ -26,10 +26,14 @@ OUTPUT_FILES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices of a registration; names and meaning as in `contract.RegisterJob`."""
+    """Choices of a registration; names and meaning as in `contract.RegisterJob`.
+
+    Fields, attention maps and Gaussians to keep are files named in the outputs of `Outcome.result`, which are there
+    until `onFinished` returns. Recursions become nodes, too; keeping the attention keeps them.
+    """
 
     method: str = "rman"
-    recursions: int = 3
+    recursions: int | None = None
     weights: str | None = None
     device: str = "auto"
     alignment: str = "center"
@@ -37,7 +41,10 @@ class Settings:
     similarity: str = "ncc"
     smoothness: float = 1.0
     velocity: bool = False
+    halfPrecision: bool = False
     keepRecursions: bool = False
+    keepAttention: bool = False
+    keepGaussians: bool = False
     seed: int = 0
 
 
@@ -110,7 +117,7 @@ class Registration:
         :raises ValueError: if the inputs or settings cannot work; says why.
         :raises RuntimeError: if the volumes cannot be exported or the engine not be started.
         """
-        problems = Volumes.checkInputs(self._inputs) + checkOutputs(self._inputs, self._outputs)
+        problems = checkAll(self._inputs, self._settings, self._outputs)
         if problems:
             raise ValueError(" ".join(problems))
         callbacks = Job.Callbacks(self._onProgress, self._onResult, self._onFailure)
@@ -253,7 +260,10 @@ def _jobSettings(settings: Settings) -> dict[str, Any]:
     """Return the fields of a job that are no files."""
     values = asdict(settings)
     values["refinement_steps"] = values.pop("refinementSteps")
-    values["output_recursions"] = "recursions" if values.pop("keepRecursions") else None
+    values["half_precision"] = values.pop("halfPrecision")
+    values["attention"] = values.pop("keepAttention")
+    values["output_recursions"] = "recursions" if values.pop("keepRecursions") or values["attention"] else None
+    values["output_gaussians"] = "gaussians.json" if values.pop("keepGaussians") else None
     return values
 
 
@@ -263,6 +273,17 @@ def _nameOf(inputs: Inputs, method: str) -> str:
         fixed=inputs.fixedVolume.GetName(),
         method=_("refinement") if method == contract.METHOD_NONE else method,
     )
+
+
+def checkAll(inputs: Inputs, settings: Settings, outputs: Outputs) -> list[str]:
+    """Return why a registration cannot be started, as sentences.
+
+    :param inputs: what to register.
+    :param settings: how.
+    :param outputs: where to.
+    """
+    wrongMethod = Methods.checkMethod(settings.method, inputs.fixedVolume, settings.weights)
+    return Volumes.checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs)
 
 
 def checkOutputs(inputs: Inputs, outputs: Outputs) -> list[str]:

@@ -159,6 +159,17 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
         self.assertEqual(self.ui.recursionsSlider.value, 7)
         self.assertEqual(self.ui.movingVolumeSelector.currentNode().GetName(), "fixed")
 
+    def test_recursions_have_the_range_of_the_method(self):
+        registry = sys.modules["DeepAttentionRegEngine.registry"]
+        parameters = self.widget._parameterNode
+        for method in type(parameters.method):
+            if method is not self.module.Method.REFINEMENT_ONLY:
+                parameters.method = method
+                limits = registry.load_method(method.value).recursions
+                slider = self.ui.recursionsSlider
+                self.assertEqual((slider.minimum, slider.maximum), (limits.minimum, limits.maximum))
+                self.assertEqual(slider.value, limits.default)
+
     def test_reload_keeps_the_choices(self):
         self.ui.recursionsSlider.value = 7
         self.widget.onReload()

@@ -19,6 +19,7 @@ from DeepAttentionRegEngine.geometry import Geometry
 
 AMPLITUDE_MM = 3.0
 WAVELENGTH_MM = 70.0
+SPEED = {"cpu": 80.0, "cuda:0": 4000.0}
 VALUES = {
     "before": {"dice": {"1": 0.5, "2": None, "mean": 0.5}, "tre_mm": {"mean": 8.0, "max": 9.0, "points": [7.0, 9.0]}},
     "aligned": {"dice": {"1": 0.6, "2": None, "mean": 0.6}, "tre_mm": {"mean": 6.0, "max": 8.0, "points": [4.0, 8.0]}},
@@ -45,17 +46,21 @@ def emit(event: contract.Event) -> None:
     print(contract.dump_event(event), flush=True)
 
 
-def work(job: contract.RegisterJob) -> int:
-    """Write every output the job names."""
+def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
+    """Write every output the job names, or tell the speed of the computer."""
+    if isinstance(job, contract.ProbeJob):
+        emit(contract.Result(values={"speed": SPEED}))
+        return 0
     fixed = images.read_volume(job.fixed)
     displacement = field_on(fixed.geometry)
     outputs = {"transform": job.output_transform, "warped": job.output_warped, "jacobian": job.output_jacobian}
     if job.output_recursions is not None:
         Path(job.output_recursions).mkdir()
-        for index in range(1, job.recursions + 1):
+        count = job.recursions or 3
+        for index in range(1, count + 1):
             path = f"{job.output_recursions}/recursion_{index}.nrrd"
-            images.write_displacement(path, displacement * (index / job.recursions), fixed.geometry)
-            emit(contract.Progress("recursion", index, job.recursions, str(os.getpid()), path))
+            images.write_displacement(path, displacement * (index / count), fixed.geometry)
+            emit(contract.Progress("recursion", index, count, str(os.getpid()), path))
     images.write_displacement(job.output_transform, displacement, fixed.geometry)
     images.write_volume(job.output_warped, fixed.array + 1, fixed.geometry)
     images.write_volume(job.output_jacobian, fields.jacobian_determinant(displacement, fixed.geometry), fixed.geometry)

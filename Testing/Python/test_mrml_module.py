@@ -85,8 +85,8 @@ class TestChoices:
         assert logic.getParameterNode().recursions == 3
 
     def test_refuse_a_number_out_of_range(self, parameters):
-        with pytest.raises(ValueError, match="11"):
-            parameters.recursions = 11
+        with pytest.raises(ValueError, match="101"):
+            parameters.recursions = 101
 
     def test_follow_a_segmentation_or_a_label_map(self, parameters, pair):
         for node in (add_segmentation(pair, "Mask"), slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")):
@@ -101,10 +101,13 @@ class TestChoices:
         assert [item.value for item in Parameters.Alignment] == list(contract.ALIGNMENTS)
         assert [item.value for item in Parameters.Similarity] == list(contract.SIMILARITIES)
 
-    def test_offer_methods_that_are_there(self):
-        for method in Parameters.Method:
-            if method.value != contract.METHOD_NONE:
-                registry.load_method(method.value)
+    def test_offer_every_method_but_the_baselines(self):
+        roles = {name: registry.load_method(name).role for name in registry.method_names()}
+        offered = {name for name, role in roles.items() if role != "baseline"}
+        assert {item.value for item in Parameters.Method} == {*offered, contract.METHOD_NONE}
+
+    def test_start_with_the_usual_recursions_of_the_first_method(self, parameters):
+        assert parameters.recursions == registry.load_method(parameters.method.value).recursions.default
 
     @pytest.mark.parametrize("name", ["Method", "Alignment", "Device", "Similarity"])
     def test_have_different_labels(self, name):

@@ -1,5 +1,6 @@
 """A registration in the scene, its engine played by a stand-in and once by itself."""
 
+import dataclasses
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import fake_engine
 import mrml_scene
+from DeepAttentionRegEngine import contract
 from DeepAttentionRegEngine.geometry import flip_lps_ras
 from DeepAttentionRegLib import Registration, Volumes
 from DeepAttentionRegLib.Registration import Inputs, Outputs, Settings
@@ -85,6 +87,15 @@ class TestOutcome:
     def test_kept_recursions_become_transforms(self, inputs):
         outcome = register(inputs, settings=Settings(recursions=2, keepRecursions=True))
         assert [node.GetName()[-11:] for node in outcome.recursionNodes] == ["recursion 1", "recursion 2"]
+
+    def test_kept_attention_keeps_the_recursions_too(self, inputs):
+        assert len(register(inputs, settings=Settings(keepAttention=True)).recursionNodes) == 3
+
+    def test_settings_are_those_of_the_contract(self):
+        job = Registration._jobSettings(Settings(halfPrecision=True, keepAttention=True, keepGaussians=True))
+        assert (job["half_precision"], job["attention"]) == (True, True)
+        assert (job["output_recursions"], job["output_gaussians"]) == ("recursions", "gaussians.json")
+        assert set(job) <= {field.name for field in dataclasses.fields(contract.RegisterJob)}
 
     def test_engine_speaks_through(self, inputs):
         outcome = register(inputs)
