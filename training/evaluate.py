@@ -1,141 +1,102 @@
-"""Measure shipped weights on held-out pairs, through the engine exactly as users run it.
+"""Measure a trained network on validation cases; nothing is trained or tuned here.
 
-    python training/evaluate.py training/configs/rman_hippocampus.json --pairs 40
+    python training/evaluate.py training/configs/agf_jsrt.json --checkpoint runs/agf_jsrt/best.pt --date 2026-11-30
 
-Writes training/results/<config>.json and the means to weights.json, and prints a table. Pairs are drawn with a fixed
-seed from the validation cases of the configuration's split; nothing is trained or tuned on them here.
+Writes training/results/<config>.json, where every seed has its place; `results.py` makes the tables. Configurations
+whose protocol is "job" measure the shipped weights and need no checkpoint.
 """
 
 import argparse
 import json
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
-from data import RESOURCES, ROOT, data_folder, read_split
-from DeepAttentionRegEngine.contract import METHOD_NONE, RegisterJob
-from DeepAttentionRegEngine.jobs import run, versions
-from DeepAttentionRegEngine.reporting import Reporter
+from cases import TRAINING
+from config import Config, ConfigError, read_config
+from DeepAttentionRegEngine.jobs import versions
+from jobs_protocol import job_rows
+from loaders import load
+from protocols import Measured, Row, autoencoder_rows, registration_rows, segmentation_rows
+from train import make_task
 
-REFINEMENT_STEPS = 40
-PAIR_SEED = 1
-
-
-def settings(method: str) -> dict[str, dict[str, Any]]:
-    """Return the compared settings by name."""
-    table: dict[str, dict[str, Any]] = {f"{method}, K={k}": {"method": method, "recursions": k} for k in (1, 2, 3, 4)}
-    table[f"{method}, K=3, refined"] = {"method": method, "recursions": 3, "refinement_steps": REFINEMENT_STEPS}
-    table["refinement only"] = {"method": METHOD_NONE, "refinement_steps": REFINEMENT_STEPS}
-    return table
+RESULTS = TRAINING / "results"
 
 
-def draw_pairs(names: list[str], count: int) -> list[tuple[str, str]]:
-    """Return ordered pairs of different cases."""
-    rng = np.random.default_rng(PAIR_SEED)
-    return [tuple(names[index] for index in rng.choice(len(names), 2, replace=False)) for _ in range(count)]
+def measure(config: Config, checkpoint: dict[str, Any] | None, device: torch.device) -> list[Row]:
+    """Return the rows of figures of a configuration.
+
+    Args:
+        config: The experiment.
+        checkpoint: Of its run, whose averaged weights are measured; None for the shipped weights by whole jobs.
+        device: Where the network runs.
+
+    Raises:
+        ConfigError: If the protocol needs a checkpoint.
+    """
+    seen = load(config.data, "validation")
+    if config.evaluation.protocol == "job":
+        return job_rows(config, seen)
+    if checkpoint is None:
+        msg = "its protocol needs --checkpoint"
+        raise ConfigError(msg)
+    whole = load(config.data, "validation", whole=True)
+    task = make_task(config, None)
+    task.network.load_state_dict(checkpoint["average"])
+    task = task.to(device).eval()
+    if config.task == "registration":
+        return registration_rows(Measured(task, seen, whole, device))
+    if config.task == "segmentation":
+        return segmentation_rows(task, seen, whole, device)
+    return autoencoder_rows(task, seen, device)
 
 
-def register_pair(folder: Path, pair: tuple[str, str], options: dict[str, Any]) -> dict[str, float]:
-    """Register one pair and return its figures."""
-    fixed, moving = pair
-    job = RegisterJob(
-        fixed=str(folder / "images" / fixed),
-        moving=str(folder / "images" / moving),
-        fixed_labels=str(folder / "labels" / fixed),
-        moving_labels=str(folder / "labels" / moving),
-        device="cpu",
-        **options,
-    )
-    started = time.perf_counter()
-    values = run(job, Reporter(lambda event: None, lambda: False)).values
-    after = values["after"]
-    return {
-        "unaligned_dice": values["before"]["dice"]["mean"],
-        "aligned_dice": values["aligned"]["dice"]["mean"],
-        "dice": after["dice"]["mean"],
-        "hd95_mm": after["hd95_mm"]["mean"],
-        "assd_mm": after["assd_mm"]["mean"],
-        "fold_percent": values["jacobian"]["fold_percent"],
-        "sd_log_jacobian": values["jacobian"]["sd_log_jacobian"],
-        "seconds": time.perf_counter() - started,
+def hardware(device: torch.device) -> str:
+    """Return what the figures were measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def write(path: Path, config: Config, run: dict[str, Any]) -> None:
+    """Add the run of one seed to a results file, in place of an earlier run of that seed."""
+    report = json.loads(path.read_text(encoding="ascii")) if path.exists() else {}
+    runs = {**report.get("runs", {}), str(run["seed"]): run}
+    report = {
+        "config": path.stem,
+        "title": config.title,
+        "group": config.group,
+        "split": config.data.split,
+        "runs": dict(sorted(runs.items())),
     }
-
-
-def summarize(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return mean and standard deviation of every figure over the pairs."""
-    return {
-        name: {"mean": float(np.mean([row[name] for row in rows])), "sd": float(np.std([row[name] for row in rows]))}
-        for name in rows[0]
-    }
-
-
-def to_markdown(summary: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Return the table that README and model card quote."""
-    lines = ["| setting | Dice | HD95 mm | ASSD mm | folds % | SD log J | s a pair |", "|---|---|---|---|---|---|---|"]
-    first = next(iter(summary.values()))
-    lines.append(f"| as stored | {_cell(first['unaligned_dice'])} | | | | | |")
-    lines.append(f"| centres aligned | {_cell(first['aligned_dice'])} | | | | | |")
-    for name, figures in summary.items():
-        cells = [_cell(figures["dice"]), *(f"{figures[key]['mean']:.2f}" for key in ("hd95_mm", "assd_mm"))]
-        cells += [f"{figures['fold_percent']['mean']:.4f}", f"{figures['sd_log_jacobian']['mean']:.2f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} | {figures['seconds']['mean']:.1f} |")
-    return "\n".join(lines)
-
-
-def _rounded(row: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in row.items()}
-
-
-def _cell(figure: dict[str, float]) -> str:
-    return f"{figure['mean']:.3f} +- {figure['sd']:.3f}"
-
-
-def record(identifier: str, cases: int, pairs: int, summary: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Note the mean figures of every setting beside the weights in weights.json."""
-    path = RESOURCES / "weights.json"
-    manifest = json.loads(path.read_text(encoding="ascii"))
-    entry = next(entry for entry in manifest["weights"] if entry["id"] == identifier)
-    figures = {
-        name: {figure: round(values[figure]["mean"], 4) for figure in ("dice", "hd95_mm", "fold_percent")}
-        for name, values in summary.items()
-    }
-    entry["validation"] = {"cases": cases, "pairs": pairs, "pair_seed": PAIR_SEED, "mean": figures}
-    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="ascii")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--checkpoint", type=Path, help="of the run")
+    parser.add_argument("--date", required=True, help="of the measurement, such as 2026-11-21")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results files")
     arguments = parser.parse_args()
-    config = json.loads(arguments.config.read_text(encoding="ascii"))
-    names = read_split(arguments.config.parent.parent / config["split"])["validation"]
-    folder = data_folder(config["data"])
-    pairs = draw_pairs(names, arguments.pairs)
-    results = {
-        name: [register_pair(folder, pair, options) for pair in pairs]
-        for name, options in settings(config["method"]).items()
-    }
-    summary = {name: summarize(rows) for name, rows in results.items()}
-    report = {
-        "config": arguments.config.name,
-        "cases": len(names),
-        "pairs": [list(pair) for pair in pairs],
-        "pair_seed": PAIR_SEED,
-        "machine": f"{platform.machine()}, CPU",
+    config, device = read_config(arguments.config), torch.device(arguments.device)
+    checkpoint = None
+    if arguments.checkpoint is not None:
+        checkpoint = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
+    run = {
+        "seed": config.seed if checkpoint is None else checkpoint["config"]["seed"],
+        "steps": config.run.steps if checkpoint is None else checkpoint["step"],
+        "hardware": hardware(device),
+        "date": arguments.date,
         "versions": versions(),
-        "summary": summary,
-        "per_pair": {name: [_rounded(row) for row in rows] for name, rows in results.items()},
+        "rows": measure(config, checkpoint, device),
     }
-    target = ROOT / "training" / "results" / f"{arguments.config.stem}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
-    record(config["release"]["id"], len(names), len(pairs), summary)
-    print(to_markdown(summary))
+    write(arguments.results / f"{arguments.config.stem}.json", config, run)
 
 
 if __name__ == "__main__":

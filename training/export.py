@@ -1,12 +1,12 @@
-"""Turn a training checkpoint into a weight file of the extension and list it in weights.json.
+"""Turn a training checkpoint into a weight file of the extension, listed in weights.json and in its method's file.
 
-    python training/export.py training/configs/rman_hippocampus.json --checkpoint runs/rman_hippocampus/checkpoint.pt
+    python training/export.py training/configs/agf_jsrt.json --checkpoint runs/agf_jsrt/checkpoint.pt --date 2026-11-30
 
-The averaged weights are stored in half precision; `evaluate.py` measures the stored file.
+The averaged weights are stored in half precision. Figures come from training/results/<config>.json if `evaluate.py` has
+measured the run; where it measures the shipped file itself, run --figures afterwards, which writes them alone.
 """
 
 import argparse
-import datetime
 import hashlib
 import json
 from pathlib import Path
@@ -14,23 +14,128 @@ from typing import Any
 
 import torch
 
-from data import RESOURCES
+from cases import RESOURCES, TRAINING
+from config import Config, read_config, to_dict
+from protocols import PAIR_SEED
+
+MAXIMUM_BYTES = 16_000_000
+SHIPPED_FIGURES = ("dice", "hd_px", "hd95_mm", "tre_mm", "folded_px", "folded_percent")
 
 
-def write_weights(checkpoint: Path, target: Path) -> None:
-    """Write the averaged network of a checkpoint as a half-precision state dict."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+def write_weights(checkpoint: dict[str, Any], target: Path) -> None:
+    """Write the averaged network of a checkpoint as a half-precision state dict.
+
+    Raises:
+        ValueError: If the file is larger than shipped weights may be.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: value.half() for name, value in state.items()}, target)
+    state = checkpoint["average"]
+    torch.save({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, target)
+    if target.stat().st_size > MAXIMUM_BYTES:
+        msg = f"{target.name} has {target.stat().st_size} bytes, may have {MAXIMUM_BYTES}"
+        raise ValueError(msg)
 
 
-def list_weights(entry: dict[str, Any]) -> None:
-    """Add an entry to weights.json, in place of one with the same id."""
-    path = RESOURCES / "weights.json"
+def validation(results: Path, seed: int) -> dict[str, Any]:
+    """Return what a results file says of the run of a seed; nothing if it was not measured."""
+    if not results.exists():
+        return {}
+    report = json.loads(results.read_text(encoding="ascii"))
+    if str(seed) not in report["runs"]:
+        return {}
+    rows = report["runs"][str(seed)]["rows"]
+    mean = {
+        f"{row['subset']}, {row['setting']}": {
+            name: row["figures"][name]["mean"] for name in SHIPPED_FIGURES if name in row["figures"]
+        }
+        for row in rows
+    }
+    return {"split": report["split"], "pairs": sum_of_pairs(rows), "pair_seed": PAIR_SEED, "mean": mean}
+
+
+def sum_of_pairs(rows: list[dict[str, Any]]) -> int:
+    """Return how many pairs were measured over all data sets."""
+    return sum({row["subset"]: row["pairs"] for row in rows}.values())
+
+
+def list_weights(resources: Path, entry: dict[str, Any]) -> None:
+    """Add an entry to weights.json, in place of one with the same id; what it leaves out is kept."""
+    path = resources / "weights.json"
     listed = json.loads(path.read_text(encoding="ascii"))["weights"] if path.exists() else []
+    before = next((other for other in listed if other["id"] == entry["id"]), {})
     kept = [other for other in listed if other["id"] != entry["id"]]
-    content = json.dumps({"weights": sorted([*kept, entry], key=lambda item: item["id"])}, indent=2)
-    path.write_text(content + "\n", encoding="ascii")
+    _write(path, {"weights": sorted([*kept, {**before, **entry}], key=lambda item: item["id"])})
+
+
+def list_variant(resources: Path, config: Config) -> None:
+    """Add the variant of a configuration to its method's file, in place of one with the same weights.
+
+    Arguments of the network are told where they differ from the method's own.
+    """
+    release, path = config.release, resources / "Methods" / f"{config.release.method}.json"
+    method = json.loads(path.read_text(encoding="ascii"))
+    network = to_dict(config)["network"]
+    common = method["networks"][str(network["nd"])]
+    variant: dict[str, Any] = {"weights": release.id, "dimensions": network["nd"]}
+    differing = {name: value for name, value in network.items() if common.get(name) != value}
+    if differing:
+        variant["network"] = differing
+    variant["extent_mm"] = None if release.extent_mm is None else list(release.extent_mm)
+    variant["refinement"] = release.refinement
+    variants = method["variants"]
+    place = next((n for n, other in enumerate(variants) if other["weights"] == release.id), len(variants))
+    variants[place : place + 1] = [variant]
+    _write(path, method)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(as_json(content) + "\n", encoding="ascii")
+
+
+def as_json(value: Any, indent: str = "", width: int = 120) -> str:
+    """Return JSON with lists and objects on one line where they fit."""
+    line = json.dumps(value)
+    if not isinstance(value, (dict, list)) or not value or (len(indent) + len(line) <= width and indent):
+        return line
+    inner = indent + "  "
+    if isinstance(value, list):
+        lines = [inner + as_json(item, inner, width) for item in value]
+        return "[\n" + ",\n".join(lines) + f"\n{indent}]"
+    lines = [f"{inner}{json.dumps(key)}: {as_json(item, inner, width)}" for key, item in value.items()]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write what the command line asks for."""
+    config = read_config(arguments.config)
+    release, resources = config.release, arguments.resources
+    if release is None:
+        msg = f"{arguments.config.name} has no release"
+        raise ValueError(msg)
+    checkpoint = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
+    figures = validation(arguments.results / f"{arguments.config.stem}.json", checkpoint["config"]["seed"])
+    if arguments.figures:
+        list_weights(resources, {"id": release.id, "validation": figures})
+        return
+    target = resources / "Models" / f"{release.id}.pt"
+    write_weights(checkpoint, target)
+    content = target.read_bytes()
+    name = arguments.config.stem
+    list_weights(
+        resources,
+        {
+            "id": release.id,
+            "file": target.name,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "training_data": release.training_data,
+            "licence": release.licence,
+            "command": f"python training/train.py training/configs/{name}.json --output runs/{name}",
+            "date": arguments.date,
+            "validation": figures,
+        },
+    )
+    list_variant(resources, config)
 
 
 def main() -> None:
@@ -38,24 +143,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    arguments = parser.parse_args()
-    release = json.loads(arguments.config.read_text(encoding="ascii"))["release"]
-    target = RESOURCES / "Models" / f"{release['id']}.pt"
-    write_weights(arguments.checkpoint, target)
-    content = target.read_bytes()
-    list_weights(
-        {
-            "id": release["id"],
-            "file": target.name,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "training_data": release["training_data"],
-            "licence": release["licence"],
-            "command": f"python training/train.py {arguments.config} --output runs/{arguments.config.stem}",
-            "date": datetime.date.today().isoformat(),
-            "validation": {},
-        }
-    )
+    parser.add_argument("--date", required=True, help="of the training, such as 2026-11-30")
+    parser.add_argument("--figures", action="store_true", help="write the figures of listed weights alone")
+    parser.add_argument("--results", type=Path, default=TRAINING / "results", help="folder of the results files")
+    parser.add_argument("--resources", type=Path, default=RESOURCES, help="folder that gets the weights")
+    export(parser.parse_args())
 
 
 if __name__ == "__main__":

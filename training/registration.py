@@ -17,6 +17,7 @@ from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.autoencoder import Autoencoder
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, RegistrationNetwork
 from DeepAttentionRegEngine.warp import warp
+from scoring import warped_map
 from tasks import Score, Task, Terms, middle, trained_part, with_masks
 from terms import FIELDS, INCREMENTS, OTHERS, SIMILARITIES, Sight, View, deep_supervision, inverse_error
 
@@ -156,9 +157,8 @@ class Registration(Task):
 def _scores(batch: Batch, last: Recursion) -> list[float]:
     if "fixed_labels" not in batch:
         return (-(last.warped - batch["fixed_image"]).square().flatten(1).mean(1)).tolist()
-    warped = warp(batch["moving_labels"], last.displacement)
-    count = warped.shape[1]
-    best = torch.cat([1 - warped.sum(1, keepdim=True), warped], 1).argmax(1).to(torch.uint8)
+    best = warped_map(batch["moving_labels"], last.displacement)
+    count = batch["fixed_labels"].shape[1]
     return [
         float(soft_dice(one_hot(labels, count)[None], fixed[None]))
         for labels, fixed in zip(best, batch["fixed_labels"], strict=True)
