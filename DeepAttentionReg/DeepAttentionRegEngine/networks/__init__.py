@@ -13,11 +13,13 @@ from .acregnet import Acregnet, AcregnetSettings
 from .agf import Agf, AgfSettings
 from .base import RegistrationNetwork
 from .rman import Rman, RmanSettings
+from .voxelmorph import Voxelmorph, VoxelmorphSettings
 
 ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]] = {
     "acregnet": (AcregnetSettings, Acregnet),
     "agf": (AgfSettings, Agf),
     "rman": (RmanSettings, Rman),
+    "voxelmorph": (VoxelmorphSettings, Voxelmorph),
 }
 
 

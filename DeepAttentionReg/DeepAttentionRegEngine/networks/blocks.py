@@ -15,9 +15,9 @@ BATCH_NORMS: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 SLOPE = 0.2
 
 
-def convolution(nd: int, channels_in: int, channels_out: int, dilation: int = 1) -> nn.Module:
-    """Return a size-preserving, He-initialised convolution of kernel 3 with bias."""
-    layer = CONVOLUTIONS[nd](channels_in, channels_out, 3, padding=dilation, dilation=dilation)
+def convolution(nd: int, channels_in: int, channels_out: int, *, dilation: int = 1, stride: int = 1) -> nn.Module:
+    """Return a He-initialised convolution of kernel 3 with bias; it keeps the size, or divides it by the stride."""
+    layer = CONVOLUTIONS[nd](channels_in, channels_out, 3, stride, padding=dilation, dilation=dilation)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
     layer.bias.data.zero_()
     return layer
