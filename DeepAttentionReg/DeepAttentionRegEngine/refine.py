@@ -1,11 +1,13 @@
 """Instance optimisation: improve the displacement of one pair by gradient descent, coarse to fine."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import relu
 
 from .losses import diffusion, fold_penalty, local_ncc, mean_squared
 from .mind import mind_ssc
@@ -77,6 +79,42 @@ def dissimilarity(pair: Pair, displacement: Tensor, settings: RefineSettings) ->
     return mean_squared(warped, pair.fixed, pair.weight) / pair.contrast
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What one level minimises: dissimilarity beyond a perfect match, roughness, distance from the prior, folds.
+
+    Attributes:
+        pair: The images at this level.
+        prior: `(1, nd, *spatial)` in voxels; None: no motion.
+        settings: The weights of the terms.
+    """
+
+    pair: Pair
+    prior: Tensor | None
+    settings: RefineSettings
+
+    @cached_property
+    def perfect(self) -> Tensor:
+        """Dissimilarity of the image of more contrast with itself; below it correlation only amplifies noise."""
+        pair, settings = self.pair, self.settings
+        still = pair.fixed.new_zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:])
+        with torch.no_grad():
+            return torch.stack(
+                [dissimilarity(Pair(image, image, pair.weight), still, settings) for image in (pair.fixed, pair.moving)]
+            ).min()
+
+    def __call__(self, displacement: Tensor) -> Tensor:
+        """Return the loss of a displacement `(1, nd, *spatial)` in voxels."""
+        settings = self.settings
+        added = displacement if self.prior is None else displacement - self.prior
+        return (
+            relu(dissimilarity(self.pair, displacement, settings) - self.perfect)
+            + settings.smoothness * diffusion(added)
+            + settings.anchor * added.square().sum(1).mean()
+            + FOLD_WEIGHT * fold_penalty(displacement, FOLD_MARGIN)
+        )
+
+
 def refine(
     fixed: Tensor,
     moving: Tensor,
@@ -109,41 +147,40 @@ def refine(
     total = settings.steps * len(settings.levels)
     for index, factor in enumerate(settings.levels):
         size = level_size(full, factor)
-        start = resize_displacement(displacement, size)
-        prior = resize_displacement(initial, size) if settings.anchor else torch.zeros_like(start)
+        prior = resize_displacement(initial, size) if settings.anchor else None
+        objective = Objective(whole.at(size), prior, settings)
 
         def report(step: int, loss: float, index: int = index) -> None:
             if on_step is not None:
                 on_step(index * settings.steps + step, total, loss)
 
-        change = _refine_level(whole.at(size), start, prior, settings, report)
+        change = _descend(objective, resize_displacement(displacement, size), report)
         # Only the change is enlarged: the fine detail of the initial field survives the coarse levels.
         displacement = _changed(displacement, resize_displacement(change, full), settings)
-    return displacement
+    with torch.no_grad():  # what helped at a coarse level may have done harm at the last
+        return min((initial, displacement), key=lambda field: float(objective(resize_displacement(field, size))))
 
 
-def _refine_level(
-    pair: Pair, start: Tensor, prior: Tensor, settings: RefineSettings, report: Callable[[int, float], None]
-) -> Tensor:
+def _descend(objective: Objective, start: Tensor, report: Callable[[int, float], None]) -> Tensor:
+    """Return the change of `start` with the lowest loss met; none if no step made it lower."""
     # The unknown lives on half the grid: linear enlarging smooths it and the optimiser has an eighth of the values.
-    size = tuple(start.shape[2:])
-    coarse = level_size(size, 2)
-    unknown = torch.zeros(1, start.shape[1], *coarse, device=start.device, requires_grad=True)
+    settings, size = objective.settings, tuple(start.shape[2:])
+    unknown = torch.zeros(1, start.shape[1], *level_size(size, 2), device=start.device, requires_grad=True)
     optimizer = torch.optim.Adam([unknown], lr=settings.learning_rate)
-    for step in range(1, settings.steps + 1):
-        optimizer.zero_grad()
-        displacement = _changed(start, _change(unknown, size, settings), settings)
-        loss = (
-            dissimilarity(pair, displacement, settings)
-            + settings.smoothness * diffusion(displacement - prior)
-            + settings.anchor * (displacement - prior).square().sum(1).mean()
-            + FOLD_WEIGHT * fold_penalty(displacement, FOLD_MARGIN)
-        )
-        loss.backward()
-        optimizer.step()
-        report(step, float(loss.detach()))
+    best, lowest = unknown.detach().clone(), math.inf
+    for step in range(settings.steps + 1):
+        with torch.set_grad_enabled(step < settings.steps):
+            loss = objective(_changed(start, _change(unknown, size, settings), settings))
+        value = float(loss.detach())
+        if value < lowest:
+            best, lowest = unknown.detach().clone(), value
+        if step < settings.steps:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            report(step + 1, value)
     with torch.no_grad():
-        return _change(unknown, size, settings)
+        return _change(best, size, settings)
 
 
 def _change(unknown: Tensor, size: tuple[int, ...], settings: RefineSettings) -> Tensor:
