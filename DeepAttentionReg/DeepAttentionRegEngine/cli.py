@@ -83,11 +83,18 @@ def _load_engine() -> Any:
     """Import what needs PyTorch, only once there is a job to do.
 
     Raises:
-        EngineError: If PyTorch is missing or damaged.
+        EngineError: If PyTorch, NumPy or SimpleITK is missing or damaged.
     """
     try:
         from . import jobs
     except (ImportError, OSError, AttributeError) as error:  # a half-installed torch raises any of them
+        package = str(getattr(error, "name", "")).partition(".")[0]
+        if package in ("numpy", "SimpleITK"):
+            raise errors.EngineError(
+                errors.PACKAGE_MISSING,
+                f"{package} cannot be loaded ({error}).",
+                f"Install or repair it: Slicer brings it along, elsewhere with pip install {package}.",
+            ) from error
         raise errors.EngineError(
             errors.TORCH_MISSING,
             f"PyTorch cannot be loaded ({error}).",
