@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .warp import jacobian_determinant
+from .warp import jacobian_determinant, sample
 
 NCC_EPSILON = 1e-4  # variance of noise in an image scaled to [0, 1]; keeps flat regions silent
 
@@ -171,3 +171,24 @@ def total_variation(displacement: Tensor) -> Tensor:
     """Return the mean absolute forward difference of a displacement, over voxels, channels and derivative axes."""
     axes = range(2, displacement.ndim)
     return torch.stack([displacement.diff(dim=axis).abs().mean() for axis in axes]).mean()
+
+
+def landmark_distance(displacement: Tensor, fixed_points: Tensor, moving_points: Tensor, spacing: Tensor) -> Tensor:
+    """Return the mean Huber distance (quadratic below 1 mm) between moved fixed landmarks and their moving partners.
+
+    Args:
+        displacement: `(B, nd, *spatial)` in voxels.
+        fixed_points: `(B, N, nd)`, voxel indices in array axis order; `x + u(x)` is to be the moving point.
+        moving_points: Same shape.
+        spacing: `(nd,)`, mm per voxel along each array axis.
+
+    Returns:
+        A scalar in mm; 0 for no landmarks.
+    """
+    if fixed_points.shape[1] == 0:
+        return displacement.sum() * 0
+    nd = displacement.shape[1]
+    places = fixed_points.transpose(1, 2).unflatten(2, (-1, *[1] * (nd - 1)))
+    moved = fixed_points + sample(displacement, places).flatten(2).transpose(1, 2)
+    distance = torch.linalg.vector_norm(spacing * (moved - moving_points), dim=-1)
+    return F.huber_loss(distance, torch.zeros_like(distance), delta=1.0)

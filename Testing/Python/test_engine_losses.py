@@ -305,6 +305,39 @@ class TestTotalVariation:
         assert float(losses.total_variation(field)) == pytest.approx(0.5 / nd**2)
 
 
+class TestLandmarkDistance:
+    POINTS = torch.tensor([[[6.0, 9.0, 11.0], [4.25, 8.5, 9.75]]])
+    SPACING = torch.tensor([3.0, 1.0, 0.5])
+
+    def test_exact_displacement_leaves_nothing(self) -> None:
+        linear = torch.tensor([[0.1, 0.02, 0.0], [0.0, -0.05, 0.03], [0.04, 0.0, 0.1]])
+        field = torch.einsum("ab,nbijk->naijk", linear, identity_grid((12, 16, 20), linear))
+        # 1e-6: a linear field is interpolated exactly, up to rounding.
+        moving = self.POINTS + self.POINTS @ linear.T
+        assert float(losses.landmark_distance(field, self.POINTS, moving, self.SPACING)) < 1e-6
+
+    @pytest.mark.parametrize(("axis", "mm"), [(0, 6.0), (1, 2.0), (2, 1.0)])
+    def test_error_counts_in_mm_along_its_own_axis(self, axis: int, mm: float) -> None:
+        field = torch.zeros(1, 3, 12, 16, 20)
+        field[:, axis] = 2.0  # voxels
+        # Huber's: distance - 1/2 beyond 1 mm.
+        found = losses.landmark_distance(field, self.POINTS, self.POINTS, self.SPACING)
+        assert float(found) == pytest.approx(mm - 0.5)
+
+    def test_field_is_read_at_the_fixed_point(self) -> None:
+        field = torch.zeros(1, 2, 10, 12)
+        field[0, 1, 3, 7] = 4.0
+        point = torch.tensor([[[3.0, 7.0]]])
+        assert float(losses.landmark_distance(field, point, point + torch.tensor([0.0, 4.0]), torch.ones(2))) == 0
+
+    @pytest.mark.parametrize("count", [0, 2])
+    def test_gradient_is_finite_where_nothing_is_left(self, count: int) -> None:
+        field = torch.zeros(1, 3, 12, 16, 20, requires_grad=True)
+        points = self.POINTS[:, :count]
+        losses.landmark_distance(field, points, points, self.SPACING).backward()
+        assert torch.equal(field.grad, torch.zeros_like(field))
+
+
 class TestMind:
     @pytest.mark.parametrize(("spatial", "channels"), [((16, 18), 4), ((14, 15, 16), 12)])
     def test_descriptor_compares_all_neighbour_pairs(self, spatial: tuple[int, ...], channels: int) -> None:
