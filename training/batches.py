@@ -70,8 +70,8 @@ class Pairing:
         return members if self.self_pairs else [index for index in members if index != moving] or [moving]
 
     def all(self) -> list[tuple[int, int]]:
-        """Return all pairs of different cases, both directions."""
-        if self.rule == "listed":
+        """Return the pairs that the data set lists, else all of different cases, both directions."""
+        if self.listed is not None:
             return list(self.listed)
         return [
             (fixed, moving) for moving in range(len(self.cases)) for fixed in self._partners(moving) if fixed != moving
@@ -134,8 +134,9 @@ def case_channels(case: Case, labels: int) -> Batch:
 
 
 def case_batch(cases: list[Batch]) -> Batch:
-    """Stack cases: "image" `(B, 1, *spatial)`, "labels" `(B, L, *spatial)`, and so on."""
-    return {key: torch.stack([case[key] for case in cases]) for key in cases[0]}
+    """Stack what all cases have: "image" `(B, 1, *spatial)`, "labels" `(B, L, *spatial)`, and so on."""
+    shared = set(cases[0]).intersection(*cases[1:])
+    return {key: torch.stack([case[key] for case in cases]) for key in sorted(shared)}
 
 
 def pair_batch(pairs: list[tuple[Batch, Batch]]) -> Batch:

@@ -28,6 +28,7 @@ class Data:
         pairing: "any" two cases, two of the same "group", the group's "reference" and another, or the "listed" pairs.
         self_pairs: A case may be drawn to be registered to itself.
         options: Arguments of the loader.
+        validation_options: Those that differ for the validation cases.
     """
 
     loader: str
@@ -38,6 +39,7 @@ class Data:
     pairing: str = "any"
     self_pairs: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    validation_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

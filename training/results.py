@@ -33,11 +33,11 @@ COLUMNS = {
 }
 INTRODUCTION = """# Results
 
-Written by `python training/results.py` from the files of `results/`. Mean +- standard deviation over pairs of validation
-cases, which took no part in training; with several seeds their mean and, in brackets, their range. HD and ASSD are the
-largest and the mean distance of boundaries (mean of both directions; of whole jobs, all boundary voxels pooled); folded
-voxels have a Jacobian determinant of 0 or less by central differences. Published figures are of the papers' own test
-cases."""
+Written by `python training/results.py` from the files of `results/`. Mean +- standard deviation over pairs of
+validation cases, which took no part in training; with several seeds their mean and, in brackets, their range. HD and
+ASSD are the largest and the mean distance of boundaries (mean of both directions; of whole jobs, all boundary voxels
+pooled); folded voxels have a Jacobian determinant of 0 or less by central differences. Published figures are of the
+papers' own test cases."""
 Row = dict[str, Any]
 
 

@@ -58,7 +58,7 @@ class Surfaces:
         self.trees = {label: cKDTree(points) for label, points in self.points.items() if len(points)}
 
     def distances(self, other: "Surfaces") -> tuple[float, float]:
-        """Return HD and ASSD in mm, mean over the labels; NaN if a label is missing on one side alone."""
+        """Return HD and ASSD in mm (voxels without spacing), mean over labels; NaN if one is missing on one side."""
         pairs = []
         for label in self.points.keys() | other.points.keys():
             if label in self.trees and label in other.trees:
@@ -72,10 +72,10 @@ class Surfaces:
 
 
 def surface_figures(labels: Surfaces, target: Surfaces) -> Figures:
-    """Return HD and ASSD in mm, and in pixels where all edges of a voxel are equally long."""
+    """Return HD and ASSD in mm if the spacing is known, and in pixels if all edges of a voxel are equally long."""
     hd, assd = labels.distances(target)
-    figures = {"hd_mm": hd, "assd_mm": assd}
-    edges = set(target.spacing)
+    edges = set(target.spacing) or {1.0}
+    figures = {"hd_mm": hd, "assd_mm": assd} if target.spacing else {}
     if len(edges) == 1:
         (edge,) = edges
         figures |= {"hd_px": hd / edge, "assd_px": assd / edge}

@@ -8,9 +8,20 @@ from cases import CaseSet, data_folder, read_split, reduced
 from config import ConfigError, Data
 
 from .chest import load_chest_xray
+from .cine import load_cine
+from .dirlab import load_dirlab
 from .folders import load_folders
+from .ixi import load_ixi
+from .learn2reg import load_learn2reg
 
-LOADERS: dict[str, Callable[..., CaseSet]] = {"chest_xray": load_chest_xray, "folders": load_folders}
+LOADERS: dict[str, Callable[..., CaseSet]] = {
+    "chest_xray": load_chest_xray,
+    "cine": load_cine,
+    "dirlab": load_dirlab,
+    "folders": load_folders,
+    "ixi": load_ixi,
+    "learn2reg": load_learn2reg,
+}
 
 
 def load(data: Data, part: str, *, whole: bool = False) -> CaseSet:
@@ -31,12 +42,13 @@ def load(data: Data, part: str, *, whole: bool = False) -> CaseSet:
     folder = data_folder(data.folder)
     names = None if data.split is None else read_split(data.split)[part]
     loader = LOADERS[data.loader]
+    options = {**data.options, **(data.validation_options if part == "validation" else {})}
     try:
-        inspect.signature(loader).bind(folder, names, **data.options)
+        inspect.signature(loader).bind(folder, names, **options)
     except TypeError as error:
         msg = f"data: options of loader {data.loader!r}: {error}"
         raise ConfigError(msg) from error
-    found = loader(folder, names, **data.options)
+    found = loader(folder, names, **options)
     if whole:
         return found
     return replace(found, cases=[reduced(case, data.shape, data.labels) for case in found.cases])
