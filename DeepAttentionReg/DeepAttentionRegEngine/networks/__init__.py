@@ -10,14 +10,18 @@ import torch
 from .. import errors
 from ..registry import Variant, weight_file
 from .acregnet import Acregnet, AcregnetSettings
+from .adregnet import Adregnet, AdregnetSettings
 from .agf import Agf, AgfSettings
 from .base import RegistrationNetwork
+from .r2n2 import R2n2, R2n2Settings
 from .rman import Rman, RmanSettings
 from .voxelmorph import Voxelmorph, VoxelmorphSettings
 
 ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]] = {
     "acregnet": (AcregnetSettings, Acregnet),
+    "adregnet": (AdregnetSettings, Adregnet),
     "agf": (AgfSettings, Agf),
+    "r2n2": (R2n2Settings, R2n2),
     "rman": (RmanSettings, Rman),
     "voxelmorph": (VoxelmorphSettings, Voxelmorph),
 }
