@@ -10,6 +10,7 @@ import numpy as np
 from . import errors
 
 ORTHONORMAL_TOLERANCE = 1e-3
+SHEARED_HINT = "Resample it, for example with Slicer's module Resample Scalar/Vector/DWI Volume."
 
 
 def flip_lps_ras(vectors: np.ndarray) -> np.ndarray:
@@ -47,7 +48,8 @@ class Geometry:
             raise _invalid(f"The volume has size {self.size} and spacing {self.spacing} mm; all must be positive.")
         axes = np.reshape(self.direction, (3, 3))
         if np.abs(axes.T @ axes - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
-            raise _invalid("The axes of the volume are sheared or scaled, not orthogonal unit vectors.")
+            message = "The axes of the volume are sheared: they are not at right angles to each other."
+            raise errors.EngineError(errors.INPUT_INVALID, message, SHEARED_HINT)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .files import read_file, require_space, unfit, unreadable, write_file
-from .geometry import Geometry
+from .geometry import SHEARED_HINT, Geometry
 from .points import read_points as read_points
 from .points import write_points as write_points
 
@@ -63,10 +63,19 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
 
 
 def _load_image(name: str) -> sitk.Image:
-    """Read an image; a series of one volume is that volume."""
+    """Read an image; a series of one volume is that volume.
+
+    Raises:
+        EngineError: If ITK refuses its axes, as it does for sheared NIfTI files.
+    """
     if name.lower().endswith((".nii", ".nii.gz")):
         _require_complete_nifti(name)
-    image = sitk.ReadImage(name)
+    try:
+        image = sitk.ReadImage(name)
+    except RuntimeError as error:
+        if "orthonormal" not in str(error):
+            raise
+        raise unfit(name, "has sheared axes, not at right angles to each other", SHEARED_HINT) from error
     return image[:, :, :, 0] if image.GetDimension() == 4 and image.GetSize()[3] == 1 else image
 
 
@@ -287,15 +296,22 @@ def read_linear_transform(path: str | Path) -> np.ndarray:
     return matrix
 
 
+def to_affine(matrix: np.ndarray) -> sitk.AffineTransform:
+    """Return the SimpleITK transform of a 4x4 matrix."""
+    matrix = np.asarray(matrix, dtype=float)
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3].tolist())
+    return transform
+
+
 def write_linear_transform(path: str | Path, matrix: np.ndarray) -> None:
     """Write a 4x4 LPS matrix that maps fixed to moving points as an ITK affine transform (tfm, h5, txt, mat).
 
     Raises:
         EngineError: If it cannot be written; an existing file is then untouched.
     """
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(np.asarray(matrix, dtype=float)[:3, :3].ravel().tolist())
-    transform.SetTranslation(np.asarray(matrix, dtype=float)[:3, 3].tolist())
+    transform = to_affine(matrix)
     # An affine file holds the matrix to some 1e-15; coordinates of metres lose a few digits in the subtraction.
     write_file(
         path,

@@ -1,5 +1,7 @@
 """Volumes, label maps and linear transforms in files against what was written, and against SimpleITK."""
 
+import gzip
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,29 @@ class TestVolumeReading:
         voxels = np.arange(8, dtype=">i2")
         (tmp_path / "big.nii").write_bytes(header.tobytes() + voxels.tobytes())
         np.testing.assert_array_equal(images.read_volume(tmp_path / "big.nii").array.ravel(), voxels)
+
+
+class TestShearedAxes:
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+    def test_sheared_nifti_is_to_be_resampled(self, oblique_geometry: Geometry, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"tilted{suffix}"
+        images.write_volume(tmp_path / "straight.nii", noise(oblique_geometry), oblique_geometry)
+        content = bytearray((tmp_path / "straight.nii").read_bytes())
+        content[252:256] = struct.pack("=2h", 0, 1)  # its axes are in the sform alone
+        content[280:328] = np.eye(4)[:3].astype("f4").tobytes()
+        content[284:288] = struct.pack("=f", 0.1)
+        path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+        with refusal(errors.INPUT_INVALID, r"tilted.* has sheared axes, not at right angles.*Resample it"):
+            images.read_volume(path)
+
+    def test_sheared_axes_of_other_formats_are_to_be_resampled(
+        self, oblique_geometry: Geometry, tmp_path: Path
+    ) -> None:
+        image = images.to_sitk(noise(oblique_geometry), oblique_geometry)
+        image.SetDirection((1.0, 0.1, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+        sitk.WriteImage(image, tmp_path / "tilted.mha")
+        with refusal(errors.INPUT_INVALID, "not at right angles.*Resample it"):
+            images.read_volume(tmp_path / "tilted.mha")
 
 
 class TestLabels:
