@@ -78,12 +78,16 @@ def _checkFrame(node: slicer.vtkMRMLTransformableNode) -> str:
         return _("{name} is under a non-linear transform; take it out of that or harden it first (Data module).")
     if isinstance(node, slicer.vtkMRMLMarkupsNode):
         return ""
-    if isinstance(node, slicer.vtkMRMLVolumeNode):
-        matrix = matrix @ _ijkToRas(node)
+    isVolume = isinstance(node, slicer.vtkMRMLVolumeNode)
     try:
-        Geometry.from_ijk_to_ras(matrix, (1, 1, 1))
+        Geometry.from_ijk_to_ras(matrix @ _ijkToRas(node) if isVolume else matrix, (1, 1, 1))
     except errors.EngineError:
-        return _("{name} is sheared, by its parent transform or its own axes; harden its transform first.")
+        if isVolume:  # hardening would leave its axes sheared
+            return _(
+                "{name} is sheared, by its parent transform or its own axes; resample it first"
+                " (Resample Scalar/Vector/DWI Volume module)."
+            )
+        return _("{name} is sheared by its parent transform; harden that first (Data module).")
     return ""
 
 
@@ -216,9 +220,10 @@ def _rasterize(
         image = segmentation.GetLayerDataObject(layer, BINARY_LABELMAP)
         if image.IsEmpty():
             continue
-        drawn = sitk.GetArrayFromImage(
-            sitk.Resample(_labelmapToSitk(image, toFrame), grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-        )
+        scalars = vtk_to_numpy(image.GetPointData().GetScalars())
+        voxels = sitk.GetImageFromArray(scalars.reshape(image.GetDimensions()[::-1]))
+        toVoxels = images.to_affine(_lpsToVoxels(image, toFrame))
+        drawn = sitk.GetArrayFromImage(sitk.Resample(voxels, grid, toVoxels, sitk.sitkNearestNeighbor, 0))
         for segmentId in segmentation.GetSegmentIDsForLayer(layer, BINARY_LABELMAP):
             if segmentId in numbers:
                 result[drawn == segmentation.GetSegment(segmentId).GetLabelValue()] = numbers[segmentId]
@@ -242,16 +247,17 @@ def _withBinaryLabelmaps(node: slicer.vtkMRMLSegmentationNode, reference: Geomet
     return copy
 
 
-def _labelmapToSitk(image: slicer.vtkOrientedImageData, toFrame: np.ndarray) -> sitk.Image:
-    extent = image.GetExtent()
+def _lpsToVoxels(image: slicer.vtkOrientedImageData, toFrame: np.ndarray) -> np.ndarray:
+    """Return the 4x4 matrix of LPS points in a frame to voxels of a label map, whose axes may be sheared.
+
+    :param toFrame: 4x4 RAS, from the label map's space.
+    """
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     toFirstVoxel = np.eye(4)
-    toFirstVoxel[:3, 3] = extent[::2]
-    ijkToRas = toFrame @ slicer.util.arrayFromVTKMatrix(matrix) @ toFirstVoxel
-    geometry = Geometry.from_ijk_to_ras(ijkToRas, image.GetDimensions())
-    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(geometry.shape)
-    return images.to_sitk(array, geometry)
+    toFirstVoxel[:3, 3] = image.GetExtent()[::2]
+    toRas = toFrame @ slicer.util.arrayFromVTKMatrix(matrix) @ toFirstVoxel
+    return np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ toRas)
 
 
 def _copyDescription(segment: slicer.vtkSegment) -> slicer.vtkSegment:

@@ -173,6 +173,19 @@ class TestLabels:
         drawn = images.read_labels(tmp_path / "l.nrrd").array
         np.testing.assert_array_equal(drawn > 0, label_array(oblique_geometry) > 0)
 
+    def test_segmentation_with_sheared_axes_is_drawn_in_its_place(self, oblique_geometry, tmp_path):
+        node = add_segmentation(oblique_geometry)
+        put_under(node, SHEAR)
+        node.HardenTransform()
+        Volumes.exportLabels(node, Volumes.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "l.nrrd")
+        to_stored = np.linalg.inv(SHEAR @ oblique_geometry.ijk_to_ras) @ oblique_geometry.ijk_to_ras
+        voxels = np.argwhere(np.ones(oblique_geometry.shape))[:, ::-1]
+        stored = np.rint(voxels @ to_stored[:3, :3].T + to_stored[:3, 3]).astype(int)[:, ::-1]
+        inside = ((stored >= 0) & (stored < oblique_geometry.shape)).all(1)
+        expected = np.zeros(oblique_geometry.shape, bool)
+        expected.reshape(-1)[inside] = label_array(oblique_geometry)[tuple(stored[inside].T)] > 0
+        np.testing.assert_array_equal(images.read_labels(tmp_path / "l.nrrd").array > 0, expected)
+
     def test_surfaces_are_converted_and_the_node_stays_as_it_was(self, scene, oblique_geometry, tmp_path):
         geometry = Geometry.from_ijk_to_lps(oblique_geometry.ijk_to_lps, (40, 36, 30))
         share = np.indices(geometry.shape).T / np.array(geometry.shape) - 0.5
@@ -275,9 +288,22 @@ class TestChecks:
         color.SetAndObserveImageData(image)
         assert "several values" in Volumes.checkInputs(Volumes.Inputs(volume, color))[0]
 
-    def test_sheared_volume_is_refused(self, inputs):
+    @pytest.mark.parametrize("hardened", [False, True])
+    def test_sheared_volume_is_to_be_resampled(self, inputs, hardened):
         put_under(inputs.movingVolume, SHEAR)
-        assert "Moving is sheared" in Volumes.checkInputs(inputs)[0]
+        if hardened:
+            inputs.movingVolume.HardenTransform()
+        (problem,) = Volumes.checkInputs(inputs)
+        assert problem.startswith("Moving is sheared")
+        assert "Resample Scalar/Vector/DWI Volume" in problem
+
+    def test_sheared_segmentation_is_to_be_hardened(self, inputs, oblique_geometry):
+        node = add_segmentation(oblique_geometry)
+        given = Volumes.Inputs(inputs.fixedVolume, inputs.movingVolume, movingMask=node)
+        put_under(node, SHEAR)
+        assert "harden" in Volumes.checkInputs(given)[0]
+        node.HardenTransform()
+        assert Volumes.checkInputs(given) == []
 
     def test_non_linear_parent_is_refused(self, scene, inputs):
         parent = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Parent")
