@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .warp import jacobian_determinant, sample
+from .warp import identity_grid, jacobian_determinant, sample
 
 NCC_EPSILON = 1e-4  # variance of noise in an image scaled to [0, 1]; keeps flat regions silent
 
@@ -192,3 +192,41 @@ def landmark_distance(displacement: Tensor, fixed_points: Tensor, moving_points:
     moved = fixed_points + sample(displacement, places).flatten(2).transpose(1, 2)
     distance = torch.linalg.vector_norm(spacing * (moved - moving_points), dim=-1)
     return F.huber_loss(distance, torch.zeros_like(distance), delta=1.0)
+
+
+def inside_image(displacement: Tensor) -> Tensor:
+    """Return which points are sampled inside the image, as weights for the similarity.
+
+    Args:
+        displacement: `(B, nd, *spatial)` in voxels.
+
+    Returns:
+        `(B, 1, *spatial)`, 1 where x + u(x) lies within the edges of the outermost voxels, else 0; without gradient.
+    """
+    spatial = displacement.shape[2:]
+    with torch.no_grad():
+        positions = identity_grid(spatial, displacement) + displacement
+        inside = torch.ones_like(positions[:, :1], dtype=torch.bool)
+        for axis, n in enumerate(spatial):
+            along = positions[:, axis : axis + 1]
+            inside &= (along >= -0.5) & (along <= n - 0.5)
+        return inside.to(displacement.dtype)
+
+
+def isotropic_total_variation(displacement: Tensor) -> Tensor:
+    """Return the mean length of the gradient of each component of a displacement `(B, nd, *spatial)` in voxels.
+
+    Forward differences on the block of voxels that have a neighbour along every axis; the sub-gradient at 0 is 0. In
+    voxels per voxel, so that the value is the same at every resolution.
+
+    Source: AirLab (Sandkuehler et al. 2018), isotropic TV regulariser.
+    """
+    size = [n - 1 for n in displacement.shape[2:]]
+    squares = displacement.new_zeros(())
+    for axis in range(2, displacement.ndim):
+        change = displacement.diff(dim=axis)
+        for other, n in enumerate(size, start=2):
+            change = change.narrow(other, 0, n)
+        squares = squares + change.square()
+    moving = squares > 0
+    return torch.where(moving, torch.where(moving, squares, 1.0).sqrt(), 0.0).mean()
