@@ -62,6 +62,11 @@ class Geometry:
         return self.size.count(1) == 1
 
     @property
+    def normal_lps(self) -> np.ndarray:
+        """Unit vector `(3,)` across a single slice."""
+        return np.reshape(self.direction, (3, 3))[:, self.size.index(1)]
+
+    @property
     def ijk_to_lps(self) -> np.ndarray:
         """4x4 matrix of voxel indices (i, j, k) to LPS mm."""
         matrix = np.eye(4)

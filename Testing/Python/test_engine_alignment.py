@@ -1,5 +1,7 @@
 """Linear alignment finds known maps between phantoms, whatever the storage order, and repeats itself exactly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -174,6 +176,32 @@ class TestErrors:
         with pytest.raises(errors.EngineError) as caught:
             align(Source(fixed.array, fixed.geometry, mask), moving, "rigid", np.eye(4), 0, CPU)
         assert caught.value.code == errors.NO_OVERLAP
+
+    @pytest.mark.parametrize("mode", ["mass", "rigid", "affine"])
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_empty_mask_is_refused_as_such(self, volume: PhantomPair, mode: str, side: int) -> None:
+        pair = list(sources(volume, RIGID))
+        pair[side] = replace(pair[side], mask=np.zeros(pair[side].array.shape, np.uint8))
+        with pytest.raises(errors.EngineError, match=("fixed", "moving")[side] + " image selects no voxel") as caught:
+            align(*pair, mode, np.eye(4), 0, CPU)
+        assert caught.value.code == errors.MASK_OUTSIDE
+
+    @pytest.mark.parametrize("mode", ["none", "center", "mass", "rigid", "affine"])
+    def test_slices_at_an_angle_are_refused(self, flat: PhantomPair, mode: str) -> None:
+        pair = sources(flat, matrix4(rotation(40, 0, 0)))
+        with pytest.raises(errors.EngineError, match="at 40 degrees") as caught:
+            align(*pair, mode, np.eye(4), 0, CPU)
+        assert caught.value.code == errors.INPUT_INVALID
+
+    def test_slices_that_a_transform_makes_parallel_are_aligned(self, flat: PhantomPair) -> None:
+        tilt = matrix4(rotation(40, 0, 0), (5.0, 0.0, 0.0))
+        assert mean_error(flat, align(*sources(flat, tilt), "center", tilt, 0, CPU), tilt) < 1e-6
+
+    @pytest.mark.parametrize(("order", "signs"), ORDERS)
+    def test_slices_at_a_small_angle_are_aligned(self, flat: PhantomPair, order: tuple, signs: tuple) -> None:
+        fixed, moving = sources(flat, matrix4(rotation(14, 0, 0)))
+        found = align(fixed, stored_otherwise(moving, order, signs), "center", np.eye(4), 0, CPU)
+        np.testing.assert_array_equal(found[:3, :3], np.eye(3))
 
     def test_constant_image_is_refused(self, volume: PhantomPair) -> None:
         fixed, moving = sources(volume, RIGID)
