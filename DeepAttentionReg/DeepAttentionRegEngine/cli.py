@@ -89,6 +89,8 @@ def _load_engine() -> Any:
         from . import jobs
     except (ImportError, OSError, AttributeError) as error:  # a half-installed torch raises any of them
         package = str(getattr(error, "name", "")).partition(".")[0]
+        if package == __package__:
+            raise  # an engine of mixed versions
         if package in ("numpy", "SimpleITK"):
             raise errors.EngineError(
                 errors.PACKAGE_MISSING,
