@@ -215,7 +215,11 @@ def can_render() -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo and return the exit code."""
     options = parse(arguments)
-    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"Error: {options.output} cannot be the output folder: {error.strerror}.", file=sys.stderr)
+        return 1
     has_slicer = importlib.util.find_spec("slicer") is not None
     if has_slicer and not can_render():
         return 1

@@ -101,6 +101,14 @@ class TestPhantom:
         assert color(shown["green-jacobian"]) > color(shown["green-fixed"])
 
 
+def test_output_that_is_a_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("text", encoding="ascii")
+    command = [sys.executable, str(ROOT / "Testing" / "demo.py"), "--output", str(tmp_path / "taken")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {tmp_path / 'taken'} cannot be the output folder: File exists.\n"
+
+
 def test_two_png_files_register_as_one_slice(tmp_path: Path) -> None:
     pair = phantom.make_phantom(phantom.default_geometry((96, 96, 1), (3.0, 3.0, 3.0), flat=True))
     image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
