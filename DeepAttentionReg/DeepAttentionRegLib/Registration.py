@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +258,9 @@ class Registration:
 
 def _jobSettings(settings: Settings) -> dict[str, Any]:
     """Return the fields of a job that are no files."""
-    values = asdict(settings)
+    # Scripts often compute them with NumPy, whose numbers are not those of JSON.
+    plain = (value.item() if isinstance(value, np.generic) else value for value in vars(settings).values())
+    values = dict(zip(vars(settings), plain, strict=True))
     values["refinement_steps"] = values.pop("refinementSteps")
     values["half_precision"] = values.pop("halfPrecision")
     values["attention"] = values.pop("keepAttention")

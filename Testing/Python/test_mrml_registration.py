@@ -97,6 +97,12 @@ class TestOutcome:
         assert (job["output_recursions"], job["output_gaussians"]) == ("recursions", "gaussians.json")
         assert set(job) <= {field.name for field in dataclasses.fields(contract.RegisterJob)}
 
+    def test_numbers_of_numpy_become_plain(self):
+        settings = Settings(recursions=np.int64(2), smoothness=np.float32(0.5), velocity=np.bool_(True))
+        job = Registration._jobSettings(settings)
+        contract.build(contract.RegisterJob, {**job, "fixed": "a", "moving": "b"})
+        assert [type(job[name]) for name in ("recursions", "smoothness", "velocity")] == [int, float, bool]
+
     def test_engine_speaks_through(self, inputs):
         outcome = register(inputs)
         assert outcome.result.warnings == ["A warning."]
