@@ -164,7 +164,7 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
     if grids[1].is_flat != grids[0].is_flat:
         raise errors.EngineError(
             errors.INPUT_INVALID,
-            f"A {mode} alignment between a volume and a single slice is not possible.",
+            f"An alignment ({mode}) of a single slice with a volume is not possible.",
             "Choose 'center' or place the slice with a linear transform.",
         )
     to_lps = _grid_to_lps(grids[0]), _grid_to_lps(grids[1])
