@@ -122,14 +122,23 @@ class Batches(Dataset[Batch]):
 
 
 def case_channels(case: Case, labels: int) -> Batch:
-    """Return what of a case goes into a batch, each `(C, *spatial)`: image, labels without background, mask, points."""
+    """Return what of a case goes into a batch.
+
+    Args:
+        case: The case.
+        labels: L.
+
+    Returns:
+        "image" `(1, *spatial)`, and as far as known "labels" `(L, *spatial)` without background, "mask"
+        `(1, *spatial)`, "points" `(nd, N)` in voxels and with them "spacing" `(nd,)` in mm.
+    """
     channels = {"image": case.image}
     if case.labels is not None:
         channels["labels"] = one_hot(case.labels, labels)
     if case.mask is not None:
         channels["mask"] = case.mask
     if case.points is not None:
-        channels["points"] = case.points.T
+        channels |= {"points": case.points.T, "spacing": torch.tensor(case.spacing)}
     return channels
 
 

@@ -120,6 +120,7 @@ class Registration(Task):
             same=batch["same"],
             fixed_points=batch.get("fixed_points"),
             moving_points=batch.get("moving_points"),
+            spacing=batch["fixed_spacing"][0] if "fixed_spacing" in batch else None,
             encode=None if self.autoencoder is None else self.autoencoder.encode,
         )
 

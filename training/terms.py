@@ -6,7 +6,6 @@ recursions, one of `FIELDS` looks at the last displacement alone. All are to be 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -29,6 +28,7 @@ class View:
         same: `(B,)`, pairs of an image with itself.
         fixed_points: `(B, nd, N)` voxels.
         moving_points: Same shape.
+        spacing: `(nd,)` mm per voxel.
         encode: From label channels with background to codes.
     """
 
@@ -41,6 +41,7 @@ class View:
     same: Tensor
     fixed_points: Tensor | None = None
     moving_points: Tensor | None = None
+    spacing: Tensor | None = None
     encode: Callable[[Tensor], Tensor] | None = None
 
     def label_pair(self, *, background: bool) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,7 @@ def _code_distance(view: View) -> Tensor:
 
 
 def _masked_mse(view: View) -> Tensor:
-    return losses.masked_mean_squared(view.warped, view.fixed, view.displacement)
+    return losses.mean_squared(view.warped, view.fixed, losses.inside_image(view.displacement))
 
 
 def _stillness(view: View) -> Tensor:
@@ -83,8 +84,12 @@ def _stillness(view: View) -> Tensor:
     return (squared * view.same).mean()
 
 
-def _landmark_distance(view: View, **options: Any) -> Tensor:
-    return losses.landmark_distance(view.displacement, view.fixed_points, view.moving_points, **options)
+def _landmark_distance(view: View) -> Tensor:
+    if view.fixed_points is None or view.moving_points is None or view.spacing is None:
+        msg = "a loss of landmarks needs cases with landmarks"
+        raise ValueError(msg)
+    points = (places.transpose(1, 2) for places in (view.fixed_points, view.moving_points))
+    return losses.landmark_distance(view.displacement, *points, view.spacing)
 
 
 SIMILARITIES: dict[str, Term] = {

@@ -25,7 +25,11 @@ def load_chest_xray(folder: Path, names: list[str] | None, *, sets: list[str], r
         resolution: 64 or 256, pixels along each edge.
     """
     if names is None:
-        names = [f"{part}/{path.name}" for part in sets for path in sorted((folder / part / f"images_{resolution}").glob("*"))]
+        names = [
+            f"{part}/{path.name}"
+            for part in sets
+            for path in sorted((folder / part / f"images_{resolution}").glob("*"))
+        ]
     cases = []
     for name in names:
         part, file = name.split("/")
