@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from . import images, recursions
+from .gaussian_files import in_world, to_entries
 from .geometry import Geometry
 from .networks.base import CrossAttention, Evidence, Recursion
 from .preprocess import WorkingPair, field_on_fixed
@@ -52,6 +53,9 @@ class RecursionFolder:
         for attention, name in zip(evidence.attention, others[len(evidence.maps) :], strict=True):
             recursions.write_attention(self.folder / name, _arrays(attention))
             step.attention.append({"name": attention.name, "file": name})
+        if evidence.gaussians is not None:
+            grid = self.pair.geometry
+            step.gaussians.extend(to_entries(in_world(evidence.gaussians, grid), 2 if grid.is_flat else 3))
         self.steps.append(step)
         return self.folder / field
 

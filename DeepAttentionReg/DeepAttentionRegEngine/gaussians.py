@@ -1,35 +1,41 @@
-"""Local Gaussian deformations, the building blocks of R2N2, and their sequence.
+"""Local Gaussian deformations, the building blocks of R2N2: values, sequences, folds, inverse.
 
-Coordinates are isotropic and centered: voxel index x of a grid of size n lies at `(x - (n - 1) / 2) / L` along each
-axis, L being half the grid's longest extent in voxels. The longest axis thus runs from -1 to 1 between the outer edges
-of its voxels, and a rotation stays one where the field of view is no cube. Centers, standard deviations and vectors are
-in these units, components in array axis order.
+Coordinates are those of `grid_coordinates`: 0 at the centre of a grid, 1 half its longest extent away, the same length
+along every axis, so that a turned Gaussian stays one on any grid. Components are in array axis order (warp.py). The
+published network scales each axis of an image to [-1, 1]; on the square images of the paper both are the same.
+
+A sequence of steps is read in one of three modes:
+
+- "sum": the displacements of all Gaussians add up, `f_t = f_{t-1} + l_t` (Sandkuehler et al., NeurIPS 2019, eq. 8).
+- "compose": every Gaussian is a map of its own, `(id + f_t) = (id + f_{t-1}) o (id + l_t)`, those of one step one after
+  another, too; no map folds as long as `least_determinant` of each Gaussian is positive.
+- "joint": steps are composed, the Gaussians of one step add up.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import relu
 
-from .warp import identity_grid
-
-MODES = ("sum", "compose")
-NUMBERS = {2: 7, 3: 12}  # center, standard deviations, vector, rotation (one angle in 2D)
+MODES = ("sum", "compose", "joint")
+REACH = 4.0  # standard deviations, beyond which a Gaussian is below 0.0004 of its peak
+STEEPEST = math.exp(-0.5)  # largest slope of exp(-r^2 / 2)
+INVERSE_ITERATIONS = 200
+INVERSE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """The bumps of one step, `v exp(-|diag(1/sigma) R^T (x - p)|^2 / 2)` each.
+    """The G Gaussians of one step: `l(x) = sum of vector * exp(-|diag(1 / sigma) rotation^T (x - center)|^2 / 2)`.
 
     Attributes:
-        center: p, `(B, G, nd)`.
-        sigma: `(B, G, nd)`, standard deviations along the axes that the columns of the rotation name.
-        rotation: R, `(B, G, nd, nd)`.
-        vector: v, `(B, G, nd)`, the displacement at the center.
-
-    Source: Sandkuehler et al. 2019, eq. 8 and 9; any number of axes.
+        center: `(B, G, nd)`.
+        sigma: `(B, G, nd)`, standard deviations along the turned axes.
+        rotation: `(B, G, nd, nd)`, the turned axes in its columns.
+        vector: `(B, G, nd)`, displacement at the center.
     """
 
     center: Tensor
@@ -38,120 +44,205 @@ class Gaussians:
     vector: Tensor
 
     @property
-    def count(self) -> int:
-        """Number G of bumps."""
-        return self.center.shape[1]
+    def whitening(self) -> Tensor:
+        """`(B, G, nd, nd)`, maps offsets from the center to standard deviations."""
+        return self.rotation.transpose(-1, -2) / self.sigma.unsqueeze(-1)
 
-    def bump(self, index: int) -> "Gaussians":
-        """Return one bump alone."""
-        return Gaussians(*(getattr(self, item.name)[:, index : index + 1] for item in fields(self)))
+    @property
+    def covariance(self) -> Tensor:
+        """`(B, G, nd, nd)`, the inverse of the matrix P of the paper's a, b, c."""
+        axes = self.rotation * self.sigma.unsqueeze(-2)
+        return axes @ axes.transpose(-1, -2)
 
-
-def half_extent(spatial: Sequence[int]) -> float:
-    """Return L, half the longest extent of a grid in voxels."""
-    return max(spatial) / 2
-
-
-def coordinates(spatial: Sequence[int], like: Tensor) -> Tensor:
-    """Return the coordinates `(1, nd, *spatial)` of a grid's voxels."""
-    return normalized(identity_grid(spatial, like), spatial)
+    def select(self, chosen: Tensor | slice) -> "Gaussians":
+        """Return some of the Gaussians of the step, the same of every sample."""
+        return Gaussians(*(value[:, chosen] for value in (self.center, self.sigma, self.rotation, self.vector)))
 
 
-def normalized(index: Tensor, spatial: Sequence[int]) -> Tensor:
-    """Turn voxel indices `(B, nd, ...)` on a grid of a given size into coordinates."""
-    center = torch.tensor([(n - 1) / 2 for n in spatial], device=index.device, dtype=index.dtype)
-    return (index - center.view(1, -1, *[1] * (index.ndim - 2))) / half_extent(spatial)
+def joined(steps: Sequence[Gaussians]) -> Gaussians:
+    """Return the Gaussians of several steps as those of one."""
+    names = ("center", "sigma", "rotation", "vector")
+    return Gaussians(*(torch.cat([getattr(step, name) for step in steps], 1) for name in names))
+
+
+def count_numbers(steps: Sequence[Gaussians]) -> int:
+    """Return how many numbers a sequence is: 7 per Gaussian in 2D, 12 in 3D, where a rotation is 1 or 3."""
+    return sum(step.center.shape[1] * numbers_each(step.center.shape[2]) for step in steps)
+
+
+def numbers_each(nd: int) -> int:
+    """Return how many numbers one Gaussian is."""
+    return 3 * nd + nd * (nd - 1) // 2
 
 
 def rotation_2d(angle: Tensor) -> Tensor:
-    """Return rotations `(..., 2, 2)` by angles `(...)`, such that `R^T = [[cos, -sin], [sin, cos]]`."""
+    """Return the matrices `(..., 2, 2)` of angles `(...)` in radians."""
     cos, sin = angle.cos(), angle.sin()
-    return torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
+    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
 
 
-def rotation_3d(code: Tensor) -> Tensor:
-    """Return rotations `(..., 3, 3)` about the axis of a code `(..., 3)` by `2 pi / 3 tanh |code|`.
-
-    120 degrees suffice: an ellipsoid looks the same after half a turn about any of its axes.
-    """
-    length = code.square().sum(-1, keepdim=True).clamp_min(1e-12).sqrt()
-    x, y, z = (2 * math.pi / 3 * length.tanh() / length * code).unbind(-1)
+def rotation_3d(vector: Tensor) -> Tensor:
+    """Return the matrices `(..., 3, 3)` of rotation vectors `(..., 3)`, axis times angle in radians (Rodrigues)."""
+    angle = vector.norm(dim=-1)[..., None, None]
+    x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    generator = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
-    return torch.linalg.matrix_exp(generator)
+    rows = ([zero, -z, y], [z, zero, -x], [-y, x, zero])
+    cross = torch.stack([torch.stack(row, -1) for row in rows], -2)
+    # sin(t) / t and (1 - cos t) / t^2, finite and smooth at 0.
+    once, twice = torch.sinc(angle / math.pi), 0.5 * torch.sinc(angle / (2 * math.pi)) ** 2
+    return torch.eye(3, device=vector.device, dtype=vector.dtype) + once * cross + twice * (cross @ cross)
+
+
+def half_extent(spatial: Sequence[int]) -> float:
+    """Return the unit of the coordinates of a grid in its voxels."""
+    return max(spatial) / 2
+
+
+def grid_coordinates(spatial: Sequence[int], full: Sequence[int], like: Tensor) -> Tensor:
+    """Return the coordinates of the voxels of a grid.
+
+    Args:
+        spatial: Its size.
+        full: Size of the grid over the same field of view that sets the unit.
+        like: Tensor whose device and dtype are used.
+
+    Returns:
+        `(1, nd, *spatial)`.
+    """
+    axes = [
+        ((torch.arange(m, device=like.device, dtype=like.dtype) + 0.5) / m - 0.5) * (n / half_extent(full))
+        for m, n in zip(spatial, full, strict=True)
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def evaluate(gaussians: Gaussians, points: Tensor) -> Tensor:
-    """Return the sum of the bumps.
+    """Return the summed displacement of one step's Gaussians.
 
     Args:
-        gaussians: G bumps.
-        points: `(B, nd, ...)` or `(1, nd, ...)` coordinates.
+        gaussians: The step.
+        points: `(B, nd, ...)` or `(1, nd, ...)`.
 
     Returns:
-        `(B, nd, ...)` displacements.
+        `(B, nd, ...)` in the unit of the coordinates.
     """
-    ones = [1] * (points.ndim - 2)
-    total = torch.zeros_like(points)
-    for index in range(gaussians.count):
-        offset = points - gaussians.center[:, index].view(-1, points.shape[1], *ones)
-        turned = torch.einsum("bji,bj...->bi...", gaussians.rotation[:, index], offset)
-        scaled = turned / gaussians.sigma[:, index].view(-1, points.shape[1], *ones)
-        weight = torch.exp(-0.5 * scaled.square().sum(1, keepdim=True))
-        total = total + weight * gaussians.vector[:, index].view(-1, points.shape[1], *ones)
-    return total
+    batch, count, nd = gaussians.center.shape
+    whitening = gaussians.whitening
+    center = (whitening @ gaussians.center.unsqueeze(-1)).view(batch, count * nd, 1)
+    away = whitening.reshape(batch, count * nd, nd) @ points.flatten(2) - center
+    bump = torch.exp(-0.5 * away.view(batch, count, nd, -1).square().sum(2))
+    return (gaussians.vector.transpose(1, 2) @ bump).view(batch, nd, *points.shape[2:])
 
 
-def evaluate_step(gaussians: Gaussians, points: Tensor, mode: str) -> Tensor:
-    """Return the displacement of one step, `(B, nd, ...)`.
+def near(gaussians: Gaussians, points: Tensor) -> Gaussians:
+    """Return the Gaussians whose box of four standard deviations meets the box around some points; B = 1."""
+    flat = points.flatten(2)
+    low, high = flat.amin(2).unsqueeze(1), flat.amax(2).unsqueeze(1)
+    outside = relu(low - gaussians.center) + relu(gaussians.center - high)
+    spread = gaussians.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    return gaussians.select((outside <= REACH * spread).all(-1)[0])
+
+
+def _maps(steps: Sequence[Gaussians], mode: str) -> list[Gaussians]:
+    """Return the maps of a sequence, the last of which is applied first, by the Gaussians that add up in each."""
+    if mode == "sum":
+        return [joined(steps)]
+    if mode == "joint":
+        return list(steps)
+    return [step.select(slice(g, g + 1)) for step in steps for g in range(step.center.shape[1])]
+
+
+def move(points: Tensor, steps: Sequence[Gaussians], mode: str, *, truncate: bool = False) -> Tensor:
+    """Return where a sequence moves points, exactly: without interpolation of a field.
 
     Args:
-        gaussians: Its bumps.
-        points: `(B, nd, ...)` or `(1, nd, ...)` coordinates.
-        mode: "sum" adds the bumps; "compose" applies them one after another, the last first.
+        points: `(B, nd, ...)` or `(1, nd, ...)`.
+        steps: The sequence, first step first.
+        mode: One of `MODES`.
+        truncate: Leave Gaussians out from four standard deviations on, if they reach none of the points; B = 1.
     """
-    if mode == "sum":
-        return evaluate(gaussians, points)
-    moved = points
-    for index in reversed(range(gaussians.count)):
-        moved = moved + evaluate(gaussians.bump(index), moved)
-    return moved - points
+    for group in reversed(_maps(steps, mode)):
+        reached = near(group, points) if truncate else group
+        if reached.center.shape[1]:
+            points = points + evaluate(reached, points)
+    return points
 
 
-def evaluate_sequence(steps: Sequence[Gaussians], points: Tensor, mode: str) -> Tensor:
-    """Return the displacement of a whole sequence at any points, exactly.
+def move_back(points: Tensor, steps: Sequence[Gaussians], mode: str) -> Tensor:
+    """Return which points a sequence moves to the given ones, map by map by a fixed point.
 
-    Sum: `f_T = l_1 + ... + l_T`. Compose: `(id + f_T) = (id + f_{T-1}) o (id + l_T)`, so the last step acts first.
+    One Gaussian with `least_determinant` 1 - kappa moves a point along its vector only, so `y = x - l(y)` contracts by
+    kappa; so does a step within the bound of "joint" (see `limited`).
 
     Args:
-        steps: Gaussians of each step.
-        points: `(B, nd, ...)` or `(1, nd, ...)` coordinates.
-        mode: "sum" or "compose".
+        points: `(B, nd, ...)`.
+        steps: The sequence, within `limited`.
+        mode: "compose" or "joint".
+
+    Raises:
+        ValueError: In mode "sum", whose field may fold.
     """
     if mode == "sum":
-        return torch.stack([evaluate(step, points) for step in steps]).sum(0)
-    moved = points
-    for step in reversed(steps):
-        moved = moved + evaluate_step(step, moved, mode)
-    return moved - points
+        msg = "a sum of Gaussians may fold, so it has no inverse"
+        raise ValueError(msg)
+    for group in _maps(steps, mode):
+        moved, change = points, math.inf
+        for _ in range(INVERSE_ITERATIONS):
+            if change <= INVERSE_TOLERANCE:
+                break
+            before, moved = moved, points - evaluate(group, moved)
+            change = float((moved - before).abs().max())
+        points = moved
+    return points
 
 
-def displacement_on(steps: Sequence[Gaussians], spatial: Sequence[int], mode: str) -> Tensor:
-    """Return the displacement of a sequence in voxels of a grid over the same field of view, `(B, nd, *spatial)`."""
-    points = coordinates(spatial, steps[0].center)
-    return evaluate_sequence(steps, points, mode) * half_extent(spatial)
+def render(steps: Sequence[Gaussians], mode: str, full: Sequence[int], spatial: Sequence[int] | None = None) -> Tensor:
+    """Return the displacement field of a sequence.
 
+    Args:
+        steps: The sequence.
+        mode: One of `MODES`.
+        full: Size of the grid that sets the unit of the coordinates.
+        spatial: Size of the grid to render on, over the same field of view; None: `full`.
 
-def smallest_determinant(gaussians: Gaussians) -> Tensor:
-    """Return the smallest Jacobian determinant anywhere of each bump alone, `(B, G)`.
-
-    `det(I + v grad g^T) = 1 + v . grad g`, whose minimum is `1 - sqrt(v^T P v / e)` with `P = R diag(sigma^-2) R^T`;
-    the bump is a diffeomorphism if and only if `v^T P v < e`.
+    Returns:
+        `(B, nd, *spatial)` in voxels of that grid.
     """
-    turned = torch.einsum("bgji,bgj->bgi", gaussians.rotation, gaussians.vector)
-    return 1 - ((turned / gaussians.sigma).square().sum(-1) / math.e).sqrt()
+    spatial = full if spatial is None else spatial
+    points = grid_coordinates(spatial, full, steps[0].center)
+    voxels = [half_extent(full) * m / n for m, n in zip(spatial, full, strict=True)]
+    scale = torch.tensor(voxels, device=points.device, dtype=points.dtype).view(1, -1, *[1] * len(voxels))
+    # One step without composition is the field itself; the difference of points would lose digits.
+    if mode != "compose" and len(steps) == 1:
+        return evaluate(steps[0], points) * scale
+    return (move(points, steps, mode) - points) * scale
 
 
-def number_count(steps: Sequence[Gaussians]) -> int:
-    """Return how many numbers a sequence is made of."""
-    return sum(step.count * NUMBERS[step.center.shape[-1]] for step in steps)
+def least_determinant(gaussians: Gaussians) -> Tensor:
+    """Return the smallest Jacobian determinant of `id + l` of each Gaussian alone, `(B, G)`.
+
+    `det(I + v grad(g)^T) = 1 + v . grad(g)` has the minimum `1 - sqrt(v^T P v / e)`; if positive, nothing folds.
+    """
+    return 1 - (gaussians.whitening @ gaussians.vector.unsqueeze(-1)).squeeze(-1).norm(dim=-1) * STEEPEST
+
+
+def limited(gaussians: Gaussians, mode: str, kappa: float) -> Gaussians:
+    """Shorten the vectors so that a step cannot fold.
+
+    "compose": `least_determinant` of each Gaussian is at least `1 - kappa`. "joint": the slopes of all Gaussians add
+    up to `kappa` at most, which bounds the norm of the Jacobian of the step. "sum": nothing is bounded.
+
+    Args:
+        gaussians: The step.
+        mode: One of `MODES`.
+        kappa: Below 1.
+    """
+    if mode == "sum":
+        return gaussians
+    if mode == "compose":
+        slope = (1 - least_determinant(gaussians)).unsqueeze(-1)
+    else:
+        steepest = gaussians.vector.norm(dim=-1) / gaussians.sigma.amin(-1) * STEEPEST
+        slope = steepest.sum(1)[:, None, None]
+    vector = gaussians.vector * (kappa / slope.clamp_min(kappa))
+    return Gaussians(gaussians.center, gaussians.sigma, gaussians.rotation, vector)

@@ -10,8 +10,9 @@ import torch
 
 from . import __version__, errors, fields, images
 from .calibration import convolution_speed
-from .contract import JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, Result, WarpJob
+from .contract import JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, RenderJob, Result, WarpJob
 from .evaluation import finite, regularity, score
+from .gaussian_files import read_sequence, render
 from .inputs import load_reference
 from .pipeline import register
 from .preprocess import Source, warp_volume
@@ -75,6 +76,8 @@ def _run(job: Job, reporter: Reporter) -> Result:
         return warp_file(job)
     if isinstance(job, MetricsJob):
         return measure(job)
+    if isinstance(job, RenderJob):
+        return render_field(job)
     if isinstance(job, ProbeJob):
         return probe()
     raise errors.EngineError(errors.CONTRACT, f"There is no task for {type(job).__name__}.")
@@ -110,6 +113,15 @@ def warp_file(job: WarpJob) -> Result:
     source = Source(volume.array, volume.geometry)
     images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU, nearest=job.labels), geometry)
     return Result({"warped": job.output})
+
+
+def render_field(job: RenderJob) -> Result:
+    """Write a sequence of Gaussians as a displacement field on the grid of a volume."""
+    sequence = read_sequence(job.gaussians)
+    geometry = images.read_volume(job.reference).geometry
+    displacement = render(sequence, geometry)
+    images.write_displacement(job.output, displacement, geometry)
+    return Result({"transform": job.output}, {"numbers": sequence.numbers, **regularity(displacement, geometry)})
 
 
 def measure(job: MetricsJob) -> Result:

@@ -1,6 +1,5 @@
 """A registration job from files to files."""
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,37 +13,17 @@ from . import errors, fields, images
 from .alignment import align
 from .contract import METHOD_NONE, RegisterJob, Result
 from .evaluation import linear_field, regularity, score
-from .evidence import RecursionFolder
 from .files import require_writable
+from .gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
+from .gaussian_files import Sequence3d, write_sequence
 from .inputs import Inputs, load_inputs
-from .losses import local_ncc
-from .networks import load_network
-from .networks.base import ImagePair, Recursion, RegistrationNetwork
+from .method_run import MethodRun, similarity
 from .preprocess import GridLimits, WorkingPair, field_on_fixed, prepare, warp_volume
-from .recursions import INDEX
 from .refine import RefineSettings, refine
-from .registry import GridPolicy, Method, Variant, choose_variant, load_method
+from .registry import Method, Variant, choose_variant, load_method
 from .reporting import Reporter
 from .tensors import choose_device
-from .warp import resize_displacement, warp
-
-SIMILARITY_WINDOW = 7
-
-
-def network_size(spatial: tuple[int, ...], policy: GridPolicy) -> tuple[int, ...]:
-    """Return the size of the grid a network sees for a working grid of a given size, both in array order."""
-    factor = max(1.0, (math.prod(spatial) / policy.network_voxels) ** (1 / len(spatial)))
-    return tuple(max(policy.minimum_size, round(n / factor)) for n in spatial)
-
-
-def _images(pair: WorkingPair) -> ImagePair:
-    masks = (None if mask is None else (mask >= 0.5).float() for mask in (pair.fixed_mask, pair.moving_mask))
-    return ImagePair(pair.fixed, pair.moving, *masks)
-
-
-def similarity(pair: WorkingPair, displacement: Tensor) -> float:
-    """Return the local correlation of the pair under a displacement, in [0, 1]."""
-    return float(local_ncc(warp(pair.moving, displacement), pair.fixed, SIMILARITY_WINDOW, pair.weight))
+from .warp import resize_displacement
 
 
 @dataclass
@@ -62,45 +41,37 @@ class Registration:
     files: dict[str, str] = field(default_factory=dict)
     created: list[Path] = field(default_factory=list)
 
-    @torch.no_grad()
-    def run_method(self, method: Method, dimensions: int) -> None:
-        """Apply the method's recursions; a deformation worse than the alignment alone is not used."""
-        job, pair = self.job, self.pair
-        variant = choose_variant(method, dimensions, job.weights)
-        count = method.recursions_for(job.recursions)
-        view = pair.at(network_size(tuple(pair.fixed.shape[2:]), method.grid[dimensions]))
-        network = self._network(method, variant, count)
-        self.values["recursions"], self.values["weights"] = count, variant.weights
-        similarities = [similarity(view, torch.zeros_like(view.fixed).repeat(1, dimensions, *[1] * dimensions))]
-        folder = self._open_folder(view)
-        self._recursion(0, count)
-        for index, state in enumerate(network.recurse(_images(view), count, attend=job.attention), start=1):
-            similarities.append(similarity(view, state.displacement))
-            file = None if folder is None else str(self._add(folder, state, similarities[-1]))
-            self._recursion(index, count, file)
-        if folder is not None:
-            self.files["recursions"] = str(folder.close())
+    def run_method(self, method: Method) -> None:
+        """Apply the method; a deformation worse than the alignment alone is not used."""
+        spatial = tuple(self.pair.fixed.shape[2:])
+        variant = choose_variant(method, len(spatial), self.job.weights)
+        count = method.recursions_for(self.job.recursions)
+        self.values.update(recursions=count, weights=variant.weights)
+        run = MethodRun(self.job, method, variant, count, self.reporter, self._will_create)
+        found = run.apply(self.pair, self.inputs.fixed.geometry)
+        if found.index is not None:
+            self.files["recursions"] = str(found.index)
+        similarities = found.similarities
         self.values.update(similarity=similarities, best_recursion=int(np.nanargmax(similarities)))
         if not similarities[-1] >= similarities[0]:  # written so that it holds for a broken field, not a number, too
             self.warnings.append(
                 f"{method.title} made the volumes less similar, so its deformation was left out; "
                 "it may not suit the anatomy or modality."
             )
-        else:
-            self.displacement = resize_displacement(state.displacement, pair.fixed.shape[2:])
-            self.trusted = variant.refinement if self._fits(variant) else {}
+            return
+        self.displacement = resize_displacement(found.displacement, spatial)
+        self.trusted = variant.refinement if self._fits(variant) else {}
+        if self.job.output_gaussians is not None:
+            self._write_gaussians(method, found.sequence, self.job.output_gaussians)
 
-    def _network(self, method: Method, variant: Variant, count: int) -> RegistrationNetwork:
-        network = load_network(method.architecture, variant).to(self.pair.fixed.device)
-        network.half_precision = self.job.half_precision
-        network.on_step = lambda done, of, loss: self.reporter.step(
-            "recursion", 0, count, f"Iteration {done} of {of}, loss {loss:.4f}."
-        )
-        return network
-
-    def _recursion(self, index: int, count: int, file: str | None = None) -> None:
-        message = f"Recursion {index} of {count}." if index else "Running the method."
-        self.reporter.step("recursion", index, count, message, file)
+    def _write_gaussians(self, method: Method, sequence: Sequence3d | None, path: str) -> None:
+        if sequence is None:
+            raise errors.EngineError(
+                errors.CONTRACT, f"{method.title} makes no sequence of Gaussians.", "Choose the method r2n2 for one."
+            )
+        write_sequence(self._will_create(path), sequence)
+        self.files["gaussians"] = path
+        self.values["gaussian_numbers"] = sequence.numbers
 
     def _fits(self, variant: Variant) -> bool:
         """Return whether the weights were trained on fields of view of this size; warn if not."""
@@ -115,22 +86,6 @@ class Registration:
                 f"{extent:.0f} mm; do not rely on the network alone."
             )
         return low <= extent <= high
-
-    def _open_folder(self, view: WorkingPair) -> RecursionFolder | None:
-        if self.job.output_recursions is None:
-            return None
-        path = Path(self.job.output_recursions)
-        for folder in reversed([path, *path.parents]):
-            self._will_create(folder)
-        with suppress(OSError):  # a missing folder is reported when writing
-            path.mkdir(parents=True, exist_ok=True)
-        self._will_create(path / INDEX)
-        return RecursionFolder(path, self.job.method, view, self.inputs.fixed.geometry)
-
-    def _add(self, folder: RecursionFolder, state: Recursion, similarity: float) -> Path:
-        for name in folder.names(len(folder.steps) + 1, state.evidence):
-            self._will_create(folder.folder / name)
-        return folder.add(state, similarity)
 
     def _will_create(self, path: str | Path) -> str:
         """Note a file or folder that is about to be made, unless it is there already."""
@@ -241,7 +196,7 @@ def _deform(state: Registration, method: Method | None) -> None:
     reporter, fixed = state.reporter, state.inputs.fixed.geometry
     if method is not None:
         with reporter.stage("recursion", "Preparing the method."):
-            state.run_method(method, 2 if fixed.is_flat else 3)
+            state.run_method(method)
     if state.job.refinement_steps:
         with reporter.stage("refine", "Refining the deformation on this pair."):
             state.run_refinement()
@@ -282,5 +237,7 @@ def require_outputs(job: RegisterJob) -> None:
     for path in (job.output_warped, job.output_jacobian, job.output_warped_labels):
         if path is not None:
             require_writable(path, images.IMAGE_SUFFIXES)
+    if job.output_gaussians is not None:
+        require_writable(job.output_gaussians, SEQUENCE_SUFFIXES)
     if job.output_transform is not None:
         require_writable(job.output_transform, (*images.IMAGE_SUFFIXES, *images.FIELD_TRANSFORM_SUFFIXES))

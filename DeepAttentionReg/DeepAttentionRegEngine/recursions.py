@@ -10,7 +10,7 @@ each:
   before it is warped, seen through the alignment: with it as parent transform they lie on the moving volume.
 - "attention": cross-attention, `{"name", "file"}`; `read_attention` and `Attention.heat_map` turn a point of the fixed
   volume into what the network looked at on the moving volume, warped by the field of the recursion before.
-- "gaussians": the local deformations that this recursion added (gaussians.py), LPS mm.
+- "gaussians": the local deformations that this recursion added, as in gaussian_files.py.
 """
 
 import json

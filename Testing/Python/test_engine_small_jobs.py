@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from DeepAttentionRegEngine import contract, errors, images, pipeline, recursions
+from DeepAttentionRegEngine import contract, errors, images, method_run, recursions
 from DeepAttentionRegEngine.alignment import align
 from DeepAttentionRegEngine.contract import Progress, RegisterJob
 from DeepAttentionRegEngine.errors import EngineError
+from DeepAttentionRegEngine.evaluation import linear_field
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, StepNetwork
 from DeepAttentionRegEngine.reporting import Reporter
@@ -60,7 +61,7 @@ class Scripted(StepNetwork):
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that puts a scripted network in place of the trained one."""
-    return lambda *shifts: monkeypatch.setattr(pipeline, "load_network", lambda *_: Scripted(*shifts))
+    return lambda *shifts: monkeypatch.setattr(method_run, "load_network", lambda *_: Scripted(*shifts))
 
 
 class TestNetwork:
@@ -239,7 +240,7 @@ class TestInputs:
         job = shifted(initial_transform=str(tmp_path / "initial.tfm"), output_transform=str(tmp_path / "t.nrrd"))
         run(job, quiet())
         field, grid = images.read_displacement(tmp_path / "t.nrrd")
-        np.testing.assert_allclose(field, pipeline.linear_field(matrix, grid), atol=1e-3)
+        np.testing.assert_allclose(field, linear_field(matrix, grid), atol=1e-3)
 
     def test_slice_is_found_in_a_volume(self, tmp_path: Path) -> None:
         volume = blob_source(centered((40, 40, 40), (2.5, 2.5, 2.5)))

@@ -13,6 +13,7 @@ from .acregnet import Acregnet, AcregnetSettings
 from .adregnet import Adregnet, AdregnetSettings
 from .agf import Agf, AgfSettings
 from .base import RegistrationNetwork
+from .bspline import Bspline, BsplineSettings
 from .r2n2 import R2n2, R2n2Settings
 from .rman import Rman, RmanSettings
 from .voxelmorph import Voxelmorph, VoxelmorphSettings
@@ -22,6 +23,7 @@ ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]]
     "adregnet": (AdregnetSettings, Adregnet),
     "agf": (AgfSettings, Agf),
     "r2n2": (R2n2Settings, R2n2),
+    "bspline": (BsplineSettings, Bspline),
     "rman": (RmanSettings, Rman),
     "voxelmorph": (VoxelmorphSettings, Voxelmorph),
 }

@@ -1,177 +1,308 @@
-"""R2N2: a recurrent network that builds a deformation as a sequence of local Gaussian ones.
+"""Recurrent registration neural network: adds one local Gaussian deformation after another, with memory.
 
-Source: Sandkuehler et al. 2019 (arXiv:1906.09988) and the authors' code (presets "paper" and "code" of the
-specification); 3D, several Gaussians per step and composition are this project's extension. Coordinates are those of
-gaussians.py instead of one range per axis, so that nothing depends on the shape of the image.
+Source: Sandkuehler et al., NeurIPS 2019 (Recurrent Registration Neural Networks), in 2D; the authors' code settles what
+the paper leaves open. 3D, several Gaussians per step and fold-free composition are this project's.
+
+Coordinates are isotropic in 2D and 3D (gaussians.py): 1 is half the longest extent. The published network scales each
+axis to [-1, 1] and samples 0 outside the image; here the edge value continues (warp.py), and `losses.inside_mask` takes
+the points sampled outside out of the loss.
 """
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..gaussians import Gaussians, coordinates, evaluate_step, half_extent, normalized, rotation_2d, rotation_3d
-from ..warp import compose, identity_grid, shrink, warp
-from .base import Evidence, ImagePair, Recursion, RegistrationNetwork
-from .blocks import CONVOLUTIONS
-from .recurrent import ParameterHead, PositionHead, RecurrentUnit, activate, initialize, normalization
+from ..gaussians import MODES, Gaussians, grid_coordinates, limited, render, rotation_2d, rotation_3d
+from ..warp import compose, shrink, warp
+from .base import AttentionMap, Evidence, ImagePair, Recursion, RegistrationNetwork
+from .blocks import CONVOLUTIONS, use_channels_last
+from .recurrent import ACTIVATIONS, NORMALIZATIONS, Gr2u, Layer, initialised
 
 LEVELS = 3
-ANGLES = {2: 1, 3: 3}
-CLIP = 2.0  # standard deviations of intensity
-SMALLEST_SIGMA = 1e-3
-KAPPA = 0.9  # share of the vector at which a bump would begin to fold
-States = tuple[Tensor | None, ...]
+CLAMP = 2.0  # standard deviations of an image's intensity
+SMALLEST_SIGMA = {2: 1e-5, 3: 1e-3}
+LARGEST_TURN = 2 * math.pi / 3  # an ellipsoid turned further equals one turned less about another axis
+SMALLEST_HALF = 8  # voxels along the shortest axis; below, half precision gains nothing and may be NaN on the CPU
 
 
 @dataclass(frozen=True)
 class R2n2Settings:
-    """Network arguments of an R2N2 method file.
+    """Network arguments of an R2N2 method file; the defaults are the published figure.
 
     Attributes:
         nd: Spatial axes, 2 or 3.
-        widths: Channels at 1/2, 1/4 and 1/8 of the network's resolution, and of the parameter head.
+        widths: Channels of the three levels, at 1/2, 1/4 and 1/8, and of the maps that the parameters are read from.
         blocks: Residual blocks per level.
-        hidden: Width of the parameter head's hidden layer.
+        coordinates: Give the coordinates to the network beside the images.
         activation: "tanh" or "leaky_relu".
         norm: "none", "instance" or "group".
-        coordinate_channels: The network also sees where each voxel lies.
-        strided_end: The last convolution halves the resolution once more.
-        stem: Edge of the first convolution.
-        gaussians: Bumps per step.
-        mode: "sum" adds steps as published; "compose" composes bumps that cannot fold on their own.
-        sigma: Largest standard deviation, in half extents of the image.
-        temperature: Of the spatial softmax.
-        learn_temperature: Train it.
-        memory: False forgets the state after every step.
-        noise: Standard deviation of the multiplicative noise on recurrent kernels in training.
-        reduction: The network sees the images reduced by this factor.
+        last_down: The last convolution has kernel 3 and stride 2, else kernel 1.
+        hidden: Width of the layer ahead of the parameters.
+        gaussians: Gaussians per step.
+        mode: How they make a field, see gaussians.py: "sum" as published, "compose" or "joint" without folds.
+        kappa: The Jacobian determinant of each composed step stays above 1 - kappa ("compose") or positive ("joint").
+        sigma_max: Largest standard deviation.
+        noise: Standard deviation of the factors on the recurrent weights in training.
+        memory: False forgets the state after each step.
+        temperature: Of the softmax that places the Gaussians, at the start.
+        learn_temperature: Train it, one number per level.
+        reduction: The images are averaged over this many voxels per axis first; fields keep full resolution.
+
+    Raises:
+        ValueError: For an unknown activation, norm or mode, or a kappa outside (0, 1).
     """
 
     nd: int = 2
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    blocks: int = 6
-    hidden: int = 1024
-    activation: str = "leaky_relu"
-    norm: str = "instance"
-    coordinate_channels: bool = False
-    strided_end: bool = True
-    stem: int = 7
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    blocks: int = 3
+    coordinates: bool = True
+    activation: str = "tanh"
+    norm: str = "none"
+    last_down: bool = False
+    hidden: int = 512
     gaussians: int = 1
     mode: str = "sum"
-    sigma: float = 0.25
+    kappa: float = 0.9
+    sigma_max: float = 0.25
+    noise: float = math.sqrt(2)
+    memory: bool = True
     temperature: float = 1.0
     learn_temperature: bool = False
-    memory: bool = True
-    noise: float = 0.5
     reduction: int = 1
+
+    def __post_init__(self) -> None:
+        for name, known in (("activation", (*ACTIVATIONS,)), ("norm", NORMALIZATIONS), ("mode", MODES)):
+            if getattr(self, name) not in known:
+                msg = f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(known)}"
+                raise ValueError(msg)
+        if not 0 < self.kappa < 1:
+            msg = f"kappa {self.kappa} must be between 0 and 1"
+            raise ValueError(msg)
+
+
+PRESETS = {
+    "paper": R2n2Settings(),
+    "code": R2n2Settings(
+        widths=(32, 64, 128, 256),
+        blocks=6,
+        coordinates=False,
+        activation="leaky_relu",
+        norm="instance",
+        last_down=True,
+        hidden=1024,
+    ),
+    "lite3d": R2n2Settings(
+        nd=3,
+        widths=(16, 32, 64, 128),
+        blocks=2,
+        activation="leaky_relu",
+        norm="group",
+        gaussians=4,
+        mode="compose",
+        noise=0.5,
+        reduction=2,
+    ),
+}
+
+
+class PositionHead(nn.Module):
+    """Where the Gaussians of a step belong according to one level, and how sure that is (eqs. 14, 15 and 17).
+
+    Args:
+        nd: Spatial axes.
+        channels: Of the features.
+        settings: Network arguments.
+    """
+
+    def __init__(self, nd: int, channels: int, settings: R2n2Settings) -> None:
+        super().__init__()
+        self.left, self.right = (CONVOLUTIONS[nd](channels, settings.gaussians, 1) for _ in range(2))
+        for branch in (self.left, self.right):
+            nn.init.xavier_normal_(branch.weight)
+            nn.init.zeros_(branch.bias)
+        self.log_temperature: Tensor | nn.Parameter
+        log = torch.tensor(math.log(settings.temperature))
+        if settings.learn_temperature:
+            self.log_temperature = nn.Parameter(log)
+        else:
+            self.register_buffer("log_temperature", log, persistent=False)
+
+    def forward(self, x: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return positions, weights and the softmax maps.
+
+        Args:
+            x: `(B, channels, *spatial)`.
+            coordinates: `(1, nd, *spatial)`.
+
+        Returns:
+            `(B, G, nd)`, `(B, G)` in [0, 2] and `(B, G, *spatial)`, each map of sum 1.
+        """
+        temperature = self.log_temperature.exp()
+        left, right = ((branch(x).flatten(2) / temperature).softmax(-1) for branch in (self.left, self.right))
+        position = left @ coordinates[0].flatten(1).T
+        return position, 2 - (left - right).abs().sum(-1), left.view(*left.shape[:2], *x.shape[2:])
+
+
+class ParameterHead(nn.Module):
+    """Shape and vector of the Gaussians of a step, before their limits: gated pooling and two linear layers.
+
+    The last layer starts at 0, so that an untrained network moves nothing.
+    """
+
+    def __init__(self, settings: R2n2Settings) -> None:
+        super().__init__()
+        nd, channels, half = settings.nd, settings.widths[-1], settings.widths[-1] // 2
+        turns = nd * (nd - 1) // 2
+        self.parts, self.count = (nd, nd, turns), settings.gaussians
+        self.activation = ACTIVATIONS[settings.activation]
+        self.split = initialised(CONVOLUTIONS[nd](channels, 2 * half, 3, padding=1), settings.activation)
+        self.content = initialised(CONVOLUTIONS[nd](half, half, 3, padding=1), settings.activation)
+        self.hidden = initialised(nn.Linear(half, settings.hidden), settings.activation)
+        self.numbers = nn.Linear(settings.hidden, settings.gaussians * sum(self.parts))
+        nn.init.zeros_(self.numbers.weight)
+        nn.init.zeros_(self.numbers.bias)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return what sigma, vector and turn are made of, `(B, G, nd)`, `(B, G, nd)` and `(B, G, 1 or 3)`."""
+        content, gate = self.split(x).chunk(2, 1)
+        content = self.activation(self.content(self.activation(content)))
+        pooled = (content.flatten(2) * gate.flatten(2).softmax(-1)).sum(-1)
+        numbers = self.numbers(self.activation(self.hidden(pooled)))
+        return list(numbers.view(len(x), self.count, -1).split(self.parts, -1))
+
+
+@dataclass(frozen=True)
+class _State:
+    """All of a step that the next one needs or the caller wants to see."""
+
+    displacement: Tensor
+    warped: Tensor
+    memory: list[Tensor | None]
+    increment: Tensor | None = None
+    gaussians: Gaussians | None = None
+    maps: tuple[Tensor, ...] = ()
 
 
 class R2n2(RegistrationNetwork):
-    """Each recursion proposes the Gaussians of one step from the images and its memory of earlier steps."""
+    """Predicts one step of Gaussians from the fixed image, the moving image warped so far, and what it remembers."""
 
-    minimum_size = 32  # below this the coarsest level has a single voxel and cannot be normalised
+    minimum_size = 16
 
     def __init__(self, settings: R2n2Settings) -> None:
         super().__init__()
         self.settings = settings
-        nd, widths, activation, norm = settings.nd, settings.widths, settings.activation, settings.norm
-        channels = 2 + nd * settings.coordinate_channels
-        self.down, self.units, self.positions = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for width, size in zip(widths[:LEVELS], (settings.stem, 3, 3), strict=True):
-            layer = initialize(CONVOLUTIONS[nd](channels, width, size, stride=2, padding=size // 2), activation)
-            self.down.append(nn.Sequential(layer, normalization(norm, nd, width)))
-            self.units.append(RecurrentUnit(nd, width, settings.blocks, activation, norm, settings.noise))
-            self.positions.append(
-                PositionHead(nd, width, settings.gaussians, settings.temperature, settings.learn_temperature)
-            )
-            channels = width
-        if settings.strided_end:
-            layer = CONVOLUTIONS[nd](channels, widths[LEVELS], 3, stride=2, padding=1)
-            self.end = nn.Sequential(initialize(layer, activation), normalization(norm, nd, widths[LEVELS]))
-        else:
-            self.end = nn.Sequential(initialize(CONVOLUTIONS[nd](channels, widths[LEVELS], 1), activation))
-        numbers = settings.gaussians * (2 * nd + ANGLES[nd])
-        self.head = ParameterHead(nd, widths[LEVELS], settings.hidden, numbers, activation)
+        nd, widths, style = settings.nd, settings.widths, (settings.activation, settings.norm)
+        inputs = 2 + (nd if settings.coordinates else 0)
+        self.down = nn.ModuleList([Layer(nd, (inputs, widths[0]), 7, 2, style)])
+        self.down.extend(Layer(nd, (widths[n], widths[n + 1]), 3, 2, style) for n in range(LEVELS - 1))
+        last = (3, 2) if settings.last_down else (1, 1)
+        self.last = Layer(nd, (widths[-2], widths[-1]), *last, style)
+        self.units = nn.ModuleList(Gr2u(nd, c, settings.blocks, style, settings.noise) for c in widths[:LEVELS])
+        self.places = nn.ModuleList(PositionHead(nd, c, settings) for c in widths[:LEVELS])
+        self.parameter_head = ParameterHead(settings)
+        use_channels_last(self, nd)
 
     def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
-        """Yield the state after each step; the moving image is always warped from the original."""
-        self.require_size(pair.fixed)
-        spatial = tuple(pair.fixed.shape[2:])
-        points, mode = coordinates(spatial, pair.fixed), self.settings.mode
-        fixed = self._seen(pair.fixed)
-        states: States = (None,) * LEVELS
-        displacement = pair.fixed.new_zeros(pair.fixed.shape[0], len(spatial), *spatial)
-        warped = pair.moving
+        """Yield the state after each step, memory carried along; arguments as `RegistrationNetwork.recurse`.
+
+        `f_t = f_{t-1} + l_t` in mode "sum", else `f_t = l_t + f_{t-1} o (id + l_t)`, f_0 = 0, on the grid of the
+        images; `gaussians.render` gives the composed field without interpolation. The evidence of a step holds its
+        Gaussians and where each level would place them.
+        """
+        fixed, moving = pair.fixed, pair.moving
+        self.require_size(fixed)
+        zero = fixed.new_zeros(fixed.shape[0], fixed.ndim - 2, *fixed.shape[2:])
+        state = _State(zero, moving, [None] * LEVELS)
         for _ in range(recursions):
-            gaussians, states = self._propose(self._seen(warped), fixed, states)
-            increment = evaluate_step(gaussians, points, mode) * half_extent(spatial)
-            displacement = displacement + increment if mode == "sum" else compose(displacement, increment)
-            warped = warp(pair.moving, displacement)
-            yield Recursion(displacement, increment, warped, Evidence(gaussians=gaussians) if attend else None)
+            if self.checkpointed and torch.is_grad_enabled():
+                state = checkpoint(self._advance, pair, state, use_reentrant=False)
+            else:
+                state = self._advance(pair, state)
+            evidence = None
+            if attend:
+                maps = [
+                    AttentionMap(f"position, level {level}", "fixed", values.mean(1, keepdim=True))
+                    for level, values in enumerate(state.maps, 1)
+                ]
+                evidence = Evidence(maps, gaussians=state.gaussians)
+            yield Recursion(state.displacement, state.increment, state.warped, evidence)
 
-    def _seen(self, image: Tensor) -> Tensor:
-        """Return an image as the network sees it."""
-        return standardized(shrink(image, [-(-n // self.settings.reduction) for n in image.shape[2:]]))
+    def _advance(self, pair: ImagePair, state: _State) -> _State:
+        full = pair.fixed.shape[2:]
+        mean, deviation = _statistics(pair.moving)
+        seen = [_standardized(pair.fixed, *_statistics(pair.fixed)), _standardized(state.warped, mean, deviation)]
+        gaussians, memory, maps = self(torch.cat(seen, 1), state.memory)
+        increment = render([gaussians], self.settings.mode, full)
+        if self.settings.mode == "sum":
+            displacement = state.displacement + increment
+        else:
+            displacement = compose(state.displacement, increment)
+        kept = memory if self.settings.memory else [None] * LEVELS
+        return _State(displacement, warp(pair.moving, displacement), kept, increment, gaussians, maps)
 
-    def _propose(self, warped: Tensor, fixed: Tensor, states: States) -> tuple[Gaussians, States]:
-        if not self.settings.memory:
-            states = (None,) * LEVELS
-        if self.checkpointed and torch.is_grad_enabled():
-            return checkpoint(self.propose, warped, fixed, states, use_reentrant=False)
-        return self.propose(warped, fixed, states)
-
-    def propose(self, warped: Tensor, fixed: Tensor, states: States) -> tuple[Gaussians, States]:
-        """Propose the Gaussians of one step.
+    def forward(
+        self, images: Tensor, memory: list[Tensor | None]
+    ) -> tuple[Gaussians, list[Tensor | None], tuple[Tensor, ...]]:
+        """Predict one step.
 
         Args:
-            warped: `(B, 1, *spatial)`, moving image warped by the displacement so far, standardised.
-            fixed: Same shape, standardised.
-            states: Memory of each level, None at the start.
+            images: `(B, 2, *spatial)`, fixed and warped moving image of mean 0 and deviation 1, within [-2, 2].
+            memory: The state of each level; None at the first step.
 
         Returns:
-            The Gaussians and the next states.
+            The Gaussians, the new states and the softmax maps of the positions of each level.
         """
-        spatial = tuple(fixed.shape[2:])
-        own = [coordinates(spatial, fixed).expand(len(fixed), -1, *spatial)] * self.settings.coordinate_channels
-        x, following, found = torch.cat([*own, fixed, warped], 1), [], []
-        with self.precision(fixed.device):
-            for level, (down, unit, position) in enumerate(zip(self.down, self.units, self.positions, strict=True), 1):
-                x, state = unit(activate(down(x), self.settings.activation), states[level - 1])
-                following.append(state)
-                # A strided convolution of odd kernel is centered on every second voxel, the first included.
-                index = 2**level * identity_grid(x.shape[2:], fixed)
-                found.append(position(x, normalized(index, spatial)))
-        with torch.autocast(fixed.device.type, enabled=False):
-            # On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels return NaN at random.
-            numbers = self.head(activate(self.end(x.float()), self.settings.activation))
-        return self._gaussians(mean_position(found), numbers), tuple(following)
+        full = images.shape[2:]
+        x = shrink(images, [-(-n // self.settings.reduction) for n in full])
+        if self.settings.coordinates:
+            coordinates = grid_coordinates(x.shape[2:], full, images)
+            x = torch.cat([x, coordinates.expand(len(x), *coordinates.shape[1:])], 1)
+        states: list[Tensor | None] = []
+        found = []
+        for down, unit, place, state in zip(self.down, self.units, self.places, memory, strict=True):
+            with self._precision_for(x):
+                x, kept = unit(down(x), state)
+            states.append(kept)
+            found.append(place(x.float(), grid_coordinates(x.shape[2:], full, images)))
+        positions, weights, maps = zip(*found, strict=True)
+        weight = torch.stack(weights).unsqueeze(-1)
+        center = (weight * torch.stack(positions)).sum(0) / (weight.sum(0) + 1e-6)
+        return self._gaussians(center, self.parameter_head(self.last(x.float()))), states, maps
 
-    def _gaussians(self, center: Tensor, numbers: Tensor) -> Gaussians:
-        """Turn the head's numbers `(B, G * (2 nd + angles))` into Gaussians at centers `(B, G, nd)`."""
+    def _precision_for(self, x: Tensor) -> AbstractContextManager[None]:
+        if min(x.shape[2:]) >= 2 * SMALLEST_HALF:  # halved by the convolution that comes first
+            return self.precision(x.device)
+        return torch.autocast(x.device.type, enabled=False)
+
+    def _gaussians(self, center: Tensor, numbers: list[Tensor]) -> Gaussians:
+        """Return a step whose numbers keep to their limits (eq. 18 in 2D)."""
         settings, nd = self.settings, self.settings.nd
-        spread, pull, turn = numbers.unflatten(1, (settings.gaussians, -1)).split([nd, nd, ANGLES[nd]], -1)
-        sigma = settings.sigma * spread.sigmoid() + SMALLEST_SIGMA
-        rotation = rotation_2d(math.pi * turn[..., 0].sigmoid()) if nd == 2 else rotation_3d(turn)
-        vector = pull.tanh()
-        if settings.mode == "compose":
-            # Below sqrt(e) standard deviations no bump folds; see gaussians.smallest_determinant.
-            limit = KAPPA * math.sqrt(math.e / nd)
-            vector = limit * torch.einsum("bgij,bgj->bgi", rotation, sigma * vector)
-        return Gaussians(center, sigma, rotation, vector)
+        width, vector, turn = numbers
+        sigma = settings.sigma_max * width.sigmoid() + SMALLEST_SIGMA[nd]
+        if nd == 2:
+            rotation = rotation_2d(math.pi * turn[..., 0].sigmoid())
+        else:
+            length = turn.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+            rotation = rotation_3d(LARGEST_TURN * length.tanh() / length * turn)
+        vector = vector.tanh()
+        if settings.mode == "sum":
+            return Gaussians(center, sigma, rotation, vector)
+        # |diag(1 / sigma) rotation^T vector| <= kappa sqrt(e): the least determinant is at least 1 - kappa.
+        turned = (rotation @ (sigma * vector).unsqueeze(-1)).squeeze(-1)
+        step = Gaussians(center, sigma, rotation, settings.kappa * math.sqrt(math.e / nd) * turned)
+        return limited(step, "joint", settings.kappa) if settings.mode == "joint" else step
 
 
-def mean_position(found: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the mean of positions `(B, G, nd)` by their weights `(B, G)`."""
-    total = torch.stack([weight for _, weight in found]).sum(0) + 1e-6
-    return torch.stack([weight[..., None] * position for position, weight in found]).sum(0) / total[..., None]
-
-
-def standardized(image: Tensor) -> Tensor:
-    """Return each image of a batch with mean 0 and standard deviation 1, clipped at two deviations."""
+def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each image, `(B, 1, ...)`."""
     axes = tuple(range(1, image.ndim))
-    mean, deviation = image.mean(axes, keepdim=True), image.std(axes, keepdim=True)
-    return ((image - mean) / deviation.clamp_min(1e-6)).clamp(-CLIP, CLIP)
+    return image.mean(axes, keepdim=True), image.std(axes, keepdim=True).clamp_min(1e-6)
+
+
+def _standardized(image: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    return ((image - mean) / deviation).clamp(-CLAMP, CLAMP)

@@ -1,0 +1,136 @@
+"""Applies a method to a working pair, and keeps what its recursions leave behind."""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .contract import RegisterJob
+from .evidence import RecursionFolder
+from .gaussian_files import Sequence3d, gather
+from .gaussians import Gaussians
+from .geometry import Geometry
+from .losses import local_ncc
+from .networks import load_network
+from .networks.base import ImagePair, Recursion, RegistrationNetwork
+from .preprocess import WorkingPair
+from .recursions import INDEX
+from .registry import GridPolicy, Method, Variant
+from .reporting import Reporter
+from .warp import warp
+
+SIMILARITY_WINDOW = 7
+
+
+def similarity(pair: WorkingPair, displacement: Tensor) -> float:
+    """Return the local correlation of the pair under a displacement, in [0, 1]."""
+    return float(local_ncc(warp(pair.moving, displacement), pair.fixed, SIMILARITY_WINDOW, pair.weight))
+
+
+def network_size(spatial: tuple[int, ...], policy: GridPolicy) -> tuple[int, ...]:
+    """Return the size of the grid a network sees for a working grid of a given size, both in array order."""
+    factor = max(1.0, (math.prod(spatial) / policy.network_voxels) ** (1 / len(spatial)))
+    return tuple(max(policy.minimum_size, round(n / factor)) for n in spatial)
+
+
+def image_pair(pair: WorkingPair) -> ImagePair:
+    """Return what a network is given; masks are 0 or 1 again after resampling."""
+    masks = (None if mask is None else (mask >= 0.5).float() for mask in (pair.fixed_mask, pair.moving_mask))
+    return ImagePair(pair.fixed, pair.moving, *masks)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a method found.
+
+    Attributes:
+        displacement: `(1, nd, *spatial)` in voxels of the network's grid.
+        similarities: Before the first and after every recursion, in [0, 1].
+        sequence: Of Gaussians, where the method makes one and it was asked for.
+        index: Of the folder of recursions, where one was asked for.
+    """
+
+    displacement: Tensor
+    similarities: list[float]
+    sequence: Sequence3d | None
+    index: Path | None
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """A method about to be applied.
+
+    Attributes:
+        job: What was asked for.
+        method: The method.
+        variant: Its weights.
+        count: Number of recursions.
+        reporter: Told of every recursion.
+        will_create: Told of every file and folder before it is made.
+    """
+
+    job: RegisterJob
+    method: Method
+    variant: Variant
+    count: int
+    reporter: Reporter
+    will_create: Callable[[Path], object]
+
+    @torch.no_grad()
+    def apply(self, pair: WorkingPair, fixed: Geometry) -> Applied:
+        """Apply the method.
+
+        Args:
+            pair: On the working grid.
+            fixed: Grid of the fixed volume, on which fields are kept.
+        """
+        spatial = tuple(pair.fixed.shape[2:])
+        view = pair.at(network_size(spatial, self.method.grid[len(spatial)]))
+        network = self._network(view.fixed.device)
+        folder = self._open_folder(view, fixed)
+        similarities = [similarity(view, torch.zeros_like(view.fixed).expand(-1, len(spatial), *view.fixed.shape[2:]))]
+        attend = self.job.attention or self.job.output_gaussians is not None
+        steps: list[Gaussians] = []
+        self._report(0)
+        for index, state in enumerate(network.recurse(image_pair(view), self.count, attend=attend), start=1):
+            if state.evidence is not None and state.evidence.gaussians is not None:
+                steps.append(state.evidence.gaussians)
+            similarities.append(similarity(view, state.displacement))
+            file = None if folder is None else str(self._keep(folder, state, similarities[-1]))
+            self._report(index, file)
+        mode = self.variant.network.get("mode", "sum")
+        sequence = gather(steps, view.geometry, mode, view.alignment) if steps else None
+        return Applied(state.displacement, similarities, sequence, None if folder is None else folder.close())
+
+    def _network(self, device: torch.device) -> RegistrationNetwork:
+        network = load_network(self.method.architecture, self.variant).to(device)
+        network.half_precision = self.job.half_precision
+        network.on_step = lambda done, of, loss: self.reporter.step(
+            "recursion", 0, self.count, f"Iteration {done} of {of}, loss {loss:.4f}."
+        )
+        return network
+
+    def _report(self, index: int, file: str | None = None) -> None:
+        unit = self.method.recursions.unit
+        message = f"{unit[:1].upper()}{unit[1:]} {index} of {self.count}." if index else "Running the method."
+        self.reporter.step("recursion", index, self.count, message, file)
+
+    def _open_folder(self, view: WorkingPair, fixed: Geometry) -> RecursionFolder | None:
+        if self.job.output_recursions is None:
+            return None
+        path = Path(self.job.output_recursions)
+        for folder in reversed([path, *path.parents]):
+            self.will_create(folder)
+        with suppress(OSError):  # a missing folder is reported when writing
+            path.mkdir(parents=True, exist_ok=True)
+        self.will_create(path / INDEX)
+        return RecursionFolder(path, self.job.method, view, fixed)
+
+    def _keep(self, folder: RecursionFolder, state: Recursion, similarity: float) -> Path:
+        for name in folder.names(len(folder.steps) + 1, state.evidence):
+            self.will_create(folder.folder / name)
+        return folder.add(state, similarity)
