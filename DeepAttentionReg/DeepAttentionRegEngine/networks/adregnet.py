@@ -26,7 +26,9 @@ WIDTHS = {
     "default": (16, 32, 64, 96, 128),
 }
 COARSEST = 4  # stride 16
-GLOBAL_FROM = 3  # finer levels have too many voxels to look at all of them
+# Finer levels have too many voxels to look at all of them. From here on, where an error counts 8 or 16 voxels, all is
+# in single precision; on the CPU (torch 2.13) bfloat16 convolutions of a dozen voxels even return NaN at random.
+GLOBAL_FROM = 3
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,11 @@ class Pyramid:
     relevances: dict[int, Tensor]
 
 
+def _single_precision(device: torch.device, *, when: bool) -> AbstractContextManager[None]:
+    """Return a context that computes in single precision when told so, and as around it otherwise."""
+    return torch.autocast(device.type, enabled=False) if when else nullcontext()
+
+
 class Block(nn.Module):
     """Two convolutions of kernel 3, each with instance normalisation and leaky rectification."""
 
@@ -123,7 +130,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, *spatial)` to `(B, channels_out, *spatial / stride)`."""
-        x = F.leaky_relu(self.norms[0](self.first(x)), SLOPE, inplace=True)
+        # Of an image, whose mean is large beside its detail; what is rounded here is most of what is rounded at all.
+        with _single_precision(x.device, when=x.shape[1] == 1):
+            x = self.first(x)
+        x = F.leaky_relu(self.norms[0](x), SLOPE, inplace=True)
         return F.leaky_relu(self.norms[1](self.second(x)), SLOPE, inplace=True)
 
 
@@ -226,7 +236,7 @@ class Adregnet(StepNetwork):
         states: dict[int, LevelState] = {}
         for level in range(COARSEST, self.settings.flow_level - 1, -1):
             step, features = self.decoder[str(level)], (moving_features[level], fixed_features[level])
-            with self._arithmetic(level, fixed.device):
+            with _single_precision(fixed.device, when=level >= GLOBAL_FROM):
                 states[level] = step(*features, states.get(level + 1), evidence)
         fields = {level: state.displacement for level, state in states.items() if state.displacement is not None}
         relevances = {
@@ -249,19 +259,11 @@ class Adregnet(StepNetwork):
         """
         x, features = F.pad(image, _excess(image.shape[2:]), mode="replicate"), {}
         for level, stage in enumerate(self.encoder):
-            with self._arithmetic(level, image.device):
+            with _single_precision(image.device, when=level >= GLOBAL_FROM):
                 x = stage(at_least_single(x) if level >= GLOBAL_FROM else x)
             if level >= self.settings.flow_level:
                 features[level] = x
         return features
-
-    @staticmethod
-    def _arithmetic(level: int, device: torch.device) -> AbstractContextManager[None]:
-        """Return the context of a level: the coarse ones, where an error counts 8 or 16 voxels, in single precision.
-
-        On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels even return NaN at random.
-        """
-        return torch.autocast(device.type, enabled=False) if level >= GLOBAL_FROM else nullcontext()
 
 
 def _excess(spatial: Sequence[int]) -> list[int]:
