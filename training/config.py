@@ -25,6 +25,7 @@ class Data:
         split: File below training/ with the names of "train" and "validation" cases; None where the data set says.
         shape: Grid of the network, array axis order; larger images are reduced to it, None keeps each image's own.
         labels: Number of labels without background.
+        normalization: Percentiles of each image that become 0 and 1; must be those of the method the weights are for.
         pairing: "any" two cases, two of the same "group", the group's "reference" and another, or the "listed" pairs.
         self_pairs: A case may be drawn to be registered to itself.
         options: Arguments of the loader.
@@ -36,6 +37,7 @@ class Data:
     split: str | None = None
     shape: tuple[int, ...] | None = None
     labels: int = 0
+    normalization: tuple[float, float] = (0.5, 99.5)
     pairing: str = "any"
     self_pairs: bool = False
     options: dict[str, Any] = field(default_factory=dict)

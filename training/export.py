@@ -71,9 +71,15 @@ def list_variant(resources: Path, config: Config) -> None:
     """Add the variant of a configuration to its method's file, in place of one with the same weights.
 
     Arguments of the network are told where they differ from the method's own.
+
+    Raises:
+        ValueError: If the method normalises images otherwise than training did.
     """
     release, path = config.release, resources / "Methods" / f"{config.release.method}.json"
     method = json.loads(path.read_text(encoding="ascii"))
+    if tuple(method["normalization"]) != config.data.normalization:
+        msg = f"{path.name} normalises by {method['normalization']}, training did by {list(config.data.normalization)}"
+        raise ValueError(msg)
     network = to_dict(config)["network"]
     common = method["networks"][str(network["nd"])]
     variant: dict[str, Any] = {"weights": release.id, "dimensions": network["nd"]}

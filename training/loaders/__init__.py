@@ -43,6 +43,8 @@ def load(data: Data, part: str, *, whole: bool = False) -> CaseSet:
     names = None if data.split is None else read_split(data.split)[part]
     loader = LOADERS[data.loader]
     options = {**data.options, **(data.validation_options if part == "validation" else {})}
+    if "percentiles" in inspect.signature(loader).parameters:
+        options["percentiles"] = data.normalization
     try:
         inspect.signature(loader).bind(folder, names, **options)
     except TypeError as error:

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 
 from cases import Case, CaseSet, relabelled
-from DeepAttentionRegEngine.intensity import normalize
+from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
 
 # Both lungs; the heart, which only JSRT has, is dropped as in He, He, Cao 2022.
 LUNGS = {"jsrt": [1, 2], "montgomery": [255], "shenzhen": [255]}
@@ -15,7 +15,14 @@ LUNGS = {"jsrt": [1, 2], "montgomery": [255], "shenzhen": [255]}
 SPACING_256 = {"jsrt": 358.4 / 256, "montgomery": 428.05 / 256, "shenzhen": 3000 / 256}
 
 
-def load_chest_xray(folder: Path, names: list[str] | None, *, sets: list[str], resolution: int = 256) -> CaseSet:
+def load_chest_xray(
+    folder: Path,
+    names: list[str] | None,
+    *,
+    sets: list[str],
+    resolution: int = 256,
+    percentiles: tuple[float, float] = PERCENTILES,
+) -> CaseSet:
     """Read `<set>/images_<resolution>/*.png` and `<set>/masks_<resolution>/*.png`, one label: lungs.
 
     Args:
@@ -23,6 +30,7 @@ def load_chest_xray(folder: Path, names: list[str] | None, *, sets: list[str], r
         names: `<set>/<file>`, of any sets; None for all files.
         sets: Which sets to take: "jsrt", "montgomery", "shenzhen".
         resolution: 64 or 256, pixels along each edge.
+        percentiles: Of each image, which become 0 and 1.
     """
     if names is None:
         names = [
@@ -39,7 +47,7 @@ def load_chest_xray(folder: Path, names: list[str] | None, *, sets: list[str], r
         cases.append(
             Case(
                 name=name,
-                image=torch.from_numpy(normalize(image, name))[None],
+                image=torch.from_numpy(normalize(image, name, percentiles))[None],
                 labels=torch.from_numpy(relabelled(labels, [LUNGS[part]])),
                 spacing=(SPACING_256[part] * 256 / resolution,) * 2,
                 subset=part,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +10,34 @@ import SimpleITK as sitk
 import torch
 
 from cases import Case, CaseSet, relabelled
-from DeepAttentionRegEngine.intensity import normalize
+from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
 
 PIG = "pig_cine"
 SUNNYBROOK = "sunnybrook_cine"
-PIG_SPACING = (0.8203, 0.8203)
+SPACING = {PIG: (0.8203, 0.8203), SUNNYBROOK: ()}  # mm; that of Sunnybrook is lost
 PHASES = 20
 SUNNYBROOK_NAME = re.compile(r"(?P<patient>.+)-IM-\d+-(?P<number>\d+)\.dcm\.png")
 # Label 1 is the cavity, which both sets have, label 2 the muscle around it.
 VALUES = {PIG: [[2], [1]], SUNNYBROOK: [[255], []]}
 
 
-def load_cine(folder: Path, names: list[str] | None) -> CaseSet:
+@dataclass(frozen=True)
+class Frame:
+    """Files of one frame, the data set it is of and the slice."""
+
+    source: str
+    image: Path
+    labels: Path
+    group: str
+
+
+def load_cine(folder: Path, names: list[str] | None, *, percentiles: tuple[float, float] = PERCENTILES) -> CaseSet:
     """Read frames of `pig_cine/images/<slice>/<frame>.png` and `sunnybrook_cine/images/<patient>-IM-*.png`.
 
     Args:
         folder: Holds one or both data sets.
         names: `pig_cine/<slice>` and `sunnybrook_cine/<patient>`; None for all there are.
+        percentiles: Of each image, which become 0 and 1.
     """
     if names is None:
         pig = {f"{PIG}/{path.name}" for path in (folder / PIG / "images").glob("s*")}
@@ -34,16 +46,17 @@ def load_cine(folder: Path, names: list[str] | None) -> CaseSet:
     cases: list[Case] = []
     for name in names:
         source, part = name.split("/")
-        cases += _pig(folder / PIG, part) if source == PIG else _sunnybrook(folder / SUNNYBROOK, part)
+        frames = _pig(folder / PIG, part) if source == PIG else _sunnybrook(folder / SUNNYBROOK, part)
+        cases += [_case(frame, percentiles) for frame in frames]
     return CaseSet(cases)
 
 
-def _pig(folder: Path, part: str) -> Iterator[Case]:
+def _pig(folder: Path, part: str) -> Iterator[Frame]:
     for path in sorted((folder / "images" / part).glob("*.png")):
-        yield _case(PIG, path, folder / "masks" / part / path.name, f"{PIG}/{part}", PIG_SPACING)
+        yield Frame(PIG, path, folder / "masks" / part / path.name, f"{PIG}/{part}")
 
 
-def _sunnybrook(folder: Path, patient: str) -> Iterator[Case]:
+def _sunnybrook(folder: Path, patient: str) -> Iterator[Frame]:
     """Yield the frames of a patient's slices; file numbers count 20 phases of the first slice, then of the next."""
     slices: dict[int, list[Path]] = {}
     for path in sorted((folder / "images").glob(f"{patient}-IM-*.png")):
@@ -52,22 +65,22 @@ def _sunnybrook(folder: Path, patient: str) -> Iterator[Case]:
             slices.setdefault((int(match["number"]) - 1) // PHASES, []).append(path)
     for number, paths in slices.items():
         if len(paths) > 1:  # a slice with one frame has nothing to be registered to
-            for path in paths:
-                # Its spacing is lost.
-                yield _case(SUNNYBROOK, path, folder / "labels" / path.name, f"{patient}, slice {number}", ())
+            yield from (
+                Frame(SUNNYBROOK, path, folder / "labels" / path.name, f"{patient}, slice {number}") for path in paths
+            )
 
 
-def _case(source: str, path: Path, labels: Path, group: str, spacing: tuple[float, ...]) -> Case:
-    label_map = None
-    if labels.exists():
-        label_map = relabelled(_grey(labels), VALUES[source])
+def _case(frame: Frame, percentiles: tuple[float, float]) -> Case:
+    labels = None
+    if frame.labels.exists():
+        labels = torch.from_numpy(relabelled(_grey(frame.labels), VALUES[frame.source]))
     return Case(
-        name=f"{group}, {path.name}",
-        image=torch.from_numpy(normalize(_grey(path), path.name))[None],
-        labels=None if label_map is None else torch.from_numpy(label_map),
-        spacing=spacing,
-        subset=source,
-        group=group,
+        name=f"{frame.group}, {frame.image.name}",
+        image=torch.from_numpy(normalize(_grey(frame.image), frame.image.name, percentiles))[None],
+        labels=labels,
+        spacing=SPACING[frame.source],
+        subset=frame.source,
+        group=frame.group,
     )
 
 

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 
 from cases import Case, CaseSet, centered, relabelled
-from DeepAttentionRegEngine.intensity import normalize
+from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
 
 
 def read_oriented(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -33,6 +33,7 @@ def load_folders(
     values: list[list[int]] | None = None,
     images: str = "images",
     labels: str | None = "labels",
+    percentiles: tuple[float, float] = PERCENTILES,
 ) -> CaseSet:
     """Read images and label maps of the same name at their stored spacing.
 
@@ -43,27 +44,27 @@ def load_folders(
         values: Values of the label maps that make label 1, 2, ...; None for a mask of anything but 0.
         images: Folder of the images.
         labels: Folder of the label maps; None if there are none.
+        percentiles: Of each image, which become 0 and 1.
     """
     if names is None:
         names = sorted(path.name for path in (folder / images).iterdir())
-    return CaseSet([_case(folder, name, crop, values, (images, labels)) for name in names])
-
-
-def _case(
-    folder: Path, name: str, crop: list[int] | None, values: list[list[int]] | None, kinds: tuple[str, str | None]
-) -> Case:
-    array, spacing = read_oriented(folder / kinds[0] / name)
-    image, labels = normalize(array, name), None
-    if kinds[1] is not None:
-        stored = read_oriented(folder / kinds[1] / name)[0]
-        labels = (stored != 0).astype(np.uint8) if values is None else relabelled(stored, values)
-    if crop is not None:
-        image = centered(image, tuple(crop))
-        labels = None if labels is None else centered(labels, tuple(crop))
-    return Case(
-        name=name,
-        image=torch.from_numpy(image)[None],
-        labels=None if labels is None else torch.from_numpy(labels),
-        spacing=spacing,
-        subset=folder.name,
-    )
+    cases = []
+    for name in names:
+        array, spacing = read_oriented(folder / images / name)
+        image, label_map = normalize(array, name, percentiles), None
+        if labels is not None:
+            stored = read_oriented(folder / labels / name)[0]
+            label_map = (stored != 0).astype(np.uint8) if values is None else relabelled(stored, values)
+        if crop is not None:
+            image = centered(image, tuple(crop))
+            label_map = None if label_map is None else centered(label_map, tuple(crop))
+        cases.append(
+            Case(
+                name=name,
+                image=torch.from_numpy(image)[None],
+                labels=None if label_map is None else torch.from_numpy(label_map),
+                spacing=spacing,
+                subset=folder.name,
+            )
+        )
+    return CaseSet(cases)

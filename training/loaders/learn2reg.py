@@ -1,6 +1,7 @@
 """Data sets with a `*_dataset.json` or `dataset.json` as the Learn2Reg challenges give them."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,19 @@ import SimpleITK as sitk
 import torch
 
 from cases import Case, CaseSet, centered, relabelled
-from DeepAttentionRegEngine.intensity import normalize
+from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
 
 from .folders import read_oriented
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read; the arguments of `load_learn2reg`."""
+
+    crop: list[int] | None
+    values: list[list[int]] | None
+    window: list[float] | None
+    percentiles: tuple[float, float]
 
 
 def load_learn2reg(
@@ -23,6 +34,7 @@ def load_learn2reg(
     crop: list[int] | None = None,
     values: list[list[int]] | None = None,
     window: list[float] | None = None,
+    percentiles: tuple[float, float] = PERCENTILES,
 ) -> CaseSet:
     """Read the cases of one list of the description, and the pairs that it names.
 
@@ -38,13 +50,14 @@ def load_learn2reg(
         crop: Cut or pad to this size around the centre, array axis order.
         values: Values of the label maps that make label 1, 2, ...; None for a mask of anything but 0.
         window: Lowest and highest intensity, such as Hounsfield units, which become 0 and 1; None for percentiles.
+        percentiles: Of each image, which become 0 and 1.
     """
     told = json.loads((folder / description).read_text(encoding="utf-8"))
     paths, pairs = _entries(told[part])
     if names is not None:
         paths = {path: labels for path, labels in paths.items() if Path(path).name in names}
         pairs = [pair for pair in pairs if set(pair) <= set(paths)]
-    cases = [_case(folder, path, labels, (crop, values, window)) for path, labels in paths.items()]
+    cases = [_case(folder, path, labels, Reading(crop, values, window, percentiles)) for path, labels in paths.items()]
     place = {path: index for index, path in enumerate(paths)}
     return CaseSet(cases, [(place[fixed], place[moving]) for fixed, moving in pairs] or None)
 
@@ -75,13 +88,8 @@ def _beside(folder: Path, image: str, kinds: tuple[str, ...], suffix: str = ".ni
     return None
 
 
-def _case(
-    folder: Path,
-    image: str,
-    labels: str | None,
-    options: tuple[list[int] | None, list[list[int]] | None, list[float] | None],
-) -> Case:
-    crop, values, window = options
+def _case(folder: Path, image: str, labels: str | None, reading: Reading) -> Case:
+    crop, values = reading.crop, reading.values
     array, spacing = read_oriented(folder / image)
     label_path = folder / labels if labels else _beside(folder, image, ("labels",))
     label_map = None
@@ -97,7 +105,7 @@ def _case(
         label_map = None if label_map is None else centered(label_map, tuple(crop))
     return Case(
         name=Path(image).name,
-        image=torch.from_numpy(windowed(array, window, image))[None],
+        image=torch.from_numpy(windowed(array, reading, image))[None],
         labels=None if label_map is None else torch.from_numpy(label_map),
         spacing=spacing,
         subset=folder.name,
@@ -106,11 +114,11 @@ def _case(
     )
 
 
-def windowed(array: np.ndarray, window: list[float] | None, name: str) -> np.ndarray:
-    """Scale intensities to [0, 1] between two values, or between percentiles for None."""
-    if window is None:
-        return normalize(array, name)
-    low, high = window
+def windowed(array: np.ndarray, reading: Reading, name: str) -> np.ndarray:
+    """Scale intensities to [0, 1]."""
+    if reading.window is None:
+        return normalize(array, name, reading.percentiles)
+    low, high = reading.window
     return np.clip((array.astype(np.float32) - low) / (high - low), 0, 1)
 
 
