@@ -3,7 +3,7 @@
     python training/evaluate.py training/configs/agf_jsrt.json --checkpoint runs/agf_jsrt/best.pt --date 2026-11-30
 
 Writes training/results/<config>.json, where every seed has its place; `results.py` makes the tables. Configurations
-whose protocol is "job" measure the shipped weights and need no checkpoint.
+whose protocol is "job" measure the shipped weights and need no checkpoint, like methods that learn nothing.
 """
 
 import argparse
@@ -30,21 +30,23 @@ def measure(config: Config, checkpoint: dict[str, Any] | None, device: torch.dev
 
     Args:
         config: The experiment.
-        checkpoint: Of its run, whose averaged weights are measured; None for the shipped weights by whole jobs.
+        checkpoint: Of its run, whose averaged weights are measured; None for the shipped weights by whole jobs, or for
+            a method that learns nothing.
         device: Where the network runs.
 
     Raises:
-        ConfigError: If the protocol needs a checkpoint.
+        ConfigError: If the network needs weights.
     """
     seen = load(config.data, "validation")
     if config.evaluation.protocol == "job":
         return job_rows(config, seen)
-    if checkpoint is None:
-        msg = "its protocol needs --checkpoint"
-        raise ConfigError(msg)
     whole = load(config.data, "validation", whole=True)
     task = make_task(config, None)
-    task.network.load_state_dict(checkpoint["average"])
+    if checkpoint is not None:
+        task.network.load_state_dict(checkpoint["average"])
+    elif any(True for _ in task.network.parameters()):
+        msg = "its network needs --checkpoint"
+        raise ConfigError(msg)
     task = task.to(device).eval()
     if config.task == "registration":
         return registration_rows(Measured(task, seen, whole, device))
