@@ -22,7 +22,9 @@ def fit(rows: Sequence[Numbers], value: str, grids: tuple[str, ...]) -> estimate
         value: Name of the number.
         grids: Voxels of which grids it depends on.
     """
-    values = np.array([max(row[value], 1e-9) for row in rows])
+    values = np.array([row[value] for row in rows])
+    if not values.all():
+        return dict.fromkeys(("constant", *grids), 0.0)
     terms = np.array([[1.0, *(row["voxels"][grid] for grid in grids)] for row in rows])
     scale = terms.max(axis=0)
     coefficients = nnls(terms / scale / values[:, None], np.ones(len(rows)))[0] / scale
@@ -106,20 +108,18 @@ def table(results: dict[str, dict[str, dict[str, Numbers]]], sizes: Sequence[str
     heads = ["Method", "Volume", "Network voxels", "Recursions", "Time (s)", f"x {PEER}", f"x {OUTSIDE_PEER}"]
     heads += ["Memory (MiB)", f"x {PEER}", f"x {OUTSIDE_PEER}"]
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
+    measured = {**results["method"], OUTSIDE_PEER: results["demons"]["demons"]}
     for size in sizes:
-        peers = [_total(results["method"].get(PEER, {}).get(size)), _total(results["demons"]["demons"].get(size))]
-        for name, measured in results["method"].items():
-            row = measured[size]
-            total = _total(row)
-            ratios = [[_ratio(mine, peer and peer[index]) for peer in peers] for index, mine in enumerate(total)]
-            network = f"{row['voxels']['network'] / 1e6:.2f} M"
-            cells = [name, size, network, str(row["recursions"]), f"{total[0]:.2f}", *ratios[0]]
-            lines.append([*cells, f"{total[1] / MIB:.0f}", *ratios[1]])
-        if peers[1]:
-            lines.append(
-                [OUTSIDE_PEER, size, "", "", f"{peers[1][0]:.2f}", "", "1", f"{peers[1][1] / MIB:.0f}", "", "1"]
-            )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        peers = [_total(measured.get(name, {}).get(size)) for name in (PEER, OUTSIDE_PEER)]
+        for name, rows in measured.items():
+            row, total = rows[size], _total(rows[size])
+            seconds, memory = ([_ratio(mine, peer and peer[i]) for peer in peers] for i, mine in enumerate(total))
+            network = f"{row['voxels']['network']:,}" if "voxels" in row else "-"
+            cells = [name, size, network, str(row["recursions"]), f"{total[0]:.2f}", *seconds]
+            lines.append([*cells, f"{total[1] / MIB:.0f}", *memory])
+    shares = {name: rows[sizes[0]]["share"] for name, rows in measured.items()}
+    notes = [f"{name}: one in {share} iterations was timed." for name, share in shares.items() if share > 1]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *notes])
 
 
 def _total(row: Numbers | None) -> tuple[float, float] | None:

@@ -28,9 +28,8 @@ from DeepAttentionRegEngine import contract, images, jobs, registry  # noqa: E40
 from DeepAttentionRegEngine.alignment import align  # noqa: E402
 from DeepAttentionRegEngine.calibration import convolution_speed  # noqa: E402
 from DeepAttentionRegEngine.geometry import Geometry  # noqa: E402
-from DeepAttentionRegEngine.networks import build  # noqa: E402
-from DeepAttentionRegEngine.networks.base import ImagePair  # noqa: E402
-from DeepAttentionRegEngine.pipeline import network_size, similarity  # noqa: E402
+from DeepAttentionRegEngine.method_run import image_pair, network_size, similarity  # noqa: E402
+from DeepAttentionRegEngine.networks import ARCHITECTURES, build  # noqa: E402
 from DeepAttentionRegEngine.preprocess import (  # noqa: E402
     GridLimits,
     Source,
@@ -46,7 +45,8 @@ from DeepAttentionRegEngine.warp import resize_displacement  # noqa: E402
 GRAIN = 8  # voxels between the random numbers of which the images are made
 TIMED_RECURSIONS = 3
 TIMED_STEPS = 3
-DEMONS_ITERATIONS, TIMED_DEMONS = 50, 5
+DEMONS_ITERATIONS = 50
+SHARE = 10  # of the iterations of an iterative method, and of demons, one in so many is timed
 
 Numbers = dict[str, Any]
 
@@ -92,24 +92,32 @@ def grids(pair: WorkingPair, size: tuple[int, int, int], network: tuple[int, ...
     return {"fixed": int(np.prod(size)), "working": pair.fixed.numel(), "network": int(np.prod(network))}
 
 
+def shortened(method: registry.Method, axes: int) -> tuple[dict[str, Any], int]:
+    """Return the arguments of a network, those of an iterative method with a share of its iterations, and the share."""
+    arguments = method.networks[axes]
+    if method.role != "iterative":
+        return arguments, 1
+    usual = ARCHITECTURES[method.architecture][0](**arguments).iterations
+    return {**arguments, "iterations": tuple(max(1, count // SHARE) for count in usual)}, SHARE
+
+
 @torch.no_grad()
 def measure_method(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
     """Run an untrained method as the pipeline does, up to the warped volume; later recursions cost what the last does.
 
     Returns:
-        Seconds until the first recursion ("setup"), of each ("recursion") and of the final warp ("warp").
+        Seconds until the first recursion ("setup"), of each ("recursion") and of the final warp ("warp"). Where
+        recursions are levels of resolution and the last one costs most, all of them are "setup".
     """
     method, axes = registry.load_method(name), 2 if size.count(1) == 1 else 3
     policy, before = method.grid[axes], peak_bytes(device)
-    limits = GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization)
-    pair = prepared(size, limits, device)
+    pair = prepared(size, GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization), device)
     started = clock(device)
-    network = build(method.architecture, method.networks[axes]).eval().to(device)
+    arguments, share = shortened(method, axes)
+    network = build(method.architecture, arguments).eval().to(device)
     view = pair.at(network_size(tuple(pair.fixed.shape[2:]), policy))
     times = [clock(device)]
-    # One more than the usual single one tells the recursion from what only the first costs.
-    count = min(max(2, min(method.recursions.default, TIMED_RECURSIONS)), method.recursions.maximum)
-    for state in network.recurse(ImagePair(view.fixed, view.moving, view.fixed_mask, view.moving_mask), count):
+    for state in network.recurse(image_pair(view), timed_recursions(method)):
         similarity(view, state.displacement)
         times.append(clock(device))
     displacement = resize_displacement(state.displacement, pair.fixed.shape[2:])
@@ -118,15 +126,27 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     begun = clock(device)
     warp_volume(moving, field_on_fixed(displacement, pair, fixed.geometry), fixed.geometry, device)
     ended = clock(device)
-    recursion = (times[-1] - times[1]) / (count - 1) if count > 1 else times[1] - times[0]
+    first, later = times[1] - times[0], times[2:]
+    recursion = (later[-1] - times[1]) / len(later) if later else first
+    if share > 1:
+        first, recursion = share * (times[-1] - times[0]), 0.0
     return {
-        "setup": max(0.0, times[1] - started - recursion) + enlarged - times[-1],
+        "setup": times[0] - started + max(0.0, first - recursion) + enlarged - times[-1],
         "recursion": recursion,
         "warp": ended - begun,
         "recursions": method.recursions.default,
+        "share": share,
         "bytes": peak_bytes(device) - before,
         "voxels": grids(pair, size, tuple(view.fixed.shape[2:])),
     }
+
+
+def timed_recursions(method: registry.Method) -> int:
+    """Return how many recursions to run: all levels of an iterative method, else a few."""
+    if method.role == "iterative":
+        return method.recursions.default
+    # One more than the usual single one tells the recursion from what only the first costs.
+    return min(max(2, min(method.recursions.default, TIMED_RECURSIONS)), method.recursions.maximum)
 
 
 def measure_refinement(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
@@ -177,13 +197,15 @@ def measure_demons(_name: str, size: tuple[int, int, int], _device: torch.device
     before = peak_bytes(torch.device("cpu"))
     fixed, moving = (sitk.GetImageFromArray(np.squeeze(source.array)) for source in make_sources(size))
     demons = sitk.DemonsRegistrationFilter()
-    demons.SetNumberOfIterations(TIMED_DEMONS)
+    demons.SetNumberOfIterations(DEMONS_ITERATIONS // SHARE)
     started = time.process_time()
     field = demons.Execute(fixed, moving)
-    iteration = (time.process_time() - started) / threads / TIMED_DEMONS
+    iterated = time.process_time() - started
+    started = time.process_time()
     sitk.Resample(moving, fixed, sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
-    seconds = (time.process_time() - started) / threads + iteration * (DEMONS_ITERATIONS - TIMED_DEMONS)
-    return {"seconds": seconds, "bytes": peak_bytes(torch.device("cpu")) - before}
+    seconds = (SHARE * iterated + time.process_time() - started) / threads
+    bytes_ = peak_bytes(torch.device("cpu")) - before
+    return {"seconds": seconds, "recursions": DEMONS_ITERATIONS, "share": SHARE, "bytes": bytes_}
 
 
 def measure_machine(_name: str, _size: tuple[int, int, int], device: torch.device) -> Numbers:

@@ -36,14 +36,15 @@ def pretend(case: bench.Case) -> bench_costs.Numbers:
     if kind == "machine":
         return {"speed": 50.0, "threads": 2, "torch": "2", "SimpleITK": "2"}
     voxels = voxels_of(size, name if kind == "method" else "rman")
+    repeats = {"recursions": registry.load_method(name).recursions.default if kind == "method" else 50, "share": 10}
     if kind in ("job", "alignment", "demons"):
         seconds = START_S if kind == "job" else 1e-6
-        return {"voxels": voxels, "seconds": seconds, "bytes": 1, "process_bytes": PROCESS_BYTES}
+        return {"voxels": voxels, "seconds": seconds, "bytes": 1, "process_bytes": PROCESS_BYTES, **repeats}
     numbers = {"voxels": voxels, "bytes": NETWORK_BYTES * voxels["network"] + WORKING_BYTES * voxels["working"]}
     if kind == "refinement":
         return {**numbers, "step": STEP_S * voxels["working"]}
     times = {"setup": SETUP_S, "recursion": RECURSION_S * voxels["network"], "warp": 1.0}
-    return {**numbers, **times, "recursions": registry.load_method(name).recursions.default}
+    return {**numbers, **times, **repeats}
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +82,14 @@ class TestCosts:
 
 class TestTable:
     def test_has_a_row_for_every_method_and_the_outside_peer_at_every_size(self, results):
-        rows = bench_costs.table(results, bench.SIZES).splitlines()[2:]
+        lines = bench_costs.table(results, bench.SIZES).splitlines()[2:]
+        rows = [line for line in lines if line.startswith("|")]
         names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
         assert names == [*registry.method_names(), bench_costs.OUTSIDE_PEER] * len(bench.SIZES)
         assert len({row.count("|") for row in rows}) == 1
+
+    def test_tells_what_was_scaled(self, results):
+        assert "demons: one in 10 iterations was timed." in bench_costs.table(results, bench.SIZES)
 
     def test_errors_of_laws_that_hold_are_small(self, results):
         costs = bench_costs.make_costs(results)
@@ -103,8 +108,8 @@ class TestMeasurement:
     @pytest.mark.parametrize(
         ("case", "fields"),
         [
-            (("method", "rman", "32x32"), {"setup", "recursion", "warp", "recursions", "bytes", "voxels"}),
-            (("demons", "demons", "32x32x32"), {"seconds", "bytes"}),
+            (("method", "rman", "32x32"), {"setup", "recursion", "warp", "recursions", "share", "bytes", "voxels"}),
+            (("demons", "demons", "32x32x32"), {"seconds", "recursions", "share", "bytes"}),
         ],
         ids=["method", "demons"],
     )
