@@ -1,9 +1,10 @@
-"""Puts the module's folder on the path, so that tests run from a bare checkout, says what cannot run, shares grids."""
+"""Puts the module on the path, so that tests run from a checkout, says what cannot run, shares grids and scenes."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +13,13 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1] / "DeepAttentionReg"))
 
 from DeepAttentionRegEngine.geometry import Geometry  # noqa: E402 - needs the path above
+
+if TYPE_CHECKING:
+    import slicer
+
+    import DeepAttentionReg
+    import mrml_cases
+    import mrml_scene
 
 SPACING = (1.1, 0.7, 2.3)
 ORIGIN = (-31.5, 12.25, 88.0)
@@ -95,3 +103,39 @@ def affine_displacement() -> Callable[[Geometry, np.ndarray], np.ndarray]:
         return (points @ (matrix[:3, :3] - np.eye(3)).T + matrix[:3, 3]).astype(np.float32)
 
     return build
+
+
+@pytest.fixture(scope="module")
+def application() -> "mrml_scene.Application":
+    """Slicer's MRML library without the application."""
+    import mrml_scene
+
+    return mrml_scene.boot()
+
+
+@pytest.fixture
+def scene(application: "mrml_scene.Application", monkeypatch: pytest.MonkeyPatch) -> Iterator["slicer.vtkMRMLScene"]:
+    """The scene, emptied afterwards; registrations in it are played by the stand-in engine."""
+    monkeypatch.setenv("FAKE_ENGINE", "work")
+    yield application.scene
+    application.scene.Clear(False)
+
+
+@pytest.fixture
+def inputs(scene: "slicer.vtkMRMLScene", oblique_geometry: Geometry) -> "mrml_cases.Inputs":
+    """The volumes CT1 (fixed) and CT2 (moving) in the scene, oblique and anisotropic."""
+    import mrml_cases
+
+    return mrml_cases.add_pair(oblique_geometry)
+
+
+@pytest.fixture
+def logic() -> Iterator["DeepAttentionReg.DeepAttentionRegLogic"]:
+    """The module's logic, its engine played by the stand-in."""
+    import DeepAttentionReg
+    import mrml_cases
+
+    logic = DeepAttentionReg.DeepAttentionRegLogic()
+    logic.engineOptions = {"pythonExecutable": sys.executable, "script": mrml_cases.FAKE_ENGINE}
+    yield logic
+    logic.close()

@@ -7,30 +7,13 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
-import mrml_scene
+import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine import images
 from DeepAttentionRegLib import Job
 from DeepAttentionRegLib.Registration import Inputs, Settings
-from mrml_cases import RIGID, add_pair, add_segmentation, prepare, put_under, with_segmentations
+from mrml_cases import RIGID, add_segmentation, prepare, put_under, with_segmentations
 
-pytestmark = pytest.mark.mrml
-
-
-@pytest.fixture(scope="module")
-def application() -> mrml_scene.Application:
-    return mrml_scene.boot()
-
-
-@pytest.fixture(autouse=True)
-def scene(application, monkeypatch):
-    monkeypatch.setenv("FAKE_ENGINE", "work")
-    yield application.scene
-    application.scene.Clear(False)
-
-
-@pytest.fixture
-def inputs(scene, oblique_geometry) -> Inputs:
-    return add_pair(oblique_geometry)
+pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
 
 class TestExport:

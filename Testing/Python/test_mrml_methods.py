@@ -1,6 +1,5 @@
 """What the panel says about methods, and how it follows the choice of another one."""
 
-import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,12 +16,10 @@ slicer_stand_ins.install()
 
 import DeepAttentionReg as module
 import fake_engine
-import mrml_scene
-from DeepAttentionReg import DeepAttentionRegLogic
 from DeepAttentionRegEngine import estimate, registry
 from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegLib import Install, Methods, Parameters
-from mrml_cases import FAKE_ENGINE, TIMEOUT_S, add_pair
+from mrml_cases import TIMEOUT_S, add_pair
 
 pytestmark = pytest.mark.mrml
 
@@ -33,11 +30,6 @@ LONG = replace(
 METHODS = {"rman": RMAN, "long": LONG}
 
 
-@pytest.fixture(scope="module")
-def application() -> mrml_scene.Application:
-    return mrml_scene.boot()
-
-
 @pytest.fixture(autouse=True)
 def scene(application, monkeypatch):
     monkeypatch.setattr(slicer, "mrmlScene", application.scene)
@@ -45,14 +37,6 @@ def scene(application, monkeypatch):
     monkeypatch.setattr(registry, "load_method", METHODS.__getitem__)
     yield application.scene
     application.scene.Clear(True)
-
-
-@pytest.fixture
-def logic():
-    logic = DeepAttentionRegLogic()
-    logic.engineOptions = {"pythonExecutable": sys.executable, "script": FAKE_ENGINE}
-    yield logic
-    logic.close()
 
 
 def grid(size: tuple[int, int, int]) -> Geometry:

@@ -1,6 +1,5 @@
 """The module on a MRML scene without the application: the choices in the scene, the logic, the texts of the panel."""
 
-import sys
 import time
 from types import SimpleNamespace
 
@@ -13,18 +12,11 @@ import slicer_stand_ins
 slicer_stand_ins.install()
 
 import DeepAttentionReg as module
-import mrml_scene
-from DeepAttentionReg import DeepAttentionRegLogic
 from DeepAttentionRegEngine import contract, registry
 from DeepAttentionRegLib import Parameters
-from mrml_cases import FAKE_ENGINE, TIMEOUT_S, add_pair, add_segmentation
+from mrml_cases import TIMEOUT_S, add_pair, add_segmentation
 
 pytestmark = pytest.mark.mrml
-
-
-@pytest.fixture(scope="module")
-def application() -> mrml_scene.Application:
-    return mrml_scene.boot()
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +25,6 @@ def scene(application, monkeypatch):
     monkeypatch.setenv("FAKE_ENGINE", "work")
     yield application.scene
     application.scene.Clear(True)
-
-
-@pytest.fixture
-def logic():
-    logic = DeepAttentionRegLogic()
-    logic.engineOptions = {"pythonExecutable": sys.executable, "script": FAKE_ENGINE}
-    yield logic
-    logic.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import mrml_scene
 from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegLib import Overlays, Transforms
 
-pytestmark = pytest.mark.mrml
+pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
 GRAY = 128
 COLORED = 40  # difference of red and blue from which a pixel counts as colored
@@ -18,19 +18,8 @@ AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
-def application() -> mrml_scene.Application:
-    return mrml_scene.boot()
-
-
-@pytest.fixture(scope="module")
 def view(application) -> mrml_scene.SliceView:
     return mrml_scene.SliceView(application, "Red", "Axial", (SIZE, SIZE))
-
-
-@pytest.fixture(autouse=True)
-def scene(application):
-    yield application.scene
-    application.scene.Clear(False)
 
 
 @pytest.fixture

@@ -16,26 +16,9 @@ from DeepAttentionRegEngine import contract
 from DeepAttentionRegEngine.geometry import flip_lps_ras
 from DeepAttentionRegLib import Registration, Volumes
 from DeepAttentionRegLib.Registration import Inputs, Outputs, Settings
-from mrml_cases import RIGID, Recorder, add_pair, outputs_of, prepare, put_under, register, with_segmentations
+from mrml_cases import RIGID, Recorder, outputs_of, prepare, put_under, register, with_segmentations
 
-pytestmark = pytest.mark.mrml
-
-
-@pytest.fixture(scope="module")
-def application() -> mrml_scene.Application:
-    return mrml_scene.boot()
-
-
-@pytest.fixture(autouse=True)
-def scene(application, monkeypatch):
-    monkeypatch.setenv("FAKE_ENGINE", "work")
-    yield application.scene
-    application.scene.Clear(False)
-
-
-@pytest.fixture
-def inputs(scene, oblique_geometry) -> Inputs:
-    return add_pair(oblique_geometry)
+pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
 
 class TestOutcome:

@@ -11,27 +11,10 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import mrml_scene
 from DeepAttentionRegEngine import errors
 from DeepAttentionRegLib import Metrics, Transforms
-from DeepAttentionRegLib.Registration import Inputs, Outputs
-from mrml_cases import Recorder, add_pair, outputs_of, poll_until, prepare, register, with_segmentations
+from DeepAttentionRegLib.Registration import Outputs
+from mrml_cases import Recorder, outputs_of, poll_until, prepare, register, with_segmentations
 
-pytestmark = pytest.mark.mrml
-
-
-@pytest.fixture(scope="module")
-def application() -> mrml_scene.Application:
-    return mrml_scene.boot()
-
-
-@pytest.fixture(autouse=True)
-def scene(application, monkeypatch):
-    monkeypatch.setenv("FAKE_ENGINE", "work")
-    yield application.scene
-    application.scene.Clear(False)
-
-
-@pytest.fixture
-def inputs(scene, oblique_geometry) -> Inputs:
-    return add_pair(oblique_geometry)
+pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
 
 class TestCancellation:
@@ -143,13 +126,7 @@ class TestFailure:
         assert mrml_scene.scene_state(scene) == before
 
     def test_failure_half_way_into_the_scene_is_undone(self, scene, inputs, monkeypatch):
-        registration = prepare(with_segmentations(inputs))
-        before = mrml_scene.scene_state(scene)
-        monkeypatch.setattr(Metrics, "createTable", run_out_of_memory)
-        registration.start()
-        with pytest.raises(RuntimeError, match="scene is as it was"):
-            registration.wait()
-        assert mrml_scene.scene_state(scene) == before
+        fail_half_way(prepare(with_segmentations(inputs)), scene, monkeypatch)
 
     def test_failure_half_way_gives_existing_outputs_their_content_back(self, scene, inputs, monkeypatch):
         given = with_segmentations(inputs)
@@ -159,18 +136,22 @@ class TestFailure:
         slicer.util.arrayFromVolume(outputs.warpedVolumeNode)[:] = 7
         slicer.util.arrayFromVolume(outputs.jacobianVolumeNode)[:] = 8
         outputs.warpedSegmentationNode.GetSegmentation().RemoveAllSegments()
-        registration = prepare(given, outputs=outputs)
-        before = mrml_scene.scene_state(scene)
-        monkeypatch.setattr(Metrics, "createTable", run_out_of_memory)
-        registration.start()
-        with pytest.raises(RuntimeError, match="scene is as it was"):
-            registration.wait()
-        assert mrml_scene.scene_state(scene) == before
+        fail_half_way(prepare(given, outputs=outputs), scene, monkeypatch)
         np.testing.assert_allclose(Transforms.readGrid(outputs.transformNode)[0], 2 * displacement, atol=1e-6)
         assert (slicer.util.arrayFromVolume(outputs.warpedVolumeNode) == 7).all()
         assert (slicer.util.arrayFromVolume(outputs.jacobianVolumeNode) == 8).all()
         assert outputs.warpedSegmentationNode.GetSegmentation().GetNumberOfSegments() == 0
 
 
-def run_out_of_memory(*_arguments) -> None:
-    raise MemoryError
+def fail_half_way(registration, scene, monkeypatch) -> None:
+    """Run out of memory once nodes are in the scene, and expect it as it was."""
+
+    def run_out_of_memory(*_arguments) -> None:
+        raise MemoryError
+
+    before = mrml_scene.scene_state(scene)
+    monkeypatch.setattr(Metrics, "createTable", run_out_of_memory)
+    registration.start()
+    with pytest.raises(RuntimeError, match="scene is as it was"):
+        registration.wait()
+    assert mrml_scene.scene_state(scene) == before

@@ -13,22 +13,11 @@ from DeepAttentionRegEngine import fields, images
 from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib import Transforms
 
-pytestmark = pytest.mark.mrml
+pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
 AT_NODES_MM = 1e-3
 BETWEEN_NODES_MM = 0.1  # Slicer interpolates with cubic polynomials, ITK and the engine linearly
 POINTS = 400
-
-
-@pytest.fixture(scope="module")
-def application() -> mrml_scene.Application:
-    return mrml_scene.boot()
-
-
-@pytest.fixture(autouse=True)
-def scene(application: mrml_scene.Application):
-    yield application.scene
-    application.scene.Clear(False)
 
 
 @pytest.fixture

@@ -12,23 +12,12 @@ from DeepAttentionRegEngine import images
 from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib import Volumes
 
-pytestmark = pytest.mark.mrml
+pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
 WORLD = np.eye(4)
 RIGID = np.array([[0.8, -0.6, 0.0, 10.0], [0.6, 0.8, 0.0, -20.0], [0.0, 0.0, 1.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
 SHEAR = np.array([[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 BINARY_LABELMAP = "Binary labelmap"
-
-
-@pytest.fixture(scope="module")
-def application() -> mrml_scene.Application:
-    return mrml_scene.boot()
-
-
-@pytest.fixture(autouse=True)
-def scene(application):
-    yield application.scene
-    application.scene.Clear(False)
 
 
 @pytest.fixture
