@@ -1,214 +1,197 @@
-"""Free-form deformation by B-splines, optimised on each pair from coarse to fine: what R2N2 was compared with.
+"""Free-form deformation by B-splines: nothing is learnt, the control values of each pair are optimised.
 
-Source: Rueckert et al., TMI 1999; splines by transposed convolution as in AirLab (Sandkuehler et al. 2018), the
-baseline of Sandkuehler et al., NeurIPS 2019. It has no weights.
+Sources: Rueckert et al. 1999 (free-form deformation); Sandkuehler et al. 2018 (AirLab: control grid, kernel, masked
+squared difference, isotropic total variation). In the comparison with R2N2 (Sandkuehler et al. 2019) the spacings of
+three levels are 57, 21 and 7 pixels.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..losses import inside_mask, isotropic_total_variation, local_ncc, mean_squared
+from ..losses import inside_image, isotropic_total_variation, local_ncc, mean_squared
+from ..refine import level_size
 from ..warp import resize_displacement, shrink, warp
-from .base import ImagePair, Recursion, RegistrationNetwork
-
-SIMILARITIES = ("mse", "ncc")
+from .base import Evidence, ImagePair, Recursion, RegistrationNetwork
 
 
 @dataclass(frozen=True)
 class BsplineSettings:
-    """Arguments of a B-spline method file; the tuples have one entry per level, coarsest first.
+    """How to optimise.
+
+    What has one value per level goes from coarse to fine; its last value belongs to the full resolution. With more
+    levels than values the first one is repeated, with fewer levels the first ones are left out.
 
     Attributes:
         nd: Spatial axes, 2 or 3.
-        factors: Down-sampling of the images.
-        spacings: Voxels of the level between control points.
-        iterations: Steps of the optimiser at most.
-        order: Of the spline, 1 (linear) or more.
-        similarity: "mse", in units of the fixed image's variance, or "ncc" (local correlation).
+        spacing: Distance of control points, in voxels of each level.
+        order: Of the spline, 3 for cubic.
+        similarity: "mse" (squared difference, in units of the fixed image's variance) or "ncc" (local correlation).
+        regularity: Weight of the total variation.
+        iterations: Adam steps at each level.
+        learning_rate: Adam step in voxels of the level.
         window: Edge of the correlation window in voxels.
-        smoothness: Weight of the isotropic total variation of the field.
-        learning_rate: Step of Adam in voxels of the level.
-
-    Raises:
-        ValueError: If the tuples differ in length, or the similarity is unknown.
     """
 
     nd: int = 3
-    factors: tuple[int, ...] = (4, 2, 1)
-    spacings: tuple[int, ...] = (7, 7, 7)
-    iterations: tuple[int, ...] = (100, 100, 50)
+    spacing: tuple[int, ...] = (7, 7, 7)
     order: int = 3
     similarity: str = "mse"
+    regularity: float = 0.02
+    iterations: tuple[int, ...] = (100, 100, 50)
+    learning_rate: float = 0.2
     window: int = 7
-    smoothness: float = 0.1
-    learning_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not len(self.factors) == len(self.spacings) == len(self.iterations):
-            msg = f"factors {self.factors}, spacings {self.spacings} and iterations {self.iterations} differ in length"
-            raise ValueError(msg)
-        if self.similarity not in SIMILARITIES:
-            msg = f"similarity {self.similarity!r} is unknown; known: {', '.join(SIMILARITIES)}"
-            raise ValueError(msg)
-
-
-# What the paper's resolutions 64, 128, 256 and sizes 7, 21, 57 pixels most likely mean, and the example of AirLab.
-PRESETS = {
-    "paper": BsplineSettings(nd=2, spacings=(57, 21, 7)),
-    "airlab": BsplineSettings(nd=2, spacings=(11, 11, 3), iterations=(500, 500, 500)),
-}
 
 
 def control_size(spatial: tuple[int, ...], spacing: int) -> tuple[int, ...]:
-    """Return the control points along each axis: one per spacing and a ring outside the image."""
+    """Return the control points along each axis of a grid: as many as fit, and one ring outside."""
     return tuple(math.ceil(n / spacing) + 2 for n in spatial)
 
 
-def spline_kernel(spacing: int, order: int) -> Tensor:
-    """Return a B-spline sampled at voxels: a box of `spacing` voxels convolved `order` times with itself.
+def basis(n: int, spacing: int, order: int) -> Tensor:
+    """Return the weight of every control point in every voxel of an axis.
 
-    Its shifts by multiples of the spacing sum to 1.
-    """
-    box = torch.ones(1, 1, spacing)
-    kernel = box
-    for _ in range(order):
-        kernel = F.conv1d(kernel, box, padding=spacing - 1) / spacing
-    return kernel[0, 0]
-
-
-def spline_matrix(size: int, spacing: int, order: int) -> Tensor:
-    """Return the transposed convolution along one axis as a matrix `(size, control points)`, cropped about its middle.
-
-    A dense product with the few control points is faster than a transposed convolution with a long kernel.
-    """
-    points = control_size((size,), spacing)[0]
-    kernel = spline_kernel(spacing, order)
-    full = F.conv_transpose1d(torch.eye(points)[:, None], kernel[None, None], stride=spacing)[:, 0]
-    start = (full.shape[1] - size) // 2
-    return full[:, start : start + size].T.contiguous()
-
-
-def spline_field(control: Tensor, matrices: list[Tensor]) -> Tensor:
-    """Return the displacement of control values, axis by axis.
+    The rows are the shifted kernels of a transposed convolution, cropped to the image with the control points centered
+    on it. The kernel is the `order`-fold convolution of a box with itself. Voxels near the edge that a control point
+    beyond the ring would reach share its weight among those there are.
 
     Args:
-        control: `(B, nd, *control points)`.
-        matrices: `spline_matrix` of each axis.
+        n: Voxels along the axis.
+        spacing: Voxels between control points.
+        order: Of the spline.
 
     Returns:
-        `(B, nd, *spatial)`.
+        `(controls, n)`, non-negative; every column sums to 1.
     """
-    for axis, matrix in enumerate(matrices, start=2):
-        control = torch.tensordot(control, matrix, dims=([axis], [1])).movedim(-1, axis)
-    return control
+    (controls,) = control_size((n,), spacing)
+    box = torch.ones(1, 1, spacing, dtype=torch.float64)
+    kernel = box
+    for _ in range(order):
+        kernel = F.conv1d(kernel, box / spacing, padding=spacing - 1)
+    shifted = F.conv_transpose1d(torch.eye(controls, dtype=torch.float64)[:, None], kernel, stride=spacing)[:, 0]
+    inner = spacing * (controls - 3) + 1  # voxels from the first to the last control point inside the image
+    start = (kernel.shape[2] - 1) // 2 + spacing - (n - inner) // 2
+    cropped = shifted[:, start : start + n]
+    return (cropped / cropped.sum(0)).float()
+
+
+def spline(values: Tensor, bases: list[Tensor]) -> Tensor:
+    """Return the field of control values, one transposed convolution per axis.
+
+    Args:
+        values: `(B, C, *control_size)`.
+        bases: `basis` of each axis.
+
+    Returns:
+        `(B, C, *spatial)`.
+    """
+    for matrix in bases:  # each product takes the first spatial axis away and appends it as the last, enlarged
+        values = torch.tensordot(values, matrix, ([2], [0]))
+    return values
+
+
+def dissimilarity(pair: ImagePair, displacement: Tensor, settings: BsplineSettings) -> Tensor:
+    """Return the image loss, 0 for a perfect match; what is sampled outside the image or the masks does not count."""
+    weight = inside_image(displacement)
+    if pair.fixed_mask is not None:
+        weight = weight * pair.fixed_mask
+    if pair.moving_mask is not None:
+        weight = weight * warp(pair.moving_mask, displacement.detach())
+    warped = warp(pair.moving, displacement)
+    if settings.similarity == "ncc":
+        return 1 - local_ncc(warped, pair.fixed, settings.window, weight)
+    return mean_squared(warped, pair.fixed, weight) / pair.fixed.var().clamp_min(1e-8)
 
 
 class Bspline(RegistrationNetwork):
-    """Adds one spline per level to the field of the level before; a recursion is a level."""
+    """B-spline registration; a recursion is one resolution level, each twice as fine as the one before.
 
-    minimum_size = 16
+    It has no weights and one pair at a time. `half_precision` and `checkpointed` have no effect.
+    """
+
+    minimum_size: ClassVar[int] = 16
 
     def __init__(self, settings: BsplineSettings) -> None:
         super().__init__()
+        if settings.similarity not in ("mse", "ncc"):
+            msg = f"similarity {settings.similarity!r} is unknown; known: mse, ncc"
+            raise ValueError(msg)
         self.settings = settings
 
-    def control_values(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
-        """Return how many numbers the spline of each level has on images of a size, coarsest first."""
-        settings = self.settings
-        return tuple(
-            settings.nd * math.prod(control_size(level_size(spatial, factor), spacing))
-            for factor, spacing in zip(settings.factors, settings.spacings, strict=True)
-        )
+    def control_values(self, spatial: tuple[int, ...]) -> int:
+        """Return how many numbers describe the finest level's deformation of an image of this size."""
+        return len(spatial) * math.prod(control_size(spatial, self.settings.spacing[-1]))
 
     def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
-        """Yield the field after each level, coarsest first; of more recursions than levels, the rest is left out.
+        """Yield the state after each level; the last one has the full resolution.
 
-        Every pair of a batch is optimised on its own. Gradients do not flow into the result.
+        Each level adds a spline to the enlarged displacement of the level before.
+
+        Args:
+            pair: The images, B = 1; masks restrict where they are compared.
+            recursions: Number of levels.
+            attend: Nothing is attended to.
+
+        Raises:
+            ValueError: If an axis is shorter than `minimum_size`, or for more than one pair.
         """
         self.require_size(pair.fixed)
-        streams = [self._levels(_item(pair, index), recursions) for index in range(len(pair.fixed))]
-        before = pair.fixed.new_zeros(len(pair.fixed), self.settings.nd, *pair.fixed.shape[2:])
-        for fields in zip(*streams, strict=True):
-            displacement = torch.cat(fields)
-            yield Recursion(displacement, displacement - before, warp(pair.moving, displacement))
-            before = displacement
-
-    def _levels(self, pair: ImagePair, recursions: int) -> Iterator[Tensor]:
-        """Yield the displacement of one pair, `(1, nd, *spatial)`, after each level."""
+        if pair.fixed.shape[0] != 1:
+            msg = f"B-splines register one pair at a time, not {pair.fixed.shape[0]}"
+            raise ValueError(msg)
         full = tuple(pair.fixed.shape[2:])
-        displacement = pair.fixed.new_zeros(1, len(full), *full)
-        for level in range(min(recursions, len(self.settings.factors))):
-            size = level_size(full, self.settings.factors[level])
-            start = resize_displacement(displacement, size)
-            displacement = self._descend(_at(pair, size), start, level)
-            yield resize_displacement(displacement, full)
+        iterations = [_at(self.settings.iterations, recursions - level) for level in range(recursions)]
+        displacement = whole = pair.fixed.new_zeros(1, len(full), *full)
+        for level, steps in enumerate(iterations):
+            before, done = whole, sum(iterations[:level])
 
-    @torch.enable_grad()  # type: ignore[untyped-decorator]
-    def _descend(self, pair: ImagePair, start: Tensor, level: int) -> Tensor:
-        """Return the displacement with the lowest loss met, `start` or with a spline added to it."""
+            def report(step: int, loss: float, done: int = done) -> None:
+                if self.on_step is not None:
+                    self.on_step(done + step, sum(iterations), loss)
+
+            size = level_size(full, 2 ** (recursions - 1 - level))
+            start = resize_displacement(displacement, size)
+            spacing = _at(self.settings.spacing, recursions - level)
+            displacement = start + self._descend(_shrunk(pair, size), start, spacing, steps, report)
+            whole = resize_displacement(displacement, full)
+            yield Recursion(whole, whole - before, warp(pair.moving, whole), Evidence() if attend else None)
+
+    def _descend(
+        self, pair: ImagePair, start: Tensor, spacing: int, steps: int, report: Callable[[int, float], None]
+    ) -> Tensor:
+        """Return the spline with the lowest loss met when it is added to `start`; 0 if no step made it lower."""
         settings, size = self.settings, tuple(start.shape[2:])
-        spacing, iterations = settings.spacings[level], settings.iterations[level]
-        matrices = [spline_matrix(n, spacing, settings.order).to(start) for n in size]
-        control = start.new_zeros(1, settings.nd, *control_size(size, spacing)).requires_grad_()
-        optimizer = torch.optim.Adam([control], lr=settings.learning_rate, amsgrad=True)
-        best, lowest = start, math.inf
-        done = sum(settings.iterations[:level])
-        for step in range(iterations + 1):
-            displacement = start + spline_field(control, matrices)
-            loss = self.loss(pair, displacement)
+        bases = [basis(n, spacing, settings.order).to(start.device) for n in size]
+        values = start.new_zeros(1, start.shape[1], *control_size(size, spacing)).requires_grad_()
+        optimizer = torch.optim.Adam([values], lr=settings.learning_rate, amsgrad=True)
+        best, lowest = values.detach().clone(), math.inf
+        for step in range(steps + 1):
+            with torch.set_grad_enabled(step < steps):
+                displacement = start + spline(values, bases)
+                loss = dissimilarity(pair, displacement, settings)
+                loss = loss + settings.regularity * isotropic_total_variation(displacement)
             value = float(loss.detach())
             if value < lowest:
-                best, lowest = displacement.detach(), value
-            if step < iterations:
+                best, lowest = values.detach().clone(), value
+            if step < steps:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                self._report(done + step + 1, value)
-        return best
-
-    def _report(self, done: int, loss: float) -> None:
-        if self.on_step is not None:
-            self.on_step(done, sum(self.settings.iterations), loss)
-
-    def loss(self, pair: ImagePair, displacement: Tensor) -> Tensor:
-        """Return what a level minimises; only voxels inside the masks and sampled inside the image count.
-
-        Args:
-            pair: The images of the level.
-            displacement: `(1, nd, *spatial)` in its voxels.
-        """
-        settings = self.settings
-        warped = warp(pair.moving, displacement)
-        weight = inside_mask(displacement)
-        if pair.fixed_mask is not None:
-            weight = weight * pair.fixed_mask
-        if pair.moving_mask is not None:
-            weight = weight * warp(pair.moving_mask, displacement.detach())
-        if settings.similarity == "ncc":
-            distance = 1 - local_ncc(warped, pair.fixed, settings.window, weight)
-        else:
-            distance = mean_squared(warped, pair.fixed, weight) / pair.fixed.var().clamp_min(1e-8)
-        return distance + settings.smoothness * isotropic_total_variation(displacement)
+                report(step + 1, value)
+        return spline(best, bases)
 
 
-def level_size(spatial: tuple[int, ...], factor: int) -> tuple[int, ...]:
-    """Return the size of a level."""
-    return tuple(max(2, round(n / factor)) for n in spatial)
+def _at(values: tuple[int, ...], remaining: int) -> int:
+    """Return the value of the level after which, itself included, this many remain."""
+    return values[max(0, len(values) - remaining)]
 
 
-def _item(pair: ImagePair, index: int) -> ImagePair:
-    return _mapped(pair, lambda image: image[index : index + 1])
-
-
-def _at(pair: ImagePair, size: tuple[int, ...]) -> ImagePair:
-    return _mapped(pair, lambda image: shrink(image, size))
-
-
-def _mapped(pair: ImagePair, change: Callable[[Tensor], Tensor]) -> ImagePair:
-    images = (pair.fixed, pair.moving, pair.fixed_mask, pair.moving_mask)
-    return ImagePair(*(None if image is None else change(image) for image in images))
+def _shrunk(pair: ImagePair, size: tuple[int, ...]) -> ImagePair:
+    """Return the pair and its masks on the grid of a level."""
+    masks = (None if mask is None else shrink(mask, size) for mask in (pair.fixed_mask, pair.moving_mask))
+    return ImagePair(shrink(pair.fixed, size), shrink(pair.moving, size), *masks)
