@@ -181,9 +181,9 @@ class _State:
     """All of a step that the next one needs or the caller wants to see."""
 
     displacement: Tensor
+    increment: Tensor
     warped: Tensor
     memory: list[Tensor | None]
-    increment: Tensor | None = None
     gaussians: Gaussians | None = None
     maps: tuple[Tensor, ...] = ()
 
@@ -217,7 +217,7 @@ class R2n2(RegistrationNetwork):
         fixed, moving = pair.fixed, pair.moving
         self.require_size(fixed)
         zero = fixed.new_zeros(fixed.shape[0], fixed.ndim - 2, *fixed.shape[2:])
-        state = _State(zero, moving, [None] * LEVELS)
+        state = _State(zero, zero, moving, [None] * LEVELS)
         for _ in range(recursions):
             if self.checkpointed and torch.is_grad_enabled():
                 state = checkpoint(self._advance, pair, state, use_reentrant=False)
@@ -243,7 +243,7 @@ class R2n2(RegistrationNetwork):
         else:
             displacement = compose(state.displacement, increment)
         kept = memory if self.settings.memory else [None] * LEVELS
-        return _State(displacement, warp(pair.moving, displacement), kept, increment, gaussians, maps)
+        return _State(displacement, increment, warp(pair.moving, displacement), kept, gaussians, maps)
 
     def forward(
         self, images: Tensor, memory: list[Tensor | None]
