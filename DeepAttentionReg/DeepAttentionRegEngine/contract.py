@@ -310,7 +310,7 @@ def _load_object(text: str, what: str) -> dict[str, Any]:
 
 def _check_version(data: dict[str, Any], what: str) -> None:
     version = data.pop("contract", None)
-    if version != VERSION or isinstance(version, bool):  # True equals 1
+    if type(version) is not int or version != VERSION:  # True and 1.0 equal 1
         raise _refusal(
             f"The {what} is of contract version {version!r}, but this engine speaks version {VERSION}.",
             "Use module and engine of the same release.",

@@ -148,7 +148,7 @@ def _read(path: Path, make: Callable[[Any], T]) -> T:
     """Return what `make` builds from a JSON file that belongs to the installation."""
     try:
         return make(json.loads(path.read_text(encoding="ascii")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT, f"The file {path.name} is damaged ({error}).", "Install the extension again."
         ) from error

@@ -141,6 +141,7 @@ class TestRefusals:
             job_text(contract=None),
             job_text(contract="1"),
             job_text(contract=True),
+            job_text(contract=1.0),
             100_000 * "[",
             job_text(task="dance"),
             job_text(task=None),

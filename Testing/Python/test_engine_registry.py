@@ -172,7 +172,7 @@ class TestUsersWeights:
 
 
 class TestDamagedInstallation:
-    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": [{}]}'])
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": [{}]}', 100_000 * "["])
     def test_damaged_list_of_weights_is_a_sentence(self, shelf: Path, content: str) -> None:
         (shelf.parents[1] / "weights.json").write_text(content, encoding="ascii")
         with pytest.raises(EngineError, match=r"weights\.json is damaged"):
