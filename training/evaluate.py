@@ -1,6 +1,7 @@
 """Measure a trained network on validation cases; nothing is trained or tuned here.
 
-    python training/evaluate.py training/configs/agf_jsrt.json --checkpoint runs/agf_jsrt/best.pt --date 2026-11-30
+    python training/evaluate.py training/configs/agf_jsrt.json \\
+        --checkpoint runs/agf_jsrt/checkpoint.pt --date 2026-11-30
 
 Writes training/results/<config>.json, where every seed has its place; `results.py` makes the tables. Configurations
 whose protocol is "job" measure the shipped weights and need no checkpoint, like methods that learn nothing.

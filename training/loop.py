@@ -16,6 +16,7 @@ from tqdm import tqdm
 from batches import Batch, Batches, Source, recursions_at
 from cases import CaseSet
 from config import Optimizer, to_dict
+from DeepAttentionRegEngine.warp import resize
 from tasks import Score, Task
 
 LOG = logging.getLogger("training")
@@ -164,5 +165,7 @@ class Trainer:
 
 
 def figure(score: Score) -> Tensor:
-    """Return the images of a score as one, a row per case, `(1, height, width)`."""
-    return torch.cat([torch.cat(row, 2) for row in score.images], 1).clamp(0, 1)
+    """Return the images of a score as one, a row per case, `(1, height, width)`, all in the size of the first."""
+    size = score.images[0][0].shape[1:]
+    rows = [torch.cat([resize(image[None], size)[0] for image in row], 2) for row in score.images]
+    return torch.cat(rows, 1).clamp(0, 1)

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seed", type=int, help="instead of the configuration's")
     result.add_argument("--stop", type=int, help="stop after this step, to be continued later")
     result.add_argument("--accelerator", default="auto", help="cpu, cuda or auto")
-    result.add_argument("--devices", default="auto", help="number of devices on this machine")
+    result.add_argument("--devices", type=int, default=1, help="number of devices on each machine")
     result.add_argument("--nodes", type=int, default=1, help="number of machines")
     return result
 
