@@ -220,9 +220,10 @@ class R2n2(RegistrationNetwork):
         state = _State(zero, zero, moving, [None] * LEVELS)
         for _ in range(recursions):
             if self.checkpointed and torch.is_grad_enabled():
-                state = checkpoint(self._advance, pair, state, use_reentrant=False)
+                # Only tensors, not those within a pair, tell the device on which the noise must be drawn again.
+                state = checkpoint(self._advance, fixed, moving, state, use_reentrant=False)
             else:
-                state = self._advance(pair, state)
+                state = self._advance(fixed, moving, state)
             evidence = None
             if attend:
                 maps = [
@@ -232,10 +233,9 @@ class R2n2(RegistrationNetwork):
                 evidence = Evidence(maps, gaussians=state.gaussians)
             yield Recursion(state.displacement, state.increment, state.warped, evidence)
 
-    def _advance(self, pair: ImagePair, state: _State) -> _State:
-        full = pair.fixed.shape[2:]
-        mean, deviation = _statistics(pair.moving)
-        seen = [_standardized(pair.fixed, *_statistics(pair.fixed)), _standardized(state.warped, mean, deviation)]
+    def _advance(self, fixed: Tensor, moving: Tensor, state: _State) -> _State:
+        full = fixed.shape[2:]
+        seen = [_standardized(fixed, *_statistics(fixed)), _standardized(state.warped, *_statistics(moving))]
         gaussians, memory, maps = self(torch.cat(seen, 1), state.memory)
         increment = render([gaussians], self.settings.mode, full)
         if self.settings.mode == "sum":
@@ -243,7 +243,7 @@ class R2n2(RegistrationNetwork):
         else:
             displacement = compose(state.displacement, increment)
         kept = memory if self.settings.memory else [None] * LEVELS
-        return _State(displacement, increment, warp(pair.moving, displacement), kept, gaussians, maps)
+        return _State(displacement, increment, warp(moving, displacement), kept, gaussians, maps)
 
     def forward(
         self, images: Tensor, memory: list[Tensor | None]
