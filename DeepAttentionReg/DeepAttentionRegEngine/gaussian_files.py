@@ -6,8 +6,9 @@ sequence) and "steps", lists of Gaussians: "center_lps" and "vector_lps" in mm, 
 standard deviations "sigma_mm". Those of a single slice have two axes, in its plane; they extend alike across it.
 """
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from .contract import VERSION
 from .files import read_file, unreadable, write_file
 from .gaussians import MODES, Gaussians, half_extent, move, numbers_each
 from .geometry import Geometry
-from .preprocess import apply_matrix, slab_indices, slabs
+from .preprocess import apply_matrix
 from .tensors import to_array
 
 ACROSS_MM = 1e6  # standard deviation across a slice: the same at every distance
 SUFFIXES = (".json",)
+BLOCK = 32  # voxels along the edge of what is rendered at a time
 
 
 @dataclass(frozen=True)
@@ -53,23 +55,27 @@ class Sequence3d:
 def in_world(step: Gaussians, grid: Geometry) -> Gaussians:
     """Return the Gaussians of one step in LPS mm.
 
+    On a grid whose voxels are not quite cubes, the axes are those of the ellipsoids as they are in space.
+
     Args:
         step: In coordinates of gaussians.py on a grid, two components for a flat one.
         grid: That grid.
     """
-    length = half_extent(grid.shape) * grid.spacing[0]
-    columns = torch.tensor(grid.direction, dtype=torch.float64).view(3, 3).flip(1)  # of the axes k, j, i
-    if grid.is_flat:
-        columns = columns[:, 1:]
-    turned = torch.einsum("xa,bgac->bgxc", columns, step.rotation.double())
-    sigma = length * step.sigma.double()
-    if grid.is_flat:
-        turned = torch.cat([turned, torch.linalg.cross(turned[..., 0], turned[..., 1], dim=-1)[..., None]], -1)
-        sigma = torch.cat([sigma, torch.full_like(sigma[..., :1], ACROSS_MM)], -1)
-    center, vector = (
-        length * torch.einsum("xa,bga->bgx", columns, part.double()) for part in (step.center, step.vector)
-    )
-    return Gaussians(center + torch.tensor(grid.center_lps, dtype=torch.float64), sigma, turned, vector)
+    nd = step.center.shape[-1]
+    unit = half_extent(grid.shape) * np.array(grid.spacing)
+    columns = torch.tensor((np.reshape(grid.direction, (3, 3)) * unit)[:, nd - 1 :: -1].tolist(), dtype=torch.float64)
+    center, vector = (torch.einsum("xa,bga->bgx", columns, part.double()) for part in (step.center, step.vector))
+    variance, axes = torch.linalg.eigh(columns @ step.covariance.double() @ columns.T)  # ascending, 0 across a slice
+    sigma, axes = variance[..., 3 - nd :].sqrt(), axes[..., 3 - nd :]
+    if nd == 2:
+        axes, sigma = _extended(axes, sigma)
+    return Gaussians(center + torch.tensor(grid.center_lps, dtype=torch.float64), sigma, axes, vector)
+
+
+def _extended(axes: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return axes `(..., 3, 2)` in a plane and their deviations `(..., 2)` with a third one across it."""
+    across = torch.linalg.cross(axes[..., 0], axes[..., 1], dim=-1)
+    return torch.cat([axes, across[..., None]], -1), torch.cat([sigma, torch.full_like(sigma[..., :1], ACROSS_MM)], -1)
 
 
 def to_entries(step: Gaussians, dimensions: int) -> list[dict[str, Any]]:
@@ -90,13 +96,15 @@ def _from_entries(entries: list[dict[str, Any]]) -> Gaussians:
         return torch.tensor([entry[name] for entry in entries], dtype=torch.float64)[None]
 
     center, axes, sigma, vector = (stacked(name) for name in ("center_lps", "axes_lps", "sigma_mm", "vector_lps"))
-    if axes.shape[2] == 2:
-        axes = torch.cat([axes, torch.linalg.cross(axes[:, :, :1], axes[:, :, 1:], dim=-1)], 2)
-        sigma = torch.cat([sigma, torch.full_like(sigma[..., :1], ACROSS_MM)], -1)
-    if axes.shape[2:] != (3, 3) or not bool((sigma > 0).all()):
-        msg = "Gaussians need two or three axes, each with a positive standard deviation"
+    axes = axes.transpose(2, 3)
+    if axes.shape[3] == 2:
+        axes, sigma = _extended(axes, sigma)
+    orthonormal = axes.shape[2:] == (3, 3) and torch.allclose(axes.mT @ axes, torch.eye(3).double(), atol=1e-6)
+    numbers = torch.cat([part.flatten() for part in (center, axes, sigma, vector)])
+    if not orthonormal or not bool(numbers.isfinite().all() and (sigma > 0).all()):
+        msg = "Gaussians need finite numbers and two or three orthogonal axes with positive standard deviations"
         raise ValueError(msg)
-    return Gaussians(center, sigma, axes.transpose(2, 3), vector)
+    return Gaussians(center, sigma, axes, vector)
 
 
 def write_sequence(path: str | Path, sequence: Sequence3d) -> None:
@@ -134,7 +142,8 @@ def read_sequence(path: str | Path) -> Sequence3d:
         steps = [_from_entries(entries) for entries in data["steps"]]
         found = Sequence3d(steps, data["mode"], data["dimensions"], alignment)
         sound = found.mode in MODES and found.dimensions in (2, 3) and alignment.shape == (4, 4) and steps
-    except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
+        sound = sound and np.isfinite(alignment).all()
+    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, OverflowError) as error:
         raise unreadable(path) from error
     if not sound:
         raise unreadable(path)
@@ -156,13 +165,21 @@ def render(sequence: Sequence3d, geometry: Geometry) -> np.ndarray:
         float32 `(k, j, i, 3)`, LPS mm.
     """
     result = np.empty((*geometry.shape, 3), np.float32)
-    for slab in slabs(geometry.shape):
-        index = slab_indices(geometry.shape, slab, torch.device("cpu")).double()
+    for block in _blocks(geometry.shape):
+        axes = [torch.arange(part.start, part.stop, dtype=torch.float64) for part in block]
+        index = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])
         points = apply_matrix(geometry.ijk_to_lps, index)
-        moved = move(points[None], sequence.steps, sequence.mode)[0]
+        moved = move(points[None], sequence.steps, sequence.mode, truncate=True)[0]
         total = apply_matrix(sequence.alignment, moved) - points
-        result[slab] = to_array(total.movedim(0, -1))
+        result[block] = to_array(total.movedim(0, -1))
     return result
+
+
+def _blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, ...]]:
+    """Yield small boxes that fill a grid; most Gaussians are far from most of them."""
+    starts = (range(0, n, BLOCK) for n in shape)
+    for corner in itertools.product(*starts):
+        yield tuple(slice(start, min(start + BLOCK, n)) for start, n in zip(corner, shape, strict=True))
 
 
 def gather(steps: Sequence[Gaussians], grid: Geometry, mode: str, alignment: np.ndarray) -> Sequence3d:

@@ -59,12 +59,6 @@ class Gaussians:
         return Gaussians(*(value[:, chosen] for value in (self.center, self.sigma, self.rotation, self.vector)))
 
 
-def joined(steps: Sequence[Gaussians]) -> Gaussians:
-    """Return the Gaussians of several steps as those of one."""
-    names = ("center", "sigma", "rotation", "vector")
-    return Gaussians(*(torch.cat([getattr(step, name) for step in steps], 1) for name in names))
-
-
 def count_numbers(steps: Sequence[Gaussians]) -> int:
     """Return how many numbers a sequence is: 7 per Gaussian in 2D, 12 in 3D, where a rotation is 1 or 3."""
     return sum(step.center.shape[1] * numbers_each(step.center.shape[2]) for step in steps)
@@ -144,9 +138,7 @@ def near(gaussians: Gaussians, points: Tensor) -> Gaussians:
 
 
 def _maps(steps: Sequence[Gaussians], mode: str) -> list[Gaussians]:
-    """Return the maps of a sequence, the last of which is applied first, by the Gaussians that add up in each."""
-    if mode == "sum":
-        return [joined(steps)]
+    """Return the maps of a composed sequence, the last of which is applied first, each a sum of Gaussians."""
     if mode == "joint":
         return list(steps)
     return [step.select(slice(g, g + 1)) for step in steps for g in range(step.center.shape[1])]
@@ -161,11 +153,13 @@ def move(points: Tensor, steps: Sequence[Gaussians], mode: str, *, truncate: boo
         mode: One of `MODES`.
         truncate: Leave Gaussians out from four standard deviations on, if they reach none of the points; B = 1.
     """
-    for group in reversed(_maps(steps, mode)):
-        reached = near(group, points) if truncate else group
+    moved = points
+    for group in steps if mode == "sum" else reversed(_maps(steps, mode)):
+        start = points if mode == "sum" else moved
+        reached = near(group, start) if truncate else group
         if reached.center.shape[1]:
-            points = points + evaluate(reached, points)
-    return points
+            moved = moved + evaluate(reached, start)
+    return moved
 
 
 def move_back(points: Tensor, steps: Sequence[Gaussians], mode: str) -> Tensor:

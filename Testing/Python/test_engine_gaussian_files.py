@@ -19,7 +19,7 @@ from DeepAttentionRegEngine.gaussian_files import (
     render,
     write_sequence,
 )
-from DeepAttentionRegEngine.gaussians import Gaussians, rotation_2d, rotation_3d
+from DeepAttentionRegEngine.gaussians import Gaussians, move, rotation_2d, rotation_3d
 from DeepAttentionRegEngine.gaussians import render as render_voxels
 from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegEngine.jobs import run
@@ -62,6 +62,27 @@ class TestWorld:
         expected = displacement_to_lps(render_voxels(steps, mode, spatial), grid).movedim(0, -1)
         # 1e-3 mm: coordinates of the network in single precision, over 68 mm.
         np.testing.assert_allclose(render(sequence(grid, mode), grid), expected, atol=1e-3)
+
+    @pytest.mark.parametrize("size", [(26, 34, 20), (26, 34, 1)], ids=["volume", "slice"])
+    def test_voxels_need_not_be_cubes(self, size: tuple[int, int, int]) -> None:
+        grid = centered(size, (2.0, 2.3, 1.8), TURN, (15.0, -60.0, 200.0))
+        steps = make_steps(2 if grid.is_flat else 3)
+        spatial = grid.shape[1:] if grid.is_flat else grid.shape
+        expected = displacement_to_lps(render_voxels(steps, "compose", spatial), grid).movedim(0, -1)
+        np.testing.assert_allclose(render(gather(steps, grid, "compose", np.eye(4)), grid), expected, atol=1e-3)
+
+    @grids
+    def test_distant_gaussians_are_left_out(self, grid: Geometry) -> None:
+        # Vectors of 7 mm at most, each of six Gaussians cut where it is below 0.0004 of its peak.
+        steps = [
+            Gaussians(s.center, s.sigma / 4, s.rotation, s.vector / 4) for s in make_steps(2 if grid.is_flat else 3)
+        ]
+        found = gather(steps, grid, "sum", np.eye(4))
+        fine = grid.resized((2 * grid.size[0], 2 * grid.size[1], grid.size[2]))
+        index = np.indices(fine.shape).reshape(3, -1)[::-1].T
+        points = torch.tensor(fine.index_to_lps(index).T.copy())[None]
+        expected = (move(points, found.steps, "sum") - points)[0].T.reshape(*fine.shape, 3)
+        np.testing.assert_allclose(render(found, fine), expected, atol=6 * 7 * 4e-4)
 
     def test_slice_does_not_move_across_its_plane(self) -> None:
         normal = np.reshape(SLICE.direction, (3, 3))[:, 2]
@@ -115,6 +136,26 @@ class TestFile:
         with pytest.raises(EngineError, match="damaged") as caught:
             read_sequence(path)
         assert caught.value.code == errors.INPUT_UNREADABLE
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("center_lps", [float("nan"), 0.0, 0.0]),
+            ("center_lps", [10**400, 0, 0]),
+            ("vector_lps", [1.0, 2.0]),
+            ("axes_lps", [[1, 0, 0], [1, 0, 0], [0, 0, 1]]),
+            ("axes_lps", [[2, 0, 0], [0, 1, 0], [0, 0, 1]]),
+            ("sigma_mm", [0.0, 1.0, 1.0]),
+        ],
+    )
+    def test_impossible_gaussian_is_refused(self, name: str, value: object, tmp_path: Path) -> None:
+        path = tmp_path / "g.json"
+        write_sequence(path, sequence(VOLUME))
+        data = json.loads(path.read_text(encoding="ascii"))
+        data["steps"][1][0][name] = value
+        path.write_text(json.dumps(data), encoding="ascii")
+        with pytest.raises(EngineError, match="damaged"):
+            read_sequence(path)
 
     def test_truncated_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "g.json"
