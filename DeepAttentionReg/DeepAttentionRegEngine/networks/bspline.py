@@ -6,7 +6,7 @@ three levels are 57, 21 and 7 pixels.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -95,7 +95,7 @@ def spline(values: Tensor, bases: list[Tensor]) -> Tensor:
     return values
 
 
-def dissimilarity(pair: ImagePair, displacement: Tensor, settings: BsplineSettings) -> Tensor:
+def dissimilarity(pair: ImagePair, displacement: Tensor, similarity: str, window: int) -> Tensor:
     """Return the image loss, 0 for a perfect match; what is sampled outside the image or the masks does not count."""
     weight = inside_image(displacement)
     if pair.fixed_mask is not None:
@@ -103,8 +103,8 @@ def dissimilarity(pair: ImagePair, displacement: Tensor, settings: BsplineSettin
     if pair.moving_mask is not None:
         weight = weight * warp(pair.moving_mask, displacement.detach())
     warped = warp(pair.moving, displacement)
-    if settings.similarity == "ncc":
-        return 1 - local_ncc(warped, pair.fixed, settings.window, weight)
+    if similarity == "ncc":
+        return 1 - local_ncc(warped, pair.fixed, window, weight)
     return mean_squared(warped, pair.fixed, weight) / pair.fixed.var().clamp_min(1e-8)
 
 
@@ -157,7 +157,7 @@ class Bspline(RegistrationNetwork):
             size = level_size(full, 2 ** (recursions - 1 - level))
             start = resize_displacement(displacement, size)
             spacing = _at(self.settings.spacing, recursions - level)
-            displacement = start + self._descend(_shrunk(pair, size), start, spacing, steps, report)
+            displacement = start + self._descend(shrunk(pair, size), start, spacing, steps, report)
             whole = resize_displacement(displacement, full)
             yield Recursion(whole, whole - before, warp(pair.moving, whole), Evidence() if attend else None)
 
@@ -173,7 +173,7 @@ class Bspline(RegistrationNetwork):
         for step in range(steps + 1):
             with torch.set_grad_enabled(step < steps):
                 displacement = start + spline(values, bases)
-                loss = dissimilarity(pair, displacement, settings)
+                loss = dissimilarity(pair, displacement, settings.similarity, settings.window)
                 loss = loss + settings.regularity * isotropic_total_variation(displacement)
             value = float(loss.detach())
             if value < lowest:
@@ -191,7 +191,7 @@ def _at(values: tuple[int, ...], remaining: int) -> int:
     return values[max(0, len(values) - remaining)]
 
 
-def _shrunk(pair: ImagePair, size: tuple[int, ...]) -> ImagePair:
+def shrunk(pair: ImagePair, size: Sequence[int]) -> ImagePair:
     """Return the pair and its masks on the grid of a level."""
     masks = (None if mask is None else shrink(mask, size) for mask in (pair.fixed_mask, pair.moving_mask))
     return ImagePair(shrink(pair.fixed, size), shrink(pair.moving, size), *masks)
