@@ -52,6 +52,9 @@ def run(config: Config, arguments: argparse.Namespace) -> None:
     torch.manual_seed(config.seed)
     runs = arguments.output.resolve().parent
     task, average = make_task(config, runs), make_task(config, None)
+    if config.task == "registration" and fabric.device.type == "cuda":
+        # The engine's half precision is float16 there, whose gradients would vanish.
+        task.network.half_precision = average.network.half_precision = False
     trainer = Trainer(fabric, task, average, arguments.output)
     trainer.fit(load(config.data, "train"), load(config.data, "validation"), arguments.stop)
 
