@@ -81,7 +81,6 @@ class Rman(StepNetwork):
         nd, widths = settings.nd, WIDTHS[settings.widths]
         side_by_side = 2 if settings.siamese and settings.decoder == "fused" else 1
         attention_levels = settings.attention_levels if settings.attention else ()
-        self.alone = min(attention_levels, default=LEVELS)  # how many blocks see one image only
         inputs = (1 if settings.siamese else 2, *widths[:-1])
         self.down = nn.ModuleList(ResidualBlock(nd, c_in, c_out) for c_in, c_out in zip(inputs, widths, strict=True))
         self.mutual = nn.ModuleDict()
@@ -99,47 +98,45 @@ class Rman(StepNetwork):
         use_channels_last(self, nd)
 
     def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
-        """Yield the state after each recursion, as `StepNetwork.recurse`; the fixed image is described only once."""
+        """Yield the state after each recursion, as `StepNetwork.recurse`.
+
+        The first block, the costliest, sees the fixed image once. Deeper ones see both images as a batch, which PyTorch
+        computes faster than one after the other.
+        """
         if not self.settings.siamese:
             yield from super().recurse(pair, recursions, attend=attend)
             return
         self.require_size(pair.fixed)
         with self.precision(pair.fixed.device):
-            known = _Known(self, self.describe(pair.fixed))
+            known = _Known(self, self.down[0](pair.fixed))
         yield from known.recurse(pair, recursions, attend=attend)
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Predict one recursion's displacement, as `StepNetwork.forward`."""
         images = [warped, fixed] if self.settings.siamese else [torch.cat([warped, fixed], 1)]
-        return self.predict([self.describe(image) for image in images], evidence)
+        return self.predict([self.down[0](image) for image in images], evidence)
 
-    def describe(self, image: Tensor) -> list[Tensor]:
-        """Return the features, fine to coarse, of the blocks ahead of the first mutual attention."""
-        features: list[Tensor] = []
-        for block in self.down[: self.alone]:
-            features.append(block(pool(features[-1]) if features else image))
-        return features
-
-    def encode(self, branches: list[list[Tensor]], evidence: Evidence | None = None) -> list[list[Tensor]]:
-        """Return the features of all four blocks and those at 1/16, fine to coarse, of each branch.
+    def encode(self, branches: list[Tensor], evidence: Evidence | None = None) -> list[tuple[Tensor, ...]]:
+        """Return the features of the four blocks and those at 1/16, fine to coarse, a tuple over the branches each.
 
         Args:
-            branches: What `describe` returned for the warped moving and the fixed image, or for both as one.
+            branches: Output of the first block for the warped moving and the fixed image, or for both as one.
             evidence: Add to it what was attended to.
         """
-        branches = [[*features] for features in branches]
-        for level in range(self.alone, LEVELS + 1):
-            inputs = [pool(features[-1]) for features in branches]
+        features = [tuple(branches)]
+        for level in range(1, LEVELS + 1):
+            inputs = [pool(x) for x in features[-1]]
             if str(level) in self.mutual:
                 inputs = self.mutual[str(level)](*inputs, evidence)
-            for features, x in zip(branches, inputs, strict=True):
-                features.append(self.down[level](x) if level < LEVELS else x)
-        return branches
+            if level < LEVELS:
+                inputs = self.down[level](torch.cat(inputs)).chunk(len(branches))
+            features.append(tuple(inputs))
+        return features
 
-    def predict(self, branches: list[list[Tensor]], evidence: Evidence | None = None) -> Tensor:
+    def predict(self, branches: list[Tensor], evidence: Evidence | None = None) -> Tensor:
         """Return one recursion's displacement; arguments as `encode`."""
         siamese = self.settings.decoder == "siamese"
-        *skips, coarsest = zip(*self.encode(branches, evidence), strict=True)
+        *skips, coarsest = self.encode(branches, evidence)
         sizes = [maps[0].shape[2:] for maps in skips]
         join = 0 if siamese else 1  # the decoder's streams are a batch, or one stream has the channels of both images
         with torch.autocast(coarsest[0].device.type, enabled=False):
@@ -155,12 +152,12 @@ class Rman(StepNetwork):
 
 
 class _Known(StepNetwork):
-    """A network whose fixed image has been described."""
+    """A network whose first block has seen the fixed image."""
 
-    def __init__(self, network: Rman, features: list[Tensor]) -> None:
+    def __init__(self, network: Rman, features: Tensor) -> None:
         super().__init__()
         self.network, self.features = network, features
         self.half_precision, self.checkpointed = network.half_precision, network.checkpointed
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
-        return self.network.predict([self.network.describe(warped), self.features], evidence)
+        return self.network.predict([self.network.down[0](warped), self.features], evidence)
