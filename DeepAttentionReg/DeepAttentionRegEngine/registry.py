@@ -77,7 +77,7 @@ class Method:
         networks: Arguments of the architecture by number of spatial axes.
         needs_weights: False for methods that learn nothing.
         citation: How to cite the published method.
-        variants: Trained forms, the preferred first.
+        variants: Forms that can be run, the preferred first.
     """
 
     name: str
@@ -216,8 +216,10 @@ def choose_variant(method: Method, dimensions: int, weights: str | None) -> Vari
     Raises:
         EngineError: If none fits.
     """
-    if not method.needs_weights:
-        return Variant(None, dimensions, method.networks[dimensions], None, {})
+    if not method.needs_weights and weights is not None:
+        raise errors.EngineError(
+            errors.CONTRACT, f"{method.title} needs no weights.", "Leave them out, or choose another method."
+        )
     if weights is not None and weights.endswith(WEIGHT_SUFFIX):
         return _user_variant(method, dimensions, Path(weights))
     fitting = [variant for variant in method.variants if variant.dimensions == dimensions]

@@ -106,7 +106,9 @@ class TestMethodFiles:
 
     @methods
     def test_weights_are_listed(self, name: str) -> None:
-        assert {variant.weights for variant in registry.load_method(name).variants} <= set(registry.load_weights())
+        found = registry.load_method(name)
+        expected = set(registry.load_weights()) if found.needs_weights else {None}
+        assert {variant.weights for variant in found.variants} <= expected
 
 
 class TestUnknownMethod:
@@ -194,6 +196,17 @@ class TestRecursions:
     def test_number_out_of_range_is_refused(self, wanted: int) -> None:
         with pytest.raises(EngineError, match=rf"1 to 10 recursions, not {wanted}"):
             registry.load_method("rman").recursions_for(wanted)
+
+
+class TestMethodWithoutWeights:
+    @pytest.mark.parametrize("dimensions", [2, 3])
+    def test_runs_as_it_is(self, dimensions: int) -> None:
+        variant = registry.choose_variant(registry.load_method("bspline"), dimensions, None)
+        assert (variant.weights, variant.dimensions, variant.extent_mm) == (None, dimensions, None)
+
+    def test_refuses_weights(self) -> None:
+        with pytest.raises(EngineError, match="needs no weights"):
+            registry.choose_variant(registry.load_method("bspline"), 3, "rman-hippocampus-mr")
 
 
 class TestWeightFile:
