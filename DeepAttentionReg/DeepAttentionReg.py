@@ -384,8 +384,9 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param onFailed: called in the main thread with the `contract.Failure`; once this or `onFinished` is called.
         :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks
             as in `Volumes.Inputs`; weights, device, alignment, refinementSteps, similarity, smoothness, velocity,
-            halfPrecision, keepRecursions, keepAttention, keepGaussians, seed as in `Registration.Settings`; existing
-            nodes to write into: outputTransform, outputVolume, outputJacobian, outputSegmentation.
+            halfPrecision, keepRecursions, keepAttention, keepGaussians, evidenceFolder, seed as in
+            `Registration.Settings`; existing nodes to write into: outputTransform, outputVolume, outputJacobian,
+            outputSegmentation.
         :return: the `Results.Outcome`; None if not waited for.
         :raises ValueError: if the inputs or options cannot work.
         :raises RuntimeError: if one is running already, or, waited for, if it failed or was canceled.

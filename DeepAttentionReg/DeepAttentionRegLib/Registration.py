@@ -1,6 +1,8 @@
 """One registration: nodes to files, engine, files to nodes. Until the engine has succeeded the scene is untouched."""
 
 import logging
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,14 +24,16 @@ OUTPUT_FILES = {
     "output_warped": "warped.nrrd",
     "output_jacobian": "jacobian.nrrd",
 }
+EVIDENCE = {"recursions": "recursions", "gaussians": "gaussians.json"}
 
 
 @dataclass(frozen=True)
 class Settings:
     """Choices of a registration; names and meaning as in `contract.RegisterJob`.
 
-    Fields, attention maps and Gaussians to keep are files named in the outputs of `Outcome.result`, which are there
-    until `onFinished` returns. Recursions become nodes, too; keeping the attention keeps them.
+    Kept recursions become nodes. What the network attended to (`keepAttention`) and a sequence of Gaussians
+    (`keepGaussians`) are files in `evidenceFolder`, named in the outputs of `Outcome.result`; recursions.py and
+    gaussian_files.py of the engine say what they hold. Nothing in that folder is overwritten.
     """
 
     method: str = "rman"
@@ -45,6 +49,7 @@ class Settings:
     keepRecursions: bool = False
     keepAttention: bool = False
     keepGaussians: bool = False
+    evidenceFolder: str | Path | None = None
     seed: int = 0
 
 
@@ -245,6 +250,8 @@ class Registration:
             material = Results.read(result, self._recursionFiles, self._case)
             if not self._inputsAreThere():
                 raise _Stopped
+            if self._settings.evidenceFolder is not None:
+                material = replace(material, result=keepEvidence(result, Path(self._settings.evidenceFolder)))
             self.outcome = Results.commit(material, self._case)
         except _Stopped:
             self._onFailure(contract.Failure(errors.CANCELLED, self._stopMessage))
@@ -256,6 +263,42 @@ class Registration:
             self._callbacks.onFinished(self.outcome)
 
 
+def keepEvidence(result: contract.Result, folder: Path) -> contract.Result:
+    """Copy what a job found besides its nodes.
+
+    :param result: names the files of the job.
+    :param folder: where they go; made if it is not there.
+    :return: the result, with the names of the copies.
+    :raises OSError: if they cannot be written; then none is left.
+    """
+    outputs = dict(result.outputs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as part:
+        for name in EVIDENCE.keys() & outputs.keys():
+            source = Path(outputs[name])
+            if name == "recursions":
+                shutil.copytree(source.parent, Path(part) / EVIDENCE[name])
+                outputs[name] = str(folder / EVIDENCE[name] / source.name)
+            else:
+                shutil.copy(source, Path(part) / EVIDENCE[name])
+                outputs[name] = str(folder / EVIDENCE[name])
+        for path in Path(part).iterdir():
+            path.rename(folder / path.name)
+    return replace(result, outputs=outputs)
+
+
+def checkEvidence(settings: Settings) -> list[str]:
+    """Return why what a network attended to cannot be kept, as sentences."""
+    folder = settings.evidenceFolder
+    if folder is None:
+        if settings.keepAttention or settings.keepGaussians:
+            return [_("Choose a folder for what the network attended to.")]
+        return []
+    taken = [name for name in EVIDENCE.values() if (Path(folder) / name).exists()]
+    text = _("{folder} already holds {name}; choose another folder.")
+    return [text.format(folder=folder, name=name) for name in taken]
+
+
 def _jobSettings(settings: Settings) -> dict[str, Any]:
     """Return the fields of a job that are no files."""
     # Scripts often compute them with NumPy, whose numbers are not those of JSON.
@@ -264,8 +307,11 @@ def _jobSettings(settings: Settings) -> dict[str, Any]:
     values["refinement_steps"] = values.pop("refinementSteps")
     values["half_precision"] = values.pop("halfPrecision")
     values["attention"] = values.pop("keepAttention")
-    values["output_recursions"] = "recursions" if values.pop("keepRecursions") or values["attention"] else None
-    values["output_gaussians"] = "gaussians.json" if values.pop("keepGaussians") else None
+    values["output_recursions"] = (
+        EVIDENCE["recursions"] if values.pop("keepRecursions") or values["attention"] else None
+    )
+    values.pop("evidenceFolder")
+    values["output_gaussians"] = EVIDENCE["gaussians"] if values.pop("keepGaussians") else None
     return values
 
 
@@ -285,7 +331,7 @@ def checkAll(inputs: Inputs, settings: Settings, outputs: Outputs) -> list[str]:
     :param outputs: where to.
     """
     wrongMethod = Methods.checkMethod(settings.method, inputs.fixedVolume, settings.weights)
-    return Volumes.checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs)
+    return Volumes.checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs) + checkEvidence(settings)
 
 
 def checkOutputs(inputs: Inputs, outputs: Outputs) -> list[str]:

@@ -61,6 +61,11 @@ def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
             path = f"{job.output_recursions}/recursion_{index}.nrrd"
             images.write_displacement(path, displacement * (index / count), fixed.geometry)
             emit(contract.Progress("recursion", index, count, str(os.getpid()), path))
+        outputs["recursions"] = f"{job.output_recursions}/recursions.json"
+        Path(outputs["recursions"]).write_text("{}", encoding="ascii")
+    if job.output_gaussians is not None:
+        Path(job.output_gaussians).write_text("{}", encoding="ascii")
+        outputs["gaussians"] = job.output_gaussians
     images.write_displacement(job.output_transform, displacement, fixed.geometry)
     images.write_volume(job.output_warped, fixed.array + 1, fixed.geometry)
     images.write_volume(job.output_jacobian, fields.jacobian_determinant(displacement, fixed.geometry), fixed.geometry)

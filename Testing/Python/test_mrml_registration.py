@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,8 +72,35 @@ class TestOutcome:
         outcome = register(inputs, settings=Settings(recursions=2, keepRecursions=True))
         assert [node.GetName()[-11:] for node in outcome.recursionNodes] == ["recursion 1", "recursion 2"]
 
-    def test_kept_attention_keeps_the_recursions_too(self, inputs):
-        assert len(register(inputs, settings=Settings(keepAttention=True)).recursionNodes) == 3
+    def test_kept_attention_keeps_the_recursions_too(self, inputs, tmp_path):
+        settings = Settings(keepAttention=True, evidenceFolder=tmp_path / "kept")
+        outcome = register(inputs, settings=settings)
+        assert len(outcome.recursionNodes) == 3
+        assert Path(outcome.result.outputs["recursions"]) == tmp_path / "kept" / "recursions" / "recursions.json"
+        kept = sorted(path.name for path in (tmp_path / "kept" / "recursions").iterdir())
+        assert kept == [*(f"recursion_{index}.nrrd" for index in (1, 2, 3)), "recursions.json"]
+
+    def test_kept_gaussians_outlive_the_job(self, inputs, tmp_path):
+        outcome = register(inputs, settings=Settings(keepGaussians=True, evidenceFolder=str(tmp_path)))
+        assert Path(outcome.result.outputs["gaussians"]) == tmp_path / "gaussians.json"
+        assert [path.name for path in tmp_path.iterdir()] == ["gaussians.json"]
+
+    def test_evidence_needs_a_folder(self, inputs):
+        with pytest.raises(ValueError, match="Choose a folder"):
+            register(inputs, settings=Settings(keepAttention=True))
+
+    def test_kept_evidence_is_not_overwritten(self, inputs, tmp_path):
+        (tmp_path / "gaussians.json").write_text("old", encoding="ascii")
+        with pytest.raises(ValueError, match="already holds"):
+            register(inputs, settings=Settings(keepGaussians=True, evidenceFolder=tmp_path))
+        assert (tmp_path / "gaussians.json").read_text(encoding="ascii") == "old"
+
+    def test_evidence_that_cannot_be_kept_leaves_the_scene_as_it_was(self, scene, inputs, tmp_path):
+        (tmp_path / "file").touch()
+        before = mrml_scene.scene_state(scene)
+        with pytest.raises(RuntimeError, match="could not be loaded"):
+            register(inputs, settings=Settings(keepGaussians=True, evidenceFolder=tmp_path / "file"))
+        assert mrml_scene.scene_state(scene) == before
 
     def test_settings_are_those_of_the_contract(self):
         job = Registration._jobSettings(Settings(halfPrecision=True, keepAttention=True, keepGaussians=True))
