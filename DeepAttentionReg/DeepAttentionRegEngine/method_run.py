@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,12 @@ from torch import Tensor
 from .contract import RegisterJob
 from .evidence import RecursionFolder
 from .gaussian_files import Sequence3d, gather
-from .gaussians import Gaussians
+from .gaussian_refine import GaussianRefinement, refine_gaussians
+from .gaussians import Gaussians, render
 from .geometry import Geometry
 from .losses import local_ncc
 from .networks import load_network
-from .networks.base import ImagePair, Recursion, RegistrationNetwork
+from .networks.base import ImagePair, OnStep, Recursion, RegistrationNetwork
 from .preprocess import WorkingPair
 from .recursions import INDEX
 from .registry import GridPolicy, Method, Variant
@@ -44,19 +46,56 @@ def image_pair(pair: WorkingPair) -> ImagePair:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """A sequence of Gaussians that a network proposed.
+
+    Attributes:
+        steps: In coordinates of the network's grid.
+        view: The pair on that grid.
+        settings: Those of the network; `mode` and `kappa` say how to read the sequence and where it would fold.
+    """
+
+    steps: list[Gaussians]
+    view: WorkingPair
+    settings: Any
+
+    def refined(self, iterations: int, similarity: str, smoothness: float, on_step: OnStep) -> "Proposal":
+        """Return the sequence with its numbers optimised on the pair.
+
+        Args:
+            iterations: Adam steps.
+            similarity: "ncc" or "mse".
+            smoothness: Factor of the usual regularity.
+            on_step: Called after every iteration with (done, of, loss); may raise to stop.
+        """
+        usual = GaussianRefinement(self.settings.mode, self.settings.kappa, similarity)
+        settings = replace(usual, smoothness=usual.smoothness * smoothness)
+        steps = refine_gaussians(image_pair(self.view), self.steps, iterations, settings, on_step)
+        return replace(self, steps=steps)
+
+    def displacement(self, spatial: tuple[int, ...]) -> Tensor:
+        """Return the displacement `(1, nd, *spatial)` in voxels of a grid over the same field of view."""
+        return render(self.steps, self.settings.mode, self.view.fixed.shape[2:], spatial)
+
+    def in_world(self) -> Sequence3d:
+        """Return the sequence in LPS mm."""
+        return gather(self.steps, self.view.geometry, self.settings.mode, self.view.alignment)
+
+
+@dataclass(frozen=True)
 class Applied:
     """What a method found.
 
     Attributes:
         displacement: `(1, nd, *spatial)` in voxels of the network's grid.
         similarities: Before the first and after every recursion, in [0, 1].
-        sequence: Of Gaussians, where the method makes one and it was asked for.
+        proposal: Of Gaussians, where the method makes one and it was asked for.
         index: Of the folder of recursions, where one was asked for.
     """
 
     displacement: Tensor
     similarities: list[float]
-    sequence: Sequence3d | None
+    proposal: Proposal | None
     index: Path | None
 
 
@@ -102,9 +141,8 @@ class MethodRun:
             similarities.append(similarity(view, state.displacement))
             file = None if folder is None else str(self._keep(folder, state, similarities[-1]))
             self._report(index, file)
-        mode = self.variant.network.get("mode", "sum")
-        sequence = gather(steps, view.geometry, mode, view.alignment) if steps else None
-        return Applied(state.displacement, similarities, sequence, None if folder is None else folder.close())
+        proposal = Proposal(steps, view, network.settings) if steps else None
+        return Applied(state.displacement, similarities, proposal, None if folder is None else folder.close())
 
     def _network(self, device: torch.device) -> RegistrationNetwork:
         network = load_network(self.method.architecture, self.variant).to(device)

@@ -15,9 +15,9 @@ from .contract import METHOD_NONE, RegisterJob, Result
 from .evaluation import linear_field, regularity, score
 from .files import require_writable
 from .gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
-from .gaussian_files import Sequence3d, write_sequence
+from .gaussian_files import write_sequence
 from .inputs import Inputs, load_inputs
-from .method_run import MethodRun, similarity
+from .method_run import MethodRun, Proposal, similarity
 from .preprocess import GridLimits, WorkingPair, field_on_fixed, prepare, warp_volume
 from .refine import RefineSettings, refine
 from .registry import Method, Variant, choose_variant, load_method
@@ -36,6 +36,7 @@ class Registration:
     reporter: Reporter
     displacement: Tensor
     trusted: dict[str, Any] = field(default_factory=dict)
+    proposal: Proposal | None = None
     values: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
@@ -62,16 +63,11 @@ class Registration:
         self.displacement = resize_displacement(found.displacement, spatial)
         self.trusted = variant.refinement if self._fits(variant) else {}
         if self.job.output_gaussians is not None:
-            self._write_gaussians(method, found.sequence, self.job.output_gaussians)
-
-    def _write_gaussians(self, method: Method, sequence: Sequence3d | None, path: str) -> None:
-        if sequence is None:
-            raise errors.EngineError(
-                errors.CONTRACT, f"{method.title} makes no sequence of Gaussians.", "Choose the method r2n2 for one."
-            )
-        write_sequence(self._will_create(path), sequence)
-        self.files["gaussians"] = path
-        self.values["gaussian_numbers"] = sequence.numbers
+            self.proposal = found.proposal
+            if found.proposal is None:
+                raise errors.EngineError(
+                    errors.CONTRACT, f"{method.title} makes no sequence of Gaussians.", "Choose the method r2n2."
+                )
 
     def _fits(self, variant: Variant) -> bool:
         """Return whether the weights were trained on fields of view of this size; warn if not."""
@@ -100,18 +96,23 @@ class Registration:
                 path.rmdir() if path.is_dir() else path.unlink()
 
     def run_refinement(self) -> None:
-        """Improve the displacement on this pair."""
-        settings = RefineSettings(
-            steps=self.job.refinement_steps, similarity=self.job.similarity, velocity=self.job.velocity, **self.trusted
-        )
-        settings = replace(settings, smoothness=settings.smoothness * self.job.smoothness)
+        """Improve the displacement on this pair; a sequence of Gaussians that is to be kept stays one."""
+        job, pair = self.job, self.pair
 
         def on_step(step: int, of: int, loss: float) -> None:
             self.reporter.step("refine", step, of, f"Refinement, loss {loss:.4f}.")
 
-        self.displacement = refine(
-            self.pair.fixed, self.pair.moving, self.displacement, settings, weight=self.pair.weight, on_step=on_step
-        )
+        if self.proposal is not None:
+            self.proposal = self.proposal.refined(job.refinement_steps, job.similarity, job.smoothness, on_step)
+            self.displacement = self.proposal.displacement(tuple(pair.fixed.shape[2:]))
+        else:
+            settings = RefineSettings(
+                steps=job.refinement_steps, similarity=job.similarity, velocity=job.velocity, **self.trusted
+            )
+            settings = replace(settings, smoothness=settings.smoothness * job.smoothness)
+            self.displacement = refine(
+                pair.fixed, pair.moving, self.displacement, settings, weight=pair.weight, on_step=on_step
+            )
         self.values["refined_similarity"] = similarity(self.pair, self.displacement)
 
     def evaluate(self, displacement_lps_mm: np.ndarray) -> None:
@@ -143,6 +144,11 @@ class Registration:
             jacobian = fields.jacobian_determinant(displacement_lps_mm, fixed)
             images.write_volume(self._will_create(job.output_jacobian), jacobian, fixed)
             self.files["jacobian"] = job.output_jacobian
+        if self.proposal is not None and job.output_gaussians is not None:
+            sequence = self.proposal.in_world()
+            write_sequence(self._will_create(job.output_gaussians), sequence)
+            self.files["gaussians"] = job.output_gaussians
+            self.values["gaussian_numbers"] = sequence.numbers
         labels = self.inputs.reference.moving_labels
         if job.output_warped_labels is not None and labels is not None:
             warped = warp_volume(labels, displacement_lps_mm, fixed, device, nearest=True)
@@ -214,6 +220,12 @@ def _require_method(job: RegisterJob) -> None:
     if job.method == METHOD_NONE and given:
         raise errors.EngineError(
             errors.CONTRACT, f"Refinement alone has no {given[0]}.", "Choose a method, or leave that out."
+        )
+    if job.output_gaussians is not None and job.refinement_steps and job.similarity == "mind":
+        raise errors.EngineError(
+            errors.CONTRACT,
+            "A sequence of Gaussians cannot be refined by MIND.",
+            "Choose the similarity ncc or mse, or no refinement.",
         )
     if job.attention and job.output_recursions is None:
         raise errors.EngineError(

@@ -194,7 +194,6 @@ class TestJob:
         monkeypatch.setattr(method_run, "load_network", lambda *_: network)
         monkeypatch.setattr(method_run, "similarity", lambda *_: 1.0)  # keep the field, whatever it does
         torch.save({}, tmp_path / "any.pt")
-        (tmp_path / "any.json").write_text('{"network": {"mode": "compose"}}', encoding="ascii")
         source = blob_source(centered((44, 38, 33 if request.param == 3 else 1), (2.0, 2.5, 3.0), TURN))
         images.write_volume(tmp_path / "image.nrrd", source.array, source.geometry)
         return contract.RegisterJob(
@@ -220,6 +219,21 @@ class TestJob:
         # 0.2 mm: the transform interpolates linearly between voxels of 2.5 mm once a step, the narrowest bumps worse.
         assert np.quantile(np.abs(found - expected), 0.999) < 0.2
         assert result.values["gaussian_numbers"] == 3 * 2 * (7 if found.shape[0] == 1 else 12)
+
+    def test_refined_sequence_is_the_transform_too(self, job: contract.RegisterJob, tmp_path: Path) -> None:
+        quiet = Reporter(lambda event: None, lambda: False)
+        run(job, quiet)
+        before, _ = images.read_displacement(str(job.output_transform))
+        values = run(contract.RegisterJob(**{**vars(job), "refinement_steps": 4, "similarity": "mse"}), quiet).values
+        expected, grid = images.read_displacement(str(job.output_transform))
+        assert np.abs(expected - before).max() > 0.01
+        assert np.quantile(np.abs(render(read_sequence(tmp_path / "g.json"), grid) - expected), 0.999) < 0.2
+        assert "refined_similarity" in values
+
+    def test_sequence_is_not_refined_by_mind(self, job: contract.RegisterJob) -> None:
+        other = contract.RegisterJob(**{**vars(job), "refinement_steps": 4, "similarity": "mind"})
+        with pytest.raises(EngineError, match="MIND"):
+            run(other, Reporter(lambda event: None, lambda: False))
 
     def test_recursions_tell_their_gaussians(self, job: contract.RegisterJob, tmp_path: Path) -> None:
         run(job, Reporter(lambda event: None, lambda: False))

@@ -7,7 +7,7 @@ on, nd 2 or 3, channels in array axis order (warp.py). Whatever a network attend
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -117,10 +117,12 @@ class RegistrationNetwork(nn.Module):
         half_precision: Compute convolutions and attention in bfloat16 (CPU) or float16 (GPU). Displacements, warps and
             compositions stay in single precision.
         checkpointed: Recompute each recursion in the backward pass instead of keeping its activations.
+        settings: Arguments it was built from.
         on_step: Told (done, of, loss) by methods that iterate within a recursion; may raise to stop them.
     """
 
     minimum_size: ClassVar[int] = 32
+    settings: Any
 
     def __init__(self) -> None:
         super().__init__()
