@@ -80,7 +80,7 @@ def make_costs(results: dict[str, dict[str, dict[str, Numbers]]]) -> Numbers:
         },
         "refinement": {
             name: {
-                axes: {"step": fit(rows, "step", ("working",)), "bytes": fit(rows, "bytes", ("working",))}
+                axes: {part: fit(rows, part, ("working",)) for part in ("setup", "step", "bytes")}
                 for axes, rows in by_axes(measured).items()
             }
             for name, measured in results["refinement"].items()
@@ -118,7 +118,7 @@ def table(results: dict[str, dict[str, dict[str, Numbers]]], sizes: Sequence[str
             cells = [name, size, network, str(row["recursions"]), f"{total[0]:.2f}", *seconds]
             lines.append([*cells, f"{total[1] / MIB:.0f}", *memory])
     shares = {name: rows[sizes[0]]["share"] for name, rows in measured.items()}
-    notes = [f"{name}: one in {share} iterations was timed." for name, share in shares.items() if share > 1]
+    notes = [f"{name}: one of every {share} iterations was timed." for name, share in shares.items() if share > 1]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *notes])
 
 
@@ -130,4 +130,4 @@ def _total(row: Numbers | None) -> tuple[float, float] | None:
 
 
 def _ratio(mine: float, peer: float | None) -> str:
-    return f"{mine / peer:.2g}" if peer else "-"
+    return "-" if not peer else f"{mine / peer:.2g}" if mine < 10 * peer else f"{mine / peer:.0f}"

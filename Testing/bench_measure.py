@@ -12,7 +12,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,28 @@ def grids(pair: WorkingPair, size: tuple[int, int, int], network: tuple[int, ...
     return {"fixed": int(np.prod(size)), "working": pair.fixed.numel(), "network": int(np.prod(network))}
 
 
-def shortened(method: registry.Method, axes: int) -> tuple[dict[str, Any], int]:
-    """Return the arguments of a network, those of an iterative method with a share of its iterations, and the share."""
+class StepTimes:
+    """When each iteration of something that iterates, level by level, was done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._times: list[float] = []
+
+    def __call__(self, *_progress: float) -> None:
+        """Note that an iteration is done."""
+        self._times.append(clock(self._device))
+
+    def per_step(self, counts: Sequence[int]) -> np.ndarray:
+        """Return the usual seconds of an iteration at each level, of which there were `counts`, two at least."""
+        levels = np.split(np.array(self._times), np.cumsum(counts)[:-1])
+        return np.array([np.median(np.diff(level)) for level in levels])
+
+
+def shortened(method: registry.Method, axes: int) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return the arguments of an iterative method with a share of its iterations, and how many are usual per level."""
     arguments = method.networks[axes]
-    if method.role != "iterative":
-        return arguments, 1
     usual = ARCHITECTURES[method.architecture][0](**arguments).iterations
-    return {**arguments, "iterations": tuple(max(1, count // SHARE) for count in usual)}, SHARE
+    return {**arguments, "iterations": tuple(max(2, count // SHARE) for count in usual)}, usual
 
 
 @torch.no_grad()
@@ -113,8 +128,10 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     policy, before = method.grid[axes], peak_bytes(device)
     pair = prepared(size, GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization), device)
     started = clock(device)
-    arguments, share = shortened(method, axes)
+    is_iterative = method.role == "iterative"
+    arguments, usual = shortened(method, axes) if is_iterative else (method.networks[axes], ())
     network = build(method.architecture, arguments).eval().to(device)
+    network.on_step = steps = StepTimes(device)
     view = pair.at(network_size(tuple(pair.fixed.shape[2:]), policy))
     times = [clock(device)]
     for state in network.recurse(image_pair(view), timed_recursions(method)):
@@ -128,14 +145,16 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     ended = clock(device)
     first, later = times[1] - times[0], times[2:]
     recursion = (later[-1] - times[1]) / len(later) if later else first
-    if share > 1:
-        first, recursion = share * (times[-1] - times[0]), 0.0
+    if is_iterative:
+        short = np.array(arguments["iterations"])
+        first = times[-1] - times[0] + float((usual - short) @ steps.per_step(short))
+        recursion = 0.0
     return {
         "setup": times[0] - started + max(0.0, first - recursion) + enlarged - times[-1],
         "recursion": recursion,
         "warp": ended - begun,
         "recursions": method.recursions.default,
-        "share": share,
+        "share": SHARE if is_iterative else 1,
         "bytes": peak_bytes(device) - before,
         "voxels": grids(pair, size, tuple(view.fixed.shape[2:])),
     }
@@ -156,10 +175,11 @@ def measure_refinement(name: str, size: tuple[int, int, int], device: torch.devi
     zero = torch.zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:], device=device)
     metric, _, velocity = name.partition("-")
     settings = RefineSettings(steps=TIMED_STEPS, similarity=metric, velocity=bool(velocity))
-    started = clock(device)
-    refine(pair.fixed, pair.moving, zero, settings, weight=pair.weight)
-    step = (clock(device) - started) / TIMED_STEPS
-    return {"step": step, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
+    steps, started = StepTimes(device), clock(device)
+    refine(pair.fixed, pair.moving, zero, settings, weight=pair.weight, on_step=steps)
+    seconds, step = clock(device) - started, steps.per_step([TIMED_STEPS] * len(settings.levels)).sum()
+    setup = max(0.0, seconds - TIMED_STEPS * step)
+    return {"setup": setup, "step": step, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
 
 
 def measure_alignment(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:

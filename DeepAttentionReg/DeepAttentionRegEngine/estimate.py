@@ -132,6 +132,6 @@ def _estimate(plan: Plan, costs: dict[str, Any], on_cpu: float, on_device: float
         peaks.append(evaluate(law["bytes"], voxels))
     if plan.refinement_steps:
         law = costs["refinement"][plan.similarity + ("-velocity" if plan.velocity else "")][axes]
-        seconds += on_device * plan.refinement_steps * evaluate(law["step"], voxels)
+        seconds += on_device * (evaluate(law["setup"], voxels) + plan.refinement_steps * evaluate(law["step"], voxels))
         peaks.append(evaluate(law["bytes"], voxels))
     return Estimate(seconds, costs["process_bytes"] + max(peaks))

@@ -28,7 +28,7 @@ COSTS = {
     "job": {axes: {"seconds": law(2.0, fixed=1e-6), "bytes": law(fixed=1.0)} for axes in "23"},
     "alignment": {mode: {axes: law(5.0 if mode == "rigid" else 0.0) for axes in "23"} for mode in contract.ALIGNMENTS},
     "refinement": {
-        name: {axes: {"step": law(working=1e-7), "bytes": law(working=3.0)} for axes in "23"}
+        name: {axes: {"setup": law(0.25), "step": law(working=1e-7), "bytes": law(working=3.0)} for axes in "23"}
         for name in ("ncc", "ncc-velocity")
     },
     "methods": {
@@ -59,7 +59,7 @@ class TestEstimate:
         assert seconds[1] - seconds[0] == pytest.approx(5)
 
     def test_adds_the_steps_of_the_refinement(self) -> None:
-        assert estimate.estimate(REFINEMENT).seconds == pytest.approx(2 + 1 + 10 * 0.1)
+        assert estimate.estimate(REFINEMENT).seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1)
 
     def test_network_sees_no_more_voxels_than_its_policy_allows(self) -> None:
         limit = registry.load_method("rman").grid[3].network_voxels
