@@ -311,8 +311,9 @@ class TestPackaging:
         listed = json.loads((MODULE / "Resources" / "weights.json").read_text(encoding="ascii"))["weights"]
         figures = [item for entry in listed for item in entry["validation"]["mean"].items()]
         rows = [
-            f"| {name} | {mean['dice']:.3f} | {mean['hd95_mm']:.2f} | {mean['fold_percent']:.3f} |"
+            f"| {name} | {mean['dice']:.3f} | {mean['hd95_mm']:.2f} | {mean['folded_percent']:.3f} |"
             for name, mean in figures
+            if "hd95_mm" in mean
         ]
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
         assert not [row for row in rows if row not in readme]
