@@ -77,3 +77,7 @@ class TestRanges:
         step = first_step(nd, mode="joint", kappa=0.7)
         slopes = step.vector.norm(dim=-1) / step.sigma.amin(-1) * math.exp(-0.5)
         assert float(slopes.sum()) <= 0.7 + 1e-5
+
+    def test_composed_gaussians_are_wider_than_voxels(self) -> None:
+        found = first_step(2, mode="compose")
+        assert float(found.sigma.min()) * 12 >= 2 - 1e-4  # half of 24 voxels

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..gaussians import MODES, Gaussians, grid_coordinates, limited, render, rotation_2d, rotation_3d
+from ..gaussians import MODES, Gaussians, grid_coordinates, half_extent, limited, render, rotation_2d, rotation_3d
 from ..warp import compose, shrink, warp
 from .base import AttentionMap, Evidence, ImagePair, Recursion, RegistrationNetwork
 from .blocks import CONVOLUTIONS, use_channels_last
@@ -26,6 +26,7 @@ from .recurrent import ACTIVATIONS, NORMALIZATIONS, Gr2u, Layer, initialised
 LEVELS = 3
 CLAMP = 2.0  # standard deviations of an image's intensity
 SMALLEST_SIGMA = {2: 1e-5, 3: 1e-3}
+SMALLEST_COMPOSED = 2.0  # voxels; what folds nowhere may still fold between the voxels that sample it
 LARGEST_TURN = 2 * math.pi / 3  # an ellipsoid turned further equals one turned less about another axis
 SMALLEST_HALF = 8  # voxels along the shortest axis; below, half precision gains nothing and may be NaN on the CPU
 
@@ -46,7 +47,7 @@ class R2n2Settings:
         gaussians: Gaussians per step.
         mode: How they make a field, see gaussians.py: "sum" as published, "compose" or "joint" without folds.
         kappa: The Jacobian determinant of each composed step stays above 1 - kappa ("compose") or positive ("joint").
-        sigma_max: Largest standard deviation.
+        sigma_max: Range of the standard deviations above the smallest.
         noise: Standard deviation of the factors on the recurrent weights in training.
         memory: False forgets the state after each step.
         temperature: Of the softmax that places the Gaussians, at the start.
@@ -257,7 +258,7 @@ class R2n2(RegistrationNetwork):
         Returns:
             The Gaussians, the new states and the softmax maps of the positions of each level.
         """
-        full = images.shape[2:]
+        full = tuple(images.shape[2:])
         x = shrink(images, [-(-n // self.settings.reduction) for n in full])
         if self.settings.coordinates:
             coordinates = grid_coordinates(x.shape[2:], full, images)
@@ -272,18 +273,19 @@ class R2n2(RegistrationNetwork):
         positions, weights, maps = zip(*found, strict=True)
         weight = torch.stack(weights).unsqueeze(-1)
         center = (weight * torch.stack(positions)).sum(0) / (weight.sum(0) + 1e-6)
-        return self._gaussians(center, self.parameter_head(self.last(x.float()))), states, maps
+        return self._gaussians(center, self.parameter_head(self.last(x.float())), full), states, maps
 
     def _precision_for(self, x: Tensor) -> AbstractContextManager[None]:
         if min(x.shape[2:]) >= 2 * SMALLEST_HALF:  # halved by the convolution that comes first
             return self.precision(x.device)
         return torch.autocast(x.device.type, enabled=False)
 
-    def _gaussians(self, center: Tensor, numbers: list[Tensor]) -> Gaussians:
+    def _gaussians(self, center: Tensor, numbers: list[Tensor], full: tuple[int, ...]) -> Gaussians:
         """Return a step whose numbers keep to their limits (eq. 18 in 2D)."""
         settings, nd = self.settings, self.settings.nd
         width, vector, turn = numbers
-        sigma = settings.sigma_max * width.sigmoid() + SMALLEST_SIGMA[nd]
+        least = SMALLEST_SIGMA[nd] if settings.mode == "sum" else SMALLEST_COMPOSED / half_extent(full)
+        sigma = least + settings.sigma_max * width.sigmoid()
         if nd == 2:
             rotation = rotation_2d(math.pi * turn[..., 0].sigmoid())
         else:
