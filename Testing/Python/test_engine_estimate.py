@@ -91,6 +91,15 @@ class TestEstimate:
 
 
 class TestFile:
+    @pytest.mark.parametrize("name", [*registry.method_names(), contract.METHOD_NONE])
+    @pytest.mark.parametrize("size", [(96, 96, 96), (256, 256, 1)])
+    def test_that_is_shipped_knows_every_method_alignment_and_refinement(self, name, size) -> None:
+        for alignment, similarity, velocity in itertools.product(contract.ALIGNMENTS, contract.SIMILARITIES, (0, 1)):
+            plan = Plan(size, (1.0, 1.0, 1.0), name, None, alignment, 10, similarity, bool(velocity))
+            found = estimate.estimate(plan)
+            assert found.seconds > 0
+            assert found.bytes > 0
+
     def test_absent_or_damaged_gives_no_estimate(self, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
         monkeypatch.setattr(estimate, "resources", lambda: tmp_path)
         assert estimate.estimate(VOLUME) is None
