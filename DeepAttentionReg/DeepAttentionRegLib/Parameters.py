@@ -1,6 +1,7 @@
 """The choices of the panel, kept in the scene by a parameter node."""
 
 import enum
+import logging
 from typing import Annotated, Union
 
 from slicer import (
@@ -13,7 +14,7 @@ from slicer import (
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from DeepAttentionRegEngine import contract, registry
+from DeepAttentionRegEngine import contract, errors, registry
 
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
@@ -30,8 +31,16 @@ class _Method(enum.Enum):
 
 
 def _offered() -> dict[str, str]:
-    """Return the methods to choose from, networks first, by the name under which a scene stores them."""
-    methods = [registry.load_method(name) for name in registry.method_names()]
+    """Return the methods to choose from, networks first, by the name under which a scene stores them.
+
+    One whose file is damaged is left out, so that the panel opens all the same.
+    """
+    methods = []
+    for name in registry.method_names():
+        try:
+            methods.append(registry.load_method(name))
+        except errors.EngineError as error:
+            logging.warning("%s", error)
     names = [method.name for role in OFFERED_ROLES for method in methods if method.role == role]
     return {**{name.upper().replace("-", "_"): name for name in names}, "REFINEMENT_ONLY": contract.METHOD_NONE}
 
@@ -108,7 +117,7 @@ class DeepAttentionRegParameterNode:
     fixedLandmarks: vtkMRMLMarkupsFiducialNode
     movingLandmarks: vtkMRMLMarkupsFiducialNode
 
-    method: Method = Method("rman")
+    method: Method = next((method for method in Method if method.value == "rman"), Method.REFINEMENT_ONLY)
     recursions: Annotated[int, WithinRange(1, 100)] = 3
     alignment: Alignment = Alignment.CENTER
     device: Device = Device.AUTO

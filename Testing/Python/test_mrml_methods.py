@@ -16,7 +16,7 @@ slicer_stand_ins.install()
 
 import DeepAttentionReg as module
 import fake_engine
-from DeepAttentionRegEngine import estimate, registry
+from DeepAttentionRegEngine import errors, estimate, registry
 from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegLib import Install, Methods, Parameters
 from mrml_cases import TIMEOUT_S, add_pair
@@ -54,6 +54,18 @@ def arguments(logic, volume):
     parameters = logic.getParameterNode()
     parameters.fixedVolume = volume
     return {**logic.argumentsFrom(parameters), "device": "cpu"}
+
+
+class TestChoice:
+    def test_damaged_method_is_left_out(self, monkeypatch):
+        def load(name):
+            if name == "agf":
+                raise errors.EngineError(errors.WEIGHTS_CORRUPT, "The file agf.json is damaged.")
+            return RMAN if name == "rman" else LONG
+
+        monkeypatch.setattr(registry, "method_names", lambda: ["agf", "rman"])
+        monkeypatch.setattr(registry, "load_method", load)
+        assert Parameters._offered() == {"RMAN": "rman", "REFINEMENT_ONLY": "none"}
 
 
 class TestRecursions:
