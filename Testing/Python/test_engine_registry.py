@@ -166,6 +166,30 @@ class TestUsersWeights:
             load_network("rman", variant)
         assert caught.value.code == errors.WEIGHTS_MISSING
 
+    @pytest.mark.parametrize(
+        "content", [b"", b"hello", b"PK\x03\x04", b"\x80\x02(", b"\x80\x02X\x01\x00\x00\x00\xff", b"0"]
+    )
+    def test_file_of_anything_else_is_refused(self, file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        self.refused(file)
+
+    @pytest.mark.parametrize("kept", [0.5, 0.99])
+    def test_truncated_file_is_refused(self, file: Path, kept: float) -> None:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: int(kept * len(whole))])
+        self.refused(file)
+
+    @pytest.mark.parametrize("held", [[1, 2], {"a": 1}, {"flow.weight": torch.zeros(1)}])
+    def test_anything_but_the_state_of_the_network_is_refused(self, file: Path, held: object) -> None:
+        torch.save(held, file)
+        self.refused(file)
+
+    @staticmethod
+    def refused(file: Path) -> None:
+        with pytest.raises(EngineError, match="do not fit") as caught:
+            load_network("rman", registry.choose_variant(registry.load_method("rman"), 2, str(file)))
+        assert caught.value.code == errors.WEIGHTS_CORRUPT
+
     def test_damaged_description_is_refused(self, file: Path) -> None:
         file.with_suffix(".json").write_text("{", encoding="ascii")
         with pytest.raises(EngineError, match=r"own\.json") as caught:

@@ -1,6 +1,7 @@
 """Registration networks, one architecture per file, all with the interface of `base`."""
 
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -27,6 +28,13 @@ ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]]
     "rman": (RmanSettings, Rman),
     "voxelmorph": (VoxelmorphSettings, Voxelmorph),
 }
+
+
+# What torch.load raises where a file holds something else, and load_state_dict where it is of another network.
+DAMAGED = (
+    *(RuntimeError, AttributeError, TypeError, ValueError, LookupError, EOFError),
+    *(pickle.UnpicklingError, struct.error),
+)
 
 
 def build(architecture: str, arguments: dict[str, Any]) -> RegistrationNetwork:
@@ -68,7 +76,7 @@ def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({name: value.float() for name, value in state.items()})
-    except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+    except DAMAGED as error:
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,
             f"The weights {variant.weights!r} do not fit the network {architecture!r}.",
