@@ -19,6 +19,7 @@ from .geometry import Geometry
 from .losses import local_ncc
 from .networks import load_network
 from .networks.base import ImagePair, OnStep, Recursion, RegistrationNetwork
+from .networks.bspline import Bspline, BsplineSettings
 from .preprocess import WorkingPair
 from .recursions import INDEX
 from .registry import GridPolicy, Method, Variant
@@ -76,6 +77,11 @@ class Proposal:
     def displacement(self, spatial: tuple[int, ...]) -> Tensor:
         """Return the displacement `(1, nd, *spatial)` in voxels of a grid over the same field of view."""
         return render(self.steps, self.settings.mode, self.view.fixed.shape[2:], spatial)
+
+    @property
+    def spline_numbers(self) -> int:
+        """How many numbers a B-spline of the usual spacing would take on the network's grid, for comparison."""
+        return Bspline(BsplineSettings()).control_values(tuple(self.view.fixed.shape[2:]))
 
     def in_world(self) -> Sequence3d:
         """Return the sequence in LPS mm."""

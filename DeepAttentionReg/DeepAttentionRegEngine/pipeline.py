@@ -52,6 +52,10 @@ class Registration:
         found = run.apply(self.pair, self.inputs.fixed.geometry)
         if found.index is not None:
             self.files["recursions"] = str(found.index)
+        if self.job.output_gaussians is not None and found.proposal is None:
+            raise errors.EngineError(
+                errors.CONTRACT, f"{method.title} makes no sequence of Gaussians.", "Choose the method r2n2."
+            )
         similarities = found.similarities
         self.values.update(similarity=similarities, best_recursion=int(np.nanargmax(similarities)))
         if not similarities[-1] >= similarities[0]:  # written so that it holds for a broken field, not a number, too
@@ -59,15 +63,13 @@ class Registration:
                 f"{method.title} made the volumes less similar, so its deformation was left out; "
                 "it may not suit the anatomy or modality."
             )
+            if found.proposal is not None and self.job.output_gaussians is not None:
+                self.warnings.append(f"There are no Gaussians left to write as {self.job.output_gaussians}.")
             return
         self.displacement = resize_displacement(found.displacement, spatial)
         self.trusted = variant.refinement if self._fits(variant) else {}
         if self.job.output_gaussians is not None:
             self.proposal = found.proposal
-            if found.proposal is None:
-                raise errors.EngineError(
-                    errors.CONTRACT, f"{method.title} makes no sequence of Gaussians.", "Choose the method r2n2."
-                )
 
     def _fits(self, variant: Variant) -> bool:
         """Return whether the weights were trained on fields of view of this size; warn if not."""
@@ -148,7 +150,7 @@ class Registration:
             sequence = self.proposal.in_world()
             write_sequence(self._will_create(job.output_gaussians), sequence)
             self.files["gaussians"] = job.output_gaussians
-            self.values["gaussian_numbers"] = sequence.numbers
+            self.values.update(gaussian_numbers=sequence.numbers, spline_numbers=self.proposal.spline_numbers)
         labels = self.inputs.reference.moving_labels
         if job.output_warped_labels is not None and labels is not None:
             warped = warp_volume(labels, displacement_lps_mm, fixed, device, nearest=True)

@@ -1,5 +1,6 @@
 """Sequences of Gaussians as files: the same field in the world as in the network, rendered at any resolution."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -218,7 +219,10 @@ class TestJob:
         assert np.abs(expected).max() > 1
         # 0.2 mm: the transform interpolates linearly between voxels of 2.5 mm once a step, the narrowest bumps worse.
         assert np.quantile(np.abs(found - expected), 0.999) < 0.2
-        assert result.values["gaussian_numbers"] == 3 * 2 * (7 if found.shape[0] == 1 else 12)
+        nd = 2 if found.shape[0] == 1 else 3
+        seen = read_index(tmp_path / "r").grid.size[:nd]
+        assert result.values["gaussian_numbers"] == 3 * 2 * (7 if nd == 2 else 12)
+        assert result.values["spline_numbers"] == nd * math.prod(math.ceil(n / 7) + 2 for n in seen)
 
     def test_refined_sequence_is_the_transform_too(self, job: contract.RegisterJob, tmp_path: Path) -> None:
         quiet = Reporter(lambda event: None, lambda: False)
@@ -244,3 +248,25 @@ class TestJob:
         monkeypatch.setattr(method_run, "load_network", lambda *_: Still())
         with pytest.raises(EngineError, match="no sequence of Gaussians"):
             run(job, Reporter(lambda event: None, lambda: False))
+
+    def test_method_without_gaussians_says_so_where_it_fails_too(
+        self, job: contract.RegisterJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(method_run, "load_network", lambda *_: Still())
+        self.make_worse(monkeypatch)
+        with pytest.raises(EngineError, match="no sequence of Gaussians"):
+            run(job, Reporter(lambda event: None, lambda: False))
+
+    def test_user_is_told_that_no_gaussians_are_left(
+        self, job: contract.RegisterJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        self.make_worse(monkeypatch)
+        result = run(job, Reporter(lambda event: None, lambda: False))
+        assert any("no Gaussians left" in warning for warning in result.warnings)
+        assert "gaussians" not in result.outputs
+        assert not (tmp_path / "g.json").exists()
+
+    @staticmethod
+    def make_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+        falling = itertools.count(0, -1)
+        monkeypatch.setattr(method_run, "similarity", lambda *_: float(next(falling)))
