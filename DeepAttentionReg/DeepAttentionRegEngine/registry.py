@@ -241,20 +241,15 @@ def _user_variant(method: Method, dimensions: int, path: Path) -> Variant:
     A JSON file of the same name beside it may hold what differs from the method's file: "network", "extent_mm" and
     "refinement".
     """
+
+    def make(told: dict[str, Any]) -> Variant:
+        network = method.networks[dimensions] | _with_tuples(told.get("network", {}))
+        extent = told.get("extent_mm")
+        within = None if extent is None else (float(extent[0]), float(extent[1]))
+        return Variant(str(path), dimensions, network, within, _with_tuples(dict(told.get("refinement", {}))))
+
     beside = path.with_suffix(".json")
-    told = _read(beside, dict) if beside.is_file() else {}
-    network = method.networks[dimensions] | told.get("network", {})
-    return Variant(
-        **_with_tuples(
-            {
-                "weights": str(path),
-                "dimensions": dimensions,
-                "network": network,
-                "extent_mm": told.get("extent_mm"),
-                "refinement": told.get("refinement", {}),
-            }
-        )
-    )
+    return _read(beside, make) if beside.is_file() else make({})
 
 
 def weight_file(identifier: str) -> Path:

@@ -190,8 +190,14 @@ class TestUsersWeights:
             load_network("rman", registry.choose_variant(registry.load_method("rman"), 2, str(file)))
         assert caught.value.code == errors.WEIGHTS_CORRUPT
 
-    def test_damaged_description_is_refused(self, file: Path) -> None:
-        file.with_suffix(".json").write_text("{", encoding="ascii")
+    @pytest.mark.parametrize("told", [{"widths": "huge"}, {"depth": 3}, {"nd": 3}, {"decoder": "none"}])
+    def test_arguments_of_another_network_are_refused(self, file: Path, told: dict[str, object]) -> None:
+        file.with_suffix(".json").write_text(json.dumps({"network": TINY | told}), encoding="ascii")
+        self.refused(file)
+
+    @pytest.mark.parametrize("content", ["{", "[1]", '{"network": 5}', '{"extent_mm": 5}', '{"extent_mm": ["a", "b"]}'])
+    def test_damaged_description_is_refused(self, file: Path, content: str) -> None:
+        file.with_suffix(".json").write_text(content, encoding="ascii")
         with pytest.raises(EngineError, match=r"own\.json") as caught:
             registry.choose_variant(registry.load_method("rman"), 2, str(file))
         assert caught.value.code == errors.WEIGHTS_CORRUPT

@@ -30,7 +30,7 @@ ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]]
 }
 
 
-# What torch.load raises where a file holds something else, and load_state_dict where it is of another network.
+# What torch.load raises where a file holds something else, and a network for the arguments or state of another one.
 DAMAGED = (
     *(RuntimeError, AttributeError, TypeError, ValueError, LookupError, EOFError),
     *(pickle.UnpicklingError, struct.error),
@@ -69,13 +69,11 @@ def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:
     Raises:
         EngineError: If the weight file is missing, damaged or of another network.
     """
-    network = build(architecture, variant.network)
-    if variant.weights is None:
-        return network.eval()
-    path = weight_file(variant.weights)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict({name: value.float() for name, value in state.items()})
+        network = build(architecture, variant.network)
+        if variant.weights is not None:
+            state = torch.load(weight_file(variant.weights), map_location="cpu", weights_only=True)
+            network.load_state_dict({name: value.float() for name, value in state.items()})
     except DAMAGED as error:
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,
