@@ -47,7 +47,7 @@ def pairs(seed: int) -> Iterator[tuple[ImagePair, Tensor]]:
 def train(arguments: dict[str, Any], recursions: int, steps: int) -> RegistrationNetwork:
     """Return a network trained with a fixed number of recursions; deterministic on one thread.
 
-    Source: rman specification, section 4: `sum_k gamma^(K-k) D(fixed, warped_k)` plus regularity.
+    The loss is `sum_k gamma^(K-k) D(fixed, warped_k)` plus regularity; the paper's own is not public.
     """
     torch.manual_seed(0)
     network = build("rman", {"nd": 2, "widths": "small", "flow_level": 1, "extent": float(SIZE), **arguments})

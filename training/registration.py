@@ -28,7 +28,7 @@ PREDICTORS = ("pyramid", "scales_of")  # methods that predict the fields of all 
 class Registration(Task):
     """Trains a network by similarity, overlap and regularity of its recursions.
 
-    Source: rman specification section 4, `sum_k gamma^(K-k) D(fixed, warped_k) + R(phi_K) + mean_k R(psi_k)`.
+    The loss is `sum_k gamma^(K-k) D(fixed, warped_k) + R(phi_K) + mean_k R(psi_k)`, this project's choice.
     """
 
     def __init__(self, config: Config, runs: Path | None = None) -> None:

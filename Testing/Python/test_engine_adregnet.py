@@ -39,8 +39,7 @@ class TestSize:
         [(3, "default", 4_909_654), (2, "default", 1_889_070), (3, "light", 1_925_310), (2, "light", 730_214)],
     )
     def test_number_of_weights(self, nd: int, widths: str, count: int) -> None:
-        # Counted once; a change means that published weight files no longer fit. The specification's prototype has
-        # 4.90, 1.89, 1.92 and 0.73 million: ours adds the channels of the global motion tokens to two decoder blocks.
+        # Counted once; a change means that published weight files no longer fit.
         assert count_weights(Adregnet(AdregnetSettings(nd=nd, widths=widths))) == count
 
     @pytest.mark.parametrize(("part", "word"), [("cross_attention", "exchange"), ("regional_attention", "regional")])

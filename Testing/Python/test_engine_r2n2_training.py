@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from DeepAttentionRegEngine.gaussians import render
 from DeepAttentionRegEngine.losses import mean_squared
 from DeepAttentionRegEngine.networks.base import ImagePair
 from DeepAttentionRegEngine.networks.r2n2 import R2n2
-from r2n2_cases import FLAT, image_pair, make_network, modes, sizes, states
+from DeepAttentionRegEngine.warp import warp
+from engine_cases import smooth_noise
+from r2n2_cases import FLAT, image_pair, make_network, modes, one_gaussian, sizes, states
 
 pytestmark = pytest.mark.torch
 
@@ -75,6 +78,29 @@ class TestGradient:
         network.checkpointed = True
         for name, gradient in gradients(network, pair, 3).items():
             torch.testing.assert_close(gradient, whole[name], atol=1e-5, rtol=0)
+
+
+class TestLearning:
+    def test_equal_images_stay_while_a_known_bump_is_learned(self) -> None:
+        size = (48, 48)
+        moving = smooth_noise(size, seed=1, sigma=2.5)
+        truth = one_gaussian((0.2, -0.1), (0.25, 0.2), (0.1, -0.08), 0.4)
+        fixed = warp(moving, render([truth], "sum", size))
+        pairs = ImagePair(torch.cat([fixed, moving]), torch.cat([moving, moving]))
+        network = make_network(2, sigma_max=0.5, temperature=0.3, noise=0.1).train()
+        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3, amsgrad=True)
+        for _ in range(60):
+            optimizer.zero_grad()
+            torch.stack(
+                [mean_squared(state.warped, pairs.fixed) for state in network.recurse(pairs, 3)]
+            ).mean().backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+        last = states(network.eval(), pairs, 3)[-1]
+        assert float(mean_squared(last.warped[:1], fixed)) < 0.2 * float(mean_squared(moving, fixed))
+        left = last.displacement[1:].norm(dim=1)
+        assert float(left.mean()) < 0.1
+        assert float(left.max()) < 0.5
 
 
 class TestPrecision:

@@ -210,6 +210,14 @@ class TestJacobian:
         determinant = w.jacobian_determinant(displacement)
         torch.testing.assert_close(determinant, torch.full_like(determinant, float(torch.linalg.det(matrix))))
 
+    @sizes
+    def test_moving_everything_alike_changes_no_determinant(self, spatial: tuple[int, ...]) -> None:
+        folded = 3 * torch.randn(1, len(spatial), *spatial, generator=torch.Generator().manual_seed(2))
+        determinant = w.jacobian_determinant(folded)
+        assert determinant.min() < 0
+        # A displacement of 16 voxels leaves 21 of the 24 bits.
+        torch.testing.assert_close(w.jacobian_determinant(folded + 16), determinant, atol=1e-3, rtol=1e-4)
+
     def test_checkerboard_fold_is_seen(self) -> None:
         zigzag = torch.zeros(1, 2, 8, 8)
         zigzag[:, 0, ::2] = 2.0

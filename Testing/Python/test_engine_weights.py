@@ -62,6 +62,6 @@ def test_fewer_than_one_voxel_in_a_thousand_folds(figures: list[dict]) -> None:
 
 def test_volume_registered_with_itself_stays(names: list[str]) -> None:
     values = register(names[0], names[0])
-    # rman specification, sanity check 2: less than 0.2 voxel (of 1 mm) on average.
+    # Less than 0.2 voxel (of 1 mm) on average.
     assert values["displacement_mm"]["mean"] < 0.2
     assert values["after"]["dice"]["mean"] > 0.99
