@@ -234,12 +234,6 @@ def magnitude(displacement: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("...c,...c->...", displacement, displacement)).astype(np.float32)
 
 
-def fold_fraction(jacobian: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Return the share of voxels with a determinant at or below 0, within a mask if given; NaN for an empty mask."""
-    values = jacobian if mask is None else jacobian[mask > 0]
-    return float((values <= 0).mean()) if values.size else math.nan
-
-
 @dataclass(frozen=True)
 class JacobianSummary:
     """Statistics of a Jacobian determinant map.
