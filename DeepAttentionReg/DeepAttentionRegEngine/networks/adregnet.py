@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..warp import compose, identity_grid, integrate_velocity, resize, resize_displacement, sample, warp
 from .base import AttentionMap, Evidence, StepNetwork
-from .blocks import CONVOLUTIONS, NORMS, clamp_displacement, flow_head
+from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head
 from .cross_attention import GlobalAttention, NeighbourhoodAttention, at_least_single
 from .regional import SLOPE, RegionalAttention
 
@@ -124,7 +124,7 @@ class Block(nn.Module):
         layer = CONVOLUTIONS[nd]
         self.first = layer(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
         self.second = layer(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norms = nn.ModuleList(NORMS[nd](channels_out, affine=True) for _ in range(2))
+        self.norms = nn.ModuleList(InstanceNorm(channels_out) for _ in range(2))
         for convolution in (self.first, self.second):
             nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
 

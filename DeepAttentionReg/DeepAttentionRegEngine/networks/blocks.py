@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..warp import resize
 
 CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-NORMS: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 BATCH_NORMS: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 SLOPE = 0.2
 
@@ -74,9 +73,8 @@ def pool(x: Tensor) -> Tensor:
     """Halve every spatial axis by averaging; an odd last slice is dropped."""
     half = [n // 2 for n in x.shape[2:]]
     even = x[(slice(None), slice(None), *(slice(2 * n) for n in half))]
-    return resize(
-        even, half
-    )  # reads the mean of each two voxels per axis; `avg_pool3d` is slow in channels-last layout
+    # Linear interpolation half way between two voxels is their mean; `avg_pool3d` is slow in channels-last layout.
+    return resize(even, half)
 
 
 def enlarge(x: Tensor, spatial: Sequence[int]) -> Tensor:
