@@ -81,13 +81,12 @@ def resize(image: Tensor, spatial: Sequence[int]) -> Tensor:
 
 
 def shrink(image: Tensor, spatial: Sequence[int]) -> Tensor:
-    """Resample to a smaller grid over the same field of view: average over whole voxels, then interpolate."""
+    """Resample to a smaller grid over the same field of view: interpolate to a multiple of it, then average."""
     factors = [max(1, round(old / new)) for old, new in zip(image.shape[2:], spatial, strict=True)]
+    multiple = resize(image, [n * factor for n, factor in zip(spatial, factors, strict=True)])
     if max(factors) == 1:
-        return resize(image, spatial)
-    pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
-    pooled = pool(image, factors, ceil_mode=True, count_include_pad=False)
-    return resize(pooled, spatial)
+        return multiple
+    return (F.avg_pool2d if image.ndim == 4 else F.avg_pool3d)(multiple, factors)
 
 
 def resize_displacement(displacement: Tensor, spatial: Sequence[int]) -> Tensor:

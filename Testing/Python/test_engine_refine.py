@@ -128,6 +128,13 @@ class TestRegularity:
 
 
 class TestMask:
+    @pytest.mark.parametrize(("old", "new"), [(65, 33), (135, 87), (100, 33), (37, 37), (40, 10)])
+    def test_shrinking_keeps_the_place_of_everything(self, old: int, new: int) -> None:
+        # A ramp of the coordinate itself, in voxels of the coarse grid; the edge continues, so the ends are left out.
+        ramp = ((torch.arange(old) + 0.5) * new / old - 0.5).expand(1, 1, old, old)
+        shrunk = shrink(ramp, (new, new))[0, 0, 0]
+        torch.testing.assert_close(shrunk[1:-1], torch.arange(1.0, new - 1), atol=1e-4, rtol=0)
+
     @pytest.mark.parametrize("similarity", ["ncc", "mse"])
     def test_masked_artefact_does_not_pull(self, similarity: str) -> None:
         fixed, moving, truth = moved_pair(FLAT)
