@@ -205,7 +205,7 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
     add("moving", metavar="MOVING", help="image to deform onto it")
     add("--method", default="rman", help="registration method; none: alignment and refinement alone")
     add("--recursions", type=int, metavar="K", help="passes of the network; without it the method's usual number")
-    add("--weights", metavar="ID", help="trained weights, or a .pt file, to use instead of the method's first")
+    add("--weights", metavar="ID|FILE", help="trained weights, or a .pt file, to use instead of the method's first")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--half-precision", action="store_true", help="run the network in 16 bits: faster on GPUs, less memory")
     add("--seed", type=int, default=0, help="seed of everything random")
@@ -221,7 +221,9 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="linear transform (tfm, h5, mat) that maps fixed to moving points, applied first",
     )
-    group.add_argument("--fixed-mask", metavar="FILE", help="where the fixed image drives the alignment")
+    group.add_argument(
+        "--fixed-mask", metavar="FILE", help="where the fixed image drives alignment, method and refinement"
+    )
     group.add_argument("--moving-mask", metavar="FILE", help="where the moving image does")
     group = parser.add_argument_group("refinement on this pair")
     group.add_argument(
@@ -253,7 +255,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
     group.add_argument("--output-recursions", metavar="FOLDER", help="folder for the field after every recursion")
     group.add_argument("--attention", action="store_true", help="put what the network attended to there, too")
-    group.add_argument("--output-gaussians", metavar="FILE", help="the sequence of Gaussians of r2n2 (json)")
+    group.add_argument(
+        "--output-gaussians",
+        metavar="FILE",
+        help="the sequence of Gaussians of r2n2 (json), which then is what refinement works on",
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .contract import RegisterJob
 from .evidence import RecursionFolder
+from .files import require_writable
 from .gaussian_files import Sequence3d, gather
 from .gaussian_refine import GaussianRefinement, refine_gaussians
 from .gaussians import Gaussians, render
@@ -169,8 +170,9 @@ class MethodRun:
         path = Path(self.job.output_recursions)
         for folder in reversed([path, *path.parents]):
             self.will_create(folder)
-        with suppress(OSError):  # a missing folder is reported when writing
+        with suppress(OSError):  # reported by the next line, which tries to write there
             path.mkdir(parents=True, exist_ok=True)
+        require_writable(path / INDEX, (".json",))
         self.will_create(path / INDEX)
         return RecursionFolder(path, self.job.method, view, fixed)
 

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .preprocess import GridLimits, WorkingPair, field_on_fixed, prepare, warp_v
 from .refine import RefineSettings, refine
 from .registry import Method, Variant, choose_variant, load_method
 from .reporting import Reporter
-from .tensors import choose_device
+from .tensors import choose_device, use_full_precision
 from .warp import resize_displacement
 
 
@@ -108,9 +109,7 @@ class Registration:
             self.proposal = self.proposal.refined(job.refinement_steps, job.similarity, job.smoothness, on_step)
             self.displacement = self.proposal.displacement(tuple(pair.fixed.shape[2:]))
         else:
-            settings = RefineSettings(
-                steps=job.refinement_steps, similarity=job.similarity, velocity=job.velocity, **self.trusted
-            )
+            settings = _refine_settings(job, self.trusted)
             settings = replace(settings, smoothness=settings.smoothness * job.smoothness)
             self.displacement = refine(
                 pair.fixed, pair.moving, self.displacement, settings, weight=pair.weight, on_step=on_step
@@ -174,6 +173,7 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
     require_outputs(job)
     torch.manual_seed(job.seed)
     device = choose_device(job.device)
+    use_full_precision()
     method = None if job.method == METHOD_NONE else load_method(job.method)
     with reporter.stage("load", "Reading the volumes."):
         inputs = load_inputs(job)
@@ -192,6 +192,17 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
         raise
     state.values["seconds"] = reporter.seconds
     return Result(state.files, state.values, state.warnings)
+
+
+def _refine_settings(job: RegisterJob, trusted: dict[str, Any]) -> RefineSettings:
+    try:
+        return RefineSettings(steps=job.refinement_steps, similarity=job.similarity, velocity=job.velocity, **trusted)
+    except TypeError as error:
+        raise errors.EngineError(
+            errors.WEIGHTS_CORRUPT,
+            f"The refinement settings beside the weights make no sense ({error}).",
+            f"Known: {', '.join(item.name for item in dataclass_fields(RefineSettings))}.",
+        ) from error
 
 
 def _limits(method: Method, dimensions: int) -> GridLimits:

@@ -45,6 +45,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def use_full_precision() -> None:
+    """Have GPUs convolve in true single precision; TensorFloat-32, their default, keeps three digits only."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def describe_devices() -> list[dict[str, object]]:
     """Return name and free and total memory in bytes of every CUDA device; memory is None if it cannot be asked."""
     devices: list[dict[str, object]] = []

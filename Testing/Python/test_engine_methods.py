@@ -13,6 +13,7 @@ from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.base import ImagePair, RegistrationNetwork
 from DeepAttentionRegEngine.recursions import Step, read_attention, read_index
 from DeepAttentionRegEngine.reporting import Reporter
+from DeepAttentionRegEngine.tensors import use_full_precision
 from engine_cases import blob_source, centered, matrix4, moved_grid, rotation, smooth_noise
 
 pytestmark = pytest.mark.torch
@@ -65,6 +66,7 @@ class TestNetwork:
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_gpu_agrees_with_the_cpu(self, name: str, axes: int) -> None:
+        use_full_precision()
         network, pair = stirred(name, axes), image_pair(axes)
         expected = field(network, axes)
         there = ImagePair(pair.fixed.cuda(), pair.moving.cuda())

@@ -128,6 +128,25 @@ class TestNetwork:
         with pytest.raises(EngineError, match=complaint):
             run(shifted(**options), quiet())
 
+    def test_folder_that_cannot_be_written_is_told_of_before_the_method_runs(
+        self, shifted: Callable, scripted: Callable, tmp_path: Path
+    ) -> None:
+        scripted()  # predicts nothing: running it would fail
+        (tmp_path / "file").touch()
+        with pytest.raises(EngineError) as caught:
+            run(shifted(method="rman", output_recursions=str(tmp_path / "file")), quiet())
+        assert caught.value.code == errors.OUTPUT_UNWRITABLE
+
+    def test_unknown_refinement_beside_the_weights_is_a_sentence(
+        self, shifted: Callable, scripted: Callable, tmp_path: Path
+    ) -> None:
+        scripted(0.5)
+        (tmp_path / "own.pt").touch()
+        (tmp_path / "own.json").write_text('{"refinement": {"speed": 3}}', encoding="ascii")
+        job = shifted(method="rman", recursions=1, weights=str(tmp_path / "own.pt"), refinement_steps=1)
+        with pytest.raises(EngineError, match="speed"):
+            run(job, quiet())
+
     def test_field_of_view_unlike_in_training_is_warned_of(
         self, shifted: Callable, scripted: Callable, tmp_path: Path
     ) -> None:

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from DeepAttentionRegEngine.contract import RegisterJob
+from DeepAttentionRegEngine.images import read_displacement
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.reporting import Reporter
 
@@ -31,7 +32,7 @@ def names() -> list[str]:
     return json.loads(split.read_text(encoding="ascii"))["validation"]
 
 
-def register(fixed: str, moving: str, **options: int) -> dict:
+def register(fixed: str, moving: str, **options: int | str | bool) -> dict:
     """Register two cases by the shipped method and return the engine's figures."""
     files = {
         f"{side}{kind}": str(FOLDER / folder / name)
@@ -65,3 +66,11 @@ def test_volume_registered_with_itself_stays(names: list[str]) -> None:
     # Less than 0.2 voxel (of 1 mm) on average.
     assert values["displacement_mm"]["mean"] < 0.2
     assert values["after"]["dice"]["mean"] > 0.99
+
+
+def test_half_precision_moves_nothing_by_a_twentieth_of_a_voxel(names: list[str], tmp_path: Path) -> None:
+    fields = []
+    for half_precision in (False, True):
+        register(names[0], names[4], half_precision=half_precision, output_transform=str(tmp_path / "t.nrrd"))
+        fields.append(read_displacement(tmp_path / "t.nrrd")[0])
+    assert 0 < np.abs(fields[1] - fields[0]).max() < 0.05  # mm, at voxels of 1 mm
