@@ -222,7 +222,7 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
         help="linear transform (tfm, h5, mat) that maps fixed to moving points, applied first",
     )
     group.add_argument(
-        "--fixed-mask", metavar="FILE", help="where the fixed image drives alignment, method and refinement"
+        "--fixed-mask", metavar="FILE", help="where the fixed image drives the registration"
     )
     group.add_argument("--moving-mask", metavar="FILE", help="where the moving image does")
     group = parser.add_argument_group("refinement on this pair")
@@ -258,7 +258,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output-gaussians",
         metavar="FILE",
-        help="the sequence of Gaussians of r2n2 (json), which then is what refinement works on",
+        help="the sequence of Gaussians of r2n2 (json), which is then what refinement works on",
     )
 
 

@@ -4,8 +4,8 @@ Source: Sandkuehler et al., NeurIPS 2019 (Recurrent Registration Neural Networks
 the paper leaves open. 3D, several Gaussians per step and fold-free composition are this project's.
 
 Coordinates are isotropic in 2D and 3D (gaussians.py): 1 is half the longest extent. The published network scales each
-axis to [-1, 1] and samples 0 outside the image; here the edge value continues (warp.py), and `losses.inside_image` takes
-the points sampled outside out of the loss.
+axis to [-1, 1] and samples 0 outside the image; here the edge value continues (warp.py), and `losses.inside_image`
+takes the points sampled outside out of the loss.
 """
 
 import math
