@@ -221,9 +221,7 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="linear transform (tfm, h5, mat) that maps fixed to moving points, applied first",
     )
-    group.add_argument(
-        "--fixed-mask", metavar="FILE", help="where the fixed image drives the registration"
-    )
+    group.add_argument("--fixed-mask", metavar="FILE", help="where the fixed image drives the registration")
     group.add_argument("--moving-mask", metavar="FILE", help="where the moving image does")
     group = parser.add_argument_group("refinement on this pair")
     group.add_argument(
