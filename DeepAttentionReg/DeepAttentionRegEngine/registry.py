@@ -144,14 +144,12 @@ def resources() -> Path:
     return beside if beside.is_dir() else parent / "DeepAttentionRegResources"
 
 
-def _read(path: Path, make: Callable[[Any], T]) -> T:
-    """Return what `make` builds from a JSON file that belongs to the installation."""
+def _read(path: Path, make: Callable[[Any], T], hint: str = "Install the extension again.") -> T:
+    """Return what `make` builds from a JSON file; the hint tells how to mend a damaged one."""
     try:
         return make(json.loads(path.read_text(encoding="ascii")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise errors.EngineError(
-            errors.WEIGHTS_CORRUPT, f"The file {path.name} is damaged ({error}).", "Install the extension again."
-        ) from error
+        raise errors.EngineError(errors.WEIGHTS_CORRUPT, f"The file {path.name} is damaged ({error}).", hint) from error
 
 
 def method_names() -> list[str]:
@@ -249,7 +247,7 @@ def _user_variant(method: Method, dimensions: int, path: Path) -> Variant:
         return Variant(str(path), dimensions, network, within, _with_tuples(dict(told.get("refinement", {}))))
 
     beside = path.with_suffix(".json")
-    return _read(beside, make) if beside.is_file() else make({})
+    return _read(beside, make, "Correct it, or remove it.") if beside.is_file() else make({})
 
 
 def weight_file(identifier: str) -> Path:

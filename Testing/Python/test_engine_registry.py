@@ -200,6 +200,7 @@ class TestUsersWeights:
         file.with_suffix(".json").write_text(content, encoding="ascii")
         with pytest.raises(EngineError, match=r"own\.json") as caught:
             registry.choose_variant(registry.load_method("rman"), 2, str(file))
+        assert caught.value.hint == "Correct it, or remove it."
         assert caught.value.code == errors.WEIGHTS_CORRUPT
 
 
