@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..warp import shrink
 from .base import Evidence, StepNetwork
-from .blocks import clamp_displacement, convolution, flow_head, norm_layer
+from .blocks import clamp_displacement, convolution, flow_head, norm_layer, single_precision
 
 SINGLE_FROM = 3
 WIDTHS = {"tiny": (4, 8, 8, 16), "default": (16, 32, 64, 128)}
@@ -29,13 +29,10 @@ def enlarge(x: Tensor, like: Tensor) -> Tensor:
 
 
 def run_stage(stage: nn.Module, x: Tensor, scale: int) -> Tensor:
-    """Apply a stage of scale 1 to 4; the coarse ones, where an error counts 4 or 8 voxels, in single precision.
-
-    On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels even return NaN at random.
-    """
+    """Apply a stage of scale 1 to 4; the coarse ones, where an error counts 4 or 8 voxels, in single precision."""
     if scale < SINGLE_FROM:
         return stage(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with single_precision(x.device):
         return stage(x.float())
 
 
@@ -95,5 +92,5 @@ class Acregnet(StepNetwork):
             skip = skips[scale - 1]
             x = enlarge(F.dropout(x, self.settings.dropout, self.training), skip)
             x = run_stage(merge, F.elu(run_stage(up, x, scale) + skip), scale)
-        with torch.autocast(fixed.device.type, enabled=False):
+        with single_precision(fixed.device):
             return clamp_displacement(self.flow(x.float()))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..warp import compose, identity_grid, integrate_velocity, resize, resize_displacement, sample, warp
 from .base import AttentionMap, Evidence, StepNetwork
-from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head
+from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head, single_precision
 from .cross_attention import GlobalAttention, NeighbourhoodAttention, at_least_single
 from .regional import SLOPE, RegionalAttention
 
@@ -113,7 +113,7 @@ class Pyramid:
 
 def _single_precision(device: torch.device, *, when: bool) -> AbstractContextManager[None]:
     """Return a context that computes in single precision when told so, and as around it otherwise."""
-    return torch.autocast(device.type, enabled=False) if when else nullcontext()
+    return single_precision(device) if when else nullcontext()
 
 
 class Block(nn.Module):
@@ -193,7 +193,7 @@ class Level(nn.Module):
         """Return the field so far composed with this level's."""
         if self.flow is None:
             return None
-        with torch.autocast(features.device.type, enabled=False):
+        with single_precision(features.device):
             velocity = self.flow(at_least_single(features))
         velocity = velocity if relevance is None else relevance * velocity
         step = integrate_velocity(velocity, self.velocity_steps)

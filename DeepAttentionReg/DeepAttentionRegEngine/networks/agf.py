@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..warp import compose, integrate_velocity, resize_displacement, warp
 from .acregnet import WIDTHS, Unit, enlarge, halve, run_stage
 from .base import AttentionMap, Evidence, ImagePair, Recursion, StepNetwork
-from .blocks import clamp_displacement, convolution, flow_head
+from .blocks import clamp_displacement, convolution, flow_head, single_precision
 from .fusion import FieldAttention
 from .segmentation import Segmenter
 
@@ -140,7 +140,7 @@ class Agf(StepNetwork):
             `ceil(spatial / 2^(scale - 1))` voxels over the whole image.
         """
         features = self._features(torch.cat([warped, fixed], 1))
-        with torch.autocast(fixed.device.type, enabled=False):
+        with single_precision(fixed.device):
             return self._fuse({k: x.to(fixed.dtype) for k, x in features.items()}, evidence)
 
     def _features(self, images: Tensor) -> dict[int, Tensor]:

@@ -1,6 +1,7 @@
 """Convolution blocks for 2D and 3D, chosen by the number of spatial axes."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -97,6 +98,14 @@ def use_channels_last(network: nn.Module, nd: int) -> None:
     for weight in network.parameters():
         if weight.ndim == nd + 2:
             weight.data = weight.data.contiguous(memory_format=layout)
+
+
+def single_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which nothing is rounded to half precision.
+
+    For the coarsest maps: on the CPU (torch 2.13) bfloat16 convolutions of a dozen voxels return NaN at random.
+    """
+    return torch.autocast(device.type, enabled=False)
 
 
 def flow_head(nd: int, channels: int) -> nn.Module:

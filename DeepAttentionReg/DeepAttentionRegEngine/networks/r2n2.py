@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..gaussians import MODES, Gaussians, grid_coordinates, half_extent, limited, render, rotation_2d, rotation_3d
 from ..warp import compose, shrink, warp
 from .base import AttentionMap, Evidence, ImagePair, Recursion, RegistrationNetwork
-from .blocks import CONVOLUTIONS, use_channels_last
+from .blocks import CONVOLUTIONS, single_precision, use_channels_last
 from .recurrent import ACTIVATIONS, NORMALIZATIONS, Gr2u, Layer, initialised
 
 LEVELS = 3
@@ -278,7 +278,7 @@ class R2n2(RegistrationNetwork):
     def _precision_for(self, x: Tensor) -> AbstractContextManager[None]:
         if min(x.shape[2:]) >= 2 * SMALLEST_HALF:  # halved by the convolution that comes first
             return self.precision(x.device)
-        return torch.autocast(x.device.type, enabled=False)
+        return single_precision(x.device)
 
     def _gaussians(self, center: Tensor, numbers: list[Tensor], full: tuple[int, ...]) -> Gaussians:
         """Return a step whose numbers keep to their limits (eq. 18 in 2D)."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..warp import integrate_velocity
 from .attention import MutualAttention
 from .base import Evidence, ImagePair, Recursion, StepNetwork
-from .blocks import ResidualBlock, clamp_displacement, enlarge, flow_head, pool, use_channels_last
+from .blocks import ResidualBlock, clamp_displacement, enlarge, flow_head, pool, single_precision, use_channels_last
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16),
@@ -139,8 +139,7 @@ class Rman(StepNetwork):
         *skips, coarsest = self.encode(branches, evidence)
         sizes = [maps[0].shape[2:] for maps in skips]
         join = 0 if siamese else 1  # the decoder's streams are a batch, or one stream has the channels of both images
-        with torch.autocast(coarsest[0].device.type, enabled=False):
-            # On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels return NaN at random.
+        with single_precision(coarsest[0].device):
             x = self.fuse(torch.cat(coarsest, join).float())
         for block, maps, size in zip(self.up, reversed(skips), reversed(sizes), strict=False):
             x = block(torch.cat([enlarge(x, size), torch.cat(maps, join)], 1))

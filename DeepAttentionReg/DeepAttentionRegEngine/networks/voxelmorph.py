@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..warp import integrate_velocity, resize_displacement
 from .base import Evidence, StepNetwork
-from .blocks import SLOPE, clamp_displacement, convolution, flow_head, use_channels_last
+from .blocks import SLOPE, clamp_displacement, convolution, flow_head, single_precision, use_channels_last
 
 ENCODER = (16, 32, 32, 32)
 DECODER = (32, 32, 32, 32, 32, 16, 16)
@@ -55,8 +55,7 @@ class Voxelmorph(StepNetwork):
         skips = [images]
         for block in self.down[:3]:
             skips.append(_active(block, skips[-1]))
-        with torch.autocast(fixed.device.type, enabled=False):
-            # On the CPU (torch 2.13) bfloat16 convolutions of maps of a dozen voxels return NaN at random.
+        with single_precision(fixed.device):
             x = _active(self.up[0], _active(self.down[3], skips[-1].float()))
         for block, skip in zip(self.up[1:4], reversed(skips[1:]), strict=True):
             x = _active(block, _joined(x, skip))
