@@ -134,7 +134,7 @@ def case_channels(case: Case, labels: int) -> Batch:
     """
     channels = {"image": case.image}
     if case.labels is not None:
-        channels["labels"] = one_hot(case.labels, labels)
+        channels["labels"] = one_hot(case.labels, labels) if case.shares is None else case.shares
     if case.mask is not None:
         channels["mask"] = case.mask
     if case.points is not None:

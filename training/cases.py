@@ -29,6 +29,7 @@ class Case:
         group: Patient, slice or the like within which pairs make sense.
         points: Landmarks `(N, nd)` in voxels, array axis order; the same row is the same place in all cases of a group.
         mask: `(1, *spatial)`, where a network attends; None if not known yet.
+        shares: `(L, *spatial)`, the share of each voxel that each label covers; None where `labels` says all.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Case:
     group: str = ""
     points: Tensor | None = None
     mask: Tensor | None = None
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def with_background(labels: Tensor) -> Tensor:
 def reduced(case: Case, shape: tuple[int, ...] | None, label_count: int) -> Case:
     """Return a case on the network's grid over the same field of view.
 
-    A voxel gets the label that most of the voxels it covers have.
+    A voxel gets the label that most of the voxels it covers have, and the shares of all labels: where a boundary lies
+    within a voxel, which the label alone does not tell.
 
     Args:
         case: The case.
@@ -126,11 +129,13 @@ def reduced(case: Case, shape: tuple[int, ...] | None, label_count: int) -> Case
     old = tuple(case.image.shape[1:])
     if shape is None or shape == old:
         return case
-    labels, points = case.labels, case.points
+    labels, shares, points = case.labels, None, case.points
     if labels is not None:
-        labels = with_background(shrink(one_hot(labels, label_count)[None], shape))[0].argmax(0).to(torch.uint8)
+        shares = shrink(one_hot(labels, label_count)[None], shape)
+        labels, shares = with_background(shares)[0].argmax(0).to(torch.uint8), shares[0]
     ratio = torch.tensor([n / m for n, m in zip(shape, old, strict=True)])
     if points is not None:
         points = (points + 0.5) * ratio - 0.5
     spacing = tuple(float(mm / r) for mm, r in zip(case.spacing, ratio, strict=True)) if case.spacing else ()
-    return replace(case, image=shrink(case.image[None], shape)[0], labels=labels, points=points, spacing=spacing)
+    image = shrink(case.image[None], shape)[0]
+    return replace(case, image=image, labels=labels, shares=shares, points=points, spacing=spacing)

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from batches import Batch, Pairing, case_channels, pair_batch
-from cases import CaseSet, one_hot
+from cases import CaseSet
 from config import Config, ConfigError
 from DeepAttentionRegEngine.losses import soft_dice
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.autoencoder import Autoencoder
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, RegistrationNetwork
 from DeepAttentionRegEngine.warp import warp
-from scoring import warped_map
 from tasks import Score, Task, Terms, middle, trained_part, with_masks
 from terms import FIELDS, INCREMENTS, OTHERS, SIMILARITIES, Sight, View, deep_supervision, inverse_error
 
@@ -136,7 +135,7 @@ class Registration(Task):
 
     @torch.no_grad()
     def validate(self, found: CaseSet, device: torch.device) -> Score:
-        """Return the mean Dice over seeded pairs, without labels the negative mean squared error of the images."""
+        """Return the mean soft Dice over seeded pairs, without labels the negative mean squared error of the images."""
         settings, data = self.config.validation, self.config.data
         pairs = Pairing(found, data.pairing).sampled(settings.pairs, VALIDATION_SEED)
         scores: list[float] = []
@@ -158,12 +157,8 @@ class Registration(Task):
 def _scores(batch: Batch, last: Recursion) -> list[float]:
     if "fixed_labels" not in batch:
         return (-(last.warped - batch["fixed_image"]).square().flatten(1).mean(1)).tolist()
-    best = warped_map(batch["moving_labels"], last.displacement)
-    count = batch["fixed_labels"].shape[1]
-    return [
-        float(soft_dice(one_hot(labels, count)[None], fixed[None]))
-        for labels, fixed in zip(best, batch["fixed_labels"], strict=True)
-    ]
+    warped = warp(batch["moving_labels"], last.displacement)
+    return [float(soft_dice(a[None], b[None])) for a, b in zip(warped, batch["fixed_labels"], strict=True)]
 
 
 def _sight(view: View, seen: ImagePair, previous: Recursion | None) -> Sight:

@@ -148,6 +148,22 @@ class TestMasks:
         assert torch.equal(network.masked(pair).fixed_mask, (pair.fixed >= level).float())
 
     @sizes
+    def test_without_threshold_probabilities_are_weights(self, spatial: tuple[int, ...]) -> None:
+        network, pair = make_agf(len(spatial), level=0.4), image_pair(spatial)
+        network.settings = replace(network.settings, threshold=None)
+        seen = network.masked(pair)
+        assert torch.equal(seen.fixed_mask, network.segmenter(pair.fixed).sigmoid())
+        assert torch.equal(seen.fixed, pair.fixed * seen.fixed_mask)
+        assert seen.fixed_mask.unique().numel() > 2
+
+    @pytest.mark.parametrize("threshold", [0.5, None])
+    def test_faint_probabilities_count_as_no_mask(self, threshold: float | None) -> None:
+        network, pair = make_agf(2), image_pair(FLAT)
+        network.settings = replace(network.settings, threshold=threshold)
+        seen = network.masked(replace(pair, fixed_mask=torch.full_like(pair.fixed, 0.4)))
+        assert torch.equal(seen.fixed, pair.fixed)
+
+    @sizes
     def test_given_masks_replace_the_segmenter(self, spatial: tuple[int, ...]) -> None:
         pair, (first, last) = image_pair(spatial), self.halves(spatial)
         seen = make_agf(len(spatial), level=0.4).masked(replace(pair, fixed_mask=first, moving_mask=last))

@@ -16,6 +16,7 @@ from training_cases import EDGE, lungs, write, write_chest
 pytest.importorskip("lightning_fabric", reason="training needs the extra 'train'")
 pytest.importorskip("monai", reason="training needs the extra 'train'")
 
+from batches import case_channels
 from cases import Case, centered, data_folder, one_hot, reduced, relabelled, with_background
 from config import ConfigError, Data
 from loaders import load
@@ -37,6 +38,13 @@ class TestCases:
         assert case.labels.tolist() == [[0, 0, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 0, 0]]
         assert case.spacing == (2.0, 4.0)
         assert case.points.tolist() == [[0.5, 2.5]]
+
+    def test_reduced_case_keeps_where_in_a_voxel_a_boundary_lies(self) -> None:
+        labels = torch.zeros(8, 8, dtype=torch.uint8)
+        labels[2:6, 3:8] = 2
+        case = reduced(Case("a", torch.zeros(1, 8, 8), labels), (4, 4), 2)
+        assert case.shares[:, 1].tolist() == [[0, 0, 0, 0], [0, 0.5, 1, 1]]
+        assert torch.equal(case_channels(case, 2)["labels"], case.shares)
 
     def test_one_hot_and_background_sum_to_one(self) -> None:
         channels = one_hot(torch.tensor([[0, 1], [2, 2]], dtype=torch.uint8), 2)

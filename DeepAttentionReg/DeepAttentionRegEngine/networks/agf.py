@@ -21,6 +21,7 @@ from .segmentation import Segmenter
 SCALES = 4
 FUSIONS = ("add", "compose")
 AXES = "kji"
+EMPTY = 0.5  # a mask of probabilities below this everywhere
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class AgfSettings:
         norm: "batch" as published or "instance", for batches of one or two volumes.
         attention: False leaves out segmentation and masks: the ablation that sees the whole images.
         segmenter_width: Channels of the segmentation network at full resolution.
-        threshold: Probability from which a voxel is attended to.
+        threshold: Probability from which a voxel is attended to; None weights voxels by their probabilities, which
+            keeps where within a voxel a boundary lies.
     """
 
     nd: int = 3
@@ -50,7 +52,7 @@ class AgfSettings:
     norm: str = "instance"
     attention: bool = True
     segmenter_width: int = 16
-    threshold: float = 0.5
+    threshold: float | None = 0.5
 
 
 class Agf(StepNetwork):
@@ -119,9 +121,10 @@ class Agf(StepNetwork):
     @torch.no_grad()
     def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None) -> Tensor:
         probability = segmenter(image).sigmoid() if given is None else given
-        mask = (probability >= self.settings.threshold).to(image.dtype)
-        empty = mask.amax(tuple(range(1, mask.ndim)), keepdim=True) == 0
-        return mask.masked_fill(empty, 1)
+        threshold = self.settings.threshold
+        empty = probability.amax(tuple(range(1, probability.ndim)), keepdim=True) < (threshold or EMPTY)
+        mask = probability if threshold is None else probability >= threshold
+        return mask.to(image.dtype).masked_fill(empty, 1)
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Predict one recursion's displacement from masked images, as `StepNetwork.forward`."""
