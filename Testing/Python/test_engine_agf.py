@@ -148,18 +148,18 @@ class TestMasks:
         assert torch.equal(network.masked(pair).fixed_mask, (pair.fixed >= level).float())
 
     @sizes
-    def test_without_threshold_probabilities_are_weights(self, spatial: tuple[int, ...]) -> None:
+    def test_soft_masks_weight_by_probabilities(self, spatial: tuple[int, ...]) -> None:
         network, pair = make_agf(len(spatial), level=0.4), image_pair(spatial)
-        network.settings = replace(network.settings, threshold=None)
+        network.settings = replace(network.settings, soft_mask=True)
         seen = network.masked(pair)
         assert torch.equal(seen.fixed_mask, network.segmenter(pair.fixed).sigmoid())
         assert torch.equal(seen.fixed, pair.fixed * seen.fixed_mask)
         assert seen.fixed_mask.unique().numel() > 2
 
-    @pytest.mark.parametrize("threshold", [0.5, None])
-    def test_faint_probabilities_count_as_no_mask(self, threshold: float | None) -> None:
+    @pytest.mark.parametrize("soft", [False, True])
+    def test_faint_probabilities_count_as_no_mask(self, soft: bool) -> None:
         network, pair = make_agf(2), image_pair(FLAT)
-        network.settings = replace(network.settings, threshold=threshold)
+        network.settings = replace(network.settings, soft_mask=soft)
         seen = network.masked(replace(pair, fixed_mask=torch.full_like(pair.fixed, 0.4)))
         assert torch.equal(seen.fixed, pair.fixed)
 

@@ -21,7 +21,6 @@ from .segmentation import Segmenter
 SCALES = 4
 FUSIONS = ("add", "compose")
 AXES = "kji"
-EMPTY = 0.5  # a mask of probabilities below this everywhere
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class AgfSettings:
         norm: "batch" as published or "instance", for batches of one or two volumes.
         attention: False leaves out segmentation and masks: the ablation that sees the whole images.
         segmenter_width: Channels of the segmentation network at full resolution.
-        threshold: Probability from which a voxel is attended to; None weights voxels by their probabilities, which
-            keeps where within a voxel a boundary lies.
+        threshold: Probability from which a voxel is attended to.
+        soft_mask: Weight voxels by their probabilities instead, which keeps where within a voxel a boundary lies.
     """
 
     nd: int = 3
@@ -52,7 +51,8 @@ class AgfSettings:
     norm: str = "instance"
     attention: bool = True
     segmenter_width: int = 16
-    threshold: float | None = 0.5
+    threshold: float = 0.5
+    soft_mask: bool = False
 
 
 class Agf(StepNetwork):
@@ -122,8 +122,8 @@ class Agf(StepNetwork):
     def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None) -> Tensor:
         probability = segmenter(image).sigmoid() if given is None else given
         threshold = self.settings.threshold
-        empty = probability.amax(tuple(range(1, probability.ndim)), keepdim=True) < (threshold or EMPTY)
-        mask = probability if threshold is None else probability >= threshold
+        empty = probability.amax(tuple(range(1, probability.ndim)), keepdim=True) < threshold
+        mask = probability if self.settings.soft_mask else probability >= threshold
         return mask.to(image.dtype).masked_fill(empty, 1)
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:

@@ -219,12 +219,13 @@ class R2n2(RegistrationNetwork):
         self.require_size(fixed)
         zero = fixed.new_zeros(fixed.shape[0], fixed.ndim - 2, *fixed.shape[2:])
         state = _State(zero, zero, moving, [None] * LEVELS)
+        seen, moments = _standardized(fixed, *_statistics(fixed)), _statistics(moving)
         for _ in range(recursions):
             if self.checkpointed and torch.is_grad_enabled():
                 # Only tensors, not those within a pair, tell the device on which the noise must be drawn again.
-                state = checkpoint(self._advance, fixed, moving, state, use_reentrant=False)
+                state = checkpoint(self._advance, seen, moving, *moments, state, use_reentrant=False)
             else:
-                state = self._advance(fixed, moving, state)
+                state = self._advance(seen, moving, *moments, state)
             evidence = None
             if attend:
                 maps = [
@@ -234,11 +235,11 @@ class R2n2(RegistrationNetwork):
                 evidence = Evidence(maps, gaussians=state.gaussians)
             yield Recursion(state.displacement, state.increment, state.warped, evidence)
 
-    def _advance(self, fixed: Tensor, moving: Tensor, state: _State) -> _State:
-        full = fixed.shape[2:]
-        seen = [_standardized(fixed, *_statistics(fixed)), _standardized(state.warped, *_statistics(moving))]
-        gaussians, memory, maps = self(torch.cat(seen, 1), state.memory)
-        increment = render([gaussians], self.settings.mode, full)
+    def _advance(self, fixed: Tensor, moving: Tensor, mean: Tensor, deviation: Tensor, state: _State) -> _State:
+        """Return the next state; `fixed` is standardised, `moving` has the mean and deviation given."""
+        images = torch.cat([fixed, _standardized(state.warped, mean, deviation)], 1)
+        gaussians, memory, maps = self(images, state.memory)
+        increment = render([gaussians], self.settings.mode, fixed.shape[2:])
         if self.settings.mode == "sum":
             displacement = state.displacement + increment
         else:
