@@ -57,11 +57,7 @@ def checkInputs(inputs: Inputs) -> list[str]:
         return [_("Choose a fixed and a moving volume.")]
     if inputs.fixedVolume is inputs.movingVolume:
         return [_("Fixed and moving are the same volume; choose two.")]
-    problems = []
-    for node in inputs.nodes:
-        problem = _checkFrame(node) or _checkContent(node)
-        if problem:
-            problems.append(problem.format(name=node.GetName()))
+    problems = [problem for problem in map(checkNode, inputs.nodes) if problem]
     points = inputs.fixedLandmarks, inputs.movingLandmarks
     if (points[0] is None) != (points[1] is None):
         problems.append(_("Landmarks are needed on both volumes or on none."))
@@ -72,8 +68,14 @@ def checkInputs(inputs: Inputs) -> list[str]:
     return problems
 
 
+def checkNode(node: slicer.vtkMRMLTransformableNode) -> str:
+    """Return why a volume, segmentation or list of landmarks is no input, as a sentence; empty if it can be one."""
+    problem = _checkFrame(node) or _checkContent(node)
+    return problem.format(name=node.GetName())
+
+
 def _checkFrame(node: slicer.vtkMRMLTransformableNode) -> str:
-    matrix = _matrixToWorld(node)
+    matrix = matrixToWorld(node)
     if matrix is None:
         return _("{name} is under a non-linear transform; take it out of that or harden it first (Data module).")
     if isinstance(node, slicer.vtkMRMLMarkupsNode):
@@ -104,7 +106,7 @@ def _checkContent(node: slicer.vtkMRMLNode) -> str:
     return "" if image.GetNumberOfScalarComponents() == 1 else _("{name} has several values per voxel (color, vector).")
 
 
-def _matrixToWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray | None:
+def matrixToWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray | None:
     """Return the 4x4 RAS matrix of a node's parent transforms; None if they are not linear."""
     matrix = vtk.vtkMatrix4x4()
     parent = node.GetParentTransformNode()
@@ -120,7 +122,7 @@ def _ijkToRas(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
 
 def frameOf(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
     """Return the 4x4 RAS matrix from world to the coordinates of a node below its (linear) parent transforms."""
-    return np.linalg.inv(_matrixToWorld(node))
+    return np.linalg.inv(matrixToWorld(node))
 
 
 def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray) -> Geometry:
@@ -128,7 +130,7 @@ def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray) -
 
     :param worldToFrame: 4x4 RAS; the identity for world coordinates.
     """
-    matrix = worldToFrame @ _matrixToWorld(volumeNode) @ _ijkToRas(volumeNode)
+    matrix = worldToFrame @ matrixToWorld(volumeNode) @ _ijkToRas(volumeNode)
     return Geometry.from_ijk_to_ras(matrix, volumeNode.GetImageData().GetDimensions())
 
 
@@ -212,8 +214,8 @@ def _rasterize(
     node: slicer.vtkMRMLSegmentationNode, numbers: SegmentNumbers, reference: Geometry, worldToFrame: np.ndarray
 ) -> np.ndarray:
     """Draw segments on a grid; where they overlap the later one wins."""
-    segmentation = _withBinaryLabelmaps(node, reference)
-    toFrame = worldToFrame @ _matrixToWorld(node)
+    toFrame = worldToFrame @ matrixToWorld(node)
+    segmentation = withBinaryLabelmaps(node, reference, toFrame)
     grid = images.to_sitk(np.zeros(reference.shape, np.uint8), reference)
     result = np.zeros(reference.shape, np.uint16)
     for layer in range(segmentation.GetNumberOfLayers(BINARY_LABELMAP)):
@@ -230,15 +232,21 @@ def _rasterize(
     return result
 
 
-def _withBinaryLabelmaps(node: slicer.vtkMRMLSegmentationNode, reference: Geometry) -> slicer.vtkSegmentation:
-    """Return a node's segmentation, or a converted copy where it has surfaces only, so that the node stays as it is."""
+def withBinaryLabelmaps(
+    node: slicer.vtkMRMLSegmentationNode, reference: Geometry, toFrame: np.ndarray
+) -> slicer.vtkSegmentation:
+    """Return a node's segmentation, or a converted copy where it has surfaces only, so that the node stays as it is.
+
+    :param reference: grid in a frame, whose voxels a converted copy gets.
+    :param toFrame: 4x4 RAS, from the node's own coordinates.
+    """
     segmentation = node.GetSegmentation()
     if segmentation.ContainsRepresentation(BINARY_LABELMAP):
         return segmentation
     copy = slicer.vtkSegmentation()
     copy.DeepCopy(segmentation)
     converter = slicer.vtkSegmentationConverter
-    matrix = slicer.util.vtkMatrixFromArray(np.linalg.inv(_matrixToWorld(node)) @ reference.ijk_to_ras)
+    matrix = slicer.util.vtkMatrixFromArray(np.linalg.inv(toFrame) @ reference.ijk_to_ras)
     extent = [bound for size in reference.size for bound in (0, size - 1)]
     text = converter.SerializeImageGeometry(matrix, extent)
     copy.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), text)
