@@ -1,5 +1,6 @@
 """How trained networks are measured: rows of figures, per data set and setting."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from batches import Pairing, case_channels, pair_batch
 from cases import Case, CaseSet
+from DeepAttentionRegEngine.gaussians import numbers_each
 from DeepAttentionRegEngine.losses import ssim
+from DeepAttentionRegEngine.networks.bspline import Bspline
+from DeepAttentionRegEngine.networks.r2n2 import R2n2
 from DeepAttentionRegEngine.warp import resize, resize_displacement, warp
 from registration import Registration, image_pair
 from scoring import (
@@ -73,19 +77,19 @@ def registration_rows(measured: Measured) -> list[Row]:
         figures: dict[str, list[Figures]] = {}
         for start in range(0, len(pairs), config.evaluation.batch):
             chunk = pairs[start : start + config.evaluation.batch]
-            for setting, fields in _fields(part, chunk):
+            for setting, fields in fields_of(part, chunk):
                 scored = [scorer(pair, field[None]) for pair, field in zip(chunk, fields, strict=True)]
                 figures.setdefault(setting, []).extend(scored)
         times = _times(part, pairs[:TIMED_PAIRS])
         for setting, scored in figures.items():
             summary = summarized(scored)
             if setting in times:
-                summary["seconds"] = times[setting]
+                summary |= {"seconds": times[setting], "numbers": _numbers(part, setting)}
             rows.append({"subset": subset, "setting": setting, "pairs": len(pairs), "figures": summary})
     return rows
 
 
-def _fields(measured: Measured, pairs: list[tuple[int, int]]) -> Iterator[tuple[str, Tensor]]:
+def fields_of(measured: Measured, pairs: list[tuple[int, int]]) -> Iterator[tuple[str, Tensor]]:
     """Yield setting and displacements `(B, nd, *whole)` in voxels of the whole grid, on the CPU."""
     config, cases = measured.task.config, measured.seen.cases
     whole = measured.whole.cases[pairs[0][0]].image.shape[1:]
@@ -103,9 +107,20 @@ def _times(measured: Measured, pairs: list[tuple[int, int]]) -> dict[str, Figure
     figures: dict[str, list[Figures]] = {}
     for pair in [pairs[0], *pairs]:  # the first is a warm-up
         started = time.perf_counter()
-        for setting, _ in _fields(measured, [pair]):
+        for setting, _ in fields_of(measured, [pair]):
             figures.setdefault(setting, []).append({"seconds": time.perf_counter() - started})
     return {name: summarized(rows[1:])["seconds"] for name, rows in figures.items() if name != "identity"}
+
+
+def _numbers(measured: Measured, setting: str) -> Figures:
+    """Return how many numbers describe a deformation: of the Gaussians, of the finest spline, or of the field."""
+    network, grid = measured.task.network, measured.seen.cases[0].image.shape[1:]
+    count = len(grid) * math.prod(grid)
+    if isinstance(network, R2n2):
+        count = int(setting.removeprefix("K=")) * network.settings.gaussians * numbers_each(len(grid))
+    elif isinstance(network, Bspline):
+        count = network.control_values(tuple(grid))
+    return summarized([{"numbers": count}])["numbers"]
 
 
 class PairScorer:

@@ -30,14 +30,16 @@ COLUMNS = {
     "ssim": ("SSIM", 3),
     "mse": ("MSE", 5),
     "seconds": ("s a pair", 3),
+    "numbers": ("numbers", 0),
 }
 INTRODUCTION = """# Results
 
 Written by `python training/results.py` from the files of `results/`. Mean +- standard deviation over pairs of
 validation cases, which took no part in training; with several seeds their mean and, in brackets, their range. HD and
 ASSD are the largest and the mean distance of boundaries (mean of both directions; of whole jobs, all boundary voxels
-pooled); folded voxels have a Jacobian determinant of 0 or less by central differences. Published figures are of the
-papers' own test cases."""
+pooled); folded voxels have a Jacobian determinant of 0 or less by central differences; "numbers" is how many describe a
+deformation (of all Gaussians, of the finest spline, else of the field on the network's grid). Published figures are of
+the papers' own test cases."""
 Row = dict[str, Any]
 
 
@@ -80,7 +82,7 @@ def cell(figure: tuple[float, float, float, float] | None, digits: int, seeds: i
     if figure is None:
         return ""
     mean, spread, low, high = (f"{value:.{digits}f}" for value in figure)
-    text = f"{mean} +- {spread}"
+    text = f"{mean} +- {spread}" if figure[1] else mean
     return f"{text} [{low} to {high}]" if seeds > 1 else text
 
 

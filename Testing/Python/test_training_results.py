@@ -15,9 +15,11 @@ pytestmark = pytest.mark.torch
 from training_cases import EDGE, NETWORK, TRAINING, chest_config, lungs, write, write_chest
 
 pytest.importorskip("lightning_fabric", reason="training needs the extra 'train'")
+pytest.importorskip("matplotlib", reason="training needs the extra 'train'").use("Agg")
 pytest.importorskip("monai", reason="training needs the extra 'train'")
 
 import evaluate
+import pictures
 import results
 import scoring
 from config import ConfigError, read_config
@@ -102,6 +104,17 @@ class TestScoring:
         assert summary["hd"] == {"mean": 2.0, "sd": 1.0, "missing": 1}
 
 
+class TestPictures:
+    def test_pairs_are_ranked_and_no_image_is_shown(self, folder: Path) -> None:
+        path = chest_config(folder, network={**NETWORK, "attention": False})
+        figure = pictures.picture(read_config(path), checkpoint(path), 1)
+        titles = [axes.get_title() for axes in figure.axes]
+        after = [float(title.split()[-1]) for title in titles]
+        assert [axes.get_ylabel() for axes in figure.axes] == ["jsrt, worst", "jsrt, median", "jsrt, best"]
+        assert after == sorted(after)
+        assert not any(axes.images for axes in figure.axes)
+
+
 class TestEvaluation:
     def test_untrained_network_does_as_well_as_the_identity(self, folder: Path) -> None:
         path = chest_config(folder, network={**NETWORK, "attention": False}, evaluation={"recursions": [1, 2]})
@@ -111,6 +124,17 @@ class TestEvaluation:
         assert once["figures"]["dice"]["mean"] == pytest.approx(identity["figures"]["dice"]["mean"], abs=0.02)
         assert once["figures"]["folded_px"]["mean"] == 0
         assert {"hd_px", "hd_mm", "assd_px", "ssim", "mse", "seconds"} <= set(once["figures"])
+        assert once["figures"]["numbers"]["mean"] == 2 * EDGE**2
+
+    def test_numbers_are_those_of_gaussians_and_of_the_finest_spline(self, folder: Path) -> None:
+        network = {"nd": 2, "widths": [4, 4, 4, 4], "blocks": 1, "hidden": 4, "gaussians": 3}
+        gaussians = chest_config(folder, architecture="r2n2", network=network, evaluation={"recursions": [2]})
+        row = evaluate.measure(read_config(gaussians), checkpoint(gaussians), CPU)[-1]
+        assert row["figures"]["numbers"]["mean"] == 2 * 3 * 7
+        settings = {"nd": 2, "spacing": [8], "iterations": [1]}
+        splines = chest_config(folder, architecture="bspline", network=settings, evaluation={"batch": 1})
+        row = evaluate.measure(read_config(splines), None, CPU)[-1]
+        assert row["figures"]["numbers"]["mean"] == 2 * (EDGE // 8 + 2) ** 2
 
     def test_pairs_are_scored_on_their_own_grid(self, folder: Path) -> None:
         path = chest_config(folder)

@@ -1,0 +1,113 @@
+"""Draw the worst, the median and the best validation pair of a trained network, for its model card.
+
+    python training/pictures.py training/configs/agf_jsrt.json --checkpoint runs/agf_jsrt/checkpoint.pt
+
+Only outlines of labels and the deformed grid are drawn, no image, so that the pictures may be published whatever the
+terms of the images are. A row per data set; 2D cases only.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from batches import Pairing, case_channels
+from cases import ROOT, Case
+from config import Config, read_config
+from loaders import load
+from protocols import PAIR_SEED, Measured, by_subset, fields_of
+from scoring import dice, warped_map
+from train import make_task
+
+CARDS = ROOT / "Resources" / "ModelCards"
+PICKED = {"worst": 0.0, "median": 0.5, "best": 1.0}  # quantile of the Dice
+PAIRS = 500
+GRID_STEP = 12  # pixels of the case between the lines
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+FIXED, MOVING, WARPED, GRID = "#0072B2", "#999999", "#D55E00", "#bbbbbb"
+
+
+def scored(part: Measured, recursions: int) -> list[tuple[float, tuple[int, int]]]:
+    """Return Dice and indices (fixed, moving) of up to `PAIRS` seeded pairs of one data set, worst first."""
+    config = part.task.config
+    pairs = Pairing(part.seen, config.data.pairing).sampled(PAIRS, PAIR_SEED)
+    found = []
+    for start in range(0, len(pairs), config.evaluation.batch):
+        chunk = pairs[start : start + config.evaluation.batch]
+        for pair, field in zip(chunk, predicted(part, chunk, recursions), strict=True):
+            fixed, moving = (part.whole.cases[index] for index in pair)
+            found.append(
+                (dice(moved(moving, field, config.data.labels), fixed.labels.numpy(), config.data.labels), pair)
+            )
+    return sorted(found)
+
+
+@torch.no_grad()
+def predicted(part: Measured, pairs: list[tuple[int, int]], recursions: int) -> Tensor:
+    """Return displacements `(B, 2, height, width)` in pixels of the cases' own grid."""
+    return dict(fields_of(part, pairs))[f"K={recursions}"]
+
+
+def moved(case: Case, field: Tensor, labels: int) -> np.ndarray:
+    """Return the label map of a moving case after a displacement `(2, height, width)` in pixels."""
+    return warped_map(case_channels(case, labels)["labels"][None], field[None])[0].numpy()
+
+
+def draw(axes: Axes, part: Measured, pair: tuple[int, int], field: Tensor) -> None:
+    """Draw one pair."""
+    count = part.task.config.data.labels
+    fixed, moving = (part.whole.cases[index] for index in pair)
+    rows, columns = np.mgrid[: field.shape[1], : field.shape[2]]
+    down, right = rows + field[0].numpy(), columns + field[1].numpy()
+    axes.plot(right[::GRID_STEP].T, down[::GRID_STEP].T, color=GRID, linewidth=0.4)
+    axes.plot(right[:, ::GRID_STEP], down[:, ::GRID_STEP], color=GRID, linewidth=0.4)
+    after = moved(moving, field, count)
+    for label in range(1, count + 1):
+        for labels, color in ((moving.labels.numpy(), MOVING), (fixed.labels.numpy(), FIXED), (after, WARPED)):
+            axes.contour(labels == label, [0.5], colors=color, linewidths=0.9)
+    before, now = (dice(labels, fixed.labels.numpy(), count) for labels in (moving.labels.numpy(), after))
+    axes.set_title(f"Dice {before:.3f} to {now:.3f}", fontsize=8)
+    axes.set(xlim=(0, field.shape[2]), ylim=(field.shape[1], 0), aspect="equal", xticks=[], yticks=[])
+
+
+def picture(config: Config, checkpoint: dict[str, Any], recursions: int) -> Figure:
+    """Return the figure of a configuration, with the averaged weights of the checkpoint of its run."""
+    task = make_task(config, None).eval()
+    task.network.load_state_dict(checkpoint["average"])
+    seen, whole = (load(config.data, "validation", whole=whole) for whole in (False, True))
+    parts = dict(by_subset(Measured(task, seen, whole, torch.device("cpu"))))
+    figure, table = plt.subplots(len(parts), len(PICKED), figsize=(7.2, 2.6 * len(parts)), squeeze=False)
+    for row, (subset, part) in zip(table, parts.items(), strict=True):
+        ranked = scored(part, recursions)
+        for axes, (name, quantile) in zip(row, PICKED.items(), strict=True):
+            _, pair = ranked[round(quantile * (len(ranked) - 1))]
+            draw(axes, part, pair, predicted(part, [pair], recursions)[0])
+            axes.set_ylabel(f"{subset}, {name}", fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--recursions", type=int, default=1, help="one of those that the configuration evaluates")
+    parser.add_argument("--output", type=Path, default=CARDS, help="folder")
+    arguments = parser.parse_args()
+    mpl.use("Agg")
+    config = read_config(arguments.config)
+    checkpoint = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
+    path = arguments.output / f"{config.release.id}.png"
+    picture(config, checkpoint, arguments.recursions).savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
