@@ -4,20 +4,19 @@
 the environment variable SLICER_PY names the Base/Python folder of a Slicer source tree, Slicer's own files are used.
 """
 
-import enum
 import importlib.machinery
 import importlib.util
 import os
 import sys
 import types
-import typing
 import unittest
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import slicer
 import slicer.util
+
+import parameter_node_stand_in
 
 
 def install() -> None:
@@ -28,10 +27,10 @@ def install() -> None:
         sys.path.append(upstream)
         for name in ("qt", "ctk"):
             if importlib.util.find_spec(name) is None:
-                _add_module(name).__getattr__ = _make_unused_class
+                add_module(name).__getattr__ = _make_unused_class
         slicer.__getattr__ = _make_unused_class
         return
-    _add_module("slicer.i18n", tr=lambda text: text, translate=lambda _context, text: text)
+    add_module("slicer.i18n", tr=lambda text: text, translate=lambda _context, text: text)
     classes = (
         ScriptedLoadableModule,
         ScriptedLoadableModuleWidget,
@@ -39,11 +38,13 @@ def install() -> None:
         ScriptedLoadableModuleTest,
     )
     names = {item.__name__: item for item in classes}
-    _add_module("slicer.ScriptedLoadableModule", __all__=list(names), **names)
-    _add_module("slicer.parameterNodeWrapper", WithinRange=WithinRange, parameterNodeWrapper=parameterNodeWrapper)
+    add_module("slicer.ScriptedLoadableModule", __all__=list(names), **names)
+    names = {name: getattr(parameter_node_stand_in, name) for name in ("WithinRange", "parameterNodeWrapper")}
+    add_module("slicer.parameterNodeWrapper", **names)
 
 
-def _add_module(name: str, **attributes: Any) -> types.ModuleType:
+def add_module(name: str, **attributes: Any) -> types.ModuleType:
+    """Return a module that can be imported by its name from now on."""
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None))
     vars(module).update(attributes)
     sys.modules[name] = module
@@ -69,7 +70,36 @@ class ScriptedLoadableModule:
 
 
 class ScriptedLoadableModuleWidget:
-    """What a panel derives from; without Qt it is never made."""
+    """What a panel derives from; it is only made where something stands in for Qt."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__()
+        self.moduleName = type(self).__name__.removesuffix("Widget")
+        self.parent = parent if parent is not None else _make_parent()
+        self.layout = self.parent.layout()
+        if parent is None:
+            self.setup()
+            self.parent.show()
+
+    def resourcePath(self, name: str) -> str:
+        """Return the path of a file among the resources of the module."""
+        return str(Path(slicer.util.modulePath(self.moduleName)).with_name("Resources") / name)
+
+    def setup(self) -> None:
+        """Add nothing for developers."""
+
+    def onReload(self) -> None:
+        """Make the panel anew, from the files as they are now."""
+        slicer.util.reloadScriptedModule(self.moduleName)
+
+
+def _make_parent() -> Any:
+    import qt
+
+    parent = slicer.qMRMLWidget()
+    qt.QVBoxLayout(parent)
+    parent.setMRMLScene(slicer.mrmlScene)
+    return parent
 
 
 class ScriptedLoadableModuleLogic:
@@ -95,70 +125,3 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 
     def delayDisplay(self, message: str, _msec: int = 0) -> None:
         """Show nothing."""
-
-
-@dataclass(frozen=True)
-class WithinRange:
-    """Bounds of a number, both allowed."""
-
-    minimum: float
-    maximum: float
-
-    def validate(self, value: float) -> None:
-        """Raise ValueError for a value out of bounds."""
-        if not self.minimum <= value <= self.maximum:
-            msg = f"Value must be within range [{self.minimum}, {self.maximum}], is {value}"
-            raise ValueError(msg)
-
-
-class _Parameter:
-    """One attribute of a parameter node class, stored in the MRML node as Slicer stores it."""
-
-    def __init__(self, name: str, hint: Any, default: Any) -> None:
-        self.name, self.default = name, default
-        self.kinds, self.validators = (hint,), ()
-        if typing.get_origin(hint) is typing.Annotated:
-            kind, *self.validators = typing.get_args(hint)
-            self.kinds = (kind,)
-        elif typing.get_origin(hint) is typing.Union:
-            self.kinds = typing.get_args(hint)
-        self.is_node = any(issubclass(kind, slicer.vtkMRMLNode) for kind in self.kinds)
-
-    def __get__(self, wrapper: Any, _owner: type | None = None) -> Any:
-        node = wrapper.parameterNode
-        if self.is_node:
-            return node.GetNodeReference(self.name)
-        text = node.GetParameter(self.name)
-        kind = self.kinds[0]
-        if not text:
-            return self.default
-        if kind is bool:
-            return text == "True"
-        return kind[text] if issubclass(kind, enum.Enum) else kind(text)
-
-    def __set__(self, wrapper: Any, value: Any) -> None:
-        allowed = (*self.kinds, type(None)) if self.is_node else self.kinds
-        if not isinstance(value, allowed):
-            msg = f"{self.name} must be {' or '.join(kind.__name__ for kind in allowed)}, is {value!r}"
-            raise TypeError(msg)
-        for validator in self.validators:
-            validator.validate(value)
-        if self.is_node:
-            wrapper.parameterNode.SetNodeReferenceID(self.name, value.GetID() if value else None)
-        else:
-            text = value.name if isinstance(value, enum.Enum) else str(value)
-            wrapper.parameterNode.SetParameter(self.name, text)
-
-
-def parameterNodeWrapper(wrapped: type) -> type:
-    """Turn the annotations of a class into attributes that live in a MRML node."""
-    hints = typing.get_type_hints(wrapped, include_extras=True)
-    wrapped.allParameters = dict(hints)
-    for name, hint in hints.items():
-        setattr(wrapped, name, _Parameter(name, hint, getattr(wrapped, name, None)))
-
-    def __init__(self: Any, parameterNode: slicer.vtkMRMLScriptedModuleNode) -> None:
-        self.parameterNode = parameterNode
-
-    wrapped.__init__ = __init__
-    return wrapped

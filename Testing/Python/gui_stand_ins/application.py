@@ -1,0 +1,176 @@
+"""Stands in for the Slicer application: its main window, its modules, its slice views (without their pictures)."""
+
+import importlib
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import slicer
+from PySide6 import QtCore, QtWidgets
+
+import mrml_scene
+
+from .mrml_widgets import qMRMLWidget
+
+SLICE_VIEWS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
+
+
+class Application(QtWidgets.QApplication):
+    """What `slicer.app` offers."""
+
+    def __init__(self) -> None:
+        super().__init__(["Slicer"])
+        self.applicationName = "Slicer"
+        self.setStyle("Fusion")
+        self._mrml = mrml_scene.boot()
+        self._modules = ModuleManager()
+        self._layout = LayoutManager(self._mrml)
+        self._folder = tempfile.TemporaryDirectory(prefix="Slicer-", ignore_cleanup_errors=True)
+        self.temporaryPath = self._folder.name
+        # Nobody's settings are read or written.
+        for scope in (QtCore.QSettings.UserScope, QtCore.QSettings.SystemScope):
+            QtCore.QSettings.setPath(QtCore.QSettings.NativeFormat, scope, self.temporaryPath)
+        self.mainWindow = MainWindow()
+
+    def testingEnabled(self) -> bool:
+        """Return True, so that Slicer asks nobody anything."""
+        return True
+
+    def applicationLogic(self) -> slicer.vtkSlicerApplicationLogic:
+        return self._mrml.logic
+
+    def mrmlScene(self) -> slicer.vtkMRMLScene:
+        return self._mrml.scene
+
+    def moduleManager(self) -> "ModuleManager":
+        return self._modules
+
+    def layoutManager(self) -> "LayoutManager":
+        return self._layout
+
+    def startupEnvironment(self) -> QtCore.QProcessEnvironment:
+        return QtCore.QProcessEnvironment.systemEnvironment()
+
+    def userSettings(self) -> QtCore.QSettings:
+        return QtCore.QSettings()
+
+
+class ModuleManager(QtCore.QObject):
+    """Knows the modules that were loaded."""
+
+    moduleAboutToBeUnloaded = QtCore.Signal(str)
+
+    def module(self, name: str) -> "ScriptedModule | None":
+        return getattr(slicer.modules, name.lower(), None)
+
+
+class LayoutManager:
+    """Holds the logic of three slice views, which show what their nodes say, without pictures."""
+
+    def __init__(self, mrml: mrml_scene.Application) -> None:
+        self._logics = mrml.logic.GetSliceLogics()
+        for name, orientation in SLICE_VIEWS.items():
+            logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLApplicationLogic(mrml.logic)
+            self._logics.AddItem(logic)
+            logic.SetMRMLScene(mrml.scene)
+            logic.AddSliceNode(name).SetOrientation(orientation)
+
+    def sliceViewNames(self) -> list[str]:
+        return list(SLICE_VIEWS)
+
+    def mrmlSliceLogics(self) -> Any:
+        return self._logics
+
+    def resetSliceViews(self) -> None:
+        for index in range(self._logics.GetNumberOfItems()):
+            self._logics.GetItemAsObject(index).FitSliceToBackground()
+
+
+class MainWindow(QtWidgets.QMainWindow):
+    """Shows the panel of one module at a time, as Slicer's module panel does; also its own module selector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("qSlicerMainWindow")
+        self.scrollArea = QtWidgets.QScrollArea()
+        self.scrollArea.widgetResizable = True
+        self.scrollArea.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarAlwaysOff)
+        self.setCentralWidget(self.scrollArea)
+        self.resize(480, 900)
+        self.selectedModule = ""
+
+    def moduleSelector(self) -> "MainWindow":
+        return self
+
+    def selectModule(self, name: str) -> None:
+        """Leave the module that is open and open another; an empty name opens none."""
+        if name == self.selectedModule:
+            return
+        if self.selectedModule:
+            slicer.util.getModule(self.selectedModule).widgetRepresentation().exit()
+            self.scrollArea.takeWidget()
+        self.selectedModule = name
+        if name:
+            panel = slicer.util.getModule(name).widgetRepresentation()
+            self.scrollArea.setWidget(panel)
+            self.show()
+            panel.enter()
+
+
+class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
+    """The C++ side of a module's panel."""
+
+    def __init__(self, moduleName: str) -> None:
+        super().__init__()
+        self._moduleName = moduleName
+        self._panel: Any = None
+        self.isEntered = False
+        QtWidgets.QVBoxLayout(self)
+        self.setMRMLScene(slicer.mrmlScene)
+        self.reload()
+
+    def self(self) -> Any:
+        """Return the Python side."""
+        return self._panel
+
+    def reload(self) -> None:
+        """Make the Python side anew."""
+        name = f"{self._moduleName}Widget"
+        self._panel = getattr(importlib.import_module(self._moduleName), name)(self)
+        setattr(slicer.modules, name, self._panel)
+        self._panel.setup()
+
+    def enter(self) -> None:
+        self.isEntered = True
+        self._panel.enter()
+
+    def exit(self) -> None:
+        self.isEntered = False
+        self._panel.exit()
+
+
+class ScriptedModule(SimpleNamespace):
+    """The C++ side of a module, which describes itself by attributes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(name=path.stem, path=str(path), panel=None)
+
+    def widgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:
+        """Return the panel, made when it is asked for first."""
+        if self.panel is None:
+            self.panel = self.createNewWidgetRepresentation()
+        return self.panel
+
+    def createNewWidgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:
+        return qSlicerScriptedLoadableModuleWidget(self.name)
+
+
+def load_module(path: Path) -> ScriptedModule:
+    """Load a module as the application does when it starts; its folder is on the search path."""
+    name = path.stem
+    description = ScriptedModule(path)
+    setattr(slicer.modules, name.lower(), description)
+    setattr(slicer.modules, f"{name}Instance", getattr(importlib.import_module(name), name)(description))
+    return description

@@ -1,0 +1,159 @@
+"""PySide6 with the manners of PythonQt, in which Slicer's Python code speaks to Qt.
+
+Properties are attributes, `widget.text = "a"`, not methods; `widget.connect("clicked(bool)", slot)` takes a signature
+as text and gives a slot no more arguments than it takes. What is wrong raises here, where PythonQt prints or guesses.
+"""
+
+import functools
+import inspect
+import re
+import types
+from collections.abc import Callable
+from typing import Any
+
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from slicer_stand_ins import add_module
+
+NUMBERS = (bool, int, float)
+# What a property of a type takes; PythonQt would try to convert other values.
+ACCEPTED = {"bool": NUMBERS, "int": NUMBERS, "double": NUMBERS, "float": NUMBERS, "QString": (str,)}
+# Properties that PySide6 itself looks up as methods, to find out whether Python overrides them.
+VIRTUAL = {"sizeHint", "minimumSizeHint", "viewportSizeHint"}
+VTK_POINTER = re.compile(r"\bvtk\w+\s*\*")
+
+_plain_get = QtCore.QObject.__getattribute__
+
+
+def install() -> types.ModuleType:
+    """Change PySide6 for the whole process and return it as the module `qt`, which can then be imported."""
+    QtCore.QObject.__getattribute__ = _get
+    # They make their classes when asked for them, so that looking into them is not enough.
+    modules = (QtCore, QtGui, QtWidgets)
+    names = {name: getattr(module, name) for module in modules for name in dir(module) if not name.startswith("_")}
+    for item in names.values():
+        if isinstance(item, type) and issubclass(item, QtCore.QObject):
+            item.__setattr__ = _set
+    return add_module("qt", **names)
+
+
+def stored(name: str, kind: Any, default: Any) -> QtCore.Property:
+    """Return a Qt property that only keeps its value; `changed(name)` of the widget, if there is one, is told."""
+
+    def get(self: Any) -> Any:
+        return vars(self).get(f"_stored_{name}", default)
+
+    def put(self: Any, value: Any) -> None:
+        vars(self)[f"_stored_{name}"] = value
+        getattr(self, "changed", lambda _name: None)(name)
+
+    return QtCore.Property(kind, get, put)
+
+
+def _property_of(item: QtCore.QObject, name: str) -> QtCore.QMetaProperty | None:
+    meta = _plain_get(item, "metaObject")()
+    index = meta.indexOfProperty(name)
+    return meta.property(index) if index >= 0 else None
+
+
+def _get(self: QtCore.QObject, name: str) -> Any:
+    if name.startswith("_") or name in VIRTUAL:
+        return _plain_get(self, name)
+    if name in METHODS:
+        return types.MethodType(METHODS[name], self)
+    name = "objectName" if name == "name" else name
+    if _property_of(self, name) is not None:
+        return _plain_get(self, "property")(name)
+    try:
+        return _plain_get(self, name)
+    except AttributeError:
+        if name.encode() in _plain_get(self, "dynamicPropertyNames")():
+            return _plain_get(self, "property")(name)
+        target = name[3:4].lower() + name[4:]
+        if name.startswith("set") and _property_of(self, target) is not None:
+            return functools.partial(setattr, self, target)
+        raise
+
+
+def _set(self: QtCore.QObject, name: str, value: Any) -> None:
+    name = "objectName" if name == "name" else name
+    known = None if name.startswith("_") else _property_of(self, name)
+    if known is None:
+        _set_other(self, name, value)
+        return
+    if not known.isWritable():
+        msg = f"Property '{name}' of {self.className()} is not writable"
+        raise AttributeError(msg)
+    kind = known.typeName()
+    if not isinstance(value, ACCEPTED.get(kind, object)):
+        msg = f"Property '{name}' of {self.className()} is a {kind} and does not accept {value!r}"
+        raise AttributeError(msg)
+    _plain_get(self, "setProperty")(name, int(value) if kind == "int" else value)
+
+
+def _set_other(item: QtCore.QObject, name: str, value: Any) -> None:
+    """Set what is no property; a class of Qt itself takes nothing else but dynamic properties."""
+    if name.encode() in _plain_get(item, "dynamicPropertyNames")():
+        _plain_get(item, "setProperty")(name, value)
+    elif _is_free(item, name) or isinstance(value, QtCore.SignalInstance):  # PySide6 keeps those itself
+        vars(item)[name] = value
+    else:
+        msg = f"Attribute '{name}' does not exist or is not writable on {item.className()}"
+        raise AttributeError(msg)
+
+
+def _is_free(item: QtCore.QObject, name: str) -> bool:
+    return name.startswith("_") or not type(item).__module__.startswith("PySide6")
+
+
+def _class_name(self: QtCore.QObject) -> str:
+    return _plain_get(self, "metaObject")().className()
+
+
+def _signal(sender: QtCore.QObject, signature: str) -> tuple[QtCore.SignalInstance, int]:
+    """Return a signal and the number of arguments in its signature.
+
+    Raises:
+        ValueError: If the sender has no such signal.
+    """
+    meta = _plain_get(sender, "metaObject")()
+    normalized = QtCore.QMetaObject.normalizedSignature(VTK_POINTER.sub("PyObject", signature))
+    index = meta.indexOfSignal(normalized.data().decode())
+    if index < 0:
+        msg = f"{meta.className()} has no signal {signature}"
+        raise ValueError(msg)
+    return _plain_get(sender, signature.partition("(")[0]), meta.method(index).parameterCount()
+
+
+def _target(receiver: Any, slot: str | None) -> Callable[..., Any]:
+    return receiver if slot is None else getattr(receiver, slot.partition("(")[0])
+
+
+def _accepted_count(callback: Callable[..., Any]) -> float:
+    """Return how many positional arguments a function takes."""
+    parameters = inspect.signature(callback).parameters.values()
+    if any(item.kind is item.VAR_POSITIONAL for item in parameters):
+        return float("inf")
+    return sum(item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD) for item in parameters)
+
+
+def _connect(self: QtCore.QObject, signature: str, receiver: Any, slot: str | None = None) -> bool:
+    signal, count = _signal(self, signature)
+    callback = _target(receiver, slot)
+    taken = int(min(count, _accepted_count(callback)))
+
+    def call(*arguments: Any) -> None:
+        callback(*arguments[:taken])
+
+    vars(self).setdefault("_connections", {})[signature, callback] = call
+    signal.connect(call)
+    return True
+
+
+def _disconnect(self: QtCore.QObject, signature: str, receiver: Any, slot: str | None = None) -> bool:
+    signal, _count = _signal(self, signature)
+    call = vars(self).get("_connections", {}).pop((signature, _target(receiver, slot)), None)
+    return call is not None and signal.disconnect(call)
+
+
+METHODS = {"connect": _connect, "disconnect": _disconnect, "className": _class_name}

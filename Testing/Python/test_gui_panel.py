@@ -1,0 +1,66 @@
+"""The panel without Slicer: what ctest runs inside Slicer, run on the stand-ins, and what opening it loads."""
+
+import json
+import os
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError)
+
+import DeepAttentionRegGuiTest as inside_slicer
+from test_rules import LIGHT
+
+pytestmark = pytest.mark.mrml
+
+FOLDER = Path(__file__).resolve().parent
+NAMES = unittest.TestLoader().getTestCaseNames(inside_slicer.DeepAttentionRegGuiTest)
+TIMEOUT_S = 900
+OPEN_PANEL = """
+import gui_stand_ins
+application = gui_stand_ins.install()
+application.mainWindow.selectModule("DeepAttentionReg")
+application.processEvents()
+import os, sys
+print("|".join(sys.modules), flush=True)
+os._exit(0)  # as __main__.py of the stand-ins does
+"""
+
+
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run Python in a process of its own: the stand-ins change PySide6 and slicer for good."""
+    environment = {**os.environ, **variables, "PYTHONPATH": str(FOLDER)}
+    return subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What went wrong in each selected test of the panel, by its name; all run in one process."""
+    report = tmp_path_factory.mktemp("gui") / "report.json"
+    selected = [item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")
+                and item.module is request.module]  # fmt: skip
+    tests = [f"{inside_slicer.DeepAttentionRegGuiTest.__name__}.{name}" for name in selected]
+    done = run(str(FOLDER / "gui_stand_ins"), *tests, GUI_TEST_REPORT=str(report))
+    assert report.exists(), f"The tests ended early (exit code {done.returncode}).\n{done.stdout}\n{done.stderr}"
+    return json.loads(report.read_text(encoding="ascii"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_as_in_slicer(name: str, outcomes: dict[str, str]) -> None:
+    assert not outcomes[name], outcomes[name]
+
+
+def test_opening_the_panel_loads_neither_torch_nor_what_computes_with_it() -> None:
+    done = run("-c", OPEN_PANEL)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.splitlines()[-1].split("|"))
+    engine = {name.partition(".")[2] for name in loaded if name.startswith("DeepAttentionRegEngine.")}
+    assert "DeepAttentionRegLib.Parameters" in loaded
+    assert "torch" not in loaded
+    assert engine <= LIGHT
