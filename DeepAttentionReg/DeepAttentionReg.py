@@ -449,6 +449,11 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         if self._registration is not None:
             self._registration.cancel()
 
+    def finish(self):
+        """Have the running registration, if any, end early with the best it has found so far."""
+        if self._registration is not None:
+            self._registration.finish()
+
     def close(self):
         """End the running registration, if any, at once; no callback is called any more."""
         self._stopMeasuringSpeed()

@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--moving-points", type=Path, help="the same landmarks on the moving image, same order")
     add("--flat", action="store_true", help="without a pair of your own: the phantom as a single slice")
     add("--method", help="registration method; default: rman, or none where no weights suit the images")
-    add("--recursions", type=int, default=3, help="passes of the network (default: %(default)s)")
+    add("--recursions", type=int, help="passes of the network (default: those that suit the method)")
     add("--refine", type=int, default=DEFAULT_STEPS, help="refinement steps, 0: off (default: %(default)s)")
     add("--alignment", choices=contract.ALIGNMENTS, default="center", help="linear start (default: %(default)s)")
     add("--similarity", choices=contract.SIMILARITIES, default="ncc", help="for refinement (default: %(default)s)")

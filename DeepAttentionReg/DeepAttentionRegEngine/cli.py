@@ -15,7 +15,7 @@ from typing import Any
 
 from . import __version__, contract, errors
 from .reporting import Reporter
-from .watchdog import Cancellation, watch
+from .watchdog import Request, watch
 
 EXIT_FAILED, EXIT_CANCELLED = 1, 3
 FIELD_HELP = "displacement field (nrrd, nii.gz, mha, h5)"
@@ -54,12 +54,12 @@ def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
 
 def execute(job: contract.Job, send: Emit) -> int:
     """Run a job, send its events and return the exit code."""
-    cancellation = Cancellation(job.cancel_file)
+    cancellation, finish = Request(job.cancel_file), Request(getattr(job, "finish_file", None))
     if job.parent_pid is not None:
         watch(job.parent_pid, job.cancel_file)
     try:
         jobs = _load_engine()
-        send(jobs.run(job, Reporter(send, cancellation.requested)))
+        send(jobs.run(job, Reporter(send, cancellation.made, finish.made)))
     except errors.EngineError as error:
         send(contract.Failure(error.code, error.message, error.hint))
         return EXIT_CANCELLED if error.code == errors.CANCELLED else EXIT_FAILED

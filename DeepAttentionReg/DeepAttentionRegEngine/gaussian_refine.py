@@ -44,7 +44,7 @@ def refine_gaussians(
     sequence: Sequence[Gaussians],
     steps: int,
     settings: GaussianRefinement,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: Callable[[int, int, float], bool] | None = None,
 ) -> list[Gaussians]:
     """Return the sequence with the lowest loss met.
 
@@ -53,7 +53,7 @@ def refine_gaussians(
         sequence: Gaussians of every step, from a network or of any origin.
         steps: Adam iterations.
         settings: How to refine.
-        on_step: Called after every iteration with (done, of, loss); may raise to stop.
+        on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
     """
     full = tuple(pair.fixed.shape[2:])
     factor = max(1.0, (math.prod(full) / settings.voxels) ** (1 / len(full)))
@@ -62,7 +62,7 @@ def refine_gaussians(
     with torch.enable_grad():
         unknowns = [_unknowns(step) for step in sequence]
         optimizer = torch.optim.Adam([value for values in unknowns for value in values], lr=settings.learning_rate)
-        best, lowest = list(sequence), math.inf
+        best, lowest, enough = list(sequence), math.inf, False
         for done in range(steps + 1):
             pairs = zip(sequence, unknowns, strict=True)
             current = [limited(_changed(step, values), settings.mode, settings.kappa) for step, values in pairs]
@@ -72,13 +72,12 @@ def refine_gaussians(
             value = float(loss.detach())
             if value < lowest:
                 best, lowest = [_detached(step) for step in current], value
-            if done == steps:
+            if done == steps or enough:
                 break
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if on_step is not None:
-                on_step(done + 1, steps, value)
+            enough = on_step is not None and on_step(done + 1, steps, value)
     return best
 
 

@@ -19,10 +19,11 @@ from .gaussians import Gaussians, render
 from .geometry import Geometry
 from .losses import local_ncc
 from .networks import load_network
-from .networks.base import ImagePair, OnStep, Recursion, RegistrationNetwork
+from .networks.base import ImagePair, Recursion, RegistrationNetwork
 from .networks.bspline import Bspline, BsplineSettings
 from .preprocess import WorkingPair
 from .recursions import INDEX
+from .refine import OnStep
 from .registry import GridPolicy, Method, Variant
 from .reporting import Reporter
 from .warp import warp
@@ -68,7 +69,7 @@ class Proposal:
             iterations: Adam steps.
             similarity: "ncc" or "mse".
             smoothness: Factor of the usual regularity.
-            on_step: Called after every iteration with (done, of, loss); may raise to stop.
+            on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
         """
         usual = GaussianRefinement(self.settings.mode, self.settings.kappa, similarity)
         settings = replace(usual, smoothness=usual.smoothness * smoothness)
@@ -148,16 +149,20 @@ class MethodRun:
             similarities.append(similarity(view, state.displacement))
             file = None if folder is None else str(self._keep(folder, state, similarities[-1]))
             self._report(index, file)
+            if self.reporter.enough():
+                break
         proposal = Proposal(steps, view, network.settings) if steps else None
         return Applied(state.displacement, similarities, proposal, None if folder is None else folder.close())
 
     def _network(self, device: torch.device) -> RegistrationNetwork:
         network = load_network(self.method.architecture, self.variant).to(device)
         network.half_precision = self.job.half_precision
-        network.on_step = lambda done, of, loss: self.reporter.step(
-            "recursion", 0, self.count, f"Iteration {done} of {of}, loss {loss:.4f}."
-        )
+        network.on_step = self._on_step
         return network
+
+    def _on_step(self, done: int, of: int, loss: float) -> bool:
+        self.reporter.step("recursion", 0, self.count, f"Iteration {done} of {of}, loss {loss:.4f}.")
+        return self.reporter.enough()
 
     def _report(self, index: int, file: str | None = None) -> None:
         unit = self.method.recursions.unit

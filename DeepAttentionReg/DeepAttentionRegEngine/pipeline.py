@@ -48,7 +48,7 @@ class Registration:
         spatial = tuple(self.pair.fixed.shape[2:])
         variant = choose_variant(method, len(spatial), self.job.weights)
         count = method.recursions_for(self.job.recursions)
-        self.values.update(recursions=count, weights=variant.weights)
+        self.values.update(weights=variant.weights)
         run = MethodRun(self.job, method, variant, count, self.reporter, self._will_create)
         found = run.apply(self.pair, self.inputs.fixed.geometry)
         if found.index is not None:
@@ -58,7 +58,8 @@ class Registration:
                 errors.CONTRACT, f"{method.title} makes no sequence of Gaussians.", "Choose the method r2n2."
             )
         similarities = found.similarities
-        self.values.update(similarity=similarities, best_recursion=int(np.nanargmax(similarities)))
+        best = int(np.nanargmax(similarities))
+        self.values.update(recursions=len(similarities) - 1, similarity=similarities, best_recursion=best)
         if not similarities[-1] >= similarities[0]:  # written so that it holds for a broken field, not a number, too
             self.warnings.append(
                 f"{method.title} made the volumes less similar, so its deformation was left out; "
@@ -102,8 +103,9 @@ class Registration:
         """Improve the displacement on this pair; a sequence of Gaussians that is to be kept stays one."""
         job, pair = self.job, self.pair
 
-        def on_step(step: int, of: int, loss: float) -> None:
+        def on_step(step: int, of: int, loss: float) -> bool:
             self.reporter.step("refine", step, of, f"Refinement, loss {loss:.4f}.")
+            return self.reporter.enough()
 
         if self.proposal is not None:
             self.proposal = self.proposal.refined(job.refinement_steps, job.similarity, job.smoothness, on_step)
@@ -216,9 +218,11 @@ def _deform(state: Registration, method: Method | None) -> None:
     if method is not None:
         with reporter.stage("recursion", "Preparing the method."):
             state.run_method(method)
-    if state.job.refinement_steps:
+    if state.job.refinement_steps and not reporter.enough():
         with reporter.stage("refine", "Refining the deformation on this pair."):
             state.run_refinement()
+    if reporter.enough():
+        state.warnings.append("Finished early on request; more recursions or refinement might improve the result.")
     displacement_lps_mm = field_on_fixed(state.displacement, state.pair, fixed)
     with reporter.stage("evaluate", "Measuring the deformation."):
         state.evaluate(displacement_lps_mm)

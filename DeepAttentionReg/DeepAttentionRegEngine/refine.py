@@ -18,7 +18,7 @@ FOLD_MARGIN = 0.1
 VELOCITY_STEPS = 5
 SMALLEST_LEVEL = 8  # voxels; coarser than this an axis holds no structure
 
-OnStep = Callable[[int, int, float], None]
+OnStep = Callable[[int, int, float], bool]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def refine(
         initial: `(1, nd, *spatial)` in voxels, from a network or zero.
         settings: How to refine.
         weight: `(1, 1, *spatial)` non-negative; where the similarity counts. None: everywhere.
-        on_step: Called after every iteration with (done, of, loss); may raise to stop.
+        on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
 
     Returns:
         `(1, nd, *spatial)` in voxels.
@@ -145,42 +145,45 @@ def refine(
         whole = Pair(mind_ssc(fixed), mind_ssc(moving), weight)
     displacement = initial
     total = settings.steps * len(settings.levels)
+    enough = False
     for index, factor in enumerate(settings.levels):
+        if enough:
+            break
         size = level_size(full, factor)
         prior = resize_displacement(initial, size) if settings.anchor else None
         objective = Objective(whole.at(size), prior, settings)
 
-        def report(step: int, loss: float, index: int = index) -> None:
-            if on_step is not None:
-                on_step(index * settings.steps + step, total, loss)
+        def report(step: int, loss: float, index: int = index) -> bool:
+            return on_step is not None and on_step(index * settings.steps + step, total, loss)
 
-        change = _descend(objective, resize_displacement(displacement, size), report)
+        change, enough = _descend(objective, resize_displacement(displacement, size), report)
         # Only the change is enlarged: the fine detail of the initial field survives the coarse levels.
         displacement = _changed(displacement, resize_displacement(change, full), settings)
     with torch.no_grad():  # what helped at a coarse level may have done harm at the last
         return min((initial, displacement), key=lambda field: float(objective(resize_displacement(field, size))))
 
 
-def _descend(objective: Objective, start: Tensor, report: Callable[[int, float], None]) -> Tensor:
-    """Return the change of `start` with the lowest loss met; none if no step made it lower."""
+def _descend(objective: Objective, start: Tensor, report: Callable[[int, float], bool]) -> tuple[Tensor, bool]:
+    """Return the change of `start` with the lowest loss met, none if no step made it lower; and if that is enough."""
     # The unknown lives on half the grid: linear enlarging smooths it and the optimiser has an eighth of the values.
     settings, size = objective.settings, tuple(start.shape[2:])
     unknown = torch.zeros(1, start.shape[1], *level_size(size, 2), device=start.device, requires_grad=True)
     optimizer = torch.optim.Adam([unknown], lr=settings.learning_rate)
-    best, lowest = unknown.detach().clone(), math.inf
+    best, lowest, enough = unknown.detach().clone(), math.inf, False
     for step in range(settings.steps + 1):
         with torch.set_grad_enabled(step < settings.steps):
             loss = objective(_changed(start, _change(unknown, size, settings), settings))
         value = float(loss.detach())
         if value < lowest:
             best, lowest = unknown.detach().clone(), value
-        if step < settings.steps:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            report(step + 1, value)
+        if step == settings.steps or enough:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        enough = report(step + 1, value)
     with torch.no_grad():
-        return _change(best, size, settings)
+        return _change(best, size, settings), enough
 
 
 def _change(unknown: Tensor, size: tuple[int, ...], settings: RefineSettings) -> Tensor:

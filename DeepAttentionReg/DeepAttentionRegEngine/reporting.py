@@ -11,10 +11,18 @@ from .contract import Event, Progress
 
 @dataclass
 class Reporter:
-    """Where a job's progress goes and whence its cancellation comes; keeps the seconds of each stage."""
+    """Where a job's progress goes and whence requests come; keeps the seconds of each stage.
+
+    Attributes:
+        emit: Gets all progress.
+        cancelled: Tells whether the job is to be given up.
+        enough: Tells whether the job is to end with the best that it has.
+        seconds: By stage.
+    """
 
     emit: Callable[[Event], None]
     cancelled: Callable[[], bool]
+    enough: Callable[[], bool] = lambda: False
     seconds: dict[str, float] = field(default_factory=dict)
 
     def step(self, stage: str, step: int = 0, of: int = 0, message: str = "", file: str | None = None) -> None:

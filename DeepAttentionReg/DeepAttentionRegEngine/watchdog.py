@@ -11,15 +11,15 @@ GRACE_S = 30.0  # longer than the engine's longest stretch without a look at the
 EXIT_CODE = 3
 
 
-class Cancellation:
-    """Whether someone has asked the job to stop, by creating its cancel file."""
+class Request:
+    """Whether someone has asked a running job for something, by creating a file."""
 
-    def __init__(self, cancel_file: str | None) -> None:
-        """Poll this file; None never asks to stop."""
-        self._file = Path(cancel_file) if cancel_file else None
+    def __init__(self, file: str | None) -> None:
+        """Poll this file; None asks for nothing."""
+        self._file = Path(file) if file else None
 
-    def requested(self) -> bool:
-        """Return whether the cancel file exists."""
+    def made(self) -> bool:
+        """Return whether the file exists."""
         return self._file is not None and self._file.exists()
 
 
@@ -44,10 +44,10 @@ def watch(parent_pid: int, cancel_file: str | None = None) -> threading.Thread:
 
 
 def _watch(parent: "_Process", cancel_file: str | None) -> None:
-    cancellation = Cancellation(cancel_file)
+    cancellation = Request(cancel_file)
     stop_at = None
     while parent.is_alive():
-        if stop_at is None and cancellation.requested():
+        if stop_at is None and cancellation.made():
             stop_at = time.monotonic() + GRACE_S
         if stop_at is not None and time.monotonic() > stop_at:
             break

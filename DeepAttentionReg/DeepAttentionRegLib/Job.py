@@ -28,6 +28,7 @@ except ImportError:  # slicer-core has no Qt
     qt = None
 
 ENGINE_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "run_engine.py"
+FINISH_FILE = "finish"
 POLL_INTERVAL_MS = 100
 CANCEL_GRACE_S = 10.0
 KILL_WAIT_S = 5.0
@@ -157,6 +158,11 @@ class EngineJob:
         if self.isRunning and self._killAt is None:
             (self.folder / "cancel").touch()
             self._killAt = time.monotonic() + CANCEL_GRACE_S
+
+    def finish(self) -> None:
+        """Ask the engine to end with the best that it has."""
+        if self.isRunning:
+            (self.folder / FINISH_FILE).touch()
 
     def wait(self) -> None:
         """Return when the job has ended and its callbacks were called, keeping the application responsive meanwhile."""

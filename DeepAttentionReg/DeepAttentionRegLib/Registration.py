@@ -151,6 +151,11 @@ class Registration:
         """Stop at the next opportunity; `onFailed` tells when it has happened."""
         self._stop(_("The registration was canceled."))
 
+    def finish(self) -> None:
+        """End recursions and refinement; `onFinished` gets the best found so far."""
+        if self._job is not None:
+            self._job.finish()
+
     def wait(self) -> Outcome:
         """Return the outcome when it is there, keeping the application responsive meanwhile.
 
@@ -181,6 +186,7 @@ class Registration:
         """
         inputs = self._inputs
         values = {**_jobSettings(self._settings), **OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
+        values["finish_file"] = Job.FINISH_FILE
         contract.build(contract.RegisterJob, values)  # refuses wrong settings before the slow part
         self._case = Results.Case(
             fixed=Results.NodeReference(inputs.fixedVolume),

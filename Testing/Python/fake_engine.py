@@ -78,12 +78,20 @@ def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
 
 
 def work_until_cancelled(job: contract.Job) -> int:
-    cancellation = watchdog.Cancellation(job.cancel_file)
-    while not cancellation.requested():
+    cancellation = watchdog.Request(job.cancel_file)
+    while not cancellation.made():
         emit(contract.Progress("refine", 1, 2, str(os.getpid())))
         time.sleep(0.02)
     emit(contract.Failure(errors.CANCELLED, "The registration was canceled."))
     return 3
+
+
+def work_until_finished(job: contract.RegisterJob) -> int:
+    finish = watchdog.Request(job.finish_file)
+    while not finish.made():
+        emit(contract.Progress("refine", 1, 2, str(os.getpid())))
+        time.sleep(0.02)
+    return work(job)
 
 
 def hang(_job: contract.Job) -> int:
@@ -129,6 +137,7 @@ def launch(_job: contract.Job) -> int:
 MODES: dict[str, Callable[[contract.RegisterJob], int]] = {
     "work": work,
     "work until cancelled": work_until_cancelled,
+    "work until finished": work_until_finished,
     "hang": hang,
     "fail": fail,
     "crash": crash,

@@ -13,8 +13,10 @@ from DeepAttentionRegEngine.alignment import align
 from DeepAttentionRegEngine.contract import Progress, RegisterJob
 from DeepAttentionRegEngine.errors import EngineError
 from DeepAttentionRegEngine.evaluation import linear_field
+from DeepAttentionRegEngine.gaussian_refine import GaussianRefinement, refine_gaussians
+from DeepAttentionRegEngine.gaussians import Gaussians
 from DeepAttentionRegEngine.jobs import run
-from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, StepNetwork
+from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, ImagePair, StepNetwork
 from DeepAttentionRegEngine.reporting import Reporter
 from engine_cases import blob_source, centered, matrix4, moved_grid, rotation
 
@@ -62,6 +64,51 @@ class Scripted(StepNetwork):
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that puts a scripted network in place of the trained one."""
     return lambda *shifts: monkeypatch.setattr(method_run, "load_network", lambda *_: Scripted(*shifts))
+
+
+def contented(after: int, events: list[Progress], stage: str) -> Reporter:
+    """Return a reporter that has enough once a stage was heard of so many times, its announcement not counted."""
+    return Reporter(events.append, lambda: False, lambda: sum(event.stage == stage for event in events) > after)
+
+
+class TestFinishing:
+    def test_recursions_end_and_refinement_is_left_out(
+        self, shifted: Callable, scripted: Callable, tmp_path: Path
+    ) -> None:
+        scripted(0.5, 0.75, 0.75)
+        job = shifted(method="rman", recursions=3, refinement_steps=5, output_transform=str(tmp_path / "t.nrrd"))
+        events: list[Progress] = []
+        result = run(job, contented(3, events, "recursion"))  # the method is announced, too
+        field, _ = images.read_displacement(tmp_path / "t.nrrd")
+        np.testing.assert_allclose(field, np.broadcast_to([2.5, 0.0, 0.0], field.shape), atol=1e-4)
+        assert result.values["recursions"] == 2
+        assert "refine" not in {event.stage for event in events}
+        assert any("Finished early" in warning for warning in result.warnings)
+
+    def test_refinement_ends_with_the_best_field_so_far(self, shifted: Callable) -> None:
+        events: list[Progress] = []
+        values = run(shifted(refinement_steps=50), contented(12, events, "refine")).values
+        assert [event.step for event in events if event.stage == "refine"] == list(range(13))
+        assert values["refined_similarity"] > 0.1
+
+    def test_iterations_within_a_level_end(self, shifted: Callable) -> None:
+        events: list[Progress] = []
+        values = run(shifted(method="bspline"), contented(12, events, "recursion")).values
+        assert sum("Iteration" in event.message for event in events) == 11
+        assert values["recursions"] == 1
+
+    def test_sequence_of_gaussians_stays_the_best_so_far(self) -> None:
+        pair = ImagePair(*torch.rand(2, 1, 1, 32, 32))
+        start = [Gaussians(*torch.rand(2, 1, 1, 2), torch.eye(2)[None, None], torch.zeros(1, 1, 2))]
+        done: list[int] = []
+
+        def on_step(step: int, _of: int, _loss: float) -> bool:
+            done.append(step)
+            return step == 3
+
+        found = refine_gaussians(pair, start, 50, GaussianRefinement("sum"), on_step)
+        assert done == [1, 2, 3]
+        assert found[0].vector.abs().sum() > 0
 
 
 class TestNetwork:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from DeepAttentionRegEngine import watchdog
-from DeepAttentionRegEngine.watchdog import Cancellation
+from DeepAttentionRegEngine.watchdog import Request
 
 MODULE = Path(watchdog.__file__).resolve().parents[1]
 TIMEOUT_S = 20.0
@@ -46,18 +46,18 @@ def exit_code(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
-class TestCancellation:
+class TestRequest:
     def test_without_a_file_nobody_asks_to_stop(self) -> None:
-        assert not Cancellation(None).requested()
+        assert not Request(None).made()
 
     def test_file_asks_to_stop(self, tmp_path: Path) -> None:
-        cancellation = Cancellation(str(tmp_path / "cancel"))
-        before = cancellation.requested()
+        cancellation = Request(str(tmp_path / "cancel"))
+        before = cancellation.made()
         (tmp_path / "cancel").touch()
-        assert (before, cancellation.requested()) == (False, True)
+        assert (before, cancellation.made()) == (False, True)
 
     def test_folder_that_is_gone_does_not_ask_to_stop(self, tmp_path: Path) -> None:
-        assert not Cancellation(str(tmp_path / "gone" / "cancel")).requested()
+        assert not Request(str(tmp_path / "gone" / "cancel")).made()
 
 
 class TestWatch:

@@ -17,6 +17,17 @@ from mrml_cases import Recorder, outputs_of, poll_until, prepare, register, with
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
 
+class TestFinishing:
+    def test_best_so_far_is_the_result(self, scene, inputs, monkeypatch):
+        monkeypatch.setenv("FAKE_ENGINE", "work until finished")
+        recorder = Recorder("refine", lambda: registration.finish())
+        registration = prepare(inputs, recorder)
+        registration.start()
+        outcome = registration.wait()
+        assert recorder.outcomes == [outcome]
+        assert outcome.transformNode.GetScene() is scene
+
+
 class TestCancellation:
     """At whatever stage it is stopped, the scene is as it was."""
 

@@ -4,7 +4,7 @@ Shapes: images and masks `(B, 1, *spatial)`, displacements `(B, nd, *spatial)` i
 on, nd 2 or 3, channels in array axis order (warp.py). Whatever a network attended to is kept for B = 1 only.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..gaussians import Gaussians
+from ..refine import OnStep
 from ..warp import compose, warp
-
-OnStep = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class RegistrationNetwork(nn.Module):
             compositions stay in single precision.
         checkpointed: Recompute each recursion in the backward pass instead of keeping its activations.
         settings: Arguments it was built from.
-        on_step: Told (done, of, loss) by methods that iterate within a recursion; may raise to stop them.
+        on_step: Told (done, of, loss) by methods that iterate within a recursion; returns whether that is enough.
     """
 
     minimum_size: ClassVar[int] = 32

@@ -150,9 +150,8 @@ class Bspline(RegistrationNetwork):
         for level, steps in enumerate(iterations):
             before, done = whole, sum(iterations[:level])
 
-            def report(step: int, loss: float, done: int = done) -> None:
-                if self.on_step is not None:
-                    self.on_step(done + step, sum(iterations), loss)
+            def report(step: int, loss: float, done: int = done) -> bool:
+                return self.on_step is not None and self.on_step(done + step, sum(iterations), loss)
 
             size = level_size(full, 2 ** (recursions - 1 - level))
             start = resize_displacement(displacement, size)
@@ -162,14 +161,14 @@ class Bspline(RegistrationNetwork):
             yield Recursion(whole, whole - before, warp(pair.moving, whole), Evidence() if attend else None)
 
     def _descend(
-        self, pair: ImagePair, start: Tensor, spacing: int, steps: int, report: Callable[[int, float], None]
+        self, pair: ImagePair, start: Tensor, spacing: int, steps: int, report: Callable[[int, float], bool]
     ) -> Tensor:
         """Return the spline with the lowest loss met when it is added to `start`; 0 if no step made it lower."""
         settings, size = self.settings, tuple(start.shape[2:])
         bases = [basis(n, spacing, settings.order).to(start.device) for n in size]
         values = start.new_zeros(1, start.shape[1], *control_size(size, spacing)).requires_grad_()
         optimizer = torch.optim.Adam([values], lr=settings.learning_rate, amsgrad=True)
-        best, lowest = values.detach().clone(), math.inf
+        best, lowest, enough = values.detach().clone(), math.inf, False
         for step in range(steps + 1):
             with torch.set_grad_enabled(step < steps):
                 displacement = start + spline(values, bases)
@@ -178,11 +177,12 @@ class Bspline(RegistrationNetwork):
             value = float(loss.detach())
             if value < lowest:
                 best, lowest = values.detach().clone(), value
-            if step < steps:
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                report(step + 1, value)
+            if step == steps or enough:
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            enough = report(step + 1, value)
         return spline(best, bases)
 
 
