@@ -185,7 +185,7 @@ class Registration:
         :raises EngineError: if a setting is out of range.
         """
         inputs = self._inputs
-        values = {**_jobSettings(self._settings), **OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
+        values = {**jobValues(self._settings), **OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
         values["finish_file"] = Job.FINISH_FILE
         contract.build(contract.RegisterJob, values)  # refuses wrong settings before the slow part
         self._case = Results.Case(
@@ -305,7 +305,7 @@ def checkEvidence(settings: Settings) -> list[str]:
     return [text.format(folder=folder, name=name) for name in taken]
 
 
-def _jobSettings(settings: Settings) -> dict[str, Any]:
+def jobValues(settings: Settings) -> dict[str, Any]:
     """Return the fields of a job that are no files."""
     # Scripts often compute them with NumPy, whose numbers are not those of JSON.
     plain = (value.item() if isinstance(value, np.generic) else value for value in vars(settings).values())

@@ -123,7 +123,7 @@ def commit(material: Material, case: Case) -> Outcome:
     fixed, moving = case.fixed.get(), case.moving.get()
     name = slicer.mrmlScene.GenerateUniqueName(case.name)
     nodes = {role: reference.get() for role, reference in case.outputs.items()}
-    with _allOrNothing([node for node in nodes.values() if node is not None]):
+    with allOrNothing([node for node in nodes.values() if node is not None]):
         return Outcome(
             transformNode=Transforms.createGridTransform(
                 material.transform, name, fixed, moving, nodes["transformNode"]
@@ -152,7 +152,7 @@ def commit(material: Material, case: Case) -> Outcome:
 
 
 @contextmanager
-def _allOrNothing(existing: list[slicer.vtkMRMLNode]) -> Iterator[None]:
+def allOrNothing(existing: list[slicer.vtkMRMLNode]) -> Iterator[None]:
     """Undo all changes to these nodes and remove all nodes added since, if the block raises."""
     before = {node.GetID() for node in _sceneNodes()}
     backups = []

@@ -19,6 +19,7 @@ from DeepAttentionRegEngine.geometry import Geometry
 
 AMPLITUDE_MM = 3.0
 WAVELENGTH_MM = 70.0
+BRIGHT = 220
 SPEED = {"cpu": 80.0, "cuda:0": 4000.0}
 VALUES = {
     "before": {"dice": {"1": 0.5, "2": None, "mean": 0.5}, "tre_mm": {"mean": 8.0, "max": 9.0, "points": [7.0, 9.0]}},
@@ -67,8 +68,11 @@ def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
         Path(job.output_gaussians).write_text("{}", encoding="ascii")
         outputs["gaussians"] = job.output_gaussians
     images.write_displacement(job.output_transform, displacement, fixed.geometry)
-    images.write_volume(job.output_warped, fixed.array + 1, fixed.geometry)
-    images.write_volume(job.output_jacobian, fields.jacobian_determinant(displacement, fixed.geometry), fixed.geometry)
+    if job.output_warped is not None:
+        images.write_volume(job.output_warped, fixed.array + 1, fixed.geometry)
+    if job.output_jacobian is not None:
+        jacobian = fields.jacobian_determinant(displacement, fixed.geometry)
+        images.write_volume(job.output_jacobian, jacobian, fixed.geometry)
     if job.moving_labels is not None and job.output_warped_labels is not None:
         labels = images.read_labels(job.fixed_labels or job.moving_labels)
         images.write_volume(job.output_warped_labels, labels.array, labels.geometry)
@@ -102,6 +106,11 @@ def hang(_job: contract.Job) -> int:
 def fail(_job: contract.Job) -> int:
     emit(contract.Failure(errors.NO_OVERLAP, "The volumes do not overlap.", "Align them first."))
     return 1
+
+
+def fail_at_bright(job: contract.RegisterJob) -> int:
+    """Fail for one of several moving volumes."""
+    return (fail if images.read_volume(job.moving).array.max() > BRIGHT else work)(job)
 
 
 def crash(job: contract.RegisterJob) -> int:
@@ -140,6 +149,7 @@ MODES: dict[str, Callable[[contract.RegisterJob], int]] = {
     "work until finished": work_until_finished,
     "hang": hang,
     "fail": fail,
+    "fail at bright": fail_at_bright,
     "crash": crash,
     "crash after result": crash_after_result,
     "write corrupt volume": write_corrupt_volume,

@@ -26,6 +26,7 @@ MODULE_LOGICS = {
     "Markups": "vtkSlicerMarkupsLogic",
     "Models": "vtkSlicerModelsLogic",
     "Tables": "vtkSlicerTablesLogic",
+    "Sequences": "vtkSlicerSequencesLogic",
     "Units": "vtkSlicerUnitsLogic",
 }
 SLICE_DISPLAYABLE_MANAGERS = (

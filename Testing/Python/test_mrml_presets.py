@@ -24,7 +24,7 @@ class TestEveryMethod:
     def test_job_takes_every_preset(self, method):
         for preset in QUALITIES:
             settings = Registration.Settings(method=method, **vars(choicesOf(preset, method, onGpu=True)))
-            values = Registration._jobSettings(settings)
+            values = Registration.jobValues(settings)
             job = contract.build(contract.RegisterJob, {"fixed": "f.nrrd", "moving": "m.nrrd", **values})
             if method != contract.METHOD_NONE:
                 assert registry.load_method(method).recursions_for(job.recursions) == job.recursions

@@ -103,14 +103,14 @@ class TestOutcome:
         assert mrml_scene.scene_state(scene) == before
 
     def test_settings_are_those_of_the_contract(self):
-        job = Registration._jobSettings(Settings(halfPrecision=True, keepAttention=True, keepGaussians=True))
+        job = Registration.jobValues(Settings(halfPrecision=True, keepAttention=True, keepGaussians=True))
         assert (job["half_precision"], job["attention"]) == (True, True)
         assert (job["output_recursions"], job["output_gaussians"]) == ("recursions", "gaussians.json")
         assert set(job) <= {field.name for field in dataclasses.fields(contract.RegisterJob)}
 
     def test_numbers_of_numpy_become_plain(self):
         settings = Settings(recursions=np.int64(2), smoothness=np.float32(0.5), velocity=np.bool_(True))
-        job = Registration._jobSettings(settings)
+        job = Registration.jobValues(settings)
         contract.build(contract.RegisterJob, {**job, "fixed": "a", "moving": "b"})
         assert [type(job[name]) for name in ("recursions", "smoothness", "velocity")] == [int, float, bool]
 
