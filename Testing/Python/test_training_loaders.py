@@ -227,6 +227,9 @@ class TestCine:
         assert cases[0].labels.unique().tolist() == [0, 1, 2]
         assert cases[-1].labels.unique().tolist() == [0, 1]
         assert cases[-1].image.shape == (1, EDGE, EDGE)
+        (tmp_path / "pig_cine" / "masks" / "s02" / "t00.png").unlink()
+        assert [case.labels is None for case in load_cine(tmp_path, None).cases] == [True] + [False] * 4
+        assert len(load_cine(tmp_path, None, labelled=True).cases) == 4
 
 
 class TestChoice:

@@ -31,12 +31,19 @@ class Frame:
     group: str
 
 
-def load_cine(folder: Path, names: list[str] | None, *, percentiles: tuple[float, float] = PERCENTILES) -> CaseSet:
+def load_cine(
+    folder: Path,
+    names: list[str] | None,
+    *,
+    labelled: bool = False,
+    percentiles: tuple[float, float] = PERCENTILES,
+) -> CaseSet:
     """Read frames of `pig_cine/images/<slice>/<frame>.png` and `sunnybrook_cine/images/<patient>-IM-*.png`.
 
     Args:
         folder: Holds one or both data sets.
         names: `pig_cine/<slice>` and `sunnybrook_cine/<patient>`; None for all there are.
+        labelled: Leave out frames without label map, for losses of labels.
         percentiles: Of each image, which become 0 and 1.
     """
     if names is None:
@@ -47,7 +54,7 @@ def load_cine(folder: Path, names: list[str] | None, *, percentiles: tuple[float
     for name in names:
         source, part = name.split("/")
         frames = _pig(folder / PIG, part) if source == PIG else _sunnybrook(folder / SUNNYBROOK, part)
-        cases += [_case(frame, percentiles) for frame in frames]
+        cases += [_case(frame, percentiles) for frame in frames if frame.labels.exists() or not labelled]
     return CaseSet(cases)
 
 
