@@ -61,9 +61,10 @@ class Entry:
 
 def userFolder() -> Path:
     """Return the folder of imported weights, beside Slicer's settings; it need not be there yet."""
-    settings = getattr(getattr(slicer, "app", None), "slicerUserSettingsFilePath", None)
-    parent = Path(settings).parent / "DeepAttentionReg" if settings else Path.home() / ".DeepAttentionReg"
-    return parent / "Weights"
+    application = getattr(slicer, "app", None)
+    if application is None:
+        return Path.home() / ".DeepAttentionReg" / "Weights"
+    return Path(application.userSettings().fileName()).parent / "DeepAttentionReg" / "Weights"
 
 
 def listWeights(folder: Path | None = None) -> list[Entry]:

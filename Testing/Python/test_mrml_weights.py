@@ -262,8 +262,8 @@ class TestLicense:
 
 class TestFolder:
     def test_lies_beside_the_settings_of_slicer(self, monkeypatch, tmp_path):
-        application = SimpleNamespace(slicerUserSettingsFilePath=str(tmp_path / "Slicer.ini"))
-        monkeypatch.setattr(slicer, "app", application, raising=False)
+        settings = SimpleNamespace(fileName=lambda: str(tmp_path / "Slicer.ini"))
+        monkeypatch.setattr(slicer, "app", SimpleNamespace(userSettings=lambda: settings), raising=False)
         assert Weights.userFolder() == tmp_path / "DeepAttentionReg" / "Weights"
 
     def test_lies_in_the_home_folder_without_slicer(self, monkeypatch, tmp_path):
