@@ -108,10 +108,14 @@ def _checkContent(node: slicer.vtkMRMLNode) -> str:
 
 def matrixToWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray | None:
     """Return the 4x4 RAS matrix of a node's parent transforms; None if they are not linear."""
-    matrix = vtk.vtkMatrix4x4()
     parent = node.GetParentTransformNode()
-    isLinear = slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(parent, None, matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix) if isLinear else None
+    if parent is None:
+        return np.eye(4)
+    if not parent.IsTransformToWorldLinear():  # asking for its matrix all the same would log an error
+        return None
+    matrix = vtk.vtkMatrix4x4()
+    parent.GetMatrixTransformToWorld(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def _ijkToRas(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
