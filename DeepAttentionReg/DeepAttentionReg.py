@@ -195,8 +195,12 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._isInstalling = True
         self._message = ""
         self._updateGui()
-        if not Install.install(self._finding, logging.info, self._onInstalled):
-            self._onInstalled(_("PyTorch was not installed."))
+        try:
+            if not Install.install(self._finding, logging.info, self._onInstalled):
+                self._onInstalled(_("PyTorch was not installed."))
+        except Exception as error:
+            logging.exception("PyTorch could not be installed")
+            self._onInstalled(_("PyTorch could not be installed. {reason}").format(reason=error))
 
     def _onInstalled(self, problem):
         self._isInstalling = False

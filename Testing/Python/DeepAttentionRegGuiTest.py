@@ -1,4 +1,4 @@
-"""The panel in a running Slicer, the engine played by a stand-in: ctest runs this inside Slicer."""
+"""The panel, clicked through, the engine played by a stand-in: ctest runs this inside Slicer, pytest on stand-ins."""
 
 # ruff: noqa: PT009 - Slicer has unittest, not pytest
 
@@ -9,42 +9,79 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import slicer
 
 NAME = "DeepAttentionReg"
 FAKE_ENGINE = Path(__file__).resolve().with_name("fake_engine.py")
 TIMEOUT_S = 60.0
+PROBLEM = "PyTorch cannot be used."
 
 
 class DeepAttentionRegGuiTest(unittest.TestCase):
     """Clicks through the panel. Each test starts with two volumes in an otherwise empty scene."""
 
     def setUp(self):
-        """Open the panel on the phantom, with an engine that answers at once and needs no PyTorch."""
-        slicer.mrmlScene.Clear()
+        """Open the panel on two volumes, with an engine that answers at once and needs no PyTorch."""
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
+        # Without PyTorch at first, or the panel would start the engine proper to measure the speed of the computer.
+        self.found = "MISSING"
+        self.pretendFinding()
+        slicer.mrmlScene.Clear()
         if slicer.util.mainWindow() is not None:
             slicer.util.selectModule(NAME)
         self.takeWidget()
-        self.fixed, self.moving = self.module._addPhantom()[0]
-        self.widget.enter()
         self.useEngine("work")
+        self.fixed, self.moving = self.addVolumes()
+        self.found = "READY"
+        self.widget.enter()
 
     def tearDown(self):
         """End what a failed test may have left running."""
         self.widget.logic.close()
 
-    def takeWidget(self):
-        """Take the widget of the module, which a reload replaces, and let it find PyTorch."""
-        self.widget = slicer.util.getModuleWidget(NAME)
-        self.ui = self.widget.ui
+    def addVolumes(self):
+        """Add two small volumes, fixed and moving, to the scene and return them."""
+        volumes = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in ("fixed", "moving")]
+        for volume in volumes:
+            slicer.util.updateVolumeFromArray(volume, np.arange(8 * 9 * 10, dtype=np.float32).reshape(8, 9, 10))
+            volume.CreateDefaultDisplayNodes()
+        return volumes
+
+    def pretendFinding(self):
+        """Let the module find PyTorch in the state that `found` names."""
         self.module = sys.modules[NAME]
         install = self.module.Install
-        patch = mock.patch.object(install, "probe", return_value=install.Finding(install.State.READY))
+
+        def probe():
+            return install.Finding(install.State[self.found], "" if self.found == "READY" else PROBLEM)
+
+        patch = mock.patch.object(install, "probe", side_effect=probe)
         patch.start()
         self.addCleanup(patch.stop)
+
+    def takeWidget(self):
+        """Take the widget of the module, which a reload replaces."""
+        self.widget = slicer.util.getModuleWidget(NAME)
+        self.ui = self.widget.ui
+
+    def reload(self):
+        """Reload the module, as its developers do."""
+        self.widget.onReload()
+        self.pretendFinding()
+        self.takeWidget()
+
+    def openSecondPanel(self):
+        """Return a second panel of the module."""
+        self.found = "MISSING"
+        second = slicer.util.getNewModuleWidget(NAME)
+        self.found = "READY"
+        # A reload replaces the panel that was made last.
+        self.addCleanup(setattr, slicer.modules, f"{NAME}Widget", self.widget)
+        self.addCleanup(second.cleanup)
+        return second
 
     def useEngine(self, mode):
         """Make the next registration behave as a mode of the stand-in says."""
@@ -75,29 +112,148 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
         self.ui.applyButton.click()
         self.waitUntil(lambda: self.ui.statusLabel.text.startswith("Refinement"))
 
+    def register(self):
+        """Press Apply and wait for the end."""
+        self.ui.applyButton.click()
+        self.waitForEnd()
+
     def nodeIds(self):
         """Return the ids of all nodes in the scene."""
         return [slicer.mrmlScene.GetNthNode(index).GetID() for index in range(slicer.mrmlScene.GetNumberOfNodes())]
+
+    def bound(self):
+        """Return the widgets that are bound to a choice, by its name."""
+        names = {widget: widget.property("SlicerParameterName") for widget in vars(self.ui).values()}
+        return {name: widget for widget, name in names.items() if name}
+
+    def assertReason(self, words):
+        """Check that Apply is disabled and says why."""
+        self.assertFalse(self.ui.applyButton.enabled)
+        self.assertIn(words, self.ui.applyButton.toolTip)
+        self.assertIn(words, self.ui.statusLabel.text)
+
+    def test_first_run_offers_to_install(self):
+        for state in ("MISSING", "OLD", "BROKEN"):
+            self.found = state
+            self.widget.enter()
+            self.assertFalse(self.ui.installWidget.isHidden())
+            self.assertEqual(self.ui.installLabel.text, PROBLEM)
+            self.assertTrue(self.ui.installButton.enabled)
+
+    def test_ready_panel_does_not_offer_to_install(self):
+        self.assertTrue(self.ui.installWidget.isHidden())
+
+    def test_apply_asks_before_it_installs(self):
+        self.found = "MISSING"
+        with mock.patch.object(slicer.util, "confirmOkCancelDisplay", return_value=False) as ask:
+            self.ui.applyButton.click()
+        self.assertTrue(ask.call_args.args[0].startswith(PROBLEM))
+        self.assertEqual(self.ui.statusLabel.text, "PyTorch was not installed.")
+        self.assertFalse(self.widget.logic.isRunning)
+
+    def test_installation_ends_in_a_ready_panel(self):
+        self.found = "MISSING"
+        with mock.patch.object(self.module.Install, "install", return_value=True) as install:
+            self.widget.enter()
+            self.ui.installButton.click()
+        self.assertReason("being installed")
+        self.assertFalse(self.ui.installButton.enabled)
+        self.found = "READY"
+        _finding, _onLog, onDone = install.call_args.args
+        onDone("")
+        self.assertTrue(self.ui.installWidget.isHidden())
+        self.assertTrue(self.ui.applyButton.enabled)
+
+    def test_installer_that_cannot_start_can_be_tried_again(self):
+        self.found = "MISSING"
+        self.widget.enter()
+        with mock.patch.object(self.module.Install, "install", side_effect=RuntimeError("No disk space.")):
+            self.ui.installButton.click()
+        self.assertIn("No disk space.", self.ui.statusLabel.text)
+        self.assertTrue(self.ui.installButton.enabled)
 
     def test_two_volumes_are_chosen_by_themselves(self):
         self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.fixed)
         self.assertIs(self.ui.movingVolumeSelector.currentNode(), self.moving)
 
-    def test_disabled_apply_says_why(self):
+    def test_empty_scene_asks_for_volumes(self):
+        slicer.mrmlScene.Clear()
+        self.assertReason("Choose a fixed and a moving volume.")
+
+    def test_one_volume_cannot_be_both(self):
         self.ui.movingVolumeSelector.setCurrentNode(self.fixed)
-        self.assertFalse(self.ui.applyButton.enabled)
-        self.assertIn("same volume", self.ui.applyButton.toolTip)
-        self.assertIn("same volume", self.ui.statusLabel.text)
+        self.assertReason("same volume")
+
+    def test_input_cannot_be_an_output(self):
+        self.ui.outputVolumeSelector.setCurrentNode(self.moving)
+        self.assertReason("moving is an input")
+
+    def test_something_has_to_be_registered(self):
+        self.widget._parameterNode.method = self.module.Method.REFINEMENT_ONLY
+        self.ui.refineCheckBox.checked = False
+        self.assertReason("Nothing would be registered")
+
+    def test_apply_is_enabled_again_once_its_reason_is_gone(self):
+        self.ui.movingVolumeSelector.setCurrentNode(self.fixed)
+        self.ui.movingVolumeSelector.setCurrentNode(self.moving)
+        self.assertTrue(self.ui.applyButton.enabled)
+        self.assertEqual(self.ui.statusLabel.text, "")
+
+    def test_every_choice_has_a_widget(self):
+        self.assertEqual(set(self.bound()), set(self.widget._parameterNode.allParameters))
+
+    def test_widgets_change_the_choices(self):
+        parameters = self.widget._parameterNode
+        for name, widget in self.bound().items():
+            before = getattr(parameters, name)
+            if isinstance(before, bool):
+                widget.click()
+            elif isinstance(before, (int, float)):
+                widget.value = before + 1
+            elif hasattr(before, "label"):
+                widget.currentIndex = (widget.currentIndex + 1) % widget.count
+            else:
+                widget.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass(widget.nodeTypes[0]))
+            self.assertNotEqual(getattr(parameters, name), before, name)
+
+    def test_widgets_follow_the_choices(self):
+        parameters = self.widget._parameterNode
+        parameters.fixedVolume, parameters.smoothness, parameters.refine = self.moving, 2.5, False
+        parameters.device = type(parameters.device).CPU
+        self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.moving)
+        self.assertEqual(self.ui.smoothnessSlider.value, 2.5)
+        self.assertFalse(self.ui.refineCheckBox.checked)
+        self.assertEqual(self.ui.deviceComboBox.currentText, "CPU")
+
+    def test_panel_follows_another_set_of_choices(self):
+        first = self.widget._parameterNode
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "Other choices")
+        second = self.module.DeepAttentionRegParameterNode(node)
+        self.widget.setParameterNode(second)
+        self.ui.recursionsSlider.value = 7
+        self.assertEqual((first.recursions, second.recursions), (3, 7))
+
+    def test_second_panel_shows_the_same_choices(self):
+        second = self.openSecondPanel()
+        self.ui.recursionsSlider.value = 7
+        self.assertEqual(second.ui.recursionsSlider.value, 7)
+        second.ui.recursionsSlider.value = 5
+        self.assertEqual(self.ui.recursionsSlider.value, 5)
+
+    def test_second_panel_leaves_the_registration_of_the_first_alone(self):
+        self.startEndless()
+        second = self.openSecondPanel()
+        self.assertEqual((self.ui.applyButton.text, second.ui.applyButton.text), ("Cancel", "Apply"))
+        second.cleanup()
+        self.assertTrue(self.widget.logic.isRunning)
 
     def test_apply_adds_the_result_and_says_so(self):
-        self.ui.applyButton.click()
-        self.waitForEnd()
+        self.register()
         self.assertIn("moving to fixed (rman)", self.ui.statusLabel.text)
         self.assertIsNotNone(slicer.mrmlScene.GetFirstNode("moving to fixed (rman)", "vtkMRMLTransformNode"))
 
     def test_apply_shows_the_warped_over_the_fixed_volume(self):
-        self.ui.applyButton.click()
-        self.waitForEnd()
+        self.register()
         warped = slicer.mrmlScene.GetFirstNode("moving to fixed (rman) volume")
         views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         shown = {(view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()) for view in views}
@@ -105,14 +261,12 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
 
     def test_second_apply_adds_a_second_result(self):
         for _run in range(2):
-            self.ui.applyButton.click()
-            self.waitForEnd()
+            self.register()
         self.assertIsNotNone(slicer.mrmlScene.GetFirstNode("moving to fixed (rman)_1", "vtkMRMLTransformNode"))
 
     def test_apply_writes_into_a_chosen_output(self):
         output = self.ui.outputTransformSelector.addNode()
-        self.ui.applyButton.click()
-        self.waitForEnd()
+        self.register()
         self.assertIs(output.GetNodeReference(output.GetMovingNodeReferenceRole()), self.moving)
 
     def test_choices_cannot_be_changed_meanwhile(self):
@@ -123,16 +277,40 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
     def test_cancel_leaves_the_scene_as_it_was(self):
         before = self.nodeIds()
         self.startEndless()
-        self.ui.applyButton.click()
-        self.waitForEnd()
+        self.register()
         self.assertEqual(self.nodeIds(), before)
         self.assertTrue(self.ui.applyButton.enabled)
 
     def test_failure_says_why_and_what_to_do(self):
         self.useEngine("fail")
-        self.ui.applyButton.click()
-        self.waitForEnd()
+        self.register()
         self.assertEqual(self.ui.statusLabel.text, "The volumes do not overlap. Align them first.")
+
+    def test_crash_of_the_engine_leaves_the_scene_as_it_was(self):
+        before = self.nodeIds()
+        self.useEngine("crash")
+        self.register()
+        self.assertIn("stopped before it was done", self.ui.statusLabel.text)
+        self.assertEqual(self.nodeIds(), before)
+
+    def test_engine_that_cannot_start_is_named(self):
+        self.widget.logic.engineOptions = {"pythonExecutable": str(self.folder / "python")}
+        self.ui.applyButton.click()
+        self.assertIn(str(self.folder / "python"), self.ui.statusLabel.text)
+        self.assertTrue(self.ui.applyButton.enabled)
+
+    def test_error_is_forgotten_with_the_next_registration(self):
+        self.useEngine("fail")
+        self.register()
+        self.useEngine("work")
+        self.register()
+        self.assertNotIn("overlap. Align", self.ui.statusLabel.text)
+
+    def test_removing_an_input_stops_the_registration(self):
+        self.startEndless()
+        slicer.mrmlScene.RemoveNode(self.moving)
+        self.waitForEnd()
+        self.assertIn("was removed", self.ui.statusLabel.text)
 
     def test_closing_the_scene_stops_the_registration(self):
         self.startEndless()
@@ -140,6 +318,16 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
         self.waitForEnd()
         self.assertFalse(self.widget.logic.isRunning)
         self.assertIsNone(self.ui.fixedVolumeSelector.currentNode())
+
+    def test_registration_can_follow_a_closed_scene(self):
+        self.startEndless()
+        slicer.mrmlScene.Clear()
+        self.waitForEnd()
+        self.addVolumes()
+        self.widget.enter()
+        self.useEngine("work")
+        self.register()
+        self.assertIn("moving to fixed (rman)", self.ui.statusLabel.text)
 
     def test_registration_ends_while_another_module_is_open(self):
         self.ui.applyButton.click()
@@ -151,12 +339,16 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
     def test_choices_come_back_with_the_scene(self):
         self.ui.movingVolumeSelector.setCurrentNode(self.fixed)
         self.ui.recursionsSlider.value = 7
+        self.ui.alignmentComboBox.currentIndex = 3
+        self.ui.velocityCheckBox.checked = True
         slicer.mrmlScene.SetURL(str(self.folder / "scene.mrml"))
         slicer.mrmlScene.Commit()
         slicer.mrmlScene.Clear()
         self.assertEqual(self.ui.recursionsSlider.value, 3)
         slicer.mrmlScene.Connect()
         self.assertEqual(self.ui.recursionsSlider.value, 7)
+        self.assertEqual(self.ui.alignmentComboBox.currentIndex, 3)
+        self.assertTrue(self.ui.velocityCheckBox.checked)
         self.assertEqual(self.ui.movingVolumeSelector.currentNode().GetName(), "fixed")
 
     def test_recursions_have_the_range_of_the_method(self):
@@ -172,21 +364,17 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
 
     def test_reload_keeps_the_choices(self):
         self.ui.recursionsSlider.value = 7
-        self.widget.onReload()
-        self.takeWidget()
+        self.reload()
         self.assertEqual(self.ui.recursionsSlider.value, 7)
 
     def test_reload_ends_the_registration(self):
         self.startEndless()
         logic = self.widget.logic
-        self.widget.onReload()
-        self.takeWidget()
+        self.reload()
         self.assertFalse(logic.isRunning)
 
     def test_reloaded_panel_registers(self):
-        self.widget.onReload()
-        self.takeWidget()
+        self.reload()
         self.useEngine("work")
-        self.ui.applyButton.click()
-        self.waitForEnd()
+        self.register()
         self.assertIn("moving to fixed (rman)", self.ui.statusLabel.text)

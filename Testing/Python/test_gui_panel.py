@@ -1,5 +1,6 @@
 """The panel without Slicer: what ctest runs inside Slicer, run on the stand-ins, and what opening it loads."""
 
+import ast
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from test_rules import LIGHT
 pytestmark = pytest.mark.mrml
 
 FOLDER = Path(__file__).resolve().parent
-NAMES = unittest.TestLoader().getTestCaseNames(inside_slicer.DeepAttentionRegGuiTest)
+SELF_TEST = ast.parse((FOLDER / "gui_stand_ins" / "self_test.py").read_text(encoding="utf-8"))
 TIMEOUT_S = 900
 OPEN_PANEL = """
 import gui_stand_ins
@@ -39,20 +40,33 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
     )
 
 
+def names_of_tests() -> list[str]:
+    """Return the ids of all tests that run on the stand-ins; those of the stand-ins need them to be imported."""
+    panel = inside_slicer.DeepAttentionRegGuiTest
+    names = [f"{panel.__module__}.{panel.__name__}.{name}" for name in unittest.TestLoader().getTestCaseNames(panel)]
+    for case in ast.walk(SELF_TEST):
+        if isinstance(case, ast.ClassDef):
+            tests = (item.name for item in case.body if isinstance(item, ast.FunctionDef))
+            names += [f"gui_stand_ins.self_test.{case.name}.{name}" for name in tests if name.startswith("test_")]
+    return names
+
+
+NAMES = names_of_tests()
+
+
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What went wrong in each selected test of the panel, by its name; all run in one process."""
+    """What went wrong in each selected test, by its id; all run in one process."""
     report = tmp_path_factory.mktemp("gui") / "report.json"
-    selected = [item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")
-                and item.module is request.module]  # fmt: skip
-    tests = [f"{inside_slicer.DeepAttentionRegGuiTest.__name__}.{name}" for name in selected]
-    done = run(str(FOLDER / "gui_stand_ins"), *tests, GUI_TEST_REPORT=str(report))
+    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    names = [call.params["name"] for call in calls if call.params.get("name") in NAMES]
+    done = run(str(FOLDER / "gui_stand_ins"), *names, GUI_TEST_REPORT=str(report))
     assert report.exists(), f"The tests ended early (exit code {done.returncode}).\n{done.stdout}\n{done.stderr}"
     return json.loads(report.read_text(encoding="ascii"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_as_in_slicer(name: str, outcomes: dict[str, str]) -> None:
+def test_on_stand_ins(name: str, outcomes: dict[str, str]) -> None:
     assert not outcomes[name], outcomes[name]
 
 

@@ -1,4 +1,4 @@
-"""Runs the tests of the panel, which ctest runs inside Slicer, on the stand-ins; takes the options of unittest."""
+"""Runs the tests of the panel, which ctest runs inside Slicer, on the stand-ins; takes the arguments of unittest."""
 
 import json
 import os
@@ -6,13 +6,14 @@ import sys
 import traceback
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gui_stand_ins
 
-TEST = "DeepAttentionRegGuiTest"
-# Names a file for the outcomes of all tests, by name: an empty text, or what went wrong.
+TESTS = ("gui_stand_ins.self_test", "DeepAttentionRegGuiTest")
+# Names a file for the outcomes of all tests by their id: an empty text, or what went wrong.
 REPORT_VARIABLE = "GUI_TEST_REPORT"
 
 
@@ -29,7 +30,7 @@ class Result(unittest.TextTestResult):
         if self._uncaught:
             self.addError(test, self._uncaught[0])
         else:
-            self.outcomes[test._testMethodName] = ""
+            self.outcomes[test.id()] = ""
             super().addSuccess(test)
 
     def addFailure(self, test, error):
@@ -45,14 +46,15 @@ class Result(unittest.TextTestResult):
         super().stopTest(test)
 
     def _note(self, test, error):
-        self.outcomes[test._testMethodName] = "".join(traceback.format_exception(*error))
+        self.outcomes[test.id()] = "".join(traceback.format_exception(*error))
 
 
 def main() -> int:
     """Run the tests that the command line names and return the exit code."""
     gui_stand_ins.install()
+    namespace = SimpleNamespace(**{name.partition(".")[0]: __import__(name) for name in TESTS})
     runner = unittest.TextTestRunner(resultclass=Result, verbosity=2)
-    result = unittest.main(TEST, testRunner=runner, exit=False).result
+    result = unittest.main(namespace, TESTS, testRunner=runner, exit=False).result
     report = os.environ.get(REPORT_VARIABLE)
     if report:
         Path(report).write_text(json.dumps(result.outcomes), encoding="ascii")

@@ -1,6 +1,7 @@
 """Stands in for the Slicer application: its main window, its modules, its slice views (without their pictures)."""
 
 import importlib
+import logging
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ class Application(QtWidgets.QApplication):
     """What `slicer.app` offers."""
 
     def __init__(self) -> None:
+        QtCore.qInstallMessageHandler(_log)
         super().__init__(["Slicer"])
         self.applicationName = "Slicer"
         self.setStyle("Fusion")
@@ -54,6 +56,12 @@ class Application(QtWidgets.QApplication):
 
     def userSettings(self) -> QtCore.QSettings:
         return QtCore.QSettings()
+
+
+def _log(_kind: QtCore.QtMsgType, _context: QtCore.QMessageLogContext, message: str) -> None:
+    """Pass on what Qt complains about, but for its complaint that there is no screen."""
+    if "propagateSizeHints" not in message:
+        logging.warning("%s", message)
 
 
 class ModuleManager(QtCore.QObject):

@@ -77,7 +77,11 @@ class ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         self.setCheckable(True)
-        self.toggled.connect(self.showContents)
+        self.toggled.connect(self._fold)
+
+    def _fold(self, shown: bool) -> None:
+        self.showContents(shown)
+        self.setMaximumHeight(UNLIMITED_PIXELS if shown else self.fontMetrics().height() + 4)
 
     def setCollapsed(self, collapsed: bool) -> None:
         self.checked = not collapsed
@@ -85,13 +89,18 @@ class ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
     collapsed = QtCore.Property(bool, lambda self: not self.checked, setCollapsed)
 
     def paintEvent(self, _event: QtGui.QPaintEvent) -> None:
-        """Draw an arrow where a group box has its check mark."""
+        """Draw an arrow where a group box has its check mark, and no frame around nothing."""
         painter, option = QtWidgets.QStylePainter(self), QtWidgets.QStyleOptionGroupBox()
         self.initStyleOption(option)
-        style, kind = self.style(), QtWidgets.QStyle.CC_GroupBox
-        mark = style.subControlRect(kind, option, QtWidgets.QStyle.SC_GroupBoxCheckBox, self)
-        option.subControls &= ~QtWidgets.QStyle.SC_GroupBoxCheckBox
+        style, kind = QtWidgets.QStyle, QtWidgets.QStyle.CC_GroupBox
+        mark, label = (
+            self.style().subControlRect(kind, option, part, self)
+            for part in (style.SC_GroupBoxCheckBox, style.SC_GroupBoxLabel)
+        )
+        option.subControls = style.SC_None if self.collapsed else style.SC_GroupBoxFrame
         painter.drawComplexControl(kind, option)
+        role, alignment = QtGui.QPalette.WindowText, int(QtCore.Qt.AlignCenter)
+        painter.drawItemText(label, alignment, option.palette, self.enabled, self.title, role)
         _drawArrow(painter, option, mark.center(), self.collapsed)
 
 
@@ -203,7 +212,7 @@ class ctkFittedTextBrowser(QtWidgets.QTextBrowser):
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         self.setVerticalScrollBarPolicy(QtCore.Qt.ScrollBarAlwaysOff)
-        self.document().documentLayout().documentSizeChanged.connect(self._fit)
+        self.document.documentLayout().documentSizeChanged.connect(self._fit)
 
     def _fit(self, size: QtCore.QSizeF) -> None:
         self.setFixedHeight(math.ceil(size.height()) + 2 * self.frameWidth)

@@ -6,6 +6,7 @@ from typing import Any
 
 import shiboken6
 import slicer
+import slicer.util
 from PySide6 import QtCore, QtWidgets
 
 from .pythonqt import stored
@@ -57,7 +58,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         super().__init__(parent)
         self._scene = self._node = None
         self._choseNone = False
-        self._observed: list[tuple[Any, int]] = []
+        self._observed: list[tuple[slicer.vtkMRMLNode, int]] = []
+        self._shown: list[slicer.vtkMRMLNode] | None = None
         self._combo = QtWidgets.QComboBox()
         self._combo.sizeAdjustPolicy = QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon
         layout = QtWidgets.QHBoxLayout(self)
@@ -68,14 +70,20 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self.setEnabled(False)
 
     def changed(self, _name: str) -> None:
+        self._shown = None
         self.refresh()
 
     def mrmlScene(self) -> slicer.vtkMRMLScene | None:
         return self._scene
 
-    def setMRMLScene(self, scene: slicer.vtkMRMLScene | None) -> None:
+    def setMRMLScene(self, scene: slicer.vtkMRMLScene) -> None:
+        """Choose among the nodes of a scene from now on; there is one scene only."""
+        if scene is self._scene:
+            return
         self._scene = scene
-        self.setEnabled(scene is not None)
+        self.setEnabled(True)
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent):
+            scene.AddObserver(event, _calling(self, "refresh"))
         self.refresh()
 
     def nodes(self) -> list[slicer.vtkMRMLNode]:
@@ -83,38 +91,37 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         scene = self._scene
         if scene is None or scene.IsImporting() or scene.IsClosing():
             return []
-        every = (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes()))
-        return [node for node in every if self._isOffered(node)]
+        named = [node for kind in self.nodeTypes for node in self._nodesOf(kind)]
+        return list(dict.fromkeys(named))
 
-    def _isOffered(self, node: slicer.vtkMRMLNode) -> bool:
-        if node.GetHideFromEditors() and not self.showHidden:
-            return False
-        match = node.IsA if self.showChildNodeTypes else node.GetClassName().__eq__
-        return any(match(kind) for kind in self.nodeTypes)
+    def _nodesOf(self, kind: str) -> list[slicer.vtkMRMLNode]:
+        nodes = slicer.util.getNodesByClass(kind, self._scene)
+        if not self.showChildNodeTypes:
+            nodes = [node for node in nodes if node.GetClassName() == kind]
+        return nodes if self.showHidden else [node for node in nodes if not node.GetHideFromEditors()]
 
     def refresh(self) -> None:
         """Show what the scene holds now."""
         nodes = self.nodes()
-        self._observe(nodes)
+        if nodes == self._shown:
+            return
         current = self._node if self._node in nodes else None
         if current is None and nodes and not self.noneEnabled and not self._choseNone:
             current = nodes[0]
-        self._combo.clear()
-        if self.noneEnabled:
-            self._combo.addItem(self.noneDisplay, "")
-        for node in nodes:
-            self._combo.addItem(node.GetName(), node.GetID())
+        self._list(nodes, [self.noneDisplay] if self.noneEnabled else [])
         self._select(current)
 
-    def _observe(self, nodes: list[slicer.vtkMRMLNode]) -> None:
-        """Be told when the scene or the name of a node changes."""
-        for subject, tag in self._observed:
-            subject.RemoveObserver(tag)
+    def _list(self, nodes: list[slicer.vtkMRMLNode], first: list[str]) -> None:
+        """List nodes after other texts, and watch their names."""
+        for node, tag in self._observed:
+            node.RemoveObserver(tag)
         self._observed = [(node, node.AddObserver("ModifiedEvent", _calling(self, "showNames"))) for node in nodes]
-        scene = self._scene
-        if scene is not None:
-            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent):
-                self._observed.append((scene, scene.AddObserver(event, _calling(self, "refresh"))))
+        self._shown = nodes
+        self._combo.clear()
+        for text in first:
+            self._combo.addItem(text, "")
+        for node in nodes:
+            self._combo.addItem(node.GetName(), node.GetID())
 
     def showNames(self) -> None:
         """Show nodes under the names they have now."""
@@ -161,8 +168,8 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
     checkedNodesChanged = Signal()
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        self._checked: set[str] = set()
         super().__init__(parent)
+        self._checked: set[str] = set()
 
     def checkedNodes(self) -> list[slicer.vtkMRMLNode]:
         return [node for node in self.nodes() if node.GetID() in self._checked]
@@ -174,23 +181,23 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
         return QtCore.Qt.Checked if node.GetID() in self._checked else QtCore.Qt.Unchecked
 
     def setCheckState(self, node: slicer.vtkMRMLNode, state: QtCore.Qt.CheckState) -> None:
-        if state == self.checkState(node):
-            return
-        self._checked ^= {node.GetID()}
-        self.refresh()
-        self.checkedNodesChanged.emit()
+        if state != self.checkState(node):
+            self._checked ^= {node.GetID()}
+            self._show()
 
     def refresh(self) -> None:
-        """Show the names of the checked nodes; let go of those that are gone."""
-        nodes, before = self.nodes(), set(self._checked)
-        self._observe(nodes)
+        """Let go of the checked nodes that are gone."""
+        nodes = self.nodes()
+        if nodes == self._shown:
+            return
+        self._list(nodes, [""])
         self._checked &= {node.GetID() for node in nodes}
-        self._combo.clear()
-        self._combo.addItem(", ".join(node.GetName() for node in self.checkedNodes()) or self.noneDisplay, "")
-        for node in nodes:
-            self._combo.addItem(node.GetName(), node.GetID())
-        if self._checked != before:
-            self.checkedNodesChanged.emit()
+        self._show()
+
+    def _show(self) -> None:
+        """Show the names of the checked nodes, and tell of them."""
+        self._combo.setItemText(0, ", ".join(node.GetName() for node in self.checkedNodes()) or self.noneDisplay)
+        self.checkedNodesChanged.emit()
 
 
 def _calling(widget: QtWidgets.QWidget, method: str) -> Callable[[Any, str], None]:

@@ -15,9 +15,15 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 from slicer_stand_ins import add_module
 
-NUMBERS = (bool, int, float)
 # What a property of a type takes; PythonQt would try to convert other values.
-ACCEPTED = {"bool": NUMBERS, "int": NUMBERS, "double": NUMBERS, "float": NUMBERS, "QString": (str,)}
+ACCEPTED = {
+    "bool": (bool, int),
+    "int": (bool, int, float),
+    "double": (bool, int, float),
+    "QString": str,
+    "QStringList": (list, tuple),
+}
+CONVERTED = {"bool": bool, "int": int, "double": float, "QStringList": list}
 # Properties that PySide6 itself looks up as methods, to find out whether Python overrides them.
 VIRTUAL = {"sizeHint", "minimumSizeHint", "viewportSizeHint"}
 VTK_POINTER = re.compile(r"\bvtk\w+\s*\*")
@@ -62,8 +68,10 @@ def _get(self: QtCore.QObject, name: str) -> Any:
     if name in METHODS:
         return types.MethodType(METHODS[name], self)
     name = "objectName" if name == "name" else name
-    if _property_of(self, name) is not None:
-        return _plain_get(self, "property")(name)
+    known = _property_of(self, name)
+    if known is not None:
+        # Of an object, `property` hands out a second owner, who takes it away.
+        return _plain_get(self, name)() if known.typeName().endswith("*") else _plain_get(self, "property")(name)
     try:
         return _plain_get(self, name)
     except AttributeError:
@@ -85,10 +93,11 @@ def _set(self: QtCore.QObject, name: str, value: Any) -> None:
         msg = f"Property '{name}' of {self.className()} is not writable"
         raise AttributeError(msg)
     kind = known.typeName()
-    if not isinstance(value, ACCEPTED.get(kind, object)):
+    accepted = isinstance(value, ACCEPTED.get(kind, object))
+    converted = CONVERTED.get(kind, lambda given: given)(value) if accepted else None
+    if not accepted or not _plain_get(self, "setProperty")(name, converted):
         msg = f"Property '{name}' of {self.className()} is a {kind} and does not accept {value!r}"
         raise AttributeError(msg)
-    _plain_get(self, "setProperty")(name, int(value) if kind == "int" else value)
 
 
 def _set_other(item: QtCore.QObject, name: str, value: Any) -> None:
