@@ -1,4 +1,4 @@
-# make demo    register a pair in a real MRML scene and write pictures, tables and a scene to demo-output/
+# make demo    register a pair in a real MRML scene and write pictures, of the panel too, tables and a scene to demo-output/
 # make test    lint, types and all tests
 # make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
 # All make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
@@ -29,6 +29,7 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
 
 demo: $(STAMP)
 	$(RUN) Testing/demo.py $(DEMO_OPTIONS)
+	$(RUN) Testing/demo_panel.py "$(OUT)"
 
 test: lint
 	$(RUN) -m pytest

@@ -1,0 +1,152 @@
+"""Photograph the panel in all its states, light and dark, while the engine registers the phantom: part of `make demo`.
+
+python Testing/demo_panel.py demo-output
+"""
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "Python"))
+
+WIDTH_PIXELS = 460
+TIMEOUT_S = 600.0
+# Roles of a palette and their colors in a dark theme.
+DARK = {
+    "Window": "#323232",
+    "WindowText": "#ececec",
+    "Base": "#262626",
+    "AlternateBase": "#2e2e2e",
+    "Text": "#ececec",
+    "Button": "#3c3c3c",
+    "ButtonText": "#ececec",
+    "ToolTipBase": "#3c3c3c",
+    "ToolTipText": "#ececec",
+    "PlaceholderText": "#9a9a9a",
+    "Link": "#6fb1f0",
+    "Highlight": "#2f6ea8",
+    "HighlightedText": "#ffffff",
+}
+DARK_DISABLED = {"WindowText": "#8c8c8c", "Text": "#8c8c8c", "ButtonText": "#8c8c8c"}
+
+
+class Photographer:
+    """Clicks through the panel as a user would, and takes pictures on the way."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start the application; pictures go into a folder, which is made."""
+        import gui_stand_ins
+
+        self.application = gui_stand_ins.install()
+        import qt
+        import slicer
+
+        import DeepAttentionReg
+
+        self.qt, self.slicer, self.module = qt, slicer, DeepAttentionReg
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.light = qt.QPalette(self.application.palette())
+        self.dark = qt.QPalette(self.light)
+        for role, color in DARK.items():
+            self.dark.setColor(getattr(qt.QPalette, role), qt.QColor(color))
+        for role, color in DARK_DISABLED.items():
+            self.dark.setColor(qt.QPalette.Disabled, getattr(qt.QPalette, role), qt.QColor(color))
+
+    def open(self) -> None:
+        """Open the panel, which thereby looks for PyTorch anew."""
+        self.application.mainWindow.selectModule("")
+        self.application.mainWindow.selectModule("DeepAttentionReg")
+        self.widget = self.slicer.util.getModuleWidget("DeepAttentionReg")
+        self.ui = self.widget.ui
+
+    def wait_until(self, condition: Callable[[], Any]) -> None:
+        """Let the application work until something is the case."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            if time.monotonic() > deadline:
+                msg = f"The panel still says: {self.ui.statusLabel.text}"
+                raise RuntimeError(msg)
+            self.application.processEvents()
+            time.sleep(0.02)
+
+    def shoot(self, state: str) -> None:
+        """Write a light and a dark picture of the panel as it is now."""
+        for name, palette in (("light", self.light), ("dark", self.dark)):
+            self.application.setPalette(palette)
+            self._write(f"{state}-{name}.png")
+        self.application.setPalette(self.light)
+
+    def shoot_high_resolution(self, state: str) -> None:
+        """Write a picture as a screen with twice as many pixels shows it."""
+        self._write(f"{state}-light-2x.png", 2)
+
+    def _write(self, name: str, scale: int = 1) -> None:
+        panel = self.widget.parent
+        self.application.mainWindow.resize(WIDTH_PIXELS, panel.sizeHint().height() + 2)
+        for _turn in range(3):  # layouts settle one inside the other
+            self.application.processEvents()
+        picture = self.qt.QPixmap(panel.size * scale)
+        picture.setDevicePixelRatio(scale)
+        panel.render(picture)
+        picture.save(str(self.folder / name))
+
+
+def shoot_without_pytorch(camera: Photographer) -> None:
+    """Show what a user finds after installing the extension alone."""
+    install = camera.module.Install
+    text = "PyTorch, which computes the registration, is not installed yet."
+    with mock.patch.object(install, "probe", return_value=install.Finding(install.State.MISSING, text)):
+        camera.open()
+        camera.shoot("install")
+
+
+def shoot_registration(camera: Photographer) -> None:
+    """Show the way from the empty scene to a result, and to an error."""
+    camera.open()
+    camera.wait_until(lambda: camera.widget.logic.speeds is not None)
+    camera.shoot("empty")
+    volumes, landmarks = camera.module._addPhantom()
+    camera.open()
+    parameters = camera.widget._parameterNode
+    parameters.fixedLandmarks, parameters.movingLandmarks = landmarks
+    parameters.method = camera.module.Method("bspline")
+    camera.shoot("ready")
+    camera.shoot_high_resolution("ready")
+    camera.ui.applyButton.click()
+    camera.wait_until(lambda: camera.ui.progressBar.value >= 45 or not camera.widget.logic.isRunning)
+    camera.shoot("running")
+    camera.wait_until(lambda: not camera.widget.logic.isRunning)
+    camera.shoot("done")
+    volumes[1].SetOrigin(5000.0, 0.0, 0.0)
+    parameters.alignment = camera.module.Alignment.NONE
+    camera.ui.applyButton.click()
+    camera.wait_until(lambda: not camera.widget.logic.isRunning)
+    camera.shoot("error")
+
+
+def main(output: Path) -> int:
+    """Write the pictures to the folder "panel" of an output folder and return the exit code."""
+    if None in (importlib.util.find_spec("slicer"), importlib.util.find_spec("PySide6")):
+        print(
+            "No pictures of the panel: slicer-core or PySide6 is not installed (the demo has them on Linux x86_64).",
+            flush=True,
+        )
+        return 0
+    folder = output.resolve() / "panel"
+    camera = Photographer(folder)
+    shoot_without_pytorch(camera)
+    shoot_registration(camera)
+    camera.widget.cleanup()
+    print(f"Pictures of the panel: {folder}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output"))
+    os._exit(code)  # as __main__.py of the stand-ins does
