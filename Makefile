@@ -1,4 +1,5 @@
-# make demo    register a pair in a real MRML scene and write pictures, of the panel too, tables and a scene to demo-output/
+# make demo    register a pair in a real MRML scene and write pictures, tables and a scene to demo-output/; also
+#              pictures of the panel, to demo-output/panel/
 # make test    lint, types and all tests
 # make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
 # All make their own virtual environment in .venv when first called. Paths stay relative and programs are called as

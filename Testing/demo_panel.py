@@ -3,7 +3,6 @@
 python Testing/demo_panel.py demo-output
 """
 
-import importlib.util
 import os
 import sys
 import time
@@ -132,11 +131,11 @@ def shoot_registration(camera: Photographer) -> None:
 
 def main(output: Path) -> int:
     """Write the pictures to the folder "panel" of an output folder and return the exit code."""
-    if None in (importlib.util.find_spec("slicer"), importlib.util.find_spec("PySide6")):
-        print(
-            "No pictures of the panel: slicer-core or PySide6 is not installed (the demo has them on Linux x86_64).",
-            flush=True,
-        )
+    try:
+        import slicer  # noqa: F401
+        from PySide6 import QtWidgets  # noqa: F401
+    except ImportError as error:
+        print(f"No pictures of the panel, which need slicer-core and PySide6: {error}.", flush=True)
         return 0
     folder = output.resolve() / "panel"
     camera = Photographer(folder)

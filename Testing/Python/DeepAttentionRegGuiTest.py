@@ -367,6 +367,12 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
         self.reload()
         self.assertEqual(self.ui.recursionsSlider.value, 7)
 
+    def test_reload_lets_go_of_the_old_panel(self):
+        old = self.ui.smoothnessSlider
+        self.reload()
+        self.ui.smoothnessSlider.value = 2.5
+        self.assertEqual(old.value, 1.0)
+
     def test_reload_ends_the_registration(self):
         self.startEndless()
         logic = self.widget.logic
