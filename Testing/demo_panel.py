@@ -17,12 +17,12 @@ WIDTH_PIXELS = 460
 TIMEOUT_S = 600.0
 # Roles of a palette and their colors in a dark theme.
 DARK = {
-    "Window": "#323232",
+    "Window": "#383838",
     "WindowText": "#ececec",
-    "Base": "#262626",
+    "Base": "#1a1a1a",
     "AlternateBase": "#2e2e2e",
     "Text": "#ececec",
-    "Button": "#3c3c3c",
+    "Button": "#464646",
     "ButtonText": "#ececec",
     "ToolTipBase": "#3c3c3c",
     "ToolTipText": "#ececec",
