@@ -140,6 +140,13 @@ class MethodRun:
         network = self._network(view.fixed.device)
         folder = self._open_folder(view, fixed)
         similarities = [similarity(view, torch.zeros_like(view.fixed).expand(-1, len(spatial), *view.fixed.shape[2:]))]
+
+        def on_step(done: int, of: int, loss: float) -> bool:
+            ended = len(similarities) - 1
+            self.reporter.step("recursion", ended, self.count, f"Iteration {done} of {of}, loss {loss:.4f}.")
+            return self.reporter.enough()
+
+        network.on_step = on_step
         attend = self.job.attention or self.job.output_gaussians is not None
         steps: list[Gaussians] = []
         self._report(0)
@@ -157,12 +164,7 @@ class MethodRun:
     def _network(self, device: torch.device) -> RegistrationNetwork:
         network = load_network(self.method.architecture, self.variant).to(device)
         network.half_precision = self.job.half_precision
-        network.on_step = self._on_step
         return network
-
-    def _on_step(self, done: int, of: int, loss: float) -> bool:
-        self.reporter.step("recursion", 0, self.count, f"Iteration {done} of {of}, loss {loss:.4f}.")
-        return self.reporter.enough()
 
     def _report(self, index: int, file: str | None = None) -> None:
         unit = self.method.recursions.unit

@@ -267,7 +267,7 @@ def _require_overlap(share: float) -> None:
         raise errors.EngineError(
             errors.NO_OVERLAP,
             f"After the initial alignment the volumes share {100 * share:.1f} % of the fixed volume's field of view.",
-            "Choose the initial alignment 'center' or 'mass', or place the moving volume with a linear transform.",
+            "Start from the centers of the volumes or of mass, or place the moving volume with a linear transform.",
         )
 
 

@@ -97,6 +97,13 @@ class TestFinishing:
         assert sum("Iteration" in event.message for event in events) == 11
         assert values["recursions"] == 1
 
+    def test_progress_never_goes_back(self, shifted: Callable) -> None:
+        events: list[Progress] = []
+        run(shifted(method="bspline"), quiet(events))
+        steps = [event.step for event in events if event.stage == "recursion"]
+        assert steps == sorted(steps)
+        assert set(steps) == {0, 1, 2, 3}
+
     def test_sequence_of_gaussians_stays_the_best_so_far(self) -> None:
         pair = ImagePair(*torch.rand(2, 1, 1, 32, 32))
         start = [Gaussians(*torch.rand(2, 1, 1, 2), torch.eye(2)[None, None], torch.zeros(1, 1, 2))]
