@@ -11,41 +11,13 @@ from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import *
 from slicer.util import VTKObservationMixin
 
-from DeepAttentionRegLib import Install, Methods
+from DeepAttentionRegLib import Install, Interpreter, SampleCases
 from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, Method
 
 HOMEPAGE = "https://github.com/DeepAttentionReg/SlicerDeepAttentionReg"
 PACKAGES = ("DeepAttentionRegLib", "DeepAttentionRegEngine")
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
-INPUT_NAMES = (
-    "fixedVolume",
-    "movingVolume",
-    "fixedSegmentation",
-    "movingSegmentation",
-    "fixedMask",
-    "movingMask",
-    "fixedLandmarks",
-    "movingLandmarks",
-)
-# Arguments of `register` that name existing nodes to write into, and what they become in `Results.Outputs`.
-OUTPUT_NAMES = {
-    "outputTransform": "transformNode",
-    "outputVolume": "warpedVolumeNode",
-    "outputJacobian": "jacobianVolumeNode",
-    "outputSegmentation": "warpedSegmentationNode",
-}
 FOREGROUND_OPACITY = 0.5
-# Share of the time that the stages of a registration take, in their order.
-STAGE_WEIGHTS = {
-    "export": 1,
-    "load": 1,
-    "align": 3,
-    "recursion": 4,
-    "refine": 12,
-    "evaluate": 2,
-    "write": 1,
-    "import": 1,
-}
 
 
 class DeepAttentionReg(ScriptedLoadableModule):
@@ -66,24 +38,25 @@ class DeepAttentionReg(ScriptedLoadableModule):
             "The RMAn-style network follows: Zheng, Wang, Huang, Lim, Vincent, Papiez. Recursive Deformable Image"
             " Registration Network with Mutual Attention. MIUA 2022. Please cite it if you use the network."
         )
+        slicer.app.connect("startupCompleted()", SampleCases.registerSampleData)
 
 
 class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: binds its widgets to the parameter node, starts and stops the logic, tells how it goes.
 
-    `_updateGui` derives the state of all widgets from the parameter node and from what is going on.
+    `_updateGui` derives the state of all widgets from the parameter node and from what is going on; each section of
+    the panel (Panel*.py) does so for its own widgets.
     """
 
     def __init__(self, parent=None):
         self.logic = DeepAttentionRegLogic()
         self._parameterNode = None
         self._parameterNodeGuiTag = None
-        self._finding = None
-        self._shownMethod = None
-        self._isInstalling = False
+        self._isUpdating = False
         self._isCanceling = False
         self._message = ""
         self._stages = []
+        self._preview = None
         # This initializes the mixin too, and without a parent it calls setup already.
         super().__init__(parent)
 
@@ -98,13 +71,39 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneReady)
+        self._addSections()
+        self.ui.swapButton.connect("clicked(bool)", self.onSwapButton)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
-        self.ui.installButton.connect("clicked(bool)", self.onInstallButton)
+        self.ui.finishButton.connect("clicked(bool)", self.onFinishButton)
         self.initializeParameterNode()
+
+    def _addSections(self):
+        # What they need takes a moment to import, which Slicer's start should not wait for.
+        from DeepAttentionRegLib import (
+            Arguments,
+            Methods,
+            PanelEngine,
+            PanelMethod,
+            PanelParts,
+            PanelProgress,
+            PanelSequence,
+            PanelWarp,
+            Preview,
+        )
+
+        ui = self.ui
+        self._arguments, self._methods, self._previews, self._texts = Arguments, Methods, Preview, PanelProgress
+        self._method = PanelMethod.MethodSection(ui, self._tell)
+        self._engine = PanelEngine.EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
+        self._warp = PanelWarp.WarpSection(ui, self._tell)
+        self._sequence = PanelSequence.SequenceSection(ui, self.startSequence)
+        self._sections = (self._method, self._engine, self._warp, self._sequence)
+        PanelParts.alignLabels(ui)
 
     def cleanup(self):
         """Stop what runs and let go of the scene; called before a reload and when Slicer ends."""
         self.logic.close()
+        self._closePreview()
         self.setParameterNode(None)
         self.removeObservers()
 
@@ -127,6 +126,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Give up the run, whose volumes are about to vanish, and the parameter node."""
         self._message = ""
         self.logic.cancel()
+        self._closePreview()
         self.setParameterNode(None)
 
     def onSceneReady(self, caller=None, event=None):
@@ -136,12 +136,10 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def initializeParameterNode(self):
         """Follow the parameter node of the scene, and choose the volumes where there is no doubt which."""
-        self._finding = Install.probe()
-        if self._finding.state is Install.State.READY:
-            self.logic.measureSpeed(self._updateGui)
+        self._engine.look()
         self.setParameterNode(self.logic.getParameterNode())
         parameters = self._parameterNode
-        volumes = [node for node in slicer.util.getNodesByClass(VOLUME_CLASS) if node.GetClassName() == VOLUME_CLASS]
+        volumes = [node for node in slicer.util.getNodesByClass(VOLUME_CLASS) if _isVolume(node)]
         if not parameters.fixedVolume and not parameters.movingVolume and len(volumes) == 2:
             parameters.fixedVolume, parameters.movingVolume = volumes
 
@@ -154,11 +152,26 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateGui)
         self._parameterNode = parameterNode
-        self._shownMethod = None
+        for section in self._sections:
+            section.follow(parameterNode)
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateGui)
             self._updateGui()
+
+    def onSwapButton(self):
+        """Exchange fixed and moving inputs."""
+        parameters = self._parameterNode
+        with slicer.util.NodeModify(parameters):
+            for kind in ("Volume", "Segmentation", "Mask", "Landmarks"):
+                pair = getattr(parameters, f"fixed{kind}"), getattr(parameters, f"moving{kind}")
+                setattr(parameters, f"fixed{kind}", pair[1])
+                setattr(parameters, f"moving{kind}", pair[0])
+
+    def onFinishButton(self):
+        """End the registration with the best so far."""
+        self.ui.finishButton.enabled = False
+        self.logic.finish()
 
     def onApplyButton(self):
         """Start the registration, or cancel the one that runs."""
@@ -167,59 +180,78 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.cancel()
             self._updateGui()
             return
-        self._finding = Install.probe()
-        if self._finding.state is not Install.State.READY:
-            self.onInstallButton()
-            return
+        arguments = self.logic.argumentsFrom(self._parameterNode)
+        calls = {"onProgress": self._onProgress, "onFinished": self._onFinished}
+        if self._start(self.logic.register, **arguments, **calls):
+            self._openPreview()
+
+    def startSequence(self):
+        """Start the registration of the chosen sequence."""
+        calls = {"onProgress": self._onSequenceProgress, "onFinished": self._onSequenceFinished}
+        self._start(self.logic.registerSequence, **self._arguments.ofSequence(self._parameterNode), **calls)
+
+    def _start(self, register, **arguments):
+        """Start a registration and return whether that has worked."""
+        self._engine.look()
+        if not self._engine.isReady:
+            self._engine.install()
+            return False
         self._isCanceling = False
         self._message = ""
-        self._stages = _stagesOf(self._parameterNode)
+        self._stages = self._texts.stagesOf(self._parameterNode)
         self.ui.progressBar.value = 0
+        self.ui.finishButton.enabled = True
         try:
             # Exporting the volumes takes a moment during which the application cannot react.
             with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                self.logic.register(
-                    **self.logic.argumentsFrom(self._parameterNode),
-                    wait=False,
-                    onProgress=self._onProgress,
-                    onFinished=self._onFinished,
-                    onFailed=self._onFailed,
-                )
+                register(**arguments, wait=False, onFailed=self._onFailed)
         except Exception as error:
             logging.exception("The registration could not be started")
             self._message = _("The registration could not be started. {reason}").format(reason=error)
         self._updateGui()
+        return self.logic.isRunning
 
-    def onInstallButton(self):
-        """Install PyTorch if the user agrees."""
-        self._isInstalling = True
-        self._message = ""
-        self._updateGui()
-        try:
-            if not Install.install(self._finding, logging.info, self._onInstalled):
-                self._onInstalled(_("PyTorch was not installed."))
-        except Exception as error:
-            logging.exception("PyTorch could not be installed")
-            self._onInstalled(_("PyTorch could not be installed. {reason}").format(reason=error))
+    def _openPreview(self):
+        parameters = self._parameterNode
+        if parameters.preview:
+            self._preview = self._previews.Preview(parameters.fixedVolume, parameters.movingVolume)
 
-    def _onInstalled(self, problem):
-        self._isInstalling = False
-        self._message = problem or _("PyTorch is installed.")
-        self._finding = Install.probe()
-        self._updateGui()
+    def _closePreview(self):
+        preview, self._preview = self._preview, None
+        if preview is not None:
+            preview.close()
 
     def _onProgress(self, progress):
-        if progress.stage in self._stages:
-            weights = [STAGE_WEIGHTS[stage] for stage in self._stages]
-            index = self._stages.index(progress.stage)
-            done = sum(weights[:index]) + weights[index] * progress.step / max(progress.of, 1)
-            self.ui.progressBar.value = round(100 * done / sum(weights))
-        self._message = _stageText(progress)
-        self._updateGui()
+        text = self._texts.stageText(progress)
+        share = self._texts.shareOf(progress, self._stages)
+        if share is not None:
+            self.ui.progressBar.value = round(100 * share)
+        if progress.file is not None and self._preview is not None:
+            self._showField(progress.file)
+        self._tellStage(text)
+
+    def _showField(self, path):
+        try:
+            self._preview.show(path)
+        except Exception:
+            # A registration does not depend on being watched.
+            logging.exception("The deformation could not be shown")
+            self._closePreview()
+
+    def _onSequenceProgress(self, progress):
+        share = self._texts.shareOf(progress.progress, self._stages)
+        if share is not None:
+            self.ui.progressBar.value = round(100 * (progress.frame - 1 + share) / progress.of)
+        self._tellStage(f"{progress.text}. {self._texts.stageText(progress.progress)}")
+
+    def _onSequenceFinished(self, outcome):
+        self._tell(self._texts.sequenceSummaryOf(outcome))
 
     def _onFinished(self, outcome):
-        self._message = _summaryOf(outcome)
-        self._updateGui()
+        self._closePreview()
+        if self._parameterNode:
+            self._parameterNode.warpTransform = outcome.transformNode
+        self._tell(self._texts.summaryOf(outcome))
         slicer.util.setSliceViewerLayers(
             background=outcome.transformNode.GetNodeReference(outcome.transformNode.GetFixedNodeReferenceRole()),
             foreground=outcome.warpedVolumeNode,
@@ -228,112 +260,80 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
     def _onFailed(self, failure):
-        self._message = f"{failure.message} {failure.hint}".strip()
+        self._closePreview()
+        self._tell(f"{failure.message} {failure.hint}".strip())
+
+    def _tellStage(self, message):
+        """Show a message without looking at all else anew: the engine may tell of its progress many times a second."""
+        self._message = message
+        if self._parameterNode:
+            self.ui.statusLabel.text = message
+
+    def _tell(self, message):
+        """Show a message until the next one."""
+        self._message = message
         self._updateGui()
 
     def _updateGui(self, caller=None, event=None):
-        parameters, ui, isRunning = self._parameterNode, self.ui, self.logic.isRunning
-        if not parameters:
+        # What is updated may change a choice, which would call this again.
+        if not self._parameterNode or self._isUpdating:
             return
-        self._offerRecursions()
-        for section in (ui.inputsCollapsibleButton, ui.methodCollapsibleButton, ui.outputsCollapsibleButton):
-            section.enabled = not isRunning
-        ui.refinementCollapsibleButton.enabled = not isRunning
-        ui.recursionsSlider.enabled = parameters.method is not Method.REFINEMENT_ONLY
+        self._isUpdating = True
+        try:
+            self._method.update(self._engine.onGpu)
+            self._engine.update(self._method.lacksWeights)
+            self._warp.update()
+            self._updateChoices()
+            self._updateRun()
+        finally:
+            self._isUpdating = False
+
+    def _updateChoices(self):
+        parameters, ui, isRunning = self._parameterNode, self.ui, self.logic.isRunning
+        for name in ("inputs", "method", "refinement", "outputs", "warp", "sequence"):
+            getattr(ui, f"{name}CollapsibleButton").enabled = not isRunning
+        ui.previewCheckBox.enabled = not isRunning
+        ui.alignmentComboBox.enabled = parameters.initialTransform is None
         for widget in (ui.refinementStepsSlider, ui.similarityComboBox, ui.smoothnessSlider, ui.velocityCheckBox):
             widget.enabled = parameters.refine
-        ui.estimateLabel.text = Methods.estimateText(self.logic.argumentsFrom(parameters), self.logic.speeds)
-        ui.estimateLabel.visible = bool(ui.estimateLabel.text)
-        isReady = self._finding.state is Install.State.READY
-        ui.installWidget.visible = not isReady
-        ui.installLabel.text = self._finding.message
-        ui.installButton.enabled = not self._isInstalling
+        estimate = self._methods.estimateText(self.logic.argumentsFrom(parameters), self.logic.speeds)
+        for widget in (ui.estimateTitleLabel, ui.estimateLabel):
+            widget.visible = bool(estimate)
+        ui.estimateLabel.text = estimate
+
+    def _updateRun(self):
+        ui, isRunning = self.ui, self.logic.isRunning
         problem = "" if isRunning else self._problem()
         ui.applyButton.enabled = not (problem or (isRunning and self._isCanceling))
-        ui.applyButton.text = _applyText(isRunning, self._isCanceling)
-        ui.applyButton.toolTip = problem or _applyToolTip(isRunning)
+        ui.applyButton.text = self._texts.applyText(isRunning, self._isCanceling)
+        ui.applyButton.toolTip = problem or self._texts.applyToolTip(isRunning)
+        ui.finishButton.visible = isRunning and self.logic.canFinish
         ui.progressBar.visible = isRunning
+        ui.mendWidget.enabled = not isRunning
         ui.statusLabel.text = "\n".join(text for text in (problem, self._message) if text)
-
-    def _offerRecursions(self):
-        """Give the slider the range of a newly chosen method."""
-        parameters, slider = self._parameterNode, self.ui.recursionsSlider
-        if parameters.method is Method.REFINEMENT_ONLY or parameters.method is self._shownMethod:
-            return
-        previous = self._shownMethod and self._shownMethod.value
-        choice = Methods.recursionChoice(parameters.method.value, parameters.recursions, previous)
-        self._shownMethod = parameters.method
-        # Both ranges first, or the slider would bend the number on its way.
-        slider.minimum, slider.maximum = min(slider.minimum, choice.minimum), max(slider.maximum, choice.maximum)
-        parameters.recursions = choice.value
-        slider.minimum, slider.maximum, slider.toolTip = choice.minimum, choice.maximum, choice.toolTip
+        self._sequence.update(
+            self._arguments.ofSequence(self._parameterNode),
+            self._method.problem or self._engine.problem or self._emptyChoice(),
+        )
 
     def _problem(self):
         """Return the first reason why the registration cannot be started, or an empty text."""
-        if self._isInstalling:
-            return _("PyTorch is being installed. This takes some minutes; Slicer can be used meanwhile.")
+        problems = self.logic.problems(**self.logic.argumentsFrom(self._parameterNode))
+        reasons = (self._engine.problem, self._method.problem, *problems, self._emptyChoice())
+        return next((reason for reason in reasons if reason), "")
+
+    def _emptyChoice(self):
+        """Return a sentence if the choices come to nothing."""
         parameters = self._parameterNode
-        problems = self.logic.problems(**self.logic.argumentsFrom(parameters))
-        isLinear = parameters.alignment in (Alignment.RIGID, Alignment.AFFINE)
+        isLinear = parameters.alignment in (Alignment.RIGID, Alignment.AFFINE) and not parameters.initialTransform
         if parameters.method is Method.REFINEMENT_ONLY and not parameters.refine and not isLinear:
-            problems.append(_("Nothing would be registered: choose a method or turn on the refinement."))
-        return problems[0] if problems else ""
+            return _("Nothing would be registered: choose a method or turn on the refinement.")
+        return ""
 
 
-def _applyText(isRunning, isCanceling):
-    if not isRunning:
-        return _("Apply")
-    return _("Canceling...") if isCanceling else _("Cancel")
-
-
-def _applyToolTip(isRunning):
-    if isRunning:
-        return _("Stop the registration. The scene stays as it was.")
-    return _("Register the moving volume to the fixed volume.")
-
-
-def _stagesOf(parameters):
-    """Return the stages that these choices lead through."""
-    skipped = {
-        "align": parameters.alignment is Alignment.NONE,
-        "recursion": parameters.method is Method.REFINEMENT_ONLY,
-        "refine": not parameters.refine,
-    }
-    return [stage for stage in STAGE_WEIGHTS if not skipped.get(stage, False)]
-
-
-def _stageText(progress):
-    texts = {
-        "export": _("Passing the volumes on"),
-        "load": _("Reading the volumes"),
-        "align": _("Initial alignment"),
-        "recursion": _("Recursion"),
-        "refine": _("Refinement"),
-        "evaluate": _("Measuring the result"),
-        "write": _("Writing the result"),
-        "import": _("Loading the result"),
-    }
-    text = texts.get(progress.stage, progress.message)
-    if not progress.of:
-        return text
-    return _("{stage}: {step} of {of}").format(stage=text, step=progress.step, of=progress.of)
-
-
-def _summaryOf(outcome):
-    """Return what a registration has brought, in sentences."""
-    values = outcome.result.values
-    before, after = (values.get(state, {}) for state in ("before", "after"))
-    sentences = [_('Created the transform "{name}".').format(name=outcome.transformNode.GetName())]
-    texts = {
-        "dice": _("Overlap (Dice) {before:.2f} before, {after:.2f} after."),
-        "tre_mm": _("Landmark error {before:.1f} mm before, {after:.1f} mm after."),
-    }
-    for measure, text in texts.items():
-        means = [scores.get(measure, {}).get("mean") for scores in (before, after)]
-        if None not in means:
-            sentences.append(text.format(before=means[0], after=means[1]))
-    sentences.append(_("{percent:.2f} % of the voxels are folded.").format(percent=values["jacobian"]["fold_percent"]))
-    return "\n".join([*sentences, *outcome.result.warnings])
+def _isVolume(node):
+    """Return whether a node is a volume that the panel offers; label maps and previews are not."""
+    return node.GetClassName() == VOLUME_CLASS and not node.GetHideFromEditors()
 
 
 class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
@@ -348,15 +348,26 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         # Keyword arguments of Registration that choose another interpreter or engine.
-        self.engineOptions = {}
-        # Speed of this computer's devices by name, once `measureSpeed` was told it; empty if it cannot be told.
-        self.speeds = None
-        self._speedJob = None
+        python = Interpreter.savedInterpreter()
+        self.engineOptions = {} if python is None else {"pythonExecutable": python}
+        # What the engine sees of this computer, once `checkEngine` was told it.
+        self.environment = None
+        self._check = None
         self._registration = None
 
     def getParameterNode(self):
         """Return the choices stored in the scene."""
         return DeepAttentionRegParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
+
+    @property
+    def otherPython(self):
+        """The Python that runs the engine in place of Slicer's own; None if that does."""
+        return self.engineOptions.get("pythonExecutable")
+
+    @property
+    def speeds(self):
+        """Speed of this computer's devices by name; None if it is not known."""
+        return self.environment and self.environment.speeds
 
     @property
     def isRunning(self):
@@ -386,28 +397,78 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param onProgress: called in the main thread with every `contract.Progress`.
         :param onFinished: called in the main thread with the `Results.Outcome`.
         :param onFailed: called in the main thread with the `contract.Failure`; once this or `onFinished` is called.
-        :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks
-            as in `Volumes.Inputs`; weights, device, alignment, refinementSteps, similarity, smoothness, velocity,
-            halfPrecision, keepRecursions, keepAttention, keepGaussians, evidenceFolder, seed as in
-            `Registration.Settings`; existing nodes to write into: outputTransform, outputVolume, outputJacobian,
-            outputSegmentation.
+        :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks,
+            initialTransform as in `Volumes.Inputs`; weights, device, alignment, refinementSteps, similarity,
+            smoothness, velocity, halfPrecision, showRecursions, keepRecursions, keepAttention, keepGaussians,
+            evidenceFolder, seed as in `Registration.Settings`; existing nodes to write into: outputTransform,
+            outputVolume, outputJacobian, outputSegmentation.
         :return: the `Results.Outcome`; None if not waited for.
         :raises ValueError: if the inputs or options cannot work.
         :raises RuntimeError: if one is running already, or, waited for, if it failed or was canceled.
         """
-        from DeepAttentionRegLib import Registration
+        from DeepAttentionRegLib import Arguments, Registration
 
+        arguments = {"fixedVolume": fixedVolume, "movingVolume": movingVolume, "method": method}
+        inputs, settings, outputs = Arguments.sort({**arguments, "recursions": recursions, **options})
+        callbacks = Registration.Callbacks(**self._calls(onProgress, onFinished, onFailed))
+        return self._run(
+            Registration.Registration(inputs, settings, outputs, callbacks, **self.engineOptions), wait=wait
+        )
+
+    def registerSequence(
+        self,
+        sequenceNode,
+        referenceFrame=0,
+        *,
+        withVolumes=False,
+        keepPartial=False,
+        wait=True,
+        onProgress=None,
+        onFinished=None,
+        onFailed=None,
+        **options,
+    ):
+        """Register all frames of a sequence of volumes to one of them.
+
+        :param sequenceNode: the volumes.
+        :param referenceFrame: the frame that stays, counted from 0.
+        :param withVolumes: also make a sequence of the warped volumes.
+        :param keepPartial: put the frames done so far into the scene if it ends early.
+        :param wait: as in `register`.
+        :param onProgress: called in the main thread with every `Sequences.FrameProgress`.
+        :param onFinished: called in the main thread with the `Sequences.SequenceOutcome`.
+        :param onFailed: as in `register`.
+        :param options: those of `register` that are no nodes.
+        :return: the `Sequences.SequenceOutcome`; None if not waited for.
+        :raises ValueError: if the sequence or the options cannot work.
+        :raises RuntimeError: as `register`.
+        """
+        from DeepAttentionRegLib import Registration, Sequences
+
+        callbacks = Sequences.Callbacks(**self._calls(onProgress, onFinished, onFailed))
+        registration = Sequences.SequenceRegistration(
+            sequenceNode,
+            referenceFrame,
+            Registration.Settings(**options),
+            callbacks,
+            withVolumes=withVolumes,
+            keepPartial=keepPartial,
+            **self.engineOptions,
+        )
+        return self._run(registration, wait=wait)
+
+    def _run(self, registration, *, wait):
         if self.isRunning:
             raise RuntimeError(_("A registration is running already; cancel it or wait for its end."))
-        arguments = {"fixedVolume": fixedVolume, "movingVolume": movingVolume, "method": method}
-        inputs, settings, outputs = _sorted({**arguments, "recursions": recursions, **options})
-        calls = {"onProgress": onProgress, "onFinished": self._ending(onFinished), "onFailed": self._ending(onFailed)}
-        callbacks = Registration.Callbacks(**{name: call for name, call in calls.items() if call})
-        registration = Registration.Registration(inputs, settings, outputs, callbacks, **self.engineOptions)
-        self._stopMeasuringSpeed()
+        self._closeCheck()
         self._registration = registration
         registration.start()
         return registration.wait() if wait else None
+
+    def _calls(self, onProgress, onFinished, onFailed):
+        """Return the callbacks that were given, by name."""
+        calls = {"onProgress": onProgress, "onFinished": self._ending(onFinished), "onFailed": self._ending(onFailed)}
+        return {name: call for name, call in calls.items() if call}
 
     def _ending(self, callback):
         """Return a callback for the end, in which nothing runs any more."""
@@ -418,57 +479,84 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
         return callback and call
 
-    def measureSpeed(self, onDone):
-        """Have the engine measure the speed of this computer in the background, once; estimates take it from `speeds`.
+    def checkEngine(self, onDone):
+        """Ask the engine in the background what it sees of this computer; `environment` is its answer.
 
-        :param onDone: called in the main thread when `speeds` is set.
+        It is asked once, and again only if it could not run.
+
+        :param onDone: called in the main thread when there is a new answer.
         """
-        from DeepAttentionRegEngine import contract
-        from DeepAttentionRegLib import Job
-
-        if self.isRunning or self._speedJob is not None or self.speeds is not None:
+        known = self.environment is not None and not self.environment.problem
+        if known or self.isRunning or self._check is not None:
             return
 
-        def onAnswer(answer):
-            self._speedJob = None
-            self.speeds = getattr(answer, "values", {}).get("speed", {})
+        def onAnswer(environment):
+            self._check, self.environment = None, environment
             onDone()
 
-        job = Job.EngineJob(Job.Callbacks(onFinished=onAnswer, onFailed=onAnswer), **self.engineOptions)
-        try:
-            job.start(contract.ProbeJob())
-        except RuntimeError:
-            logging.exception("The speed of this computer could not be measured")
-            return
-        self._speedJob = job
+        self._startCheck(onAnswer, self.engineOptions)
 
-    def _stopMeasuringSpeed(self):
+    def usePython(self, pythonExecutable, onDone):
+        """Have another Python run the engine, on this computer from now on, unless it turns out that it cannot.
+
+        :param pythonExecutable: path of an interpreter.
+        :param onDone: called in the main thread with a sentence on what is wrong with it; empty if it is used now.
+        """
+        options = {**self.engineOptions, "pythonExecutable": pythonExecutable}
+
+        def onAnswer(environment):
+            self._check = None
+            if not environment.problem:
+                self.environment, self.engineOptions = environment, options
+                Interpreter.saveInterpreter(pythonExecutable)
+            onDone(environment.problem)
+
+        self._closeCheck()
+        self._startCheck(onAnswer, options)
+
+    def useOwnPython(self):
+        """Have Slicer's own Python run the engine again."""
+        self._closeCheck()
+        self.engineOptions = {name: value for name, value in self.engineOptions.items() if name != "pythonExecutable"}
+        self.environment = None
+        Interpreter.saveInterpreter(None)
+
+    def _startCheck(self, onAnswer, options):
+        self._check = Interpreter.Check(onAnswer, **options)
+        self._check.start()
+
+    def _closeCheck(self):
         """Let nothing compete with a registration."""
-        if self._speedJob is not None:
-            self._speedJob.close()
-            self._speedJob = None
+        if self._check is not None:
+            self._check.close()
+            self._check = None
 
     def cancel(self):
         """Stop the running registration, if any, at the next opportunity; `onFailed` tells when it has stopped."""
         if self._registration is not None:
             self._registration.cancel()
 
+    @property
+    def canFinish(self):
+        """Whether what runs can end early with a result; a sequence cannot."""
+        return hasattr(self._registration, "finish")
+
     def finish(self):
         """Have the running registration, if any, end early with the best it has found so far."""
-        if self._registration is not None:
+        if self.canFinish:
             self._registration.finish()
 
     def close(self):
         """End the running registration, if any, at once; no callback is called any more."""
-        self._stopMeasuringSpeed()
+        self._closeCheck()
         if self._registration is not None:
             self._registration.close()
 
     def problems(self, **arguments):
         """Return why `register` would refuse these arguments, as sentences."""
-        from DeepAttentionRegLib import Registration
+        from DeepAttentionRegLib import Arguments, Registration
 
-        return Registration.checkAll(*_sorted(arguments))
+        return Registration.checkAll(*Arguments.sort(arguments))
 
     @staticmethod
     def argumentsFrom(parameters):
@@ -476,20 +564,9 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
         :param parameters: a `DeepAttentionRegParameterNode`.
         """
-        nodes = {name: getattr(parameters, name) for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
-        choices = {name: getattr(parameters, name) for name in ("recursions", "smoothness", "velocity")}
-        named = {name: getattr(parameters, name).value for name in ("method", "alignment", "device", "similarity")}
-        return {**nodes, **choices, **named, "refinementSteps": parameters.refinementSteps if parameters.refine else 0}
+        from DeepAttentionRegLib import Arguments
 
-
-def _sorted(arguments):
-    """Return the inputs, settings and outputs among the arguments of `register`."""
-    from DeepAttentionRegLib import Registration, Results, Volumes
-
-    inputs = {name: arguments.get(name) for name in INPUT_NAMES}
-    outputs = {role: arguments.get(name) for name, role in OUTPUT_NAMES.items()}
-    settings = {name: value for name, value in arguments.items() if name not in (*INPUT_NAMES, *OUTPUT_NAMES)}
-    return Volumes.Inputs(**inputs), Registration.Settings(**settings), Results.Outputs(**outputs)
+        return Arguments.ofPair(parameters)
 
 
 class DeepAttentionRegTest(ScriptedLoadableModuleTest):
@@ -512,29 +589,10 @@ class DeepAttentionRegTest(ScriptedLoadableModuleTest):
         finding = Install.probe()
         if finding.state is not Install.State.READY:
             self.skipTest(finding.message)
-        volumes, landmarks = _addPhantom()
-        outcome = DeepAttentionRegLogic().register(
-            *volumes, "none", refinementSteps=20, fixedLandmarks=landmarks[0], movingLandmarks=landmarks[1]
-        )
+        from DeepAttentionRegEngine import phantom
+
+        geometry = phantom.default_geometry((48, 40, 48), (7.0, 6.0, 7.0))
+        inputs = vars(SampleCases.addPhantom(geometry))
+        outcome = DeepAttentionRegLogic().register(**inputs, method="none", refinementSteps=20)
         before, after = (outcome.result.values[state]["tre_mm"]["mean"] for state in ("before", "after"))
         self.assertLess(after, 0.7 * before)  # noqa: PT009 - Slicer runs this without pytest
-
-
-def _addPhantom():
-    """Add a small breathing phantom and return its volumes and landmarks, fixed and moving."""
-    from DeepAttentionRegEngine import geometry, phantom
-    from DeepAttentionRegLib import Volumes
-
-    pair = phantom.make_phantom(phantom.default_geometry((48, 40, 48), (7.0, 6.0, 7.0)))
-    volumes, landmarks = [], []
-    for name in ("fixed", "moving"):
-        volume = slicer.mrmlScene.AddNewNodeByClass(VOLUME_CLASS, name)
-        Volumes.fillVolume(volume, Volumes.makeImage(getattr(pair, name)), getattr(pair, f"{name}_geometry"))
-        volume.CreateDefaultDisplayNodes()
-        points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"{name} landmarks")
-        slicer.util.updateMarkupsControlPointsFromArray(
-            points, geometry.flip_lps_ras(getattr(pair, f"{name}_points_lps"))
-        )
-        volumes.append(volume)
-        landmarks.append(points)
-    return volumes, landmarks

@@ -105,15 +105,22 @@ def shoot_without_pytorch(camera: Photographer) -> None:
         camera.shoot("install")
 
 
+def small_grid() -> Any:
+    """Return the grid of a phantom that is registered in seconds."""
+    from DeepAttentionRegEngine import phantom
+
+    return phantom.default_geometry((48, 40, 48), (7.0, 6.0, 7.0))
+
+
 def shoot_registration(camera: Photographer) -> None:
     """Show the way from the empty scene to a result, and to an error."""
     camera.open()
     camera.wait_until(lambda: camera.widget.logic.speeds is not None)
     camera.shoot("empty")
-    volumes, landmarks = camera.module._addPhantom()
+    inputs = camera.module.SampleCases.addPhantom(small_grid())
     camera.open()
     parameters = camera.widget._parameterNode
-    parameters.fixedLandmarks, parameters.movingLandmarks = landmarks
+    parameters.fixedLandmarks, parameters.movingLandmarks = inputs.fixedLandmarks, inputs.movingLandmarks
     parameters.method = camera.module.Method("bspline")
     camera.shoot("ready")
     camera.shoot_high_resolution("ready")
@@ -122,7 +129,7 @@ def shoot_registration(camera: Photographer) -> None:
     camera.shoot("running")
     camera.wait_until(lambda: not camera.widget.logic.isRunning)
     camera.shoot("done")
-    volumes[1].SetOrigin(5000.0, 0.0, 0.0)
+    inputs.movingVolume.SetOrigin(5000.0, 0.0, 0.0)
     parameters.alignment = camera.module.Alignment.NONE
     camera.ui.applyButton.click()
     camera.wait_until(lambda: not camera.widget.logic.isRunning)

@@ -9,6 +9,8 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import contract, errors, estimate, registry
 
+from . import Weights
+
 
 @dataclass(frozen=True)
 class RecursionChoice:
@@ -55,13 +57,31 @@ def checkMethod(name: str, fixedVolume: slicer.vtkMRMLScalarVolumeNode | None, w
         method = registry.load_method(name)
     except errors.EngineError as error:
         return [str(error)]
-    isFlat = size.count(1) == 1
+    axes = axesOf(fixedVolume)
     try:
-        registry.choose_variant(method, 2 if isFlat else 3, weights)
+        registry.choose_variant(method, axes, weights)
     except errors.EngineError:
         text = _("{method} has no trained weights for {kind}; choose another method or the refinement only.")
-        return [text.format(method=method.title, kind=_("single slices") if isFlat else _("volumes"))]
+        return [text.format(method=method.title, kind=_("single slices") if axes == 2 else _("volumes"))]
     return []
+
+
+def axesOf(volume: slicer.vtkMRMLScalarVolumeNode | None) -> int:
+    """Return whether a single slice (2) or a volume (3) is registered; 3 without one."""
+    return 2 if (_sizeOf(volume) or ()).count(1) == 1 else 3
+
+
+def usableWeights(name: str, wanted: str, volume: slicer.vtkMRMLScalarVolumeNode | None) -> str | None:
+    """Return the weights of a registration as `contract.RegisterJob` takes them.
+
+    :param name: the method, or "none".
+    :param wanted: id of the chosen weights; empty takes those of the extension, else the first imported ones.
+    :param volume: the fixed volume.
+    """
+    if name == contract.METHOD_NONE:
+        return None
+    first = None if wanted else next(iter(Weights.weightsFor(name, axesOf(volume))), None)
+    return first.id if first is not None and first.isImported else wanted or None
 
 
 def estimateText(arguments: Mapping[str, Any], speeds: Mapping[str, float] | None) -> str:

@@ -7,8 +7,11 @@ from typing import Annotated, Union
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsNode,
+    vtkMRMLModelNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
+    vtkMRMLSequenceNode,
     vtkMRMLTransformNode,
 )
 from slicer.i18n import tr as _
@@ -18,6 +21,7 @@ from DeepAttentionRegEngine import contract, errors, registry
 
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
+Warpable = Union[vtkMRMLSegmentationNode, vtkMRMLMarkupsNode, vtkMRMLModelNode, vtkMRMLScalarVolumeNode, None]
 
 
 class _Method(enum.Enum):
@@ -68,22 +72,6 @@ class Alignment(enum.Enum):
         }[self]
 
 
-class Device(enum.Enum):
-    """Where the engine computes; the value is the device's name in a job."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-    def label(self) -> str:
-        """Return the text in the panel."""
-        return {
-            Device.AUTO: _("Automatic"),
-            Device.CPU: _("CPU"),
-            Device.CUDA: _("GPU (CUDA)"),
-        }[self]
-
-
 class Similarity(enum.Enum):
     """What refinement compares; the value is the similarity's name in a job."""
 
@@ -105,7 +93,9 @@ class DeepAttentionRegParameterNode:
     """All choices of the panel.
 
     The volumes, segmentations, masks and landmarks come in pairs, fixed and moving. An output that is None is created
-    by the registration; one that is set is written into.
+    by the registration; one that is set is written into. `weights` and `device` are ids as in `Registration.Settings`,
+    weights empty for those that suit the method; what they can be is known only at run time, so that their widgets
+    are filled by hand instead of being bound.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -116,19 +106,31 @@ class DeepAttentionRegParameterNode:
     movingMask: Labels = None
     fixedLandmarks: vtkMRMLMarkupsFiducialNode
     movingLandmarks: vtkMRMLMarkupsFiducialNode
+    initialTransform: vtkMRMLTransformNode
 
     method: Method = next((method for method in Method if method.value == "rman"), Method.REFINEMENT_ONLY)
     recursions: Annotated[int, WithinRange(1, 100)] = 3
     alignment: Alignment = Alignment.CENTER
-    device: Device = Device.AUTO
+    weights: str = ""
+    device: str = "auto"
 
     refine: bool = True
     refinementSteps: Annotated[int, WithinRange(1, 500)] = 40
     similarity: Similarity = Similarity.NCC
     smoothness: Annotated[float, WithinRange(0.0, 10.0)] = 1.0
     velocity: bool = False
+    halfPrecision: bool = False
 
     outputTransform: vtkMRMLTransformNode
     outputVolume: vtkMRMLScalarVolumeNode
     outputJacobian: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode
+    preview: bool = True
+
+    warpNode: Warpable = None
+    warpTransform: vtkMRMLTransformNode
+    warpReference: vtkMRMLScalarVolumeNode
+
+    sequence: vtkMRMLSequenceNode
+    referenceFrame: Annotated[int, WithinRange(1, 1000)] = 1
+    sequenceVolumes: bool = True

@@ -31,7 +31,8 @@ EVIDENCE = {"recursions": "recursions", "gaussians": "gaussians.json"}
 class Settings:
     """Choices of a registration; names and meaning as in `contract.RegisterJob`.
 
-    Kept recursions become nodes. What the network attended to (`keepAttention`) and a sequence of Gaussians
+    Kept recursions become nodes; those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress`
+    that is there until the callback returns. What the network attended to (`keepAttention`) and a sequence of Gaussians
     (`keepGaussians`) are files in `evidenceFolder`, named in the outputs of `Outcome.result`; recursions.py and
     gaussian_files.py of the engine say what they hold. Nothing in that folder is overwritten.
     """
@@ -46,6 +47,7 @@ class Settings:
     smoothness: float = 1.0
     velocity: bool = False
     halfPrecision: bool = False
+    showRecursions: bool = False
     keepRecursions: bool = False
     keepAttention: bool = False
     keepGaussians: bool = False
@@ -201,8 +203,9 @@ class Registration:
         values.update(self._exportSide("moving", movingFrame, numbers[1]))
         if inputs.movingSegmentation is not None:
             values["output_warped_labels"] = "warped_labels.nrrd"
-        if not np.allclose(movingFrame, WORLD, rtol=0, atol=1e-9):
-            images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ movingFrame @ LPS_RAS)
+        start = Volumes.startOf(inputs)
+        if not np.allclose(start, WORLD, rtol=0, atol=1e-9):
+            images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
             values["initial_transform"] = "initial.tfm"
         return contract.build(contract.RegisterJob, values)
 
@@ -232,7 +235,7 @@ class Registration:
             raise _Stopped
 
     def _onProgress(self, progress: contract.Progress) -> None:
-        if progress.file is not None:
+        if progress.file is not None and (self._settings.keepRecursions or self._settings.keepAttention):
             self._recursionFiles.append(progress.file)
         if self._inputsAreThere():
             self._callbacks.onProgress(progress)
@@ -313,9 +316,9 @@ def jobValues(settings: Settings) -> dict[str, Any]:
     values["refinement_steps"] = values.pop("refinementSteps")
     values["half_precision"] = values.pop("halfPrecision")
     values["attention"] = values.pop("keepAttention")
-    values["output_recursions"] = (
-        EVIDENCE["recursions"] if values.pop("keepRecursions") or values["attention"] else None
-    )
+    # A list, since all of them have to be taken out.
+    areNeeded = any([values.pop("keepRecursions"), values.pop("showRecursions"), values["attention"]])
+    values["output_recursions"] = EVIDENCE["recursions"] if areNeeded else None
     values.pop("evidenceFolder")
     values["output_gaussians"] = EVIDENCE["gaussians"] if values.pop("keepGaussians") else None
     return values

@@ -139,6 +139,7 @@ class SequenceRegistration:
         self._reference = referenceFrame
         self._settings = replace(
             settings or Registration.Settings(),
+            showRecursions=False,
             keepRecursions=False,
             keepAttention=False,
             keepGaussians=False,

@@ -34,6 +34,7 @@ class Inputs:
     :param movingSegmentation: structures to warp and to score with.
     :param fixedLandmarks: points to score with.
     :param movingLandmarks: the corresponding points, in the same order.
+    :param initialTransform: linear start of the moving volume, in place of the parent transform that it is under.
     """
 
     fixedVolume: slicer.vtkMRMLScalarVolumeNode
@@ -44,6 +45,7 @@ class Inputs:
     movingSegmentation: slicer.vtkMRMLNode | None = None
     fixedLandmarks: slicer.vtkMRMLMarkupsNode | None = None
     movingLandmarks: slicer.vtkMRMLMarkupsNode | None = None
+    initialTransform: slicer.vtkMRMLTransformNode | None = None
 
     @property
     def nodes(self) -> list[slicer.vtkMRMLNode]:
@@ -57,7 +59,11 @@ def checkInputs(inputs: Inputs) -> list[str]:
         return [_("Choose a fixed and a moving volume.")]
     if inputs.fixedVolume is inputs.movingVolume:
         return [_("Fixed and moving are the same volume; choose two.")]
-    problems = [problem for problem in map(checkNode, inputs.nodes) if problem]
+    initial = inputs.initialTransform
+    nodes = [node for node in inputs.nodes if node is not initial]
+    problems = [problem for problem in map(checkNode, nodes) if problem]
+    if initial is not None and not initial.IsTransformToWorldLinear():
+        problems.append(_("{name} is not linear; choose another initial transform.").format(name=initial.GetName()))
     points = inputs.fixedLandmarks, inputs.movingLandmarks
     if (points[0] is None) != (points[1] is None):
         problems.append(_("Landmarks are needed on both volumes or on none."))
@@ -108,13 +114,16 @@ def _checkContent(node: slicer.vtkMRMLNode) -> str:
 
 def matrixToWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray | None:
     """Return the 4x4 RAS matrix of a node's parent transforms; None if they are not linear."""
-    parent = node.GetParentTransformNode()
-    if parent is None:
+    return _matrixOf(node.GetParentTransformNode())
+
+
+def _matrixOf(transformNode: slicer.vtkMRMLTransformNode | None) -> np.ndarray | None:
+    if transformNode is None:
         return np.eye(4)
-    if not parent.IsTransformToWorldLinear():  # asking for its matrix all the same would log an error
+    if not transformNode.IsTransformToWorldLinear():  # asking for its matrix all the same would log an error
         return None
     matrix = vtk.vtkMatrix4x4()
-    parent.GetMatrixTransformToWorld(matrix)
+    transformNode.GetMatrixTransformToWorld(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
@@ -127,6 +136,12 @@ def _ijkToRas(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
 def frameOf(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
     """Return the 4x4 RAS matrix from world to the coordinates of a node below its (linear) parent transforms."""
     return np.linalg.inv(matrixToWorld(node))
+
+
+def startOf(inputs: Inputs) -> np.ndarray:
+    """Return the 4x4 RAS matrix from world to the moving volume where its registration starts."""
+    initial = inputs.initialTransform
+    return frameOf(inputs.movingVolume) if initial is None else np.linalg.inv(_matrixOf(initial))
 
 
 def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray) -> Geometry:

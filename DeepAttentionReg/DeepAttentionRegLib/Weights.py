@@ -141,18 +141,26 @@ def _shippedEntries() -> list[Entry]:
     except errors.EngineError as error:
         logging.warning("%s", error)
         return []
-    serves: dict[str | None, list[tuple[str, int]]] = {}
-    for name in registry.method_names():
-        with suppress(errors.EngineError):
-            for variant in registry.load_method(name).variants:
-                serves.setdefault(variant.weights, []).append((name, variant.dimensions))
+    methods = registry.resources() / "Methods"
+    serves = _methodsByWeights(methods, methods.stat().st_mtime_ns)
     entries = []
     for weights in listed:
         path = registry.resources() / "Models" / weights.file
         problem = _problemOf(path, weights.sha256, _("Install the extension again."))
-        texts = weights.id, weights.id, tuple(serves.get(weights.id, ())), weights.licence, weights.training_data
+        texts = weights.id, weights.id, serves.get(weights.id, ()), weights.licence, weights.training_data
         entries.append(Entry(*texts, weights.bytes, path, isImported=False, problem=problem))
     return entries
+
+
+@functools.lru_cache(maxsize=1)
+def _methodsByWeights(_folder: Path, _modified: int) -> dict[str | None, tuple[tuple[str, int], ...]]:
+    """Return what the weights of the extension serve; the arguments change when its methods do."""
+    serves: dict[str | None, tuple[tuple[str, int], ...]] = {}
+    for name in registry.method_names():
+        with suppress(errors.EngineError):
+            for variant in registry.load_method(name).variants:
+                serves[variant.weights] = (*serves.get(variant.weights, ()), (name, variant.dimensions))
+    return serves
 
 
 def _importedEntry(description: Path) -> Entry:

@@ -16,6 +16,7 @@ NAME = "DeepAttentionReg"
 FAKE_ENGINE = Path(__file__).resolve().with_name("fake_engine.py")
 TIMEOUT_S = 60.0
 PROBLEM = "PyTorch cannot be used."
+CARD = {"id": "cuda:0", "name": "Graphics card"}
 
 
 class DeepAttentionRegGuiTest(unittest.TestCase):
@@ -34,6 +35,7 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
             slicer.util.selectModule(NAME)
         self.takeWidget()
         self.useEngine("work")
+        self.pretendEnvironment({})
         self.fixed, self.moving = self.addVolumes()
         self.found = "READY"
         self.widget.enter()
@@ -61,6 +63,15 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
         patch = mock.patch.object(install, "probe", side_effect=probe)
         patch.start()
         self.addCleanup(patch.stop)
+
+    def pretendEnvironment(self, values):
+        """Let the engine have answered this when it was asked what it sees."""
+        interpreter = self.module.Interpreter
+        self.widget.logic.environment = interpreter.readEnvironment(values)
+        for name in ("savedInterpreter", "saveInterpreter"):
+            patch = mock.patch.object(interpreter, name, return_value=None)
+            patch.start()
+            self.addCleanup(patch.stop)
 
     def takeWidget(self):
         """Take the widget of the module, which a reload replaces."""
@@ -136,12 +147,12 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
         for state in ("MISSING", "OLD", "BROKEN"):
             self.found = state
             self.widget.enter()
-            self.assertFalse(self.ui.installWidget.isHidden())
-            self.assertEqual(self.ui.installLabel.text, PROBLEM)
-            self.assertTrue(self.ui.installButton.enabled)
+            self.assertFalse(self.ui.mendWidget.isHidden())
+            self.assertEqual(self.ui.mendLabel.text, PROBLEM)
+            self.assertTrue(self.ui.mendButton.enabled)
 
     def test_ready_panel_does_not_offer_to_install(self):
-        self.assertTrue(self.ui.installWidget.isHidden())
+        self.assertTrue(self.ui.mendWidget.isHidden())
 
     def test_apply_asks_before_it_installs(self):
         self.found = "MISSING"
@@ -155,22 +166,22 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
         self.found = "MISSING"
         with mock.patch.object(self.module.Install, "install", return_value=True) as install:
             self.widget.enter()
-            self.ui.installButton.click()
+            self.ui.mendButton.click()
         self.assertReason("being installed")
-        self.assertFalse(self.ui.installButton.enabled)
+        self.assertFalse(self.ui.mendButton.enabled)
         self.found = "READY"
         _finding, _onLog, onDone = install.call_args.args
         onDone("")
-        self.assertTrue(self.ui.installWidget.isHidden())
+        self.assertTrue(self.ui.mendWidget.isHidden())
         self.assertTrue(self.ui.applyButton.enabled)
 
     def test_installer_that_cannot_start_can_be_tried_again(self):
         self.found = "MISSING"
         self.widget.enter()
         with mock.patch.object(self.module.Install, "install", side_effect=RuntimeError("No disk space.")):
-            self.ui.installButton.click()
+            self.ui.mendButton.click()
         self.assertIn("No disk space.", self.ui.statusLabel.text)
-        self.assertTrue(self.ui.installButton.enabled)
+        self.assertTrue(self.ui.mendButton.enabled)
 
     def test_two_volumes_are_chosen_by_themselves(self):
         self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.fixed)
@@ -200,7 +211,8 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
         self.assertEqual(self.ui.statusLabel.text, "")
 
     def test_every_choice_has_a_widget(self):
-        self.assertEqual(set(self.bound()), set(self.widget._parameterNode.allParameters))
+        byHand = {"weights", "device"}
+        self.assertEqual(set(self.bound()) | byHand, set(self.widget._parameterNode.allParameters))
 
     def test_widgets_change_the_choices(self):
         parameters = self.widget._parameterNode
@@ -219,7 +231,7 @@ class DeepAttentionRegGuiTest(unittest.TestCase):
     def test_widgets_follow_the_choices(self):
         parameters = self.widget._parameterNode
         parameters.fixedVolume, parameters.smoothness, parameters.refine = self.moving, 2.5, False
-        parameters.device = type(parameters.device).CPU
+        parameters.device = "cpu"
         self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.moving)
         self.assertEqual(self.ui.smoothnessSlider.value, 2.5)
         self.assertFalse(self.ui.refineCheckBox.checked)

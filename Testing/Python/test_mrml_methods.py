@@ -1,9 +1,8 @@
 """What the panel says about methods, and how it follows the choice of another one."""
 
+import sys
 import time
 from dataclasses import replace
-from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ import DeepAttentionReg as module
 import fake_engine
 from DeepAttentionRegEngine import errors, estimate, registry
 from DeepAttentionRegEngine.geometry import Geometry
-from DeepAttentionRegLib import Install, Methods, Parameters
-from mrml_cases import TIMEOUT_S, add_pair
+from DeepAttentionRegLib import Methods, Parameters
+from mrml_cases import FAKE_ENGINE, TIMEOUT_S, add_pair
 
 pytestmark = pytest.mark.mrml
 
@@ -34,7 +33,8 @@ METHODS = {"rman": RMAN, "long": LONG}
 def scene(application, monkeypatch):
     monkeypatch.setattr(slicer, "mrmlScene", application.scene)
     monkeypatch.setenv("FAKE_ENGINE", "work")
-    monkeypatch.setattr(registry, "load_method", METHODS.__getitem__)
+    real = registry.load_method
+    monkeypatch.setattr(registry, "load_method", lambda name: METHODS.get(name) or real(name))
     yield application.scene
     application.scene.Clear(True)
 
@@ -162,91 +162,82 @@ class TestEstimateText:
         assert Methods.timeText(seconds) == text
 
 
-class TestSpeed:
+class TestEngine:
+    """What the logic knows of the engine."""
+
     @staticmethod
     def wait(logic) -> None:
         deadline = time.monotonic() + TIMEOUT_S
-        while logic._speedJob is not None:
+        while logic._check is not None:
             assert time.monotonic() < deadline, "nothing happened"
-            logic._speedJob.poll()  # the timer of Qt does this in Slicer
+            logic._check.poll()  # the timer of Qt does this in Slicer
             time.sleep(0.02)
 
-    def test_is_what_the_engine_measured(self, logic):
+    def test_speed_is_what_it_measured(self, logic):
         calls = []
-        logic.measureSpeed(lambda: calls.append(dict(logic.speeds)))
+        logic.checkEngine(lambda: calls.append(dict(logic.speeds)))
         self.wait(logic)
         assert calls == [fake_engine.SPEED]
 
-    def test_is_measured_once(self, logic):
-        logic.measureSpeed(lambda: None)
+    def test_is_asked_once(self, logic):
+        logic.checkEngine(lambda: None)
         self.wait(logic)
-        logic.measureSpeed(lambda: None)
-        assert logic._speedJob is None
+        logic.checkEngine(lambda: None)
+        assert logic._check is None
 
-    def test_that_cannot_be_measured_is_not_asked_again(self, logic, monkeypatch):
+    def test_is_asked_again_once_it_may_have_been_repaired(self, logic, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "fail")
-        logic.measureSpeed(lambda: None)
+        logic.checkEngine(lambda: None)
         self.wait(logic)
-        assert logic.speeds == {}
+        assert logic.environment.problem
+        monkeypatch.setenv("FAKE_ENGINE", "work")
+        logic.checkEngine(lambda: None)
+        self.wait(logic)
+        assert not logic.environment.problem
 
-    def test_measurement_makes_way_for_a_registration(self, logic, scene, monkeypatch):
+    def test_question_makes_way_for_a_registration(self, logic, scene, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "hang")
-        logic.measureSpeed(lambda: None)
+        logic.checkEngine(lambda: None)
         monkeypatch.setenv("FAKE_ENGINE", "work")
         pair = add_pair(grid((12, 11, 10)))
         assert logic.register(pair.fixedVolume, pair.movingVolume) is not None
-        assert logic._speedJob is None
+        assert logic._check is None
         assert logic.speeds is None
 
-    def test_measurement_ends_with_the_panel(self, logic, monkeypatch):
+    def test_question_ends_with_the_panel(self, logic, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "hang")
-        logic.measureSpeed(lambda: None)
+        logic.checkEngine(lambda: None)
         logic.close()
-        assert logic._speedJob is None
+        assert logic._check is None
+
+    def test_moves_to_another_python_that_works(self, logic, monkeypatch):
+        saved, problems = [], []
+        monkeypatch.setattr(module.Interpreter, "saveInterpreter", saved.append)
+        logic.engineOptions = {"script": FAKE_ENGINE}
+        logic.usePython(sys.executable, problems.append)
+        self.wait(logic)
+        assert (logic.otherPython, saved, problems) == (sys.executable, [sys.executable], [""])
+
+    def test_stays_where_it_is_if_another_python_does_not_work(self, logic, monkeypatch, tmp_path):
+        saved, problems = [], []
+        monkeypatch.setattr(module.Interpreter, "saveInterpreter", saved.append)
+        logic.usePython(str(tmp_path / "python"), problems.append)
+        assert (logic.otherPython, saved) == (sys.executable, [])
+        assert "There is no file" in problems[0]
+
+    def test_returns_to_slicers_python(self, logic, monkeypatch):
+        saved = []
+        monkeypatch.setattr(module.Interpreter, "saveInterpreter", saved.append)
+        logic.useOwnPython()
+        assert (logic.otherPython, saved) == (None, [None])
 
 
-class TestPanel:
-    """The panel's methods on pretended widgets."""
+class TestUsableWeights:
+    def test_are_none_for_no_network(self, volume):
+        assert Methods.usableWeights("none", "some", volume) is None
 
-    @pytest.fixture
-    def widget(self, logic, volume):
-        widget = module.DeepAttentionRegWidget.__new__(module.DeepAttentionRegWidget)
-        widget.logic, widget.ui = logic, mock.MagicMock()
-        widget.ui.recursionsSlider = SimpleNamespace(minimum=1.0, maximum=100.0, toolTip="", enabled=True)
-        widget._parameterNode = SimpleNamespace(**logic.argumentsFrom(logic.getParameterNode()), refine=True)
-        for name in ("alignment", "device", "similarity"):
-            setattr(widget._parameterNode, name, getattr(logic.getParameterNode(), name))
-        widget._parameterNode.fixedVolume, widget._parameterNode.method = volume, Parameters.Method("rman")
-        widget._finding, widget._shownMethod = Install.Finding(Install.State.READY), None
-        widget._isInstalling = widget._isCanceling = False
-        widget._message = ""
-        return widget
+    def test_are_left_to_the_engine_where_the_extension_has_some(self, volume):
+        assert Methods.usableWeights("rman", "", volume) is None
 
-    def test_slider_follows_the_method(self, widget):
-        widget._updateGui()
-        assert (widget.ui.recursionsSlider.minimum, widget.ui.recursionsSlider.maximum) == (1, 10)
-        widget._parameterNode.method = SimpleNamespace(value="long")
-        widget._updateGui()
-        assert (widget.ui.recursionsSlider.minimum, widget.ui.recursionsSlider.maximum) == (5, 40)
-        assert widget._parameterNode.recursions == 25
-
-    def test_slider_is_left_alone_by_the_refinement(self, widget):
-        widget._updateGui()
-        widget._parameterNode.method = Parameters.Method.REFINEMENT_ONLY
-        widget._parameterNode.recursions = 7
-        widget._updateGui()
-        assert widget._parameterNode.recursions == 7
-        assert not widget.ui.recursionsSlider.enabled
-
-    def test_disabled_apply_says_what_weights_are_missing(self, widget):
-        widget._parameterNode.method = SimpleNamespace(value="long")
-        widget._parameterNode.movingVolume = add_pair(grid((12, 11, 10))).movingVolume
-        widget._updateGui()
-        assert not widget.ui.applyButton.enabled
-        assert "no trained weights" in widget.ui.applyButton.toolTip
-
-    def test_estimate_is_hidden_where_it_is_unknown(self, widget, monkeypatch):
-        for found in (None, estimate.Estimate(3.0, 1e9)):
-            monkeypatch.setattr(estimate, "estimate", lambda _plan, found=found, **_speeds: found)
-            widget._updateGui()
-            assert widget.ui.estimateLabel.visible == (found is not None)
+    def test_are_those_chosen(self, volume):
+        assert Methods.usableWeights("rman", "mine.pt", volume) == "mine.pt"

@@ -13,7 +13,7 @@ slicer_stand_ins.install()
 
 import DeepAttentionReg as module
 from DeepAttentionRegEngine import contract, registry
-from DeepAttentionRegLib import Parameters
+from DeepAttentionRegLib import Arguments, PanelProgress, Parameters
 from mrml_cases import TIMEOUT_S, add_pair, add_segmentation
 
 pytestmark = pytest.mark.mrml
@@ -37,6 +37,14 @@ def parameters(logic, pair):
     parameters = logic.getParameterNode()
     parameters.fixedVolume, parameters.movingVolume = pair.fixedVolume, pair.movingVolume
     return parameters
+
+
+def add_sequence(parameters) -> slicer.vtkMRMLSequenceNode:
+    """Add a sequence of the two volumes."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "4D")
+    for index, volume in enumerate((parameters.fixedVolume, parameters.movingVolume)):
+        node.SetDataNodeAtValue(volume, str(index))
+    return node
 
 
 def node_ids(scene) -> list[str]:
@@ -93,7 +101,7 @@ class TestChoices:
     def test_start_with_the_usual_recursions_of_the_first_method(self, parameters):
         assert parameters.recursions == registry.load_method(parameters.method.value).recursions.default
 
-    @pytest.mark.parametrize("name", ["Method", "Alignment", "Device", "Similarity"])
+    @pytest.mark.parametrize("name", ["Method", "Alignment", "Similarity"])
     def test_have_different_labels(self, name):
         kind = getattr(Parameters, name)
         assert len({item.label() for item in kind}) == len(kind)
@@ -101,7 +109,7 @@ class TestChoices:
 
 class TestArguments:
     def test_carry_the_choices_by_their_name_in_a_job(self, logic, parameters):
-        parameters.alignment, parameters.device = Parameters.Alignment.RIGID, Parameters.Device.CPU
+        parameters.alignment, parameters.device = Parameters.Alignment.RIGID, "cpu"
         arguments = logic.argumentsFrom(parameters)
         assert (arguments["alignment"], arguments["device"], arguments["recursions"]) == ("rigid", "cpu", 3)
 
@@ -110,7 +118,21 @@ class TestArguments:
         assert logic.argumentsFrom(parameters)["refinementSteps"] == 0
 
     def test_cover_every_choice(self, logic, parameters):
-        assert set(logic.argumentsFrom(parameters)) == set(parameters.allParameters) - {"refine"}
+        covered = {*logic.argumentsFrom(parameters), *Arguments.ofSequence(parameters)}
+        others = {"refine", "preview", "sequence", "sequenceVolumes"}
+        warping = {name for name in parameters.allParameters if name.startswith("warp")}
+        assert set(parameters.allParameters) - others - warping <= covered
+
+    def test_of_a_sequence_are_accepted_by_register_sequence(self, logic, parameters):
+        parameters.sequence = add_sequence(parameters)
+        parameters.referenceFrame = 2
+        outcome = logic.registerSequence(**Arguments.ofSequence(parameters))
+        assert outcome.frames == [1, 2]
+        assert outcome.volumeSequenceNode is not None
+
+    def test_align_nothing_else_after_an_initial_transform(self, logic, parameters, scene):
+        parameters.initialTransform = scene.AddNewNodeByClass("vtkMRMLTransformNode")
+        assert logic.argumentsFrom(parameters)["alignment"] == "none"
 
     def test_are_accepted_by_register(self, logic, parameters):
         assert logic.register(**logic.argumentsFrom(parameters)).transformNode is not None
@@ -189,28 +211,35 @@ class TestTexts:
     def test_stages_leave_out_what_is_not_chosen(self, parameters):
         parameters.method, parameters.refine = Parameters.Method.REFINEMENT_ONLY, False
         parameters.alignment = Parameters.Alignment.NONE
-        assert module._stagesOf(parameters) == ["export", "load", "evaluate", "write", "import"]
+        assert PanelProgress.stagesOf(parameters) == ["export", "load", "evaluate", "write", "import"]
 
     def test_stages_are_those_of_the_contract(self):
-        assert list(module.STAGE_WEIGHTS) == ["export", *contract.STAGES, "import"]
+        assert list(PanelProgress.STAGE_WEIGHTS) == ["export", *contract.STAGES, "import"]
 
     def test_progress_counts_within_a_stage(self):
-        assert module._stageText(contract.Progress("recursion", 2, 3)) == "Recursion: 2 of 3"
+        assert PanelProgress.stageText(contract.Progress("recursion", 2, 3)) == "Recursion: 2 of 3"
 
     def test_summary_compares_before_and_after(self, logic, pair):
-        summary = module._summaryOf(logic.register(pair.fixedVolume, pair.movingVolume))
+        summary = PanelProgress.summaryOf(logic.register(pair.fixedVolume, pair.movingVolume))
         assert "Overlap (Dice) 0.50 before, 0.90 after." in summary
         assert "Landmark error 8.0 mm before, 1.0 mm after." in summary
 
     def test_summary_ends_in_the_warnings(self, logic, pair):
-        summary = module._summaryOf(logic.register(pair.fixedVolume, pair.movingVolume))
+        summary = PanelProgress.summaryOf(logic.register(pair.fixedVolume, pair.movingVolume))
         assert summary.splitlines()[-1] == "A warning."
 
 
 class TestModule:
-    def test_has_title_help_and_category(self):
+    def test_has_title_help_and_category(self, monkeypatch):
+        monkeypatch.setattr(slicer, "app", SimpleNamespace(connect=lambda *_: None), raising=False)
         parent = SimpleNamespace(path=module.__file__)
         module.DeepAttentionReg(parent)
         assert parent.title
         assert parent.categories == ["Registration"]
         assert "https://" in parent.helpText
+
+    def test_lists_its_cases_when_slicer_has_started(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(slicer, "app", SimpleNamespace(connect=lambda *call: calls.append(call)), raising=False)
+        module.DeepAttentionReg(SimpleNamespace(path=module.__file__))
+        assert calls == [("startupCompleted()", module.SampleCases.registerSampleData)]

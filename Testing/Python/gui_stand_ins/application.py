@@ -20,6 +20,8 @@ SLICE_VIEWS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
 class Application(QtWidgets.QApplication):
     """What `slicer.app` offers."""
 
+    startupCompleted = QtCore.Signal()
+
     def __init__(self) -> None:
         QtCore.qInstallMessageHandler(_log)
         super().__init__(["Slicer"])

@@ -1,0 +1,55 @@
+"""The section of the panel that warps further data by the transform of a registration."""
+
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import slicer
+from slicer.i18n import tr as _
+
+from . import Warping
+from .Parameters import DeepAttentionRegParameterNode
+
+
+class WarpSection:
+    """Warps the chosen node into a new one."""
+
+    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None]) -> None:
+        """Connect the widgets.
+
+        :param ui: widgets by name.
+        :param tell: shows the user a sentence, and has the panel updated.
+        """
+        self._ui, self._tell = ui, tell
+        self._parameters: DeepAttentionRegParameterNode | None = None
+        ui.warpButton.connect("clicked(bool)", self.onWarp)
+
+    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
+        """Take other choices."""
+        self._parameters = parameters
+
+    def update(self) -> None:
+        """Say whether the chosen node can be warped."""
+        problem = Warping.checkWarp(**self._arguments())
+        self._ui.warpButton.enabled = not problem
+        self._ui.warpButton.toolTip = problem or _("Warp the data by the transform; the result is a new node.")
+
+    def onWarp(self) -> None:
+        """Warp the chosen node."""
+        try:
+            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
+                warped = Warping.warp(**self._arguments())
+        except Exception as error:
+            logging.exception("The data could not be warped")
+            self._tell(str(error))
+            return
+        text = _('Created "{name}". {warning}')
+        self._tell(text.format(name=warped.node.GetName(), warning=warped.warning).strip())
+
+    def _arguments(self) -> dict[str, slicer.vtkMRMLNode | None]:
+        chosen = self._parameters
+        return {
+            "node": chosen.warpNode,
+            "transformNode": chosen.warpTransform,
+            "reference": chosen.warpReference,
+        }
