@@ -16,6 +16,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from batches import Pairing, case_channels
@@ -28,7 +29,8 @@ from train import make_task
 
 CARDS = ROOT / "Resources" / "ModelCards"
 PICKED = {"worst": 0.0, "median": 0.5, "best": 1.0}  # quantile of the Dice
-PAIRS = 500
+PAIRS = 300
+COLORS = 32
 GRID_STEP = 12  # pixels of the case between the lines
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 FIXED, MOVING, WARPED, GRID = "#0072B2", "#999999", "#D55E00", "#bbbbbb"
@@ -107,6 +109,7 @@ def main() -> None:
     checkpoint = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
     path = arguments.output / f"{config.release.id}.png"
     picture(config, checkpoint, arguments.recursions).savefig(path, dpi=110)
+    Image.open(path).quantize(COLORS).save(path, optimize=True)  # a third of the size
 
 
 if __name__ == "__main__":
