@@ -96,12 +96,14 @@ class Applied:
 
     Attributes:
         displacement: `(1, nd, *spatial)` in voxels of the network's grid.
+        view: The pair on that grid.
         similarities: Before the first and after every recursion, in [0, 1].
         proposal: Of Gaussians, where the method makes one and it was asked for.
         index: Of the folder of recursions, where one was asked for.
     """
 
     displacement: Tensor
+    view: WorkingPair
     similarities: list[float]
     proposal: Proposal | None
     index: Path | None
@@ -159,7 +161,7 @@ class MethodRun:
             if self.reporter.enough():
                 break
         proposal = Proposal(steps, view, network.settings) if steps else None
-        return Applied(state.displacement, similarities, proposal, None if folder is None else folder.close())
+        return Applied(state.displacement, view, similarities, proposal, None if folder is None else folder.close())
 
     def _network(self, device: torch.device) -> RegistrationNetwork:
         network = load_network(self.method.architecture, self.variant).to(device)

@@ -29,13 +29,17 @@ from .warp import resize_displacement
 
 @dataclass
 class Registration:
-    """A job under way: the displacement so far, how to refine it if it is trusted, and what to tell about it."""
+    """A job under way: the displacement so far, how to refine it if it is trusted, and what to tell about it.
+
+    `view` is the pair on the grid on which similarity is told, that of the method.
+    """
 
     job: RegisterJob
     inputs: Inputs
     pair: WorkingPair
     reporter: Reporter
     displacement: Tensor
+    view: WorkingPair
     trusted: dict[str, Any] = field(default_factory=dict)
     proposal: Proposal | None = None
     values: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +55,7 @@ class Registration:
         self.values.update(weights=variant.weights)
         run = MethodRun(self.job, method, variant, count, self.reporter, self._will_create)
         found = run.apply(self.pair, self.inputs.fixed.geometry)
+        self.view = found.view
         if found.index is not None:
             self.files["recursions"] = str(found.index)
         if self.job.output_gaussians is not None and found.proposal is None:
@@ -116,7 +121,8 @@ class Registration:
             self.displacement = refine(
                 pair.fixed, pair.moving, self.displacement, settings, weight=pair.weight, on_step=on_step
             )
-        self.values["refined_similarity"] = similarity(self.pair, self.displacement)
+        seen = resize_displacement(self.displacement, tuple(self.view.fixed.shape[2:]))
+        self.values["refined_similarity"] = similarity(self.view, seen)
 
     def evaluate(self, displacement_lps_mm: np.ndarray) -> None:
         """Score the field, and for comparison the volumes as they were and after the linear alignment."""
@@ -185,7 +191,7 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
         matrix = align(inputs.fixed, inputs.moving, job.alignment, inputs.initial, job.seed, device)
         pair = prepare(inputs.fixed, inputs.moving, matrix, limits, device)
     zero = torch.zeros(1, dimensions, *pair.fixed.shape[2:], device=device)
-    state = Registration(job, inputs, pair, reporter, zero)
+    state = Registration(job, inputs, pair, reporter, zero, pair)
     state.values.update(method=job.method, device=str(device), alignment=matrix.ravel().tolist())
     try:
         _deform(state, method)

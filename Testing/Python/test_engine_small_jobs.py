@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from DeepAttentionRegEngine import contract, errors, images, method_run, recursions
+from DeepAttentionRegEngine import contract, errors, images, method_run, pipeline, recursions
 from DeepAttentionRegEngine.alignment import align
 from DeepAttentionRegEngine.contract import Progress, RegisterJob
 from DeepAttentionRegEngine.errors import EngineError
@@ -142,6 +142,17 @@ class TestNetwork:
         scripted(-2.0)
         warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
         assert any("less similar" in warning for warning in warnings)
+
+    def test_similarity_is_told_on_one_grid_throughout(
+        self, shifted: Callable, scripted: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Scripted, "minimum_size", 16)
+        monkeypatch.setattr(method_run, "network_size", lambda *_: (16, 16, 16))
+        scripted(0.0)
+        # Without a step of refinement worth taking the field stays what it was.
+        monkeypatch.setattr(pipeline, "refine", lambda fixed, moving, initial, *_, **__: initial)
+        values = run(shifted(method="rman", recursions=1, refinement_steps=1), quiet()).values
+        assert values["refined_similarity"] == pytest.approx(values["similarity"][-1], abs=1e-6)
 
     def test_broken_field_can_still_be_reported(self, shifted: Callable, scripted: Callable) -> None:
         scripted(float("nan"))
