@@ -57,8 +57,7 @@ class MethodSection:
             else _("The deformation is optimized on these two volumes alone; nothing was learned before.")
         )
         self._ui.citationLabel.text = described.citation if described else ""
-        citation = self._ui.citationTitleLabel, self._ui.citationLabel, self._ui.copyCitationButton
-        PanelParts.setVisible(citation, bool(described and described.citation))
+        self._ui.citationGroupBox.visible = bool(described and described.citation)
         self._ui.recursionsSlider.enabled = isNetwork
         self._ui.halfPrecisionCheckBox.enabled = isNetwork
         self._needsWeights = bool(described and described.needs_weights)

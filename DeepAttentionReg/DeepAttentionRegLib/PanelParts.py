@@ -33,7 +33,7 @@ def alignLabels(ui: SimpleNamespace) -> None:
     labels = [
         widget for name, widget in vars(ui).items() if name.endswith(("SelectorLabel", "BoxLabel", "SliderLabel"))
     ]
-    labels += [ui.citationTitleLabel, ui.estimateTitleLabel]
+    labels.append(ui.estimateTitleLabel)
     width = max(label.fontMetrics().boundingRect(label.text).width() for label in labels)
     for label in labels:
         label.setMinimumWidth(width)

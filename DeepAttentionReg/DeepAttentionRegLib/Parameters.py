@@ -6,8 +6,12 @@ from typing import Annotated, Union
 
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
+    vtkMRMLMarkupsAngleNode,
+    vtkMRMLMarkupsCurveNode,
     vtkMRMLMarkupsFiducialNode,
-    vtkMRMLMarkupsNode,
+    vtkMRMLMarkupsLineNode,
+    vtkMRMLMarkupsPlaneNode,
+    vtkMRMLMarkupsROINode,
     vtkMRMLModelNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
@@ -21,7 +25,19 @@ from DeepAttentionRegEngine import contract, errors, registry
 
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
-Warpable = Union[vtkMRMLSegmentationNode, vtkMRMLMarkupsNode, vtkMRMLModelNode, vtkMRMLScalarVolumeNode, None]
+# Concrete classes, for the wrapper makes one of each; those derived from them are meant, too.
+Warpable = Union[
+    vtkMRMLSegmentationNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsLineNode,
+    vtkMRMLMarkupsAngleNode,
+    vtkMRMLMarkupsCurveNode,
+    vtkMRMLMarkupsPlaneNode,
+    vtkMRMLMarkupsROINode,
+    vtkMRMLModelNode,
+    vtkMRMLScalarVolumeNode,
+    None,
+]
 
 
 class _Method(enum.Enum):

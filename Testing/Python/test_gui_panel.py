@@ -13,7 +13,8 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError)
 
-import DeepAttentionRegGuiTest as inside_slicer
+import DeepAttentionRegGuiTest as whole
+import DeepAttentionRegSectionsTest as sections
 from test_rules import LIGHT
 
 pytestmark = pytest.mark.mrml
@@ -42,8 +43,10 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
 
 def names_of_tests() -> list[str]:
     """Return the ids of all tests that run on the stand-ins; those of the stand-ins need them to be imported."""
-    panel = inside_slicer.DeepAttentionRegGuiTest
-    names = [f"{panel.__module__}.{panel.__name__}.{name}" for name in unittest.TestLoader().getTestCaseNames(panel)]
+    names = []
+    for panel in (whole.DeepAttentionRegGuiTest, sections.DeepAttentionRegSectionsTest):
+        tests = unittest.TestLoader().getTestCaseNames(panel)
+        names += [f"{panel.__module__}.{panel.__name__}.{name}" for name in tests]
     for case in ast.walk(SELF_TEST):
         if isinstance(case, ast.ClassDef):
             tests = (item.name for item in case.body if isinstance(item, ast.FunctionDef))

@@ -1,5 +1,6 @@
 """What a registration hands to the engine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ class TestExport:
         geometry = images.read_volume(tmp_path / job.fixed).geometry
         np.testing.assert_allclose(geometry.ijk_to_ras, RIGID @ oblique_geometry.ijk_to_ras, atol=1e-6)
         assert job.initial_transform is None
+
+    def test_initial_transform_takes_the_place_of_the_moving_parent(self, export, inputs, oblique_geometry, tmp_path):
+        put_under(inputs.movingVolume, RIGID)
+        chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "Chosen")
+        chosen.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(RIGID @ RIGID))
+        job = export(replace(inputs, initialTransform=chosen))
+        geometry = images.read_volume(tmp_path / job.moving).geometry
+        np.testing.assert_allclose(geometry.ijk_to_ras, oblique_geometry.ijk_to_ras, atol=1e-6)
+        initial = images.read_linear_transform(tmp_path / job.initial_transform)
+        flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+        np.testing.assert_allclose(flip @ initial @ flip, np.linalg.inv(RIGID @ RIGID), atol=1e-9)
+
+    def test_shown_recursions_are_asked_for(self, export, inputs):
+        assert export(inputs, Settings(showRecursions=True)).output_recursions == "recursions"
 
     def test_moving_parent_becomes_the_initial_transform(self, export, inputs, oblique_geometry, tmp_path):
         put_under(inputs.movingVolume, RIGID)

@@ -16,7 +16,7 @@ import mrml_scene
 from DeepAttentionRegEngine import contract
 from DeepAttentionRegEngine.geometry import flip_lps_ras
 from DeepAttentionRegLib import Registration, Volumes
-from DeepAttentionRegLib.Registration import Inputs, Outputs, Settings
+from DeepAttentionRegLib.Registration import Callbacks, Inputs, Outputs, Settings
 from mrml_cases import RIGID, Recorder, outputs_of, prepare, put_under, register, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -71,6 +71,16 @@ class TestOutcome:
     def test_kept_recursions_become_transforms(self, inputs):
         outcome = register(inputs, settings=Settings(recursions=2, keepRecursions=True))
         assert [node.GetName()[-11:] for node in outcome.recursionNodes] == ["recursion 1", "recursion 2"]
+
+    def test_shown_recursions_are_told_and_leave_nothing(self, inputs):
+        told = []
+        registration = prepare(inputs, settings=Settings(recursions=2, showRecursions=True))
+        registration._callbacks = Callbacks(
+            onProgress=lambda progress: progress.file and told.append(Path(progress.file).exists())
+        )
+        registration.start()
+        assert registration.wait().recursionNodes == []
+        assert told == [True, True]
 
     def test_kept_attention_keeps_the_recursions_too(self, inputs, tmp_path):
         settings = Settings(keepAttention=True, evidenceFolder=tmp_path / "kept")

@@ -294,6 +294,12 @@ class TestChecks:
         node.HardenTransform()
         assert Volumes.checkInputs(given) == []
 
+    def test_non_linear_initial_transform_is_refused(self, scene, inputs):
+        initial = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Start")
+        initial.SetAndObserveTransformFromParent(vtk.vtkThinPlateSplineTransform())
+        given = Volumes.Inputs(inputs.fixedVolume, inputs.movingVolume, initialTransform=initial)
+        assert Volumes.checkInputs(given) == ["Start is not linear; choose another initial transform."]
+
     def test_non_linear_parent_is_refused(self, scene, inputs):
         parent = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Parent")
         parent.SetAndObserveTransformFromParent(vtk.vtkThinPlateSplineTransform())

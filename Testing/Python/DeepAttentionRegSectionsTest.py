@@ -1,0 +1,275 @@
+"""The sections of the panel, one by one, the engine played by a stand-in; run as DeepAttentionRegGuiTest.py is."""
+
+# ruff: noqa: PT009 - Slicer has unittest, not pytest
+
+import sys
+import zipfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import slicer
+
+from panel_case import CARD, PanelCase
+
+SHOWN = "Deformation preview"
+
+
+class DeepAttentionRegSectionsTest(PanelCase):
+    """Chooses what is known only at run time, and uses what is beside the registration of two volumes."""
+
+    def setUp(self):
+        """Keep imported weights in a folder of the test."""
+        super().setUp()
+        self.weights = sys.modules["DeepAttentionRegLib.Weights"]
+        patch = mock.patch.object(self.weights, "userFolder", return_value=self.folder / "Weights")
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.parameters = self.widget._parameterNode
+
+    def choose(self, comboBox, text):
+        """Choose an item by its text."""
+        comboBox.currentIndex = comboBox.findText(text)
+
+    def itemsOf(self, comboBox):
+        """Return the texts of all items."""
+        return [comboBox.itemText(index) for index in range(comboBox.count)]
+
+    def chooseMethod(self, name):
+        """Choose a method by its name in a job."""
+        self.parameters.method = self.module.Method(name)
+
+    def choosingFile(self, path):
+        """Let the user choose a file in the next dialogs."""
+        parts = sys.modules["DeepAttentionRegLib.PanelParts"]
+        return mock.patch.object(parts, "chooseFile", return_value=str(path))
+
+    def makeWeights(self):
+        """Write a file that looks like weights and return its path."""
+        path = self.folder / "mine.pt"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("mine/data.pkl", "state")
+        return path
+
+    def importWeights(self):
+        """Import weights by the button."""
+        with self.choosingFile(self.makeWeights()):
+            self.ui.importWeightsButton.click()
+
+    def shownNodes(self):
+        """Return the nodes of the live view."""
+        return list(slicer.mrmlScene.GetNodesByName(SHOWN))
+
+    def layers(self):
+        """Return what the slice views show."""
+        views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        return [
+            (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID(), view.GetForegroundOpacity()) for view in views
+        ]
+
+    def test_method_says_what_it_is(self):
+        for method in type(self.parameters.method):
+            self.parameters.method = method
+            self.assertTrue(self.ui.summaryLabel.text, method)
+            self.assertEqual(self.ui.citationGroupBox.isHidden(), not self.ui.citationLabel.text)
+
+    def test_citation_goes_to_the_clipboard(self):
+        self.ui.citationGroupBox.collapsed = False
+        self.ui.copyCitationButton.click()
+        self.assertIn("MIUA 2022", slicer.app.clipboard().text())
+
+    def test_best_quality_takes_more_than_fast(self):
+        efforts = []
+        for text in ("Fast", "Balanced", "Best"):
+            self.choose(self.ui.presetComboBox, text)
+            efforts.append((self.parameters.recursions, self.parameters.refinementSteps))
+            self.assertEqual(self.ui.presetComboBox.currentText, text)
+        self.assertEqual(efforts, sorted(set(efforts)))
+
+    def test_own_numbers_are_custom_quality(self):
+        self.ui.refinementStepsSlider.value = 41
+        self.assertEqual(self.ui.presetComboBox.currentText, "Custom")
+        self.choose(self.ui.presetComboBox, "Balanced")
+        self.assertEqual(self.itemsOf(self.ui.presetComboBox), ["Fast", "Balanced", "Best"])
+
+    def test_quality_is_kept_with_another_method(self):
+        self.choose(self.ui.presetComboBox, "Best")
+        self.chooseMethod("bspline")
+        self.assertEqual(self.ui.presetComboBox.currentText, "Best")
+
+    def test_fast_networks_run_in_16_bits_on_a_graphics_card(self):
+        self.choose(self.ui.presetComboBox, "Fast")
+        self.assertFalse(self.parameters.halfPrecision)
+        self.choose(self.ui.presetComboBox, "Balanced")
+        self.pretendEnvironment({"devices": [CARD]})
+        self.widget._updateGui()
+        self.choose(self.ui.presetComboBox, "Fast")
+        self.assertTrue(self.parameters.halfPrecision)
+
+    def test_weights_are_offered_where_they_are_needed(self):
+        self.assertEqual(self.itemsOf(self.ui.weightsComboBox)[0], "rman-hippocampus-mr")
+        self.chooseMethod("bspline")
+        self.assertTrue(self.ui.weightsComboBox.isHidden())
+
+    def test_imported_weights_are_chosen_and_used(self):
+        self.importWeights()
+        self.assertEqual(self.ui.weightsComboBox.currentText, "mine")
+        self.assertEqual(self.widget.logic.argumentsFrom(self.parameters)["weights"], self.parameters.weights)
+        self.assertIn("is not known", self.ui.licenseLabel.text)
+
+    def test_deleted_weights_are_gone(self):
+        self.importWeights()
+        path = Path(self.parameters.weights)
+        with mock.patch.object(slicer.util, "confirmOkCancelDisplay", return_value=False):
+            self.ui.deleteWeightsButton.click()
+        self.assertTrue(path.exists())
+        with mock.patch.object(slicer.util, "confirmOkCancelDisplay", return_value=True):
+            self.ui.deleteWeightsButton.click()
+        self.assertFalse(path.exists())
+        self.assertEqual(self.parameters.weights, "")
+        self.assertTrue(self.ui.deleteWeightsButton.isHidden())
+
+    def test_file_that_holds_no_weights_is_refused_with_a_reason(self):
+        path = self.folder / "text.pt"
+        path.write_text("no weights", encoding="ascii")
+        with self.choosingFile(path):
+            self.ui.importWeightsButton.click()
+        self.assertIn("text.pt is no", self.ui.statusLabel.text)
+
+    def test_method_without_weights_offers_to_import_some(self):
+        with mock.patch.object(self.weights, "weightsFor", return_value=[]):
+            self.chooseMethod("adregnet")
+            self.assertEqual(self.ui.mendButton.text, "Import weights...")
+            with self.choosingFile("") as choose:
+                self.ui.mendButton.click()
+            self.assertEqual(choose.call_count, 1)
+
+    def test_weights_of_another_computer_are_named(self):
+        self.parameters.weights = "elsewhere.pt"
+        self.assertReason("elsewhere.pt are not here")
+
+    def test_devices_are_those_of_the_computer(self):
+        self.pretendEnvironment({"devices": [CARD]})
+        self.widget._updateGui()
+        texts = ["Automatic (Graphics card)", "CPU", "Graphics card (cuda:0)", "Other Python..."]
+        self.assertEqual(self.itemsOf(self.ui.deviceComboBox), texts)
+        self.choose(self.ui.deviceComboBox, "Graphics card (cuda:0)")
+        self.assertEqual(self.parameters.device, "cuda:0")
+
+    def test_device_of_another_computer_is_named(self):
+        self.parameters.device = "cuda:3"
+        self.assertReason("no device cuda:3")
+
+    def test_other_python_is_used_once_it_has_answered(self):
+        with self.choosingFile(sys.executable):
+            self.choose(self.ui.deviceComboBox, "Other Python...")
+        self.waitUntil(lambda: "remembered" in self.ui.statusLabel.text)
+        self.assertIn(sys.executable, self.ui.pythonLabel.text)
+        self.choose(self.ui.deviceComboBox, "Slicer's own Python")
+        self.assertIsNone(self.widget.logic.otherPython)
+
+    def test_other_python_needs_no_pytorch_in_slicer(self):
+        self.found = "MISSING"
+        self.widget.logic.engineOptions["pythonExecutable"] = sys.executable
+        self.register()
+        self.assertIn("moving to fixed (rman)", self.ui.statusLabel.text)
+
+    def test_python_that_is_none_is_refused(self):
+        with self.choosingFile(self.folder):
+            self.choose(self.ui.deviceComboBox, "Other Python...")
+        self.assertIn("is a folder", self.ui.statusLabel.text)
+        self.assertEqual(self.ui.deviceComboBox.currentText, "Automatic (CPU)")
+
+    def test_broken_pytorch_is_repaired(self):
+        self.found = "BROKEN"
+        self.widget.enter()
+        self.assertEqual(self.ui.mendButton.text, "Repair PyTorch...")
+
+    def test_swap_exchanges_the_inputs(self):
+        self.ui.swapButton.click()
+        self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.moving)
+        self.assertIs(self.ui.movingVolumeSelector.currentNode(), self.fixed)
+
+    def test_initial_transform_takes_the_place_of_the_alignment(self):
+        self.parameters.initialTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+        self.assertFalse(self.ui.alignmentComboBox.enabled)
+
+    def test_finish_ends_with_a_result(self):
+        self.useEngine("work until finished")
+        self.ui.applyButton.click()
+        self.waitUntil(lambda: self.ui.statusLabel.text.startswith("Refinement"))
+        self.ui.finishButton.click()
+        self.waitForEnd()
+        self.assertIn("moving to fixed (rman)", self.ui.statusLabel.text)
+
+    def test_each_recursion_is_shown_and_nothing_of_it_is_left(self):
+        preview = sys.modules["DeepAttentionRegLib.Preview"].Preview
+        seen = []
+        real = preview.show
+
+        def show(view, path):
+            real(view, path)
+            seen.append((self.layers(), [node.GetSaveWithScene() for node in self.shownNodes()]))
+
+        with mock.patch.object(preview, "show", show):
+            self.register()
+        self.assertEqual(len(seen), 3)
+        layers, saved = seen[-1]
+        self.assertEqual({background for background, _foreground, _opacity in layers}, {self.fixed.GetID()})
+        self.assertEqual(saved, [0, 0, 0])
+        self.assertEqual(self.shownNodes(), [])
+
+    def test_views_show_what_they_did_once_the_registration_has_failed(self):
+        before = self.layers()
+        preview = sys.modules["DeepAttentionRegLib.Preview"].Preview
+        with mock.patch.object(preview, "show", side_effect=OSError("damaged")):
+            self.register()
+        self.assertEqual(self.shownNodes(), [])
+        slicer.util.setSliceViewerLayers(background=None, foreground=None, foregroundOpacity=before[0][2])
+        shown = self.makePreview()
+        shown.close()
+        self.assertEqual(self.layers(), before)
+        self.assertEqual(self.shownNodes(), [])
+
+    def makePreview(self):
+        """Show a field that a registration has left and return the live view."""
+        images = sys.modules["DeepAttentionRegEngine.images"]
+        geometry = sys.modules["DeepAttentionRegLib.Volumes"].geometryOf(self.fixed, np.eye(4))
+        path = str(self.folder / "field.nrrd")
+        images.write_displacement(path, np.zeros((*geometry.shape, 3), np.float32), geometry)
+        view = sys.modules["DeepAttentionRegLib.Preview"].Preview(self.fixed, self.moving)
+        view.show(path)
+        self.assertEqual(len(self.shownNodes()), 3)
+        return view
+
+    def test_segmentation_is_warped_by_the_latest_result(self):
+        self.register()
+        points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "points")
+        points.AddControlPoint(-3.0, -4.0, 5.0)
+        self.ui.warpNodeSelector.setCurrentNode(points)
+        self.ui.warpButton.click()
+        self.assertIn('Created "points warped to fixed"', self.ui.statusLabel.text)
+
+    def test_disabled_warp_says_why(self):
+        self.assertFalse(self.ui.warpButton.enabled)
+        self.assertIn("Choose a transform", self.ui.warpButton.toolTip)
+
+    def addSequence(self):
+        """Add a sequence of the two volumes."""
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "4D")
+        for index, volume in enumerate((self.fixed, self.moving)):
+            node.SetDataNodeAtValue(volume, str(index))
+        return node
+
+    def test_sequence_is_registered_frame_by_frame(self):
+        self.ui.sequenceSelector.setCurrentNode(self.addSequence())
+        self.assertEqual(self.ui.referenceFrameSlider.maximum, 2)
+        self.ui.referenceFrameSlider.value = 2
+        self.ui.sequenceButton.click()
+        self.assertTrue(self.ui.finishButton.isHidden())
+        self.waitForEnd()
+        self.assertIn("4D to frame 2 (rman)", self.ui.statusLabel.text)
+
+    def test_disabled_sequence_says_why(self):
+        self.assertFalse(self.ui.sequenceButton.enabled)
+        self.assertIn("Choose a sequence", self.ui.sequenceButton.toolTip)
