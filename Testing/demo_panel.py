@@ -87,8 +87,8 @@ class Photographer:
 
     def _write(self, name: str, scale: int = 1) -> None:
         panel = self.widget.parent
-        self.application.mainWindow.resize(WIDTH_PIXELS, panel.sizeHint().height() + 2)
-        for _turn in range(3):  # layouts settle one inside the other
+        for _turn in range(6):  # layouts settle one inside the other, and how high a text is depends on its width
+            self.application.mainWindow.resize(WIDTH_PIXELS, panel.sizeHint().height() + 2)
             self.application.processEvents()
         picture = self.qt.QPixmap(panel.size * scale)
         picture.setDevicePixelRatio(scale)
@@ -103,6 +103,16 @@ def shoot_without_pytorch(camera: Photographer) -> None:
     with mock.patch.object(install, "probe", return_value=install.Finding(install.State.MISSING, text)):
         camera.open()
         camera.shoot("install")
+
+
+def shoot_sections(camera: Photographer) -> None:
+    """Show what is folded at first."""
+    folded = [widget for widget in vars(camera.ui).values() if getattr(widget, "collapsed", False) is True]
+    for widget in folded:
+        widget.collapsed = False
+    camera.shoot("unfolded")
+    for widget in folded:
+        widget.collapsed = True
 
 
 def small_grid() -> Any:
@@ -124,6 +134,7 @@ def shoot_registration(camera: Photographer) -> None:
     parameters.method = camera.module.Method("bspline")
     camera.shoot("ready")
     camera.shoot_high_resolution("ready")
+    shoot_sections(camera)
     camera.ui.applyButton.click()
     camera.wait_until(lambda: camera.ui.progressBar.value >= 45 or not camera.widget.logic.isRunning)
     camera.shoot("running")
