@@ -9,14 +9,14 @@ FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Screenshots"
 WIDTH_PIXELS = 1600
 
 
-def main(montages: list[str]) -> None:
-    """Write each montage, given as NAME=FILE, reduced as NAME.png."""
+def main(pictures: list[str]) -> None:
+    """Write each picture, given as NAME=FILE, as NAME.png, reduced if it is wide."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for montage in montages:
-        name, file = montage.split("=", maxsplit=1)
+    for given in pictures:
+        name, file = given.split("=", maxsplit=1)
         picture = Image.open(file).convert("RGB")
-        size = (WIDTH_PIXELS, round(picture.height * WIDTH_PIXELS / picture.width))
-        picture.resize(size, Image.Resampling.LANCZOS).save(FOLDER / f"{name}.png", optimize=True)
+        picture.thumbnail((WIDTH_PIXELS, picture.height), Image.Resampling.LANCZOS)
+        picture.save(FOLDER / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

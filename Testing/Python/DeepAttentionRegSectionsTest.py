@@ -231,6 +231,22 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.assertEqual(self.layers(), before)
         self.assertEqual(self.shownNodes(), [])
 
+    def test_nothing_is_left_of_what_is_shown_when_the_scene_is_closed(self):
+        self.startEndless()
+        self.assertEqual(len(self.shownNodes()), 3)
+        slicer.mrmlScene.Clear()
+        self.assertEqual(self.shownNodes(), [])
+        self.waitForEnd()
+        self.assertEqual(self.shownNodes(), [])
+
+    def test_nothing_is_left_of_what_is_shown_after_a_reload(self):
+        before = self.nodeIds()
+        self.startEndless()
+        self.assertEqual(len(self.shownNodes()), 3)
+        self.reload()
+        self.assertEqual(self.shownNodes(), [])
+        self.assertEqual(self.nodeIds(), before)
+
     def makePreview(self):
         """Show a field that a registration has left and return the live view."""
         images = sys.modules["DeepAttentionRegEngine.images"]

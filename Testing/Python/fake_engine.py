@@ -47,6 +47,18 @@ def emit(event: contract.Event) -> None:
     print(contract.dump_event(event), flush=True)
 
 
+def write_recursions(job: contract.RegisterJob, grid: Geometry) -> str:
+    """Write and tell the field after every recursion, and return the index."""
+    folder, count = Path(job.output_recursions), job.recursions or 3
+    folder.mkdir()
+    for step in range(1, count + 1):
+        path = f"{folder.name}/recursion_{step}.nrrd"
+        images.write_displacement(path, field_on(grid) * (step / count), grid)
+        emit(contract.Progress("recursion", step, count, str(os.getpid()), path))
+    (folder / "recursions.json").write_text("{}", encoding="ascii")
+    return f"{folder.name}/recursions.json"
+
+
 def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
     """Write every output the job names, or tell the speed of the computer."""
     if isinstance(job, contract.ProbeJob):
@@ -56,14 +68,7 @@ def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
     displacement = field_on(fixed.geometry)
     outputs = {"transform": job.output_transform, "warped": job.output_warped, "jacobian": job.output_jacobian}
     if job.output_recursions is not None:
-        Path(job.output_recursions).mkdir()
-        count = job.recursions or 3
-        for index in range(1, count + 1):
-            path = f"{job.output_recursions}/recursion_{index}.nrrd"
-            images.write_displacement(path, displacement * (index / count), fixed.geometry)
-            emit(contract.Progress("recursion", index, count, str(os.getpid()), path))
-        outputs["recursions"] = f"{job.output_recursions}/recursions.json"
-        Path(outputs["recursions"]).write_text("{}", encoding="ascii")
+        outputs["recursions"] = write_recursions(job, fixed.geometry)
     if job.output_gaussians is not None:
         Path(job.output_gaussians).write_text("{}", encoding="ascii")
         outputs["gaussians"] = job.output_gaussians
@@ -82,6 +87,8 @@ def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
 
 
 def work_until_cancelled(job: contract.Job) -> int:
+    if getattr(job, "output_recursions", None) is not None:
+        write_recursions(job, images.read_volume(job.fixed).geometry)
     cancellation = watchdog.Request(job.cancel_file)
     while not cancellation.made():
         emit(contract.Progress("refine", 1, 2, str(os.getpid())))
