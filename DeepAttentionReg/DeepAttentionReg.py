@@ -307,7 +307,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.applyButton.enabled = not (problem or (isRunning and self._isCanceling))
         ui.applyButton.text = self._texts.applyText(isRunning, self._isCanceling)
         ui.applyButton.toolTip = problem or self._texts.applyToolTip(isRunning)
-        ui.finishButton.visible = isRunning and self.logic.canFinish
+        ui.finishButton.visible = isRunning
         ui.progressBar.visible = isRunning
         ui.mendWidget.enabled = not isRunning
         ui.statusLabel.text = "\n".join(text for text in (problem, self._message) if text)
@@ -536,14 +536,9 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         if self._registration is not None:
             self._registration.cancel()
 
-    @property
-    def canFinish(self):
-        """Whether what runs can end early with a result; a sequence cannot."""
-        return hasattr(self._registration, "finish")
-
     def finish(self):
-        """Have the running registration, if any, end early with the best it has found so far."""
-        if self.canFinish:
+        """Have what runs, if anything, end early with the best field so far, or with the frames so far."""
+        if self._registration is not None:
             self._registration.finish()
 
     def close(self):

@@ -89,7 +89,9 @@ def sequenceSummaryOf(outcome: Any) -> str:
     name = outcome.transformSequenceNode.GetName()
     folds = [result.values["jacobian"]["fold_percent"] for result in outcome.results.values()]
     texts = (
-        _('Created the sequence of transforms "{name}"; play it in the Sequences module.').format(name=name),
+        _('Created the sequence of transforms "{name}" of {count} frames; play it in the Sequences module.').format(
+            name=name, count=len(outcome.frames)
+        ),
         _("At most {percent:.2f} % of the voxels of a frame are folded.").format(percent=max(folds)),
     )
     return "\n".join(texts)

@@ -155,6 +155,7 @@ class SequenceRegistration:
         self._frame = -1
         self._done = _Done()
         self._stopMessage = ""
+        self._isFinishing = False
         self._hasEnded = False
 
     @property
@@ -192,6 +193,10 @@ class SequenceRegistration:
     def cancel(self) -> None:
         """Stop at the next opportunity; `onFailed` tells when it has happened."""
         self._stop(_("The registration was canceled."))
+
+    def finish(self) -> None:
+        """End after the present frame; `onFinished` gets the frames done until then."""
+        self._isFinishing = True
 
     def wait(self) -> SequenceOutcome:
         """Return the outcome when it is there, keeping the application responsive meanwhile.
@@ -270,7 +275,7 @@ class SequenceRegistration:
         try:
             self._keep(result)
             frame = self._nextFrame()
-            if frame is not None:
+            if frame is not None and not self._isFinishing:
                 self._startFrame(frame)
                 return
             self.outcome = self._commit()

@@ -282,7 +282,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.assertEqual(self.ui.referenceFrameSlider.maximum, 2)
         self.ui.referenceFrameSlider.value = 2
         self.ui.sequenceButton.click()
-        self.assertTrue(self.ui.finishButton.isHidden())
+        self.assertFalse(self.ui.finishButton.isHidden())
         self.waitForEnd()
         self.assertIn("4D to frame 2 (rman)", self.ui.statusLabel.text)
 

@@ -189,6 +189,15 @@ class TestEndingEarly:
         assert recorder.failures[0].code == errors.CANCELLED
         assert registration.outcome is None
 
+    def test_finishing_keeps_the_frames_done(self, sequence):
+        recorder = Recorder(1, lambda: registration.finish())
+        registration = prepare(sequence, recorder)
+        registration.start()
+        outcome = registration.wait()
+        assert recorder.outcomes == [outcome]
+        assert outcome.frames == [1, 2]
+        assert outcome.transformSequenceNode.GetNumberOfDataNodes() == 2
+
     def test_failing_frame_is_named(self, scene, sequence, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "fail at bright")
         before = mrml_scene.scene_state(scene)
