@@ -129,7 +129,8 @@ class MethodSection:
         if name == previous:
             return
         self._shownMethod = name
-        preset = self._preset(previous) if previous is not None else Preset.CUSTOM
+        # Refinement alone tells nothing of the recursions, which stay as they were before it.
+        preset = Preset.CUSTOM if previous in (None, contract.METHOD_NONE) else self._preset(previous)
         if previous is not None:
             parameters.weights = ""
         if name != contract.METHOD_NONE:

@@ -97,6 +97,12 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.chooseMethod("bspline")
         self.assertEqual(self.ui.presetComboBox.currentText, "Best")
 
+    def test_own_recursions_outlast_refinement_alone(self):
+        self.ui.recursionsSlider.value = 7
+        for method in (self.module.Method.REFINEMENT_ONLY, self.module.Method.RMAN):
+            self.widget._parameterNode.method = method
+        self.assertEqual(self.ui.recursionsSlider.value, 7)
+
     def test_fast_networks_run_in_16_bits_on_a_graphics_card(self):
         self.choose(self.ui.presetComboBox, "Fast")
         self.assertFalse(self.parameters.halfPrecision)
