@@ -30,14 +30,29 @@ def versions() -> dict[str, str]:
 
 
 def run(job: Job, reporter: Reporter) -> Result:
-    """Run a job.
+    """Run a job; a registration on a GPU that was not asked for by name moves to the CPU where memory runs out.
 
     Raises:
         EngineError: With a sentence for the user, also when memory runs out.
     """
     _require_own_outputs(job)
     try:
-        result = _run(job, reporter)
+        result = _run_within_memory(job, reporter)
+    except errors.EngineError as error:
+        if error.code != errors.OUT_OF_MEMORY or not torch.cuda.is_available():
+            raise
+        if not isinstance(job, RegisterJob) or job.device != "auto":
+            raise
+        reporter.step("load", message="The graphics card has too little memory; starting again on the CPU.")
+        result = _run_within_memory(replace(job, device="cpu"), reporter)
+        result.warnings.append("The graphics card has too little memory for these volumes, so the CPU was used.")
+    # JSON has no number for what cannot be measured.
+    return replace(result, values=finite({**result.values, "versions": versions()}))
+
+
+def _run_within_memory(job: Job, reporter: Reporter) -> Result:
+    try:
+        return _run(job, reporter)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -46,8 +61,6 @@ def run(job: Job, reporter: Reporter) -> Result:
             "There is not enough memory for volumes of this size.",
             "Choose the device cpu, close other programs, or crop or down-sample the volumes.",
         ) from error
-    # JSON has no number for what cannot be measured.
-    return replace(result, values=finite({**result.values, "versions": versions()}))
 
 
 def _require_own_outputs(job: Job) -> None:

@@ -235,6 +235,8 @@ class Registration:
             raise _Stopped
 
     def _onProgress(self, progress: contract.Progress) -> None:
+        if progress.stage == "load":  # the engine starts again on the CPU where a graphics card has too little memory
+            self._recursionFiles.clear()
         if progress.file is not None and (self._settings.keepRecursions or self._settings.keepAttention):
             self._recursionFiles.append(progress.file)
         if self._inputsAreThere():

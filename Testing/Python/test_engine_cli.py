@@ -120,7 +120,7 @@ class TestOptions:
     def test_every_field_of_a_registration_has_its_option(self) -> None:
         values: dict[str, Any] = {}
         arguments = ["register", "f", "m"]
-        own = {"cancel_file", "parent_pid"}  # between processes, nothing to type
+        own = {"cancel_file", "finish_file", "parent_pid"}  # between processes, nothing to type
         for item in dataclasses.fields(RegisterJob):
             if item.name in {"fixed", "moving", *own}:
                 continue

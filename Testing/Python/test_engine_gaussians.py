@@ -350,6 +350,18 @@ class TestRefinement:
         with pytest.raises(KeyboardInterrupt):
             refine_gaussians(pair, [truth], 5, GaussianRefinement(), stop)
 
+    def test_caller_may_have_enough(self) -> None:
+        pair, _ = self.case(2)
+        done: list[int] = []
+
+        def on_step(step: int, _of: int, _loss: float) -> bool:
+            done.append(step)
+            return step == 3
+
+        (found,) = refine_gaussians(pair, [self.start(2)], 50, GaussianRefinement(mode="sum"), on_step)
+        assert done == [1, 2, 3]
+        assert not torch.equal(found.vector, self.start(2).vector)
+
     @pytest.mark.parametrize("side", ["fixed", "moving"])
     def test_empty_mask_leaves_the_sequence_finite(self, side: str) -> None:
         pair, truth = self.case(2)

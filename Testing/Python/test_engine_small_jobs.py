@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from DeepAttentionRegEngine import contract, errors, images, method_run, pipeline, recursions
+from DeepAttentionRegEngine import contract, errors, images, jobs, method_run, pipeline, recursions
 from DeepAttentionRegEngine.alignment import align
 from DeepAttentionRegEngine.contract import Progress, RegisterJob
 from DeepAttentionRegEngine.errors import EngineError
 from DeepAttentionRegEngine.evaluation import linear_field
-from DeepAttentionRegEngine.gaussian_refine import GaussianRefinement, refine_gaussians
-from DeepAttentionRegEngine.gaussians import Gaussians
 from DeepAttentionRegEngine.jobs import run
-from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, ImagePair, StepNetwork
+from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, StepNetwork
 from DeepAttentionRegEngine.reporting import Reporter
 from engine_cases import blob_source, centered, matrix4, moved_grid, rotation
 
@@ -104,18 +102,35 @@ class TestFinishing:
         assert steps == sorted(steps)
         assert set(steps) == {0, 1, 2, 3}
 
-    def test_sequence_of_gaussians_stays_the_best_so_far(self) -> None:
-        pair = ImagePair(*torch.rand(2, 1, 1, 32, 32))
-        start = [Gaussians(*torch.rand(2, 1, 1, 2), torch.eye(2)[None, None], torch.zeros(1, 1, 2))]
-        done: list[int] = []
 
-        def on_step(step: int, _of: int, _loss: float) -> bool:
-            done.append(step)
-            return step == 3
+class TestMemory:
+    @pytest.fixture
+    def small_card(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A graphics card whose memory is never enough."""
+        proper = jobs._run
 
-        found = refine_gaussians(pair, start, 50, GaussianRefinement("sum"), on_step)
-        assert done == [1, 2, 3]
-        assert found[0].vector.abs().sum() > 0
+        def run_on(job: RegisterJob, reporter: Reporter) -> contract.Result:
+            if job.device != "cpu":
+                msg = "CUDA out of memory"
+                raise torch.cuda.OutOfMemoryError(msg)
+            return proper(job, reporter)
+
+        monkeypatch.setattr(jobs, "_run", run_on)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    @pytest.mark.usefixtures("small_card")
+    def test_registration_moves_to_the_cpu(self, shifted: Callable) -> None:
+        events: list[Progress] = []
+        result = run(shifted(device="auto"), quiet(events))
+        assert result.values["device"] == "cpu"
+        assert any("CPU was used" in warning for warning in result.warnings)
+        assert "too little memory" in events[0].message
+
+    @pytest.mark.usefixtures("small_card")
+    def test_device_that_was_asked_for_is_not_left(self, shifted: Callable) -> None:
+        with pytest.raises(EngineError) as caught:
+            run(shifted(device="cuda"), quiet())
+        assert caught.value.code == errors.OUT_OF_MEMORY
 
 
 class TestNetwork:
