@@ -61,7 +61,8 @@ class TestRegistration:
 
     def test_nothing_is_imported_before_a_case_is_opened(self):
         code = (
-            "import sys, types, slicer, slicer.util; before = set(sys.modules)\n"
+            f"import sys; sys.path.insert(0, {str(Path(SampleCases.__file__).parents[1])!r})\n"
+            "import types, slicer, slicer.util; before = set(sys.modules)\n"
             "sys.modules['slicer.i18n'] = types.SimpleNamespace(tr=str)\n"
             "from DeepAttentionRegLib import SampleCases\n"
             "print(*(set(sys.modules) - before))"
