@@ -12,7 +12,7 @@ from .Parameters import DeepAttentionRegParameterNode
 
 
 class WarpSection:
-    """Warps the chosen node into a new one."""
+    """Warps the chosen node, into a new one or one that is there."""
 
     def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None]) -> None:
         """Connect the widgets.
@@ -32,7 +32,7 @@ class WarpSection:
         """Say whether the chosen node can be warped."""
         problem = Warping.checkWarp(**self._arguments())
         self._ui.warpButton.enabled = not problem
-        self._ui.warpButton.toolTip = problem or _("Warp the data by the transform; the result is a new node.")
+        self._ui.warpButton.toolTip = problem or _("Warp the data by the transform.")
 
     def onWarp(self) -> None:
         """Warp the chosen node."""
@@ -43,7 +43,7 @@ class WarpSection:
             logging.exception("The data could not be warped")
             self._tell(str(error))
             return
-        text = _('Created "{name}". {warning}')
+        text = _('Wrote "{name}". {warning}')
         self._tell(text.format(name=warped.node.GetName(), warning=warped.warning).strip())
 
     def _arguments(self) -> dict[str, slicer.vtkMRMLNode | None]:
@@ -52,4 +52,5 @@ class WarpSection:
             "node": chosen.warpNode,
             "transformNode": chosen.warpTransform,
             "reference": chosen.warpReference,
+            "output": chosen.warpOutput,
         }

@@ -146,6 +146,7 @@ class DeepAttentionRegParameterNode:
     warpNode: Warpable = None
     warpTransform: vtkMRMLTransformNode
     warpReference: vtkMRMLScalarVolumeNode
+    warpOutput: Warpable = None
 
     sequence: vtkMRMLSequenceNode
     referenceFrame: Annotated[int, WithinRange(1, 1000)] = 1

@@ -270,7 +270,20 @@ class DeepAttentionRegSectionsTest(PanelCase):
         points.AddControlPoint(-3.0, -4.0, 5.0)
         self.ui.warpNodeSelector.setCurrentNode(points)
         self.ui.warpButton.click()
-        self.assertIn('Created "points warped to fixed"', self.ui.statusLabel.text)
+        self.assertIn('Wrote "points warped to fixed"', self.ui.statusLabel.text)
+
+    def test_warp_writes_into_the_chosen_node(self):
+        self.register()
+        points, target = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in "ab")
+        points.AddControlPoint(-3.0, -4.0, 5.0)
+        self.ui.warpNodeSelector.setCurrentNode(points)
+        self.ui.warpOutputSelector.setCurrentNode(target)
+        before = self.nodeIds()
+        self.ui.warpButton.click()
+        self.assertEqual(target.GetNumberOfControlPoints(), 1)
+        self.assertEqual(self.nodeIds(), before)
+        self.ui.warpOutputSelector.setCurrentNode(self.moving)
+        self.assertFalse(self.ui.warpButton.enabled)
 
     def test_disabled_warp_says_why(self):
         self.assertFalse(self.ui.warpButton.enabled)
