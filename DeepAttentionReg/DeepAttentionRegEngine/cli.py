@@ -54,7 +54,7 @@ def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
 
 def execute(job: contract.Job, send: Emit) -> int:
     """Run a job, send its events and return the exit code."""
-    cancellation, finish = Request(job.cancel_file), Request(getattr(job, "finish_file", None))
+    cancellation, finish = Request(job.cancel_file), Request(job.finish_file)
     if job.parent_pid is not None:
         watch(job.parent_pid, job.cancel_file)
     try:

@@ -33,10 +33,12 @@ class Job:
 
     Attributes:
         cancel_file: The engine stops at its next step once this file exists.
+        finish_file: Once this file exists, recursions and refinement end, and the best field so far is the result.
         parent_pid: The engine stops when this process ends.
     """
 
     cancel_file: str | None = None
+    finish_file: str | None = None
     parent_pid: int | None = _option(None, at_least=1, at_most=2**31 - 1)
 
 
@@ -71,7 +73,6 @@ class RegisterJob(Job):
         velocity: Refine a stationary velocity field, which hardly folds, instead of a displacement.
         half_precision: Run the network in 16 bits.
         seed: Seed of everything random.
-        finish_file: Once this file exists, recursions and refinement end, and the best field so far is the result.
         output_transform: Displacement field file (nrrd, nii.gz, mha, h5).
         output_warped: Moving volume on the fixed grid.
         output_jacobian: Jacobian determinant on the fixed grid.
@@ -101,7 +102,6 @@ class RegisterJob(Job):
     velocity: bool = False
     half_precision: bool = False
     seed: int = _option(0, at_least=0, at_most=2**32 - 2)
-    finish_file: str | None = None
     output_transform: str | None = None
     output_warped: str | None = None
     output_jacobian: str | None = None

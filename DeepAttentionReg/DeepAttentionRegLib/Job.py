@@ -28,7 +28,7 @@ except ImportError:  # slicer-core has no Qt
     qt = None
 
 ENGINE_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "run_engine.py"
-FINISH_FILE = "finish"
+CANCEL_FILE, FINISH_FILE = "cancel", "finish"
 POLL_INTERVAL_MS = 100
 CANCEL_GRACE_S = 10.0
 KILL_WAIT_S = 5.0
@@ -110,10 +110,10 @@ class EngineJob:
     def start(self, job: contract.Job) -> None:
         """Start the engine and return at once.
 
-        :param job: what to do; files by their name in `folder`. Cancel file and parent are filled in.
+        :param job: what to do; files by their name in `folder`. Cancel file, finish file and parent are filled in.
         :raises RuntimeError: if the interpreter cannot be started.
         """
-        job = replace(job, cancel_file="cancel", parent_pid=os.getpid())
+        job = replace(job, cancel_file=CANCEL_FILE, finish_file=FINISH_FILE, parent_pid=os.getpid())
         (self.folder / "job.json").write_text(contract.dump_job(job), encoding="utf-8")
         try:
             self._process = subprocess.Popen(
@@ -156,7 +156,7 @@ class EngineJob:
     def cancel(self) -> None:
         """Ask the engine to stop, and have `poll` kill it if it does not within `CANCEL_GRACE_S` seconds."""
         if self.isRunning and self._killAt is None:
-            (self.folder / "cancel").touch()
+            (self.folder / CANCEL_FILE).touch()
             self._killAt = time.monotonic() + CANCEL_GRACE_S
 
     def finish(self) -> None:

@@ -188,7 +188,6 @@ class Registration:
         """
         inputs = self._inputs
         values = {**jobValues(self._settings), **OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
-        values["finish_file"] = Job.FINISH_FILE
         contract.build(contract.RegisterJob, values)  # refuses wrong settings before the slow part
         self._case = Results.Case(
             fixed=Results.NodeReference(inputs.fixedVolume),
