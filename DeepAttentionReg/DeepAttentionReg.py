@@ -83,6 +83,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             Arguments,
             Methods,
             PanelEngine,
+            PanelInspection,
             PanelMethod,
             PanelParts,
             PanelProgress,
@@ -96,8 +97,9 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._method = PanelMethod.MethodSection(ui, self._tell)
         self._engine = PanelEngine.EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
         self._warp = PanelWarp.WarpSection(ui, self._tell)
-        self._sequence = PanelSequence.SequenceSection(ui, self.startSequence)
-        self._sections = (self._method, self._engine, self._warp, self._sequence)
+        self._sequence = PanelSequence.SequenceSection(ui, self._tell, self.startSequence)
+        self._inspection = PanelInspection.InspectionSection(ui, self._tell, self.logic, self.resourcePath)
+        self._sections = (self._method, self._engine, self._inspection, self._warp, self._sequence)
         PanelParts.alignLabels(ui)
 
     def cleanup(self):
@@ -250,7 +252,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onFinished(self, outcome):
         self._closePreview()
         if self._parameterNode:
-            self._parameterNode.warpTransform = outcome.transformNode
+            self._parameterNode.inspected = self._parameterNode.warpTransform = outcome.transformNode
         self._tell(self._texts.summaryOf(outcome))
         slicer.util.setSliceViewerLayers(
             background=outcome.transformNode.GetNodeReference(outcome.transformNode.GetFixedNodeReferenceRole()),
@@ -282,6 +284,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             self._method.update(self._engine.onGpu)
             self._engine.update(self._method.lacksWeights)
+            self._inspection.update()
             self._warp.update()
             self._updateChoices()
             self._updateRun()
@@ -290,7 +293,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _updateChoices(self):
         parameters, ui, isRunning = self._parameterNode, self.ui, self.logic.isRunning
-        for name in ("inputs", "method", "refinement", "outputs", "warp", "sequence"):
+        for name in ("inputs", "method", "refinement", "outputs", "inspection", "warp", "sequence"):
             getattr(ui, f"{name}CollapsibleButton").enabled = not isRunning
         ui.previewCheckBox.enabled = not isRunning
         ui.alignmentComboBox.enabled = parameters.initialTransform is None

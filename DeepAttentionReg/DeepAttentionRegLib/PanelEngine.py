@@ -8,12 +8,11 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from . import Install, Interpreter, PanelParts
-from .Parameters import DeepAttentionRegParameterNode
 
 OTHER_PYTHON, OWN_PYTHON = "other", "own"
 
 
-class EngineSection:
+class EngineSection(PanelParts.Section):
     """Lists the devices, and offers the one button that mends what stands between the user and a registration."""
 
     def __init__(
@@ -30,8 +29,8 @@ class EngineSection:
         :param tell: shows the user a sentence, and has the panel updated.
         :param onImportWeights: lets the user choose a file of weights.
         """
-        self._ui, self._logic, self._tell, self._onImportWeights = ui, logic, tell, onImportWeights
-        self._parameters: DeepAttentionRegParameterNode | None = None
+        super().__init__(ui, tell)
+        self._logic, self._onImportWeights = logic, onImportWeights
         self._finding = Install.Finding(Install.State.READY)
         self._isInstalling = False
         self._mend: Callable[[], None] = self.install
@@ -66,10 +65,6 @@ class EngineSection:
             return ""
         unfit = environment.problem if self._logic.otherPython is not None else ""
         return unfit or Interpreter.checkDevice(self._parameters.device, environment)
-
-    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
-        """Take other choices."""
-        self._parameters = parameters
 
     def update(self, lacksWeights: bool) -> None:
         """Show the devices and what is missing.

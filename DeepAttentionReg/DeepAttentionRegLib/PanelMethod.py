@@ -15,17 +15,12 @@ from .Presets import Choices, Preset, choicesOf, presetOf
 EFFORTS = (Preset.FAST, Preset.BALANCED, Preset.BEST)
 
 
-class MethodSection:
+class MethodSection(PanelParts.Section):
     """Follows the choice of the method; what it lists for it is known only at run time."""
 
     def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None]) -> None:
-        """Connect the widgets.
-
-        :param ui: widgets by name.
-        :param tell: shows the user a sentence, and has the panel updated.
-        """
-        self._ui, self._tell = ui, tell
-        self._parameters: DeepAttentionRegParameterNode | None = None
+        """Connect the widgets; parameters as `Section`."""
+        super().__init__(ui, tell)
         self._shownMethod: str | None = None
         self._onGpu = False
         self._needsWeights = False
@@ -38,7 +33,7 @@ class MethodSection:
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices, whose method is not a newly chosen one."""
-        self._parameters = parameters
+        super().follow(parameters)
         self._shownMethod = None
 
     def update(self, onGpu: bool) -> None:

@@ -1,10 +1,29 @@
-"""What the sections of the panel share: lists to choose from, a common column of labels, choosing a file."""
+"""What the sections of the panel share: following the choices, lists to choose from, a common column of labels."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import slicer
+
+from .Parameters import DeepAttentionRegParameterNode
+
+
+class Section:
+    """A part of the panel that looks after its own widgets."""
+
+    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None]) -> None:
+        """Take the widgets; a section connects its own.
+
+        :param ui: widgets by name.
+        :param tell: shows the user a sentence, and has the panel updated.
+        """
+        self._ui, self._tell = ui, tell
+        self._parameters: DeepAttentionRegParameterNode | None = None
+
+    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
+        """Take other choices; None lets go of the scene, which may be about to close."""
+        self._parameters = parameters
 
 
 def fillComboBox(comboBox: Any, items: Iterable[tuple[str, str]], current: str) -> None:

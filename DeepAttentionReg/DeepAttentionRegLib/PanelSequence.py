@@ -6,28 +6,23 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from . import Registration, Sequences
-from .Parameters import DeepAttentionRegParameterNode
+from . import PanelParts, Registration, Sequences
 
 MAXIMUM_FRAMES = 1000
 
 
-class SequenceSection:
+class SequenceSection(PanelParts.Section):
     """Starts the registration of the chosen sequence."""
 
-    def __init__(self, ui: SimpleNamespace, start: Callable[[], None]) -> None:
+    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], start: Callable[[], None]) -> None:
         """Connect the widgets.
 
-        :param ui: widgets by name.
+        :param ui: as `Section`.
+        :param tell: as `Section`.
         :param start: starts the registration.
         """
-        self._ui = ui
-        self._parameters: DeepAttentionRegParameterNode | None = None
+        super().__init__(ui, tell)
         ui.sequenceButton.connect("clicked(bool)", lambda: start())
-
-    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
-        """Take other choices."""
-        self._parameters = parameters
 
     def update(self, arguments: dict[str, Any], otherProblem: str) -> None:
         """Offer the frames of the chosen sequence, and say whether it can be registered.

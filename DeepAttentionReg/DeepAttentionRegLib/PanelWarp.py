@@ -7,26 +7,16 @@ from types import SimpleNamespace
 import slicer
 from slicer.i18n import tr as _
 
-from . import Warping
-from .Parameters import DeepAttentionRegParameterNode
+from . import PanelParts, Warping
 
 
-class WarpSection:
+class WarpSection(PanelParts.Section):
     """Warps the chosen node, into a new one or one that is there."""
 
     def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None]) -> None:
-        """Connect the widgets.
-
-        :param ui: widgets by name.
-        :param tell: shows the user a sentence, and has the panel updated.
-        """
-        self._ui, self._tell = ui, tell
-        self._parameters: DeepAttentionRegParameterNode | None = None
+        """Connect the widgets; parameters as `Section`."""
+        super().__init__(ui, tell)
         ui.warpButton.connect("clicked(bool)", self.onWarp)
-
-    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
-        """Take other choices."""
-        self._parameters = parameters
 
     def update(self) -> None:
         """Say whether the chosen node can be warped."""

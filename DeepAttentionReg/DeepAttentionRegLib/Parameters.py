@@ -143,6 +143,8 @@ class DeepAttentionRegParameterNode:
     outputSegmentation: vtkMRMLSegmentationNode
     preview: bool = True
 
+    inspected: vtkMRMLTransformNode
+
     warpNode: Warpable = None
     warpTransform: vtkMRMLTransformNode
     warpReference: vtkMRMLScalarVolumeNode

@@ -1,4 +1,4 @@
-"""The panel's form, as Qt Designer wrote it, against the parameter node and the code that use it."""
+"""The panel's forms, as Qt Designer wrote them, against the parameter node and the code that use it."""
 
 import re
 import typing
@@ -19,7 +19,7 @@ from DeepAttentionRegLib import Parameters
 pytestmark = pytest.mark.mrml
 
 MODULE_FILE = Path(module.__file__)
-FORM = ET.parse(MODULE_FILE.parent / "Resources" / "UI" / "DeepAttentionReg.ui").getroot()
+FORMS = [ET.parse(path).getroot() for path in sorted((MODULE_FILE.parent / "Resources" / "UI").glob("*.ui"))]
 OPERABLE = (
     "qMRMLNodeComboBox",
     "QComboBox",
@@ -34,7 +34,7 @@ PARAMETERS = typing.get_type_hints(Parameters.DeepAttentionRegParameterNode)
 
 
 def widgets(*classes: str) -> list[ET.Element]:
-    return [item for item in FORM.iter("widget") if not classes or item.get("class") in classes]
+    return [item for form in FORMS for item in form.iter("widget") if not classes or item.get("class") in classes]
 
 
 def property_of(widget: ET.Element, name: str) -> str | None:
@@ -59,7 +59,9 @@ class TestForm:
         assert used <= {widget.get("name") for widget in widgets()}
 
     def test_names_are_unique(self):
-        names = [item.get("name") for item in FORM.iter() if item.tag in ("widget", "layout", "spacer")]
+        names = [
+            item.get("name") for form in FORMS for item in form.iter() if item.tag in ("widget", "layout", "spacer")
+        ]
         assert len(names) == len(set(names))
 
     @pytest.mark.parametrize("widget", widgets(*OPERABLE), ids=lambda widget: widget.get("name"))
@@ -85,7 +87,7 @@ class TestForm:
         assert property_of(widget, "nodeTypes").split() == wanted
 
     def test_every_selector_gets_the_scene(self):
-        receivers = [item.findtext("receiver") for item in FORM.iter("connection")]
+        receivers = [item.findtext("receiver") for form in FORMS for item in form.iter("connection")]
         assert receivers == [widget.get("name") for widget in widgets("qMRMLNodeComboBox")]
 
     def test_every_buddy_exists(self):
@@ -93,6 +95,7 @@ class TestForm:
         assert buddies <= {widget.get("name") for widget in widgets()}
 
     def test_declares_the_classes_that_are_not_of_qt(self):
-        used = {widget.get("class") for widget in widgets()}
-        declared = {item.findtext("class") for item in FORM.iter("customwidget")}
-        assert {name for name in used if not name.startswith("Q")} == declared
+        for form in FORMS:
+            used = {widget.get("class") for widget in form.iter("widget")}
+            declared = {item.findtext("class") for item in form.iter("customwidget")}
+            assert {name for name in used if not name.startswith("Q")} == declared

@@ -120,8 +120,8 @@ class TestArguments:
     def test_cover_every_choice(self, logic, parameters):
         covered = {*logic.argumentsFrom(parameters), *Arguments.ofSequence(parameters)}
         others = {"refine", "preview", "sequence", "sequenceVolumes"}
-        warping = {name for name in parameters.allParameters if name.startswith("warp")}
-        assert set(parameters.allParameters) - others - warping <= covered
+        later = {name for name in parameters.allParameters if name.startswith(("warp", "inspect"))}
+        assert set(parameters.allParameters) - others - later <= covered
 
     def test_of_a_sequence_are_accepted_by_register_sequence(self, logic, parameters):
         parameters.sequence = add_sequence(parameters)

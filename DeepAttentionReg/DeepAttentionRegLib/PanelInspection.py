@@ -1,0 +1,55 @@
+"""The section of the panel that judges a deformation: which one, and the tools to do it with."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import slicer
+
+from . import PanelParts, Subject
+from .InspectionTool import InspectionTool
+from .Parameters import DeepAttentionRegParameterNode
+
+# Each tool has a form of its own, Resources/UI/<name>.ui; in the order of the panel.
+TOOLS: dict[str, type[InspectionTool]] = {}
+
+
+class InspectionSection(PanelParts.Section):
+    """Makes the tools and gives them what they work on."""
+
+    def __init__(
+        self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any, resourcePath: Callable[[str], str]
+    ) -> None:
+        """Load the forms of the tools; their widgets join the others.
+
+        :param ui: as `Section`.
+        :param tell: as `Section`.
+        :param logic: the `DeepAttentionRegLogic`.
+        :param resourcePath: returns the path of a file in the module's resources.
+        """
+        super().__init__(ui, tell)
+        self._tools: list[InspectionTool] = []
+        for name, tool in TOOLS.items():
+            form = slicer.util.loadUI(resourcePath(f"UI/{name}.ui"))
+            ui.inspectionCollapsibleButton.layout().addWidget(form)
+            form.setMRMLScene(slicer.mrmlScene)
+            vars(ui).update(vars(slicer.util.childWidgetVariables(form)))
+            self._tools.append(tool(ui, tell, logic))
+
+    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
+        """Take other choices."""
+        super().follow(parameters)
+        for tool in self._tools:
+            tool.follow(parameters)
+
+    def update(self) -> None:
+        """Say what is missing, or let the tools show what they can do."""
+        chosen, problem = self._parameters, ""
+        try:
+            Subject.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
+        except ValueError as reason:
+            problem = str(reason)
+        self._ui.inspectedProblemLabel.text = problem
+        self._ui.inspectedProblemLabel.visible = bool(problem)
+        for tool in self._tools:
+            tool.update(problem)
