@@ -1,4 +1,4 @@
-"""Overlap, surface distance and landmark error: one definition each."""
+"""Overlap, surface distance, volume and landmark error: one definition each."""
 
 import math
 from collections.abc import Iterable
@@ -10,6 +10,8 @@ import SimpleITK as sitk
 from . import errors
 from .fields import transform_points
 from .geometry import Geometry
+
+AGREEMENT, MISSED, SURPLUS = 1, 2, 3
 
 
 def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = None) -> dict[int, float]:
@@ -36,7 +38,23 @@ def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = N
     if labels is None:
         labels = sorted({*sizes[0], *sizes[1]} - {0})
     totals = {int(label): sizes[0].get(label, 0) + sizes[1].get(label, 0) for label in labels}
-    return {label: 2 * shared.get(label, 0) / total if total else math.nan for label, total in totals.items()}
+    return {label: _dice(shared.get(label, 0), total) for label, total in totals.items()}
+
+
+def _dice(shared: int, total: int) -> float:
+    """Return the overlap of two structures that share voxels and have so many together."""
+    return 2 * shared / total if total else math.nan
+
+
+def regions(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Return where two structures agree: `AGREEMENT`, `MISSED` (fixed alone), `SURPLUS` (moving alone), else 0; uint8.
+
+    Args:
+        fixed: Binary, any shape.
+        moving: Binary, same shape.
+    """
+    kinds = np.array([0, MISSED, SURPLUS, AGREEMENT], np.uint8)
+    return kinds[(fixed > 0) + 2 * (moving > 0).astype(np.uint8)]
 
 
 def _count(labels: np.ndarray) -> dict[int, int]:
@@ -112,6 +130,49 @@ def _distance_to(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
     # Inside, the map tells the distance to the background.
     return np.where(mask, 0, sitk.GetArrayFromImage(distance))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a structure agrees with another one; NaN for what cannot be measured.
+
+    Attributes:
+        dice: Dice overlap.
+        hd95_mm: As in `SurfaceDistances`.
+        assd_mm: As in `SurfaceDistances`.
+        volume_ml: Volume of the second structure in ml.
+    """
+
+    dice: float
+    hd95_mm: float
+    assd_mm: float
+    volume_ml: float
+
+
+def agreement(fixed: np.ndarray, moving: np.ndarray, geometry: Geometry) -> Agreement:
+    """Score one structure, binary `(k, j, i)`, against another one on the same grid.
+
+    Raises:
+        EngineError: If a structure and the grid differ in size.
+    """
+    distances = surface_distances(fixed, moving, geometry)
+    fixed, moving = fixed > 0, moving > 0
+    return Agreement(
+        dice=_dice(np.count_nonzero(fixed & moving), np.count_nonzero(fixed) + np.count_nonzero(moving)),
+        hd95_mm=distances.hd95_mm,
+        assd_mm=distances.assd_mm,
+        volume_ml=volume_ml(moving, geometry.voxel_volume),
+    )
+
+
+def volume_ml(structure: np.ndarray, voxel_volume: float) -> float:
+    """Return the volume of a binary structure in ml, from the volume of a voxel in cubic mm."""
+    return np.count_nonzero(structure) * voxel_volume / 1000
+
+
+def change_percent(before: float, after: float) -> float:
+    """Return by how many percent a quantity has grown (negative: shrunk); NaN if it was 0."""
+    return 100 * (after / before - 1) if before else math.nan
 
 
 def target_registration_error(

@@ -1,5 +1,6 @@
-"""Overlap, surface distances and landmark errors against cases computed by hand or by brute force."""
+"""Overlap, surface distances, volumes and landmark errors against cases computed by hand or by brute force."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from DeepAttentionRegEngine import errors, metrics
 from DeepAttentionRegEngine.geometry import Geometry
+from metric_cases import RADIUS_MM, SHIFT_MM, ball, roomy
 
 Affine = Callable[[Geometry, np.ndarray], np.ndarray]
 
@@ -141,6 +143,48 @@ class TestSurfaceDistances:
         full = np.ones(oblique_geometry.shape, bool)
         with pytest.raises(errors.EngineError, match="structure"):
             metrics.surface_distances(full, full[1:], oblique_geometry)
+
+
+class TestKnownShapes:
+    @pytest.fixture
+    def grid(self, oblique_geometry: Geometry) -> Geometry:
+        return roomy(oblique_geometry)
+
+    def test_ball_has_the_volume_of_its_radius(self, grid: Geometry) -> None:
+        found = metrics.volume_ml(ball(grid, np.zeros(3), RADIUS_MM), grid.voxel_volume)
+        assert found == pytest.approx(4 / 3 * math.pi * RADIUS_MM**3 / 1000, rel=0.01)
+
+    def test_balls_within_each_other_are_apart_by_the_difference_of_their_radii(self, grid: Geometry) -> None:
+        found = metrics.agreement(
+            ball(grid, np.zeros(3), RADIUS_MM),
+            ball(grid, np.zeros(3), 9.0),
+            grid,
+        )
+        assert found.assd_mm == pytest.approx(RADIUS_MM - 9.0, abs=max(grid.spacing) / 4)
+        assert found.dice == pytest.approx(2 * 9.0**3 / (9.0**3 + RADIUS_MM**3), rel=0.02)
+
+    def test_shifted_ball_has_the_overlap_of_two_lenses(self, grid: Geometry) -> None:
+        found = metrics.agreement(
+            ball(grid, np.zeros(3), RADIUS_MM),
+            ball(grid, SHIFT_MM, RADIUS_MM),
+            grid,
+        )
+        share = np.linalg.norm(SHIFT_MM) / RADIUS_MM
+        assert found.dice == pytest.approx(1 - 0.75 * share + share**3 / 16, abs=0.01)
+
+    def test_regions_tell_who_is_where(self) -> None:
+        fixed, moving = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])
+        assert metrics.regions(fixed, moving).tolist() == [0, metrics.MISSED, metrics.AGREEMENT, metrics.SURPLUS]
+
+    def test_growth_is_in_percent_of_what_there_was(self) -> None:
+        assert metrics.change_percent(40.0, 50.0) == pytest.approx(25.0)
+        assert math.isnan(metrics.change_percent(0.0, 50.0))
+
+    def test_missing_structure_has_no_distance_and_no_overlap(self, grid: Geometry) -> None:
+        found = metrics.agreement(np.ones(grid.shape), np.zeros(grid.shape), grid)
+        assert (found.dice, found.volume_ml) == (0.0, 0.0)
+        assert math.isnan(found.hd95_mm)
+        assert math.isnan(metrics.agreement(np.zeros(grid.shape), np.zeros(grid.shape), grid).dice)
 
 
 class TestLandmarks:
