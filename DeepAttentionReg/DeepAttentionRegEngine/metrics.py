@@ -41,7 +41,7 @@ def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = N
     return {label: _dice(shared.get(label, 0), total) for label, total in totals.items()}
 
 
-def _dice(shared: int, total: int) -> float:
+def _dice(shared: int | np.signedinteger, total: int | np.signedinteger) -> float:
     """Return the overlap of two structures that share voxels and have so many together."""
     return 2 * shared / total if total else math.nan
 

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import contract, errors, images
 
-from . import Job, Methods, Results, Volumes
+from . import Job, Methods, Record, Results, Volumes
 from .Results import Outcome, Outputs
 from .Volumes import Inputs
 
@@ -195,6 +195,7 @@ class Registration:
             outputs={role: Results.NodeReference(node) for role, node in vars(self._outputs).items()},
             name=_nameOf(inputs, self._settings.method),
             geometry=Volumes.geometryOf(inputs.fixedVolume, WORLD),
+            record=_recordOf(inputs, self._settings),
         )
         numbers = Volumes.numberSegments([inputs.fixedSegmentation, inputs.movingSegmentation])
         movingFrame = Volumes.frameOf(inputs.movingVolume)
@@ -323,6 +324,18 @@ def jobValues(settings: Settings) -> dict[str, Any]:
     values.pop("evidenceFolder")
     values["output_gaussians"] = EVIDENCE["gaussians"] if values.pop("keepGaussians") else None
     return values
+
+
+def _recordOf(inputs: Inputs, settings: Settings) -> Record.Record:
+    """Return what is to be remembered of a registration that is about to start."""
+    values = jobValues(settings)
+    return Record.Record(
+        made=Record.now(),
+        inputs={role: node.GetName() for role, node in vars(inputs).items() if node is not None},
+        settings={name: value for name, value in values.items() if not name.startswith("output_")},
+        start=Volumes.startOf(inputs).ravel().tolist(),
+        slicer=Record.slicerVersion(),
+    )
 
 
 def _nameOf(inputs: Inputs, method: str) -> str:

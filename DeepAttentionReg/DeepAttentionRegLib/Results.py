@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import slicer
@@ -11,7 +11,7 @@ import vtk
 from DeepAttentionRegEngine import contract, images
 from DeepAttentionRegEngine.geometry import Geometry
 
-from . import Metrics, Overlays, Transforms, Volumes
+from . import Metrics, Overlays, Record, Transforms, Volumes
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Case:
     name: str
     geometry: Geometry
     segments: dict[str, dict[int, slicer.vtkSegment]] = field(default_factory=dict)
+    record: Record.Record = field(default_factory=Record.Record)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def commit(material: Material, case: Case) -> Outcome:
     name = slicer.mrmlScene.GenerateUniqueName(case.name)
     nodes = {role: reference.get() for role, reference in case.outputs.items()}
     with allOrNothing([node for node in nodes.values() if node is not None]):
-        return Outcome(
+        outcome = Outcome(
             transformNode=Transforms.createGridTransform(
                 material.transform, name, fixed, moving, nodes["transformNode"]
             ),
@@ -149,6 +150,10 @@ def commit(material: Material, case: Case) -> Outcome:
             ],
             result=material.result,
         )
+        record = replace(case.record, values=material.result.values, warnings=material.result.warnings)
+        Record.remember(outcome.transformNode, record)
+        Record.attach(outcome.transformNode, "Metrics", outcome.tableNode)
+        return outcome
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def checkWarp(
         return text.format(name=name)
     if _isEmpty(node):
         return _("{name} is empty, so there is nothing to warp.").format(name=name)
-    if _toFrame(node, transformNode) is None:
+    if toFrame(node, transformNode) is None:
         text = _("{name} is under a non-linear transform; take it out of that or harden it first (Data module).")
         return text.format(name=name)
     reference = reference or _fixedOf(transformNode)
@@ -83,12 +83,17 @@ def warp(
     reference = reference or _fixedOf(transformNode)
     if isinstance(node, slicer.vtkMRMLVolumeNode):
         geometry = Volumes.geometryOf(reference, WORLD)
-        image = _warpVolume(node, transformNode, geometry)
+        image = drawVolume(node, toFrame(node, transformNode), transformNode.GetTransformFromParent(), geometry)
         output = output or _addNodeLike(node, reference)
         Volumes.fillVolume(output, image, geometry)
         return Warped(output)
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
-        segmentation = _warpSegmentation(node, transformNode, Volumes.geometryOf(reference, WORLD))
+        segmentation = drawSegments(
+            node,
+            toFrame(node, transformNode),
+            transformNode.GetTransformFromParent(),
+            Volumes.geometryOf(reference, WORLD),
+        )
         output = output or _addNodeLike(node, reference)
         Volumes.createSegmentation(segmentation, output.GetName(), reference, output)
         if node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE):
@@ -126,7 +131,7 @@ def _movingOf(transformNode: slicer.vtkMRMLTransformNode) -> slicer.vtkMRMLVolum
     return transformNode.GetNodeReference(transformNode.GetMovingNodeReferenceRole())
 
 
-def _toFrame(node: slicer.vtkMRMLTransformableNode, transformNode: slicer.vtkMRMLTransformNode) -> np.ndarray | None:
+def toFrame(node: slicer.vtkMRMLTransformableNode, transformNode: slicer.vtkMRMLTransformNode) -> np.ndarray | None:
     """Return the 4x4 RAS matrix from a node's own coordinates to those of the moving volume below its parents.
 
     These are what the transform takes. None if a non-linear transform lies between.
@@ -173,22 +178,35 @@ def _addNodeLike(node: slicer.vtkMRMLDisplayableNode, fixed: slicer.vtkMRMLNode)
     return added
 
 
-def _warpVolume(
-    node: slicer.vtkMRMLVolumeNode, transformNode: slicer.vtkMRMLTransformNode, geometry: Geometry
+def drawVolume(
+    node: slicer.vtkMRMLVolumeNode, nodeToFrame: np.ndarray, transform: vtk.vtkAbstractTransform, geometry: Geometry
 ) -> vtk.vtkImageData:
+    """Return a volume on a grid of the world, each voxel looked up where a transform leads.
+
+    :param node: scalar or color volume, or label map.
+    :param nodeToFrame: 4x4 RAS, from the node's own coordinates to those that the transform leads to.
+    :param transform: from the world, RAS mm.
+    :param geometry: the grid.
+    """
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    toFrame = _toFrame(node, transformNode) @ slicer.util.arrayFromVTKMatrix(matrix)
-    isLabels = isinstance(node, slicer.vtkMRMLLabelMapVolumeNode)
-    return _reslice(node.GetImageData(), toFrame, transformNode, geometry, isLabels)
+    ijkToFrame = nodeToFrame @ slicer.util.arrayFromVTKMatrix(matrix)
+    return _reslice(
+        node.GetImageData(), ijkToFrame, transform, geometry, isinstance(node, slicer.vtkMRMLLabelMapVolumeNode)
+    )
 
 
-def _warpSegmentation(
-    node: slicer.vtkMRMLSegmentationNode, transformNode: slicer.vtkMRMLTransformNode, geometry: Geometry
+def drawSegments(
+    node: slicer.vtkMRMLSegmentationNode,
+    nodeToFrame: np.ndarray,
+    transform: vtk.vtkAbstractTransform,
+    geometry: Geometry,
 ) -> slicer.vtkSegmentation:
-    """Return the segmentation on a grid, outside of any scene; segments that overlap still do."""
-    toFrame = _toFrame(node, transformNode)
-    source = Volumes.withBinaryLabelmaps(node, geometry, toFrame)
+    """Return a segmentation on a grid, outside of any scene; segments that overlap still do.
+
+    Arguments as of `drawVolume`.
+    """
+    source = Volumes.withBinaryLabelmaps(node, geometry, nodeToFrame)
     segments = {}
     for layer in range(source.GetNumberOfLayers(BINARY_LABELMAP)):
         image = source.GetLayerDataObject(layer, BINARY_LABELMAP)
@@ -196,8 +214,8 @@ def _warpSegmentation(
         image.GetImageToWorldMatrix(matrix)
         labels = slicer.vtkOrientedImageData()
         if not image.IsEmpty():
-            imageToFrame = toFrame @ slicer.util.arrayFromVTKMatrix(matrix)
-            labels.ShallowCopy(_reslice(image, imageToFrame, transformNode, geometry, isLabels=True))
+            imageToFrame = nodeToFrame @ slicer.util.arrayFromVTKMatrix(matrix)
+            labels.ShallowCopy(_reslice(image, imageToFrame, transform, geometry, isLabels=True))
         labels.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
         for segmentId in source.GetSegmentIDsForLayer(layer, BINARY_LABELMAP):
             segment = slicer.vtkSegment()
@@ -215,7 +233,7 @@ def _warpSegmentation(
 def _reslice(
     image: vtk.vtkImageData,
     ijkToFrame: np.ndarray,
-    transformNode: slicer.vtkMRMLTransformNode,
+    transform: vtk.vtkAbstractTransform,
     geometry: Geometry,
     isLabels: bool,
 ) -> vtk.vtkImageData:
@@ -229,7 +247,7 @@ def _reslice(
     path = vtk.vtkGeneralTransform()
     path.PostMultiply()
     path.Concatenate(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
-    path.Concatenate(transformNode.GetTransformFromParent())
+    path.Concatenate(transform)
     path.Concatenate(slicer.util.vtkMatrixFromArray(np.linalg.inv(ijkToFrame)))
     reslice = vtk.vtkImageReslice()
     reslice.SetInputData(source)
@@ -283,7 +301,7 @@ def _warpPoints(
     """Fill a node with the moved points of another one and return a warning, if any is needed."""
     output.CopyContent(node)
     output.SetAndObserveTransformNodeID(None)
-    output.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(_toFrame(node, transformNode)))
+    output.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(toFrame(node, transformNode)))
     before = _pointsOf(output)
     output.ApplyTransform(transformNode.GetTransformToParent())
     again = vtk.vtkPoints()
