@@ -262,3 +262,4 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+    group.add_argument("--recursion-voxels", type=int, metavar="N", help="voxels at most of each of these fields")

@@ -80,6 +80,7 @@ class RegisterJob(Job):
         output_recursions: Folder for the field after every recursion (recursions.py tells what it holds).
         attention: Put what the network attended to into that folder, too.
         output_gaussians: JSON file for the sequence of Gaussians of a method that makes one.
+        recursion_voxels: Voxels at most of these fields, on a coarser grid if need be; None keeps the fixed grid.
     """
 
     fixed: str
@@ -111,6 +112,7 @@ class RegisterJob(Job):
     output_gaussians: str | None = None
 
 
+    recursion_voxels: int | None = _option(None, at_least=1, at_most=2**31 - 1)
 @dataclass(frozen=True, kw_only=True)
 class JacobianJob(Job):
     """Write a map of a displacement field: "jacobian", "log-jacobian", "magnitude" (mm) or "folds" (0 or 1)."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from . import images, recursions
+from . import fields, images, recursions
 from .gaussian_files import in_world, to_entries
 from .geometry import Geometry
 from .networks.base import CrossAttention, Evidence, Recursion
@@ -20,11 +20,11 @@ class RecursionFolder:
         folder: An existing folder.
         method: Name of the method.
         pair: What the network sees.
-        fixed: Grid of the fixed volume.
+        grid: Grid of the fields.
     """
 
-    def __init__(self, folder: Path, method: str, pair: WorkingPair, fixed: Geometry) -> None:
-        self.folder, self.method, self.pair, self.fixed = folder, method, pair, fixed
+    def __init__(self, folder: Path, method: str, pair: WorkingPair, grid: Geometry) -> None:
+        self.folder, self.method, self.pair, self.grid = folder, method, pair, grid
         self.steps: list[recursions.Step] = []
 
     def names(self, index: int, evidence: Evidence | None) -> list[str]:
@@ -43,10 +43,10 @@ class RecursionFolder:
         """
         evidence = state.evidence or Evidence()
         field, *others = self.names(len(self.steps) + 1, evidence)
-        images.write_displacement(
-            self.folder / field, field_on_fixed(state.displacement, self.pair, self.fixed), self.fixed
-        )
-        step = recursions.Step(field, similarity if np.isfinite(similarity) else 0.0)
+        displacement = field_on_fixed(state.displacement, self.pair, self.grid)
+        images.write_displacement(self.folder / field, displacement, self.grid)
+        folded = fields.jacobian_determinant(displacement, self.grid) <= 0
+        step = recursions.Step(field, similarity if np.isfinite(similarity) else 0.0, 100 * float(folded.mean()))
         for shown, name in zip(evidence.maps, others, strict=False):
             self._write_map(self.folder / name, shown.values)
             step.maps.append({"name": shown.name, "image": shown.image, "file": name})

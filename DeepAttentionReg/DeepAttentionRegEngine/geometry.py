@@ -160,6 +160,16 @@ class Geometry:
         origin = matrix[:3, 3] + matrix[:3, :3] @ ((factor - 1) / 2)
         return Geometry.from_arrays(size, spacing, origin, self.direction)
 
+    def coarsened(self, voxels: int) -> "Geometry":
+        """Return a grid of at most so many voxels, but two per axis, whose corner voxels are those of this one."""
+        axes = sum(n > 1 for n in self.size)
+        factor = (math.prod(self.size) / voxels) ** (1 / max(axes, 1))
+        if factor <= 1:
+            return self
+        size = [n if n == 1 else max(2, int(n / factor)) for n in self.size]
+        spacing = [s * (n - 1) / max(m - 1, 1) or s for s, n, m in zip(self.spacing, self.size, size, strict=True)]
+        return Geometry.from_arrays(size, spacing, self.origin, self.direction)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, for JSON."""
         return {name: list(value) for name, value in asdict(self).items()}

@@ -183,7 +183,8 @@ class MethodRun:
             path.mkdir(parents=True, exist_ok=True)
         require_writable(path / INDEX, (".json",))
         self.will_create(path / INDEX)
-        return RecursionFolder(path, self.job.method, view, fixed)
+        limit = self.job.recursion_voxels
+        return RecursionFolder(path, self.job.method, view, fixed if limit is None else fixed.coarsened(limit))
 
     def _keep(self, folder: RecursionFolder, state: Recursion, similarity: float) -> Path:
         for name in folder.names(len(folder.steps) + 1, state.evidence):

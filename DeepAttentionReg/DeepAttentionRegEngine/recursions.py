@@ -4,8 +4,10 @@ One folder holds `recursions.json` and the files it names. The index has "contra
 network's grid, `Geometry.to_dict`, LPS mm), "alignment" (4x4, fixed to moving points, LPS) and "recursions", one entry
 each:
 
-- "displacement": the whole displacement so far on the fixed grid, alignment included (LPS mm, as any output transform).
+- "displacement": the whole displacement so far, alignment included (LPS mm, as any output transform), on the fixed grid
+  or a coarser one over it.
 - "similarity": local correlation on the network's grid, in [0, 1].
+- "fold_percent": share of the displacement's voxels that are folded.
 - "maps": scalar volumes over the grid, `{"name", "image", "file"}`. Those of the image "moving" show the moving volume
   before it is warped, seen through the alignment: with it as parent transform they lie on the moving volume.
 - "attention": cross-attention, `{"name", "file"}`; `read_attention` and `Attention.heat_map` turn a point of the fixed
@@ -35,6 +37,7 @@ class Step:
 
     displacement: str
     similarity: float
+    fold_percent: float = 0.0
     maps: list[dict[str, str]] = field(default_factory=list)
     attention: list[dict[str, str]] = field(default_factory=list)
     gaussians: list[dict[str, Any]] = field(default_factory=list)

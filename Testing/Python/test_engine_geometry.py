@@ -24,6 +24,22 @@ def changed(**values: Any) -> dict[str, Any]:
     return {**VALID, **values}
 
 
+class TestCoarsened:
+    def test_corners_stay_and_voxels_are_no_more_than_allowed(self) -> None:
+        grid = Geometry(**changed(size=(40, 50, 60)))
+        coarse = grid.coarsened(5000)
+        np.testing.assert_allclose(coarse.corners_lps, grid.corners_lps, **EXACT)
+        assert 3500 < np.prod(coarse.size) <= 5000
+
+    def test_grid_that_is_small_enough_stays(self, any_geometry: Geometry) -> None:
+        assert any_geometry.coarsened(14 * 11 * 9) is any_geometry
+
+    def test_single_slice_stays_one(self, flat_geometry: Geometry) -> None:
+        coarse = flat_geometry.coarsened(20)
+        assert np.prod(coarse.size) <= 20
+        assert coarse.spacing[flat_geometry.size.index(1)] == flat_geometry.spacing[flat_geometry.size.index(1)]
+
+
 class TestMapping:
     def test_agrees_with_simpleitk(self, oblique_geometry: Geometry) -> None:
         image = sitk.Image(oblique_geometry.size, sitk.sitkUInt8)
