@@ -13,11 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import __version__, contract, errors
+from . import __version__, batch, contract, errors
 from .reporting import Reporter
 from .watchdog import Request, watch
 
 EXIT_FAILED, EXIT_CANCELLED = 1, 3
+BATCH_OUTPUTS = tuple(batch.OUTPUTS)
 FIELD_HELP = "displacement field (nrrd, nii.gz, mha, h5)"
 Emit = Callable[[contract.Event], None]
 
@@ -121,7 +122,11 @@ def job_from(arguments: argparse.Namespace) -> contract.Job:
             raise errors.EngineError(
                 errors.INPUT_MISSING, f"The job file {values['job']} cannot be read ({error}).", "Check its path."
             ) from error
-    return contract.build(contract.TASKS[task], {name: value for name, value in values.items() if value is not None})
+    values = {name: value for name, value in values.items() if value is not None}
+    if task == "batch":
+        own: dict[str, Any] = {name: values.pop(name) for name in ("pairs", "output", "outputs") if name in values}
+        values = {**own, "settings": values}
+    return contract.build(contract.TASKS[task], values)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,6 +157,13 @@ def make_parser() -> argparse.ArgumentParser:
         tasks.add_parser(
             "register",
             help="find the deformation between two images",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+    )
+    _add_batch(
+        tasks.add_parser(
+            "batch",
+            help="register many pairs, one after another",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
     )
@@ -200,22 +212,10 @@ def _add_references(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_register(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("fixed", metavar="FIXED", help="image that stays (nrrd, nii.gz, mha, png, ...)")
-    add("moving", metavar="MOVING", help="image to deform onto it")
-    add("--method", default="rman", help="registration method; none: alignment and refinement alone")
-    add("--recursions", type=int, metavar="K", help="passes of the network; without it the method's usual number")
-    add("--weights", metavar="ID|FILE", help="trained weights, or a .pt file, to use instead of the method's first")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--half-precision", action="store_true", help="run the network in 16 bits: faster on GPUs, less memory")
-    add("--seed", type=int, default=0, help="seed of everything random")
-    group = parser.add_argument_group("before")
-    group.add_argument(
-        "--alignment",
-        choices=contract.ALIGNMENTS,
-        default="center",
-        help="initial alignment: centres of the fields of view, centres of mass, or an optimised map",
-    )
+    parser.add_argument("fixed", metavar="FIXED", help="image that stays (nrrd, nii.gz, mha, png, ...)")
+    parser.add_argument("moving", metavar="MOVING", help="image to deform onto it")
+    _add_settings(parser)
+    group = parser.add_argument_group("where to start and what to look at")
     group.add_argument(
         "--initial-transform",
         metavar="FILE",
@@ -223,6 +223,43 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fixed-mask", metavar="FILE", help="where the fixed image drives the registration")
     group.add_argument("--moving-mask", metavar="FILE", help="where the moving image does")
+    _add_outputs(parser)
+    _add_references(parser)
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "pairs",
+        metavar="PAIRS",
+        help="table of files (csv with a header, or json): fixed, moving and, if wanted, name, fixed_labels, "
+        "moving_labels, fixed_mask or any other setting of a registration, which then holds for that pair",
+    )
+    parser.add_argument("output", metavar="FOLDER", help="gets one folder a pair, summary.csv and summary.json")
+    parser.add_argument(
+        "--outputs",
+        nargs="+",
+        metavar="NAME",
+        choices=BATCH_OUTPUTS,
+        help=f"what each pair gets, of {', '.join(BATCH_OUTPUTS)}; without it all but the last",
+    )
+    _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add what does not depend on the images."""
+    add = parser.add_argument
+    add("--method", default="rman", help="registration method; none: alignment and refinement alone")
+    add("--recursions", type=int, metavar="K", help="passes of the network; without it the method's usual number")
+    add("--weights", metavar="ID|FILE", help="trained weights, or a .pt file, to use instead of the method's first")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--half-precision", action="store_true", help="run the network in 16 bits: faster on GPUs, less memory")
+    add("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--alignment",
+        choices=contract.ALIGNMENTS,
+        default="center",
+        help="initial alignment: centres of the fields of view, centres of mass, or an optimised map",
+    )
     group = parser.add_argument_group("refinement on this pair")
     group.add_argument(
         "--refinement-steps",
@@ -241,8 +278,14 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
         "--smoothness", type=float, default=1.0, help="factor of the usual smoothness, 0.3 (loose) to 4 (stiff)"
     )
     group.add_argument("--velocity", action="store_true", help="refine a velocity field, which hardly folds")
-    _add_outputs(parser)
-    _add_references(parser)
+    group = parser.add_argument_group("uncertainty")
+    group.add_argument(
+        "--samples",
+        type=int,
+        default=8,
+        metavar="N",
+        help="registrations of slightly changed images, this one among them, whose spread it is",
+    )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -250,8 +293,12 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-transform", metavar="FILE", help="displacement field in mm (nrrd, nii.gz, mha, h5)")
     group.add_argument("--output-warped", metavar="FILE", help="moving image on the fixed grid")
     group.add_argument("--output-jacobian", metavar="FILE", help="Jacobian determinant on the fixed grid")
+    group.add_argument(
+        "--output-uncertainty", metavar="FILE", help="spread of the displacement in mm on the fixed grid"
+    )
     group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
     group.add_argument("--output-recursions", metavar="FOLDER", help="folder for the field after every recursion")
+    group.add_argument("--recursion-voxels", type=int, metavar="N", help="voxels at most of each of these fields")
     group.add_argument("--attention", action="store_true", help="put what the network attended to there, too")
     group.add_argument(
         "--output-gaussians",
@@ -262,4 +309,3 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
-    group.add_argument("--recursion-voxels", type=int, metavar="N", help="voxels at most of each of these fields")

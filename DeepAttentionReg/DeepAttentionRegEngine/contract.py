@@ -18,7 +18,7 @@ METHOD_NONE = "none"
 ALIGNMENTS = ("none", "center", "mass", "rigid", "affine")
 SIMILARITIES = ("ncc", "mse", "mind")
 MAPS = ("jacobian", "log-jacobian", "magnitude", "folds")
-STAGES = ("load", "align", "recursion", "refine", "evaluate", "write")
+STAGES = ("load", "align", "recursion", "refine", "uncertainty", "evaluate", "write")
 
 
 def _option(
@@ -73,14 +73,16 @@ class RegisterJob(Job):
         velocity: Refine a stationary velocity field, which hardly folds, instead of a displacement.
         half_precision: Run the network in 16 bits.
         seed: Seed of everything random.
+        samples: Registrations of slightly changed images, this one among them, whose spread is the uncertainty.
         output_transform: Displacement field file (nrrd, nii.gz, mha, h5).
         output_warped: Moving volume on the fixed grid.
         output_jacobian: Jacobian determinant on the fixed grid.
+        output_uncertainty: Spread of the displacement in mm on the fixed grid (uncertainty.py tells of what).
         output_warped_labels: Moving labels on the fixed grid.
         output_recursions: Folder for the field after every recursion (recursions.py tells what it holds).
+        recursion_voxels: Voxels at most of these fields, on a coarser grid if need be; None keeps the fixed grid.
         attention: Put what the network attended to into that folder, too.
         output_gaussians: JSON file for the sequence of Gaussians of a method that makes one.
-        recursion_voxels: Voxels at most of these fields, on a coarser grid if need be; None keeps the fixed grid.
     """
 
     fixed: str
@@ -103,16 +105,18 @@ class RegisterJob(Job):
     velocity: bool = False
     half_precision: bool = False
     seed: int = _option(0, at_least=0, at_most=2**32 - 2)
+    samples: int = _option(8, at_least=2, at_most=100)
     output_transform: str | None = None
     output_warped: str | None = None
     output_jacobian: str | None = None
+    output_uncertainty: str | None = None
     output_warped_labels: str | None = None
     output_recursions: str | None = None
+    recursion_voxels: int | None = _option(None, at_least=1, at_most=2**31 - 1)
     attention: bool = False
     output_gaussians: str | None = None
 
 
-    recursion_voxels: int | None = _option(None, at_least=1, at_most=2**31 - 1)
 @dataclass(frozen=True, kw_only=True)
 class JacobianJob(Job):
     """Write a map of a displacement field: "jacobian", "log-jacobian", "magnitude" (mm) or "folds" (0 or 1)."""
@@ -152,9 +156,27 @@ class MetricsJob(Job):
     moving_points: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchJob(Job):
+    """Register many pairs, one after another; batch.py tells what the table may hold.
+
+    Attributes:
+        pairs: Table of files, CSV or JSON.
+        output: Folder for one folder a pair and the summary; made if it is not there.
+        outputs: What each pair gets, as fields of `RegisterJob` without "output_"; None takes the usual ones.
+        settings: Fields of `RegisterJob` for the pairs that do not say otherwise.
+    """
+
+    pairs: str
+    output: str
+    outputs: list[str] | None = None
+    settings: dict[str, Any] | None = None
+
+
 TASKS: dict[str, type[Job]] = {
     "probe": ProbeJob,
     "register": RegisterJob,
+    "batch": BatchJob,
     "jacobian": JacobianJob,
     "warp": WarpJob,
     "metrics": MetricsJob,
@@ -167,7 +189,7 @@ class Progress:
     """One step forward.
 
     Attributes:
-        stage: Name in `STAGES`.
+        stage: Name in `STAGES`, or "pair" for the pairs of a batch.
         step: Steps of the stage done.
         of: Steps of the stage in all.
         message: A sentence for the user.

@@ -9,8 +9,9 @@ import SimpleITK as sitk
 import torch
 
 from . import __version__, errors, fields, images
+from .batch import run_batch
 from .calibration import convolution_speed
-from .contract import JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, RenderJob, Result, WarpJob
+from .contract import BatchJob, JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, RenderJob, Result, WarpJob
 from .evaluation import finite, regularity, score
 from .gaussian_files import read_sequence, render
 from .inputs import load_reference
@@ -83,6 +84,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _run(job: Job, reporter: Reporter) -> Result:
     if isinstance(job, RegisterJob):
         return register(job, reporter)
+    if isinstance(job, BatchJob):
+        return run_batch(job, reporter, run)
     if isinstance(job, JacobianJob):
         return write_map(job)
     if isinstance(job, WarpJob):

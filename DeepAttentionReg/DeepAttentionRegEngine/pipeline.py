@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import errors, fields, images
 from .alignment import align
-from .contract import METHOD_NONE, RegisterJob, Result
+from .contract import METHOD_NONE, Event, Progress, RegisterJob, Result
 from .evaluation import linear_field, regularity, score
 from .files import require_writable
 from .gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
@@ -24,6 +24,7 @@ from .refine import RefineSettings, refine
 from .registry import Method, Variant, choose_variant, load_method
 from .reporting import Reporter
 from .tensors import choose_device, use_full_precision
+from .uncertainty import Spread, perturb
 from .warp import resize_displacement
 
 
@@ -31,7 +32,7 @@ from .warp import resize_displacement
 class Registration:
     """A job under way: the displacement so far, how to refine it if it is trusted, and what to tell about it.
 
-    `view` is the pair on the grid on which similarity is told, that of the method.
+    `view` is the pair on the grid on which similarity is told, that of the method; `spread_mm` is the uncertainty.
     """
 
     job: RegisterJob
@@ -42,6 +43,7 @@ class Registration:
     view: WorkingPair
     trusted: dict[str, Any] = field(default_factory=dict)
     proposal: Proposal | None = None
+    spread_mm: np.ndarray | None = None
     values: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
@@ -153,6 +155,9 @@ class Registration:
             jacobian = fields.jacobian_determinant(displacement_lps_mm, fixed)
             images.write_volume(self._will_create(job.output_jacobian), jacobian, fixed)
             self.files["jacobian"] = job.output_jacobian
+        if job.output_uncertainty is not None and self.spread_mm is not None:
+            images.write_volume(self._will_create(job.output_uncertainty), self.spread_mm, fixed)
+            self.files["uncertainty"] = job.output_uncertainty
         if self.proposal is not None and job.output_gaussians is not None:
             sequence = self.proposal.in_world()
             write_sequence(self._will_create(job.output_gaussians), sequence)
@@ -221,19 +226,60 @@ def _limits(method: Method, dimensions: int) -> GridLimits:
 def _deform(state: Registration, method: Method | None) -> None:
     """Do everything after the linear alignment."""
     reporter, fixed = state.reporter, state.inputs.fixed.geometry
+    _find(state, method)
+    if reporter.enough():
+        state.warnings.append("Finished early on request; more recursions or refinement might improve the result.")
+    displacement_lps_mm = field_on_fixed(state.displacement, state.pair, fixed)
+    if state.job.output_uncertainty is not None:
+        with reporter.stage("uncertainty", "Registering slightly changed images."):
+            _measure_spread(state, method, displacement_lps_mm)
+    with reporter.stage("evaluate", "Measuring the deformation."):
+        state.evaluate(displacement_lps_mm)
+    with reporter.stage("write", "Writing the results."):
+        state.write(displacement_lps_mm)
+
+
+def _find(state: Registration, method: Method | None) -> None:
+    """Find the displacement by method and refinement."""
+    reporter = state.reporter
     if method is not None:
         with reporter.stage("recursion", "Preparing the method."):
             state.run_method(method)
     if state.job.refinement_steps and not reporter.enough():
         with reporter.stage("refine", "Refining the deformation on this pair."):
             state.run_refinement()
-    if reporter.enough():
-        state.warnings.append("Finished early on request; more recursions or refinement might improve the result.")
-    displacement_lps_mm = field_on_fixed(state.displacement, state.pair, fixed)
-    with reporter.stage("evaluate", "Measuring the deformation."):
-        state.evaluate(displacement_lps_mm)
-    with reporter.stage("write", "Writing the results."):
-        state.write(displacement_lps_mm)
+
+
+def _measure_spread(state: Registration, method: Method | None, displacement_lps_mm: np.ndarray) -> None:
+    """Register slightly changed images from the same alignment on, and keep how far the results lie apart."""
+    job, reporter = replace(state.job, output_recursions=None, attention=False), state.reporter
+    generator = torch.Generator().manual_seed(job.seed)
+    spread = Spread(displacement_lps_mm)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Progress):
+            text = f"Sample {spread.count + 1} of {job.samples}: {event.message}"
+            reporter.emit(Progress("uncertainty", spread.count, job.samples, text))
+
+    while spread.count < job.samples and not reporter.enough():
+        changed = perturb(state.pair, generator)
+        zero = torch.zeros_like(state.displacement)
+        sample = Registration(job, state.inputs, changed.pair, Reporter(tell, reporter.cancelled), zero, changed.pair)
+        _find(sample, method)
+        spread.add(field_on_fixed(sample.displacement + changed.shift, state.pair, state.inputs.fixed.geometry))
+    if spread.count == 1:
+        state.warnings.append("Finished before there was a second sample, so there is no uncertainty to write.")
+        return
+    state.spread_mm = spread.millimetres()
+    statistics = {
+        "mean": state.spread_mm.mean(),
+        "p95": np.percentile(state.spread_mm, 95),
+        "max": state.spread_mm.max(),
+    }
+    state.values["uncertainty_mm"] = {
+        **{name: float(value) for name, value in statistics.items()},
+        "samples": spread.count,
+    }
 
 
 def _require_method(job: RegisterJob) -> None:
@@ -269,7 +315,7 @@ def require_outputs(job: RegisterJob) -> None:
             f"There are no moving labels to write as {job.output_warped_labels}.",
             "Give them too.",
         )
-    for path in (job.output_warped, job.output_jacobian, job.output_warped_labels):
+    for path in (job.output_warped, job.output_jacobian, job.output_uncertainty, job.output_warped_labels):
         if path is not None:
             require_writable(path, images.IMAGE_SUFFIXES)
     if job.output_gaussians is not None:

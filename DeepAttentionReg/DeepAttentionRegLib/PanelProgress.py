@@ -15,6 +15,7 @@ STAGE_WEIGHTS = {
     "align": 3,
     "recursion": 4,
     "refine": 12,
+    "uncertainty": 100,
     "evaluate": 2,
     "write": 1,
     "import": 1,
@@ -27,6 +28,7 @@ def stagesOf(parameters: DeepAttentionRegParameterNode) -> list[str]:
         "align": parameters.alignment is Alignment.NONE or parameters.initialTransform is not None,
         "recursion": parameters.method is Method.REFINEMENT_ONLY,
         "refine": not parameters.refine,
+        "uncertainty": True,
     }
     return [stage for stage in STAGE_WEIGHTS if not skipped.get(stage, False)]
 
@@ -51,6 +53,7 @@ def stageText(progress: contract.Progress) -> str:
         "align": _("Initial alignment"),
         "recursion": _("Recursion"),
         "refine": _("Refinement"),
+        "uncertainty": _("Registering slightly changed volumes"),
         "evaluate": _("Measuring the result"),
         "write": _("Writing the result"),
         "import": _("Loading the result"),

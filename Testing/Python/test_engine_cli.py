@@ -138,6 +138,9 @@ class TestOptions:
         assert self.job("jacobian", "t", "o", "--map", "folds") == contract.JacobianJob(
             transform="t", output="o", map="folds"
         )
+        batch = self.job("batch", "p.csv", "o", "--outputs", "transform", "--recursions", "5")
+        assert (batch.pairs, batch.output, batch.outputs) == ("p.csv", "o", ["transform"])
+        assert batch.settings["recursions"] == 5
         assert self.job("render", "g", "r", "o") == contract.RenderJob(gaussians="g", reference="r", output="o")
         assert self.job("metrics", "t", "--fixed-points", "p") == contract.MetricsJob(transform="t", fixed_points="p")
 

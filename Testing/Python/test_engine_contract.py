@@ -29,6 +29,7 @@ JOBS = [
         cancel_file="c",
         parent_pid=1,
     ),
+    contract.BatchJob(pairs="p.csv", output="o", outputs=["transform"], settings={"method": "none", "recursions": 3}),
     contract.JacobianJob(transform="t.h5", output="o.nrrd", map="folds"),
     contract.WarpJob(moving="m", transform="t", output="o", labels=True),
     contract.MetricsJob(transform="t", fixed_labels="a", moving_labels="b"),

@@ -24,7 +24,7 @@ MAX_FUNCTION_LINES = 50
 MAX_NESTING = 3
 MAX_PARAMETERS = 7
 
-STDLIB_ONLY = {"__init__", "contract", "errors", "estimate", "files", "registry", "reporting"}
+STDLIB_ONLY = {"__init__", "batch", "contract", "errors", "estimate", "files", "pair_table", "registry", "reporting"}
 NUMPY_ONLY = {"geometry", "fields", "intensity", "phantom", "points", "recursions"}
 SIMPLEITK_TOO = {"images", "metrics"}
 LIGHT = STDLIB_ONLY | NUMPY_ONLY | SIMPLEITK_TOO

@@ -1,0 +1,255 @@
+"""Registers many pairs, one after another: a table in, a folder per pair and a summary out. Standard library only.
+
+pair_table.py says what the table may hold. What a pair says itself takes the place of the settings of the batch. Its
+outputs go to its folder. The folder of a finished pair holds `result.json`, by which it is known and left alone when
+the batch runs again with the same table and settings. `summary.csv` and `summary.json` have one row a pair and are up
+to date after each.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import errors
+from .contract import VERSION, BatchJob, Event, Progress, RegisterJob, Result, build
+from .files import require_writable, unfit, write_file
+from .pair_table import INPUTS, Pair, read_pairs
+from .reporting import Reporter
+
+RESULT, SUMMARY = "result.json", "summary"
+OUTPUTS = {
+    "transform": "transform.nrrd",
+    "warped": "warped.nrrd",
+    "jacobian": "jacobian.nrrd",
+    "warped_labels": "warped_labels.nrrd",
+    "uncertainty": "uncertainty.nrrd",
+}
+USUAL_OUTPUTS = ("transform", "warped", "jacobian", "warped_labels")
+# Where each number of the summary is found among the values of a result.
+MEASURES = {
+    "dice_before": ("before", "dice", "mean"),
+    "dice_after": ("after", "dice", "mean"),
+    "hd95_mm_before": ("before", "hd95_mm", "mean"),
+    "hd95_mm_after": ("after", "hd95_mm", "mean"),
+    "tre_mm_before": ("before", "tre_mm", "mean"),
+    "tre_mm_after": ("after", "tre_mm", "mean"),
+    "displacement_mm_max": ("displacement_mm", "max"),
+    "jacobian_min": ("jacobian", "minimum"),
+    "fold_percent": ("jacobian", "fold_percent"),
+    "uncertainty_mm_mean": ("uncertainty_mm", "mean"),
+}
+COLUMNS = ("name", "status", "fixed", "moving", "method", *MEASURES, "seconds", "message")
+DONE, FAILED, OPEN = "done", "failed", "not done"
+
+Run = Callable[[RegisterJob, Reporter], Result]
+logger = logging.getLogger(__name__)
+
+
+def job_of(pair: Pair, job: BatchJob) -> RegisterJob:
+    """Return the registration of a pair.
+
+    Raises:
+        EngineError: If a value makes no sense.
+    """
+    folder = Path(os.path.abspath(job.output)) / pair.name
+    wanted = USUAL_OUTPUTS if job.outputs is None else job.outputs
+    values = {f"output_{name}": OUTPUTS[name] for name in wanted}
+    values = {**values, **(job.settings or {}), **pair.fields}
+    if "warped_labels" not in (job.outputs or ()) and values.get("moving_labels") is None:
+        values.pop("output_warped_labels", None)
+    for name, value in values.items():
+        if name.startswith("output_") and isinstance(value, str):
+            values[name] = str(folder / value)
+    return build(RegisterJob, values)
+
+
+@dataclass
+class _Row:
+    """A pair on its way: its job, or why there is none, and what became of it."""
+
+    pair: Pair
+    folder: Path
+    job: RegisterJob | None = None
+    result: Result | None = None
+    failure: str = ""
+
+    @property
+    def status(self) -> str:
+        return FAILED if self.failure else OPEN if self.result is None else DONE
+
+    @property
+    def message(self) -> str:
+        return self.failure or " ".join(self.result.warnings if self.result is not None else ())
+
+    def cells(self) -> dict[str, Any]:
+        """Return the row of the summary; None for what was not measured."""
+        values = {} if self.result is None else self.result.values
+        numbers = {name: _look_up(values, keys) for name, keys in MEASURES.items()}
+        seconds = round(sum(values.get("seconds", {}).values()), 1) if values else None
+        files = {side: self.pair.fields.get(side) for side in ("fixed", "moving")}
+        head = {"name": self.pair.name, "status": self.status, **files, "method": values.get("method")}
+        return {**head, **numbers, "seconds": seconds, "message": self.message}
+
+    def remembered(self) -> Result | None:
+        """Return what an earlier run of the same job left; None if it did not end, or something of it is gone."""
+        try:
+            data = json.loads((self.folder / RESULT).read_text(encoding="ascii"))
+            result = build(Result, data["result"])
+            same = self.job is not None and data["job"] == dataclasses.asdict(self.job)
+        except (OSError, ValueError, KeyError, TypeError, errors.EngineError):
+            return None
+        return result if same and all(Path(file).exists() for file in result.outputs.values()) else None
+
+    def remember(self) -> None:
+        """Write what the folder of a finished pair is known by."""
+        if self.job is not None and self.result is not None:
+            data = {"job": dataclasses.asdict(self.job), "result": dataclasses.asdict(self.result)}
+            _write(self.folder / RESULT, json.dumps({"contract": VERSION, **data}, indent=1, allow_nan=False))
+
+
+def _look_up(values: Any, keys: Iterable[str]) -> Any:
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
+    """Register the pairs of a table.
+
+    Args:
+        job: What to do.
+        reporter: Told of every pair; polled for cancellation, and after each pair for whether that is enough.
+        run: Runs the registration of one.
+
+    Returns:
+        The files of the summary, how many pairs were done, and a warning for each that failed.
+
+    Raises:
+        EngineError: If the table or the folder cannot be used, no pair could be registered, or it was canceled; what
+            was done by then stays, and is not done again.
+    """
+    unknown = next((name for name in job.outputs or () if name not in OUTPUTS), None)
+    if unknown is not None:
+        raise errors.EngineError(errors.CONTRACT, f"There is no output {unknown!r}.", f"Known: {', '.join(OUTPUTS)}.")
+    folder = Path(os.path.abspath(job.output))
+    rows = [_Row(pair, folder / pair.name) for pair in read_pairs(job.pairs)]
+    _make_folder(folder)
+    for row in rows:
+        _prepare(row, job)
+    _refuse_collisions(rows, Path(job.pairs))
+    resumed = sum(row.status == DONE for row in rows)
+    files = _summarize(rows, folder)
+    for index, row in enumerate(rows):
+        if reporter.enough():
+            break
+        if row.job is not None and row.result is None:
+            _register(row, row.job, _inside(reporter, index, len(rows), row.pair.name), run)
+            _summarize(rows, folder)
+    return _result(rows, files, resumed)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        logger.exception("The folder %s cannot be made", folder)
+    require_writable(folder / f"{SUMMARY}.csv", (".csv",))
+
+
+def _prepare(row: _Row, job: BatchJob) -> None:
+    """Say what is to be done for a row, or what an earlier run has done."""
+    try:
+        row.job = job_of(row.pair, job)
+    except errors.EngineError as error:
+        row.failure = str(error)
+    else:
+        row.result = row.remembered()
+
+
+def _refuse_collisions(rows: list[_Row], table: Path) -> None:
+    """Refuse files that two rows would write, or one row would write over what another one reads."""
+    written: set[str] = set()
+    read = {os.path.abspath(table)}
+    for row in rows:
+        values = {} if row.job is None else dataclasses.asdict(row.job)
+        files = {name: os.path.abspath(value) for name, value in values.items() if isinstance(value, str)}
+        read |= {files[name] for name in INPUTS if name in files}
+        outputs = {file for name, file in files.items() if name.startswith("output_")}
+        twice = sorted(outputs & written)
+        if twice:
+            raise unfit(table, f"has two pairs write {twice[0]}", "Give each its own output.")
+        written |= outputs
+    both = sorted(written & read)
+    if both:
+        raise unfit(table, f"has {both[0]} both read and written", "Choose another folder or name for the output.")
+
+
+def _inside(outer: Reporter, index: int, of: int, name: str) -> Reporter:
+    """Return a reporter that passes the progress of one pair on; a request to finish does not cut the pair short."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Progress):
+            outer.emit(Progress("pair", index, of, f"{name}: {event.message}"))
+
+    return Reporter(tell, outer.cancelled)
+
+
+def _register(row: _Row, job: RegisterJob, reporter: Reporter, run: Run) -> None:
+    """Register the pair of a row; what goes wrong with it concerns the row alone.
+
+    Raises:
+        EngineError: If it was canceled.
+    """
+    try:
+        row.folder.mkdir(exist_ok=True)
+        (row.folder / RESULT).unlink(missing_ok=True)
+        row.result = run(job, reporter)
+        row.remember()
+    except errors.EngineError as error:
+        if error.code == errors.CANCELLED:
+            raise
+        row.result, row.failure = None, str(error)
+    except Exception as error:
+        logger.exception("The pair %s failed", row.pair.name)
+        row.result, row.failure = None, f"It failed unexpectedly ({type(error).__name__}: {error})."
+
+
+def _summarize(rows: list[_Row], folder: Path) -> dict[str, str]:
+    """Write the summary and return its files by kind."""
+    cells = [row.cells() for row in rows]
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(cells)
+    files = {"summary": folder / f"{SUMMARY}.csv", "summary_json": folder / f"{SUMMARY}.json"}
+    _write(files["summary"], text.getvalue())
+    _write(files["summary_json"], json.dumps(cells, indent=1, allow_nan=False))
+    return {kind: str(path) for kind, path in files.items()}
+
+
+def _write(path: Path, text: str) -> None:
+    write_file(
+        path,
+        (path.suffix,),
+        lambda name: Path(name).write_text(text, encoding="utf-8", newline=""),
+        lambda name: Path(name).read_bytes() == text.encode(),
+    )
+
+
+def _result(rows: list[_Row], files: dict[str, str], resumed: int) -> Result:
+    counts = {status: sum(row.status == status for row in rows) for status in (DONE, FAILED, OPEN)}
+    failures = [f"{row.pair.name}: {row.failure}" for row in rows if row.failure]
+    if not counts[DONE] and failures:
+        raise errors.EngineError(
+            errors.INPUT_INVALID,
+            f"None of the {len(rows)} pairs could be registered. {failures[0]}",
+            f"See {files['summary']}.",
+        )
+    return Result(files, {"pairs": len(rows), **counts, "resumed": resumed}, failures)
