@@ -1,9 +1,7 @@
-"""One registration: nodes to files, engine, files to nodes. Until the engine has succeeded the scene is untouched."""
+"""One registration: nodes to files, engine, files to nodes."""
 
-import logging
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,11 @@ from typing import Any
 import numpy as np
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine import contract, errors, images
+from DeepAttentionRegEngine import contract, images
 
 from . import Job, Methods, Record, Results, Volumes
 from .Results import Outcome, Outputs
+from .Task import Callbacks, Task
 from .Volumes import Inputs
 
 WORLD = np.eye(4)
@@ -55,26 +54,7 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Callbacks:
-    """Functions called in the main thread; one of the last two is called exactly once, unless `close` comes first.
-
-    :param onProgress: gets every `contract.Progress`, of the stages "export" and "import" too.
-    :param onFinished: gets the `Outcome`.
-    :param onFailed: gets the `contract.Failure`; its code is `errors.CANCELLED` if the user or a vanished input
-        stopped it.
-    """
-
-    onProgress: Callable[[contract.Progress], None] = Job.ignore
-    onFinished: Callable[[Outcome], None] = Job.ignore
-    onFailed: Callable[[contract.Failure], None] = Job.ignore
-
-
-class _Stopped(Exception):
-    """The registration was cancelled, or one of its inputs vanished."""
-
-
-class Registration:
+class Registration(Task):
     """Registers the moving to the fixed volume without blocking; `start` it, then `wait` or let the callbacks come."""
 
     def __init__(
@@ -96,90 +76,23 @@ class Registration:
         :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
         :param script: engine to run.
         """
-        self.outcome: Outcome | None = None
-        self.failure: contract.Failure | None = None
+        super().__init__(callbacks, pythonExecutable, script)
         self._inputs: Inputs | None = inputs
         self._settings = settings or Settings()
         self._outputs: Outputs | None = outputs or Outputs()
-        self._callbacks = callbacks or Callbacks()
-        self._engine = pythonExecutable, script
-        self._job: Job.EngineJob | None = None
         self._case: Results.Case | None = None
         self._recursionFiles: list[str] = []
-        self._stopMessage = ""
 
-    @property
-    def isRunning(self) -> bool:
-        """Whether the registration was started and has neither finished nor failed."""
-        return self._job is not None and not self._job.isClosed
+    def problems(self) -> list[str]:
+        """Return why it cannot be started, as sentences."""
+        return checkAll(self._inputs, self._settings, self._outputs)
 
-    @property
-    def log(self) -> str:
-        """Last lines that the engine wrote besides its progress."""
-        return self._job.log if self._job is not None else ""
+    def _release(self) -> None:
+        self._inputs = self._outputs = None
 
-    def start(self) -> None:
-        """Export the nodes, start the engine and return.
-
-        :raises ValueError: if the inputs or settings cannot work; says why.
-        :raises RuntimeError: if the volumes cannot be exported or the engine not be started.
-        """
-        problems = checkAll(self._inputs, self._settings, self._outputs)
-        if problems:
-            raise ValueError(" ".join(problems))
-        callbacks = Job.Callbacks(self._onProgress, self._onResult, self._onFailure)
-        self._job = Job.EngineJob(callbacks, *self._engine)
-        try:
-            self._job.start(self._export())
-        except _Stopped:
-            self._job.close()
-            self._onFailure(contract.Failure(errors.CANCELLED, self._stopMessage))
-        except errors.EngineError as error:
-            self._job.close()
-            raise ValueError(str(error)) from error
-        except BaseException:
-            self._job.close()
-            raise
-        finally:
-            # From here on nodes may vanish, so none is held.
-            self._inputs = self._outputs = None
-
-    def poll(self) -> None:
-        """Pass on news; only needed where no Qt event loop does it."""
-        if self._job is not None:
-            self._job.poll()
-
-    def cancel(self) -> None:
-        """Stop at the next opportunity; `onFailed` tells when it has happened."""
-        self._stop(_("The registration was canceled."))
-
-    def finish(self) -> None:
-        """End recursions and refinement; `onFinished` gets the best found so far."""
-        if self._job is not None:
-            self._job.finish()
-
-    def wait(self) -> Outcome:
-        """Return the outcome when it is there, keeping the application responsive meanwhile.
-
-        :raises RuntimeError: if the registration failed or was cancelled; says why and what to do.
-        """
-        self._job.wait()
-        if self.outcome is None:
-            failure = self.failure or contract.Failure(errors.CANCELLED, self._stopMessage)
-            raise RuntimeError(f"{failure.message} {failure.hint}".strip())
-        return self.outcome
-
-    def close(self) -> None:
-        """End the engine at once; no callback is called any more, and nothing is added to the scene."""
-        self._callbacks = Callbacks()
-        self._stopMessage = self._stopMessage or _("The registration was closed.")
-        if self._job is not None:
-            self._job.close()
-
-    def _stop(self, message: str) -> None:
-        self._stopMessage = self._stopMessage or message
-        if self._job is not None:
-            self._job.cancel()
+    def _goneMessage(self) -> str:
+        areThere = self._case.fixed.get() is not None and self._case.moving.get() is not None
+        return "" if areThere else _("The fixed or moving volume was removed, so the registration was stopped.")
 
     def _export(self) -> contract.Job:
         """Write the inputs into the job folder and return the job.
@@ -228,50 +141,19 @@ class Registration:
             Volumes.exportPoints(given["Landmarks"], frame, folder / values[f"{side}_points"])
         return values
 
-    def _tell(self, stage: str, message: str) -> None:
-        """Report progress of this side; the callback may cancel."""
-        self._callbacks.onProgress(contract.Progress(stage, message=message))
-        if self._stopMessage:
-            raise _Stopped
-
     def _onProgress(self, progress: contract.Progress) -> None:
         if progress.stage == "load":  # the engine starts again on the CPU where a graphics card has too little memory
             self._recursionFiles.clear()
         if progress.file is not None and (self._settings.keepRecursions or self._settings.keepAttention):
             self._recursionFiles.append(progress.file)
-        if self._inputsAreThere():
-            self._callbacks.onProgress(progress)
+        super()._onProgress(progress)
 
-    def _inputsAreThere(self) -> bool:
-        """Return whether both volumes are still in the scene, and stop if not."""
-        there = self._case.fixed.get() is not None and self._case.moving.get() is not None
-        if not there:
-            self._stop(_("The fixed or moving volume was removed, so the registration was stopped."))
-        return there
-
-    def _onFailure(self, failure: contract.Failure) -> None:
-        if self._stopMessage:
-            failure = replace(failure, message=self._stopMessage)
-        self.failure = failure
-        self._callbacks.onFailed(failure)
-
-    def _onResult(self, result: contract.Result) -> None:
-        try:
-            self._tell("import", _("Loading the result."))
-            material = Results.read(result, self._recursionFiles, self._case)
-            if not self._inputsAreThere():
-                raise _Stopped
-            if self._settings.evidenceFolder is not None:
-                material = replace(material, result=keepEvidence(result, Path(self._settings.evidenceFolder)))
-            self.outcome = Results.commit(material, self._case)
-        except _Stopped:
-            self._onFailure(contract.Failure(errors.CANCELLED, self._stopMessage))
-        except Exception as error:
-            logging.exception("The result could not be loaded")
-            message = _("The result could not be loaded ({reason}).").format(reason=error)
-            self._onFailure(contract.Failure(errors.INTERNAL, message, _("The scene is as it was.")))
-        else:
-            self._callbacks.onFinished(self.outcome)
+    def _load(self, result: contract.Result) -> Outcome:
+        material = Results.read(result, self._recursionFiles, self._case)
+        self._requireInputs()
+        if self._settings.evidenceFolder is not None:
+            material = replace(material, result=keepEvidence(result, Path(self._settings.evidenceFolder)))
+        return Results.commit(material, self._case)
 
 
 def keepEvidence(result: contract.Result, folder: Path) -> contract.Result:
