@@ -158,7 +158,12 @@ class SliceView:
         window = vtk.vtkRenderWindow()
         window.SetOffScreenRendering(1)
         window.SetMultiSamples(0)
-        window.AddRenderer(self._renderer)
+        # The picture has a renderer of its own, as in Slicer: what is drawn over it blends with it.
+        self._under = vtk.vtkRenderer()
+        for layer, renderer in enumerate((self._under, self._renderer)):
+            renderer.SetLayer(layer)
+            window.AddRenderer(renderer)
+        window.SetNumberOfLayers(2)
         window.SetSize(*self._size)
         self._interactor = vtk.vtkRenderWindowInteractor()
         self._interactor.SetRenderWindow(window)
@@ -184,8 +189,7 @@ class SliceView:
         mapper.SetColorLevel(127.5)
         actor = vtk.vtkActor2D()
         actor.SetMapper(mapper)
-        actor.GetProperty().SetDisplayLocationToBackground()
-        self._renderer.AddViewProp(actor)
+        self._under.AddViewProp(actor)
         return actor
 
     def show(
