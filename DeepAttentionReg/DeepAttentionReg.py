@@ -1,5 +1,6 @@
 """The DeepAttentionReg module: its place in Slicer, its panel, the logic that scripts call, its self test."""
 
+import functools
 import logging
 import sys
 import unittest
@@ -53,9 +54,6 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._isUpdating = False
-        self._isCanceling = False
-        self._message = ""
-        self._stages = []
         self._preview = None
         # This initializes the mixin too, and without a parent it calls setup already.
         super().__init__(parent)
@@ -74,7 +72,6 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._addSections()
         self.ui.swapButton.connect("clicked(bool)", self.onSwapButton)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
-        self.ui.finishButton.connect("clicked(bool)", self.onFinishButton)
         self.initializeParameterNode()
 
     def _addSections(self):
@@ -87,6 +84,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             PanelMethod,
             PanelParts,
             PanelProgress,
+            PanelRun,
             PanelSequence,
             PanelWarp,
             Preview,
@@ -96,10 +94,11 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._arguments, self._methods, self._previews, self._texts = Arguments, Methods, Preview, PanelProgress
         self._method = PanelMethod.MethodSection(ui, self._tell)
         self._engine = PanelEngine.EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
+        self._run = PanelRun.RunSection(ui, self._updateGui, self.logic, self._engine)
         self._warp = PanelWarp.WarpSection(ui, self._tell)
-        self._sequence = PanelSequence.SequenceSection(ui, self._tell, self.startSequence)
-        self._inspection = PanelInspection.InspectionSection(ui, self._tell, self.logic, self.resourcePath)
-        self._sections = (self._method, self._engine, self._inspection, self._warp, self._sequence)
+        self._sequence = PanelSequence.SequenceSection(ui, self._run, self.logic)
+        self._inspection = PanelInspection.InspectionSection(ui, self._run, self.logic, self.resourcePath)
+        self._sections = (self._run, self._method, self._engine, self._inspection, self._warp, self._sequence)
         PanelParts.alignLabels(ui)
 
     def cleanup(self):
@@ -126,7 +125,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller=None, event=None):
         """Give up the run, whose volumes are about to vanish, and the parameter node."""
-        self._message = ""
+        self._run.clear()
         self.logic.cancel()
         self._closePreview()
         self.setParameterNode(None)
@@ -170,48 +169,15 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 setattr(parameters, f"fixed{kind}", pair[1])
                 setattr(parameters, f"moving{kind}", pair[0])
 
-    def onFinishButton(self):
-        """End the registration with the best so far."""
-        self.ui.finishButton.enabled = False
-        self.logic.finish()
-
     def onApplyButton(self):
         """Start the registration, or cancel the one that runs."""
         if self.logic.isRunning:
-            self._isCanceling = True
-            self.logic.cancel()
-            self._updateGui()
+            self._run.cancel()
             return
         arguments = self.logic.argumentsFrom(self._parameterNode)
-        calls = {"onProgress": self._onProgress, "onFinished": self._onFinished}
-        if self._start(self.logic.register, **arguments, **calls):
+        calls = {"onProgress": self._onProgress, "onFinished": self._onFinished, "onFailed": self._onFailed}
+        if self._run.start(self.logic.register, **arguments, **calls):
             self._openPreview()
-
-    def startSequence(self):
-        """Start the registration of the chosen sequence."""
-        calls = {"onProgress": self._onSequenceProgress, "onFinished": self._onSequenceFinished}
-        self._start(self.logic.registerSequence, **self._arguments.ofSequence(self._parameterNode), **calls)
-
-    def _start(self, register, **arguments):
-        """Start a registration and return whether that has worked."""
-        self._engine.look()
-        if not self._engine.isReady:
-            self._engine.install()
-            return False
-        self._isCanceling = False
-        self._message = ""
-        self._stages = self._texts.stagesOf(self._parameterNode)
-        self.ui.progressBar.value = 0
-        self.ui.finishButton.enabled = True
-        try:
-            # Exporting the volumes takes a moment during which the application cannot react.
-            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                register(**arguments, wait=False, onFailed=self._onFailed)
-        except Exception as error:
-            logging.exception("The registration could not be started")
-            self._message = _("The registration could not be started. {reason}").format(reason=error)
-        self._updateGui()
-        return self.logic.isRunning
 
     def _openPreview(self):
         parameters = self._parameterNode
@@ -224,13 +190,9 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             preview.close()
 
     def _onProgress(self, progress):
-        text = self._texts.stageText(progress)
-        share = self._texts.shareOf(progress, self._stages)
-        if share is not None:
-            self.ui.progressBar.value = round(100 * share)
+        self._run.show(progress)
         if progress.file is not None and self._preview is not None:
             self._showField(progress.file)
-        self._tellStage(text)
 
     def _showField(self, path):
         try:
@@ -239,15 +201,6 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             # A registration does not depend on being watched.
             logging.exception("The deformation could not be shown")
             self._closePreview()
-
-    def _onSequenceProgress(self, progress):
-        share = self._texts.shareOf(progress.progress, self._stages)
-        if share is not None:
-            self.ui.progressBar.value = round(100 * (progress.frame - 1 + share) / progress.of)
-        self._tellStage(f"{progress.text}. {self._texts.stageText(progress.progress)}")
-
-    def _onSequenceFinished(self, outcome):
-        self._tell(self._texts.sequenceSummaryOf(outcome))
 
     def _onFinished(self, outcome):
         self._closePreview()
@@ -263,18 +216,11 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onFailed(self, failure):
         self._closePreview()
-        self._tell(f"{failure.message} {failure.hint}".strip())
-
-    def _tellStage(self, message):
-        """Show a message without looking at all else anew: the engine may tell of its progress many times a second."""
-        self._message = message
-        if self._parameterNode:
-            self.ui.statusLabel.text = message
+        self._run.onFailed(failure)
 
     def _tell(self, message):
         """Show a message until the next one."""
-        self._message = message
-        self._updateGui()
+        self._run.tell(message)
 
     def _updateGui(self, caller=None, event=None):
         # What is updated may change a choice, which would call this again.
@@ -287,7 +233,8 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._inspection.update()
             self._warp.update()
             self._updateChoices()
-            self._updateRun()
+            self._run.update(self._problem())
+            self._sequence.update(self._method.problem or self._engine.problem or self._emptyChoice())
         finally:
             self._isUpdating = False
 
@@ -303,21 +250,6 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for widget in (ui.estimateTitleLabel, ui.estimateLabel):
             widget.visible = bool(estimate)
         ui.estimateLabel.text = estimate
-
-    def _updateRun(self):
-        ui, isRunning = self.ui, self.logic.isRunning
-        problem = "" if isRunning else self._problem()
-        ui.applyButton.enabled = not (problem or (isRunning and self._isCanceling))
-        ui.applyButton.text = self._texts.applyText(isRunning, self._isCanceling)
-        ui.applyButton.toolTip = problem or self._texts.applyToolTip(isRunning)
-        ui.finishButton.visible = isRunning
-        ui.progressBar.visible = isRunning
-        ui.mendWidget.enabled = not isRunning
-        ui.statusLabel.text = "\n".join(text for text in (problem, self._message) if text)
-        self._sequence.update(
-            self._arguments.ofSequence(self._parameterNode),
-            self._method.problem or self._engine.problem or self._emptyChoice(),
-        )
 
     def _problem(self):
         """Return the first reason why the registration cannot be started, or an empty text."""
@@ -412,11 +344,9 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         from DeepAttentionRegLib import Arguments, Registration
 
         arguments = {"fixedVolume": fixedVolume, "movingVolume": movingVolume, "method": method}
-        inputs, settings, outputs = Arguments.sort({**arguments, "recursions": recursions, **options})
-        callbacks = Registration.Callbacks(**self._calls(onProgress, onFinished, onFailed))
-        return self._run(
-            Registration.Registration(inputs, settings, outputs, callbacks, **self.engineOptions), wait=wait
-        )
+        given = Arguments.sort({**arguments, "recursions": recursions, **options})
+        calls = {"onProgress": onProgress, "onFinished": onFinished, "onFailed": onFailed}
+        return self.run(functools.partial(Registration.Registration, *given), wait=wait, **calls)
 
     def registerSequence(
         self,
@@ -448,30 +378,35 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         """
         from DeepAttentionRegLib import Registration, Sequences
 
-        callbacks = Sequences.Callbacks(**self._calls(onProgress, onFinished, onFailed))
-        registration = Sequences.SequenceRegistration(
+        make = functools.partial(
+            Sequences.SequenceRegistration,
             sequenceNode,
             referenceFrame,
             Registration.Settings(**options),
-            callbacks,
             withVolumes=withVolumes,
             keepPartial=keepPartial,
-            **self.engineOptions,
         )
-        return self._run(registration, wait=wait)
+        return self.run(make, wait=wait, onProgress=onProgress, onFinished=onFinished, onFailed=onFailed)
 
-    def _run(self, registration, *, wait):
+    def run(self, make, *, wait=True, onProgress=None, onFinished=None, onFailed=None):
+        """Run anything that works as a `Task.Task`, such as those in Maps, Uncertainty and Batch.
+
+        :param make: returns it when it is called with `callbacks` and the engine's options as keyword arguments.
+        :param wait: as in `register`; so are the others.
+        :return: its outcome; None if not waited for.
+        :raises ValueError: if it cannot work; says why.
+        :raises RuntimeError: as `register`.
+        """
+        from DeepAttentionRegLib import Task
+
         if self.isRunning:
             raise RuntimeError(_("A registration is running already; cancel it or wait for its end."))
         self._closeCheck()
-        self._registration = registration
-        registration.start()
-        return registration.wait() if wait else None
-
-    def _calls(self, onProgress, onFinished, onFailed):
-        """Return the callbacks that were given, by name."""
         calls = {"onProgress": onProgress, "onFinished": self._ending(onFinished), "onFailed": self._ending(onFailed)}
-        return {name: call for name, call in calls.items() if call}
+        callbacks = Task.Callbacks(**{name: call for name, call in calls.items() if call})
+        self._registration = task = make(callbacks=callbacks, **self.engineOptions)
+        task.start()
+        return task.wait() if wait else None
 
     def _ending(self, callback):
         """Return a callback for the end, in which nothing runs any more."""

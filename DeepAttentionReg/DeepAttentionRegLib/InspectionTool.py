@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from . import PanelParts, Subject
+from . import PanelParts, PanelRun, Subject
 
 
 class InspectionTool(PanelParts.Section):
@@ -19,6 +19,8 @@ class InspectionTool(PanelParts.Section):
         """
         super().__init__(ui, tell)
         self._logic = logic
+        # What starts what takes long; the section that makes the tool provides it.
+        self.run: PanelRun.RunSection | None = None
 
     def subject(self) -> Subject.Subject:
         """Return the chosen deformation and its volumes.

@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 
-from . import PanelParts, Subject
+from . import PanelParts, PanelRun, Subject
 from .InspectionTool import InspectionTool
 from .Parameters import DeepAttentionRegParameterNode
 
@@ -18,23 +18,24 @@ class InspectionSection(PanelParts.Section):
     """Makes the tools and gives them what they work on."""
 
     def __init__(
-        self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any, resourcePath: Callable[[str], str]
+        self, ui: SimpleNamespace, run: PanelRun.RunSection, logic: Any, resourcePath: Callable[[str], str]
     ) -> None:
         """Load the forms of the tools; their widgets join the others.
 
         :param ui: as `Section`.
-        :param tell: as `Section`.
+        :param run: starts what takes long, and tells.
         :param logic: the `DeepAttentionRegLogic`.
         :param resourcePath: returns the path of a file in the module's resources.
         """
-        super().__init__(ui, tell)
+        super().__init__(ui, run.tell)
         self._tools: list[InspectionTool] = []
         for name, tool in TOOLS.items():
             form = slicer.util.loadUI(resourcePath(f"UI/{name}.ui"))
             ui.inspectionCollapsibleButton.layout().addWidget(form)
             form.setMRMLScene(slicer.mrmlScene)
             vars(ui).update(vars(slicer.util.childWidgetVariables(form)))
-            self._tools.append(tool(ui, tell, logic))
+            self._tools.append(tool(ui, run.tell, logic))
+            self._tools[-1].run = run
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices."""

@@ -1,35 +1,35 @@
 """The section of the panel that registers a time series."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from slicer.i18n import tr as _
 
-from . import PanelParts, Registration, Sequences
+from . import Arguments, PanelParts, PanelProgress, PanelRun, Registration, Sequences
 
 MAXIMUM_FRAMES = 1000
 
 
 class SequenceSection(PanelParts.Section):
-    """Starts the registration of the chosen sequence."""
+    """Registers the chosen sequence."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], start: Callable[[], None]) -> None:
+    def __init__(self, ui: SimpleNamespace, run: PanelRun.RunSection, logic: Any) -> None:
         """Connect the widgets.
 
         :param ui: as `Section`.
-        :param tell: as `Section`.
-        :param start: starts the registration.
+        :param run: starts the registration and shows how far it is.
+        :param logic: the `DeepAttentionRegLogic`.
         """
-        super().__init__(ui, tell)
-        ui.sequenceButton.connect("clicked(bool)", lambda: start())
+        super().__init__(ui, run.tell)
+        self._run, self._logic = run, logic
+        ui.sequenceButton.connect("clicked(bool)", self.onRegister)
 
-    def update(self, arguments: dict[str, Any], otherProblem: str) -> None:
+    def update(self, otherProblem: str) -> None:
         """Offer the frames of the chosen sequence, and say whether it can be registered.
 
-        :param arguments: of `DeepAttentionRegLogic.registerSequence`.
         :param otherProblem: why nothing can be registered at all; empty if it can.
         """
+        arguments = Arguments.ofSequence(self._parameters)
         sequence, slider, button = self._parameters.sequence, self._ui.referenceFrameSlider, self._ui.sequenceButton
         frames = sequence.GetNumberOfDataNodes() if sequence is not None else 0
         maximum = frames or MAXIMUM_FRAMES
@@ -41,3 +41,14 @@ class SequenceSection(PanelParts.Section):
         problem = next(iter(problems), otherProblem)
         button.enabled = not problem
         button.toolTip = problem or _("Register the sequence frame by frame. The result is a sequence of transforms.")
+
+    def onRegister(self) -> None:
+        """Start the registration."""
+        calls = {"onProgress": self._onProgress, "onFinished": self._onFinished}
+        self._run.start(self._logic.registerSequence, **Arguments.ofSequence(self._parameters), **calls)
+
+    def _onProgress(self, progress: Sequences.FrameProgress) -> None:
+        self._run.show(progress.progress, progress.frame - 1, progress.of, progress.text)
+
+    def _onFinished(self, outcome: Sequences.SequenceOutcome) -> None:
+        self._tell(PanelProgress.sequenceSummaryOf(outcome))
