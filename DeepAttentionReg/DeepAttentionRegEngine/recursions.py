@@ -140,15 +140,24 @@ class Attention:
         Returns:
             Weights `(k, j, i)` that sum to 1, and their grid.
         """
-        weights = self.row(self.token_at(grid, point_lps)).reshape(self.key_size)
-        if weights.ndim == 2:
-            weights = weights[None]
-        stride = np.full(3, self.key_stride)
-        if grid.is_flat:
-            stride[2] = 1.0
-        matrix = grid.ijk_to_lps @ np.diag([*stride, 1.0])
-        matrix[:3, 3] = (grid.ijk_to_lps @ [*((stride - 1) / 2), 1.0])[:3]
-        return weights, Geometry.from_ijk_to_lps(matrix, (weights.shape[2], weights.shape[1], weights.shape[0]))
+        tokens = self.key_grid(grid)
+        return self.row(self.token_at(grid, point_lps)).reshape(tokens.shape), tokens
+
+    def query_grid(self, grid: Geometry) -> Geometry:
+        """Return the grid of the fixed volume's tokens on the network's grid."""
+        return _token_grid(grid, self.query_size, self.query_stride)
+
+    def key_grid(self, grid: Geometry) -> Geometry:
+        """Return the grid of the moving volume's tokens on the network's grid."""
+        return _token_grid(grid, self.key_size, self.key_stride)
+
+
+def _token_grid(grid: Geometry, size: tuple[int, ...], stride: float) -> Geometry:
+    strides = np.array([stride, stride, 1.0 if grid.is_flat else stride])
+    matrix = grid.ijk_to_lps @ np.diag([*strides, 1.0])
+    matrix[:3, 3] = (grid.ijk_to_lps @ [*((strides - 1) / 2), 1.0])[:3]
+    i, j, *k = size[::-1]
+    return Geometry.from_ijk_to_lps(matrix, (i, j, k[0] if k else 1))
 
 
 def write_attention(path: str | Path, attention: Attention) -> None:

@@ -3,15 +3,13 @@
 The two nodes that this takes are hidden, not saved with the scene, and gone when the registration ends.
 """
 
-import numpy as np
 import slicer
 
 from DeepAttentionRegEngine import images
 
-from . import Transforms, Volumes
+from . import Transforms
 from .Results import NodeReference
 
-WORLD = np.eye(4)
 OPACITY = 0.5
 
 
@@ -21,11 +19,10 @@ class Preview:
     def __init__(self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, movingVolume: slicer.vtkMRMLScalarVolumeNode):
         """Prepare; nothing is shown before `show`.
 
-        :param fixedVolume: what the moving volume is shown over; its grid is that of the fields.
+        :param fixedVolume: what the moving volume is shown over.
         :param movingVolume: what to show.
         """
         self._fixed, self._moving = NodeReference(fixedVolume), NodeReference(movingVolume)
-        self._geometry = Volumes.geometryOf(fixedVolume, WORLD)
         self._added: list[NodeReference] = []
         self._transform = NodeReference(None)
         self._views: list[tuple[NodeReference, str, str, float]] = []
@@ -33,13 +30,13 @@ class Preview:
     def show(self, path: str) -> None:
         """Show the moving volume under a field.
 
-        :param path: displacement field on the grid of the fixed volume.
+        :param path: displacement field, from fixed to moving points.
         :raises EngineError: if the file cannot be read.
         """
         fixed, moving = self._fixed.get(), self._moving.get()
         if fixed is None or moving is None:
             return
-        field = Transforms.makeGridTransform(images.read_displacement(path)[0], self._geometry)
+        field = Transforms.makeGridTransform(*images.read_displacement(path))
         if self._transform.get() is None:
             self._addNodes(moving, field)
             self._showOver(fixed)

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import contract, images
 
-from . import Job, Methods, Record, Results, Volumes
+from . import EvidenceFiles, Job, Methods, Record, Results, Volumes
 from .Results import Outcome, Outputs
 from .Task import Callbacks, Task
 from .Volumes import Inputs
@@ -30,10 +30,11 @@ EVIDENCE = {"recursions": "recursions", "gaussians": "gaussians.json"}
 class Settings:
     """Choices of a registration; names and meaning as in `contract.RegisterJob`.
 
-    Kept recursions become nodes; those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress`
-    that is there until the callback returns. What the network attended to (`keepAttention`) and a sequence of Gaussians
-    (`keepGaussians`) are files in `evidenceFolder`, named in the outputs of `Outcome.result`; recursions.py and
-    gaussian_files.py of the engine say what they hold. Nothing in that folder is overwritten.
+    Recursions that are kept, and with `keepAttention` also what the network attended to in them, become nodes: see
+    Evidence.py. Those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress` that is there
+    until the callback returns. Where an `evidenceFolder` is given, their files are kept there, too, and a sequence of
+    Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and recursions.py and gaussian_files.py of
+    the engine say what they hold. Nothing in that folder is overwritten.
     """
 
     method: str = "rman"
@@ -81,7 +82,6 @@ class Registration(Task):
         self._settings = settings or Settings()
         self._outputs: Outputs | None = outputs or Outputs()
         self._case: Results.Case | None = None
-        self._recursionFiles: list[str] = []
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
@@ -141,15 +141,9 @@ class Registration(Task):
             Volumes.exportPoints(given["Landmarks"], frame, folder / values[f"{side}_points"])
         return values
 
-    def _onProgress(self, progress: contract.Progress) -> None:
-        if progress.stage == "load":  # the engine starts again on the CPU where a graphics card has too little memory
-            self._recursionFiles.clear()
-        if progress.file is not None and (self._settings.keepRecursions or self._settings.keepAttention):
-            self._recursionFiles.append(progress.file)
-        super()._onProgress(progress)
-
     def _load(self, result: contract.Result) -> Outcome:
-        material = Results.read(result, self._recursionFiles, self._case)
+        isKept = self._settings.keepRecursions or self._settings.keepAttention
+        material = Results.read(result, self._case, withEvidence=isKept)
         self._requireInputs()
         if self._settings.evidenceFolder is not None:
             material = replace(material, result=keepEvidence(result, Path(self._settings.evidenceFolder)))
@@ -184,8 +178,8 @@ def checkEvidence(settings: Settings) -> list[str]:
     """Return why what a network attended to cannot be kept, as sentences."""
     folder = settings.evidenceFolder
     if folder is None:
-        if settings.keepAttention or settings.keepGaussians:
-            return [_("Choose a folder for what the network attended to.")]
+        if settings.keepGaussians:
+            return [_("Choose a folder for the sequence of Gaussians.")]
         return []
     taken = [name for name in EVIDENCE.values() if (Path(folder) / name).exists()]
     text = _("{folder} already holds {name}; choose another folder.")
@@ -199,10 +193,12 @@ def jobValues(settings: Settings) -> dict[str, Any]:
     values = dict(zip(vars(settings), plain, strict=True))
     values["refinement_steps"] = values.pop("refinementSteps")
     values["half_precision"] = values.pop("halfPrecision")
-    values["attention"] = values.pop("keepAttention")
+    values["attention"] = values.pop("keepAttention") and settings.method != contract.METHOD_NONE
     # A list, since all of them have to be taken out.
     areNeeded = any([values.pop("keepRecursions"), values.pop("showRecursions"), values["attention"]])
-    values["output_recursions"] = EVIDENCE["recursions"] if areNeeded else None
+    if areNeeded and settings.method != contract.METHOD_NONE:  # which has no recursions
+        values["output_recursions"] = EVIDENCE["recursions"]
+        values["recursion_voxels"] = EvidenceFiles.stepVoxels(settings.method, values["recursions"])
     values.pop("evidenceFolder")
     values["output_gaussians"] = EVIDENCE["gaussians"] if values.pop("keepGaussians") else None
     return values

@@ -11,7 +11,7 @@ import vtk
 from DeepAttentionRegEngine import contract, images
 from DeepAttentionRegEngine.geometry import Geometry
 
-from . import Metrics, Overlays, Record, Transforms, Volumes
+from . import EvidenceFiles, Metrics, Overlays, Record, Transforms, Volumes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Outcome:
     :param jacobianVolumeNode: Jacobian determinant on the fixed grid, colored.
     :param warpedSegmentationNode: moving segmentation on the fixed grid; None without one.
     :param tableNode: measures before and after.
-    :param recursionNodes: grid transform after every recursion, if they were to be kept.
+    :param stepsNode: the deformation after every recursion, if that was to be kept; see Evidence.py.
     :param result: what the engine said.
     """
 
@@ -44,7 +44,7 @@ class Outcome:
     jacobianVolumeNode: slicer.vtkMRMLScalarVolumeNode
     warpedSegmentationNode: slicer.vtkMRMLSegmentationNode | None
     tableNode: slicer.vtkMRMLTableNode
-    recursionNodes: list[slicer.vtkMRMLTransformNode]
+    stepsNode: slicer.vtkMRMLSequenceNode | None
     result: contract.Result
 
 
@@ -83,34 +83,31 @@ class Material:
     jacobian: np.ndarray
     segmentation: slicer.vtkSegmentation | None
     table: vtk.vtkTable
-    recursions: list[slicer.vtkOrientedGridTransform]
+    evidence: EvidenceFiles.Material | None
     result: contract.Result
 
 
-def read(result: contract.Result, recursionFiles: list[str], case: Case) -> Material:
+def read(result: contract.Result, case: Case, *, withEvidence: bool) -> Material:
     """Read the engine's files.
 
     :param result: names the files.
-    :param recursionFiles: fields after every recursion.
     :param case: from the time of the export.
+    :param withEvidence: also read what recursions left behind.
     :raises EngineError: if a file cannot be read.
     """
-
-    def readTransform(path: str) -> slicer.vtkOrientedGridTransform:
-        return Transforms.makeGridTransform(images.read_displacement(path)[0], case.geometry)
-
+    displacement = images.read_displacement(result.outputs["transform"])[0]
     segmentation = None
     if "warped_labels" in result.outputs:
         labels = images.read_labels(result.outputs["warped_labels"]).array
         segmentation = Volumes.makeSegmentation(labels, case.geometry, case.segments["moving"])
     described = {**case.segments.get("fixed", {}), **case.segments.get("moving", {})}
     return Material(
-        transform=readTransform(result.outputs["transform"]),
+        transform=Transforms.makeGridTransform(displacement, case.geometry),
         warped=Volumes.makeImage(images.read_volume(result.outputs["warped"]).array),
         jacobian=images.read_volume(result.outputs["jacobian"]).array,
         segmentation=segmentation,
         table=Metrics.makeTable(result.values, {value: item.GetName() for value, item in described.items()}),
-        recursions=[readTransform(path) for path in recursionFiles],
+        evidence=EvidenceFiles.read(result, displacement, case.geometry) if withEvidence else None,
         result=result,
     )
 
@@ -144,15 +141,14 @@ def commit(material: Material, case: Case) -> Outcome:
                 material.segmentation, f"{name} segmentation", fixed, nodes["warpedSegmentationNode"]
             ),
             tableNode=Metrics.createTable(material.table, f"{name} metrics", nodes["tableNode"]),
-            recursionNodes=[
-                Transforms.createGridTransform(transform, f"{name} recursion {index}", fixed, moving)
-                for index, transform in enumerate(material.recursions, start=1)
-            ],
+            stepsNode=material.evidence and material.evidence.steps,
             result=material.result,
         )
         record = replace(case.record, values=material.result.values, warnings=material.result.warnings)
         Record.remember(outcome.transformNode, record)
         Record.attach(outcome.transformNode, "Metrics", outcome.tableNode)
+        if material.evidence is not None:
+            EvidenceFiles.commit(material.evidence, outcome.transformNode)
         return outcome
 
 

@@ -8,18 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepAttentionReg"))
 
-from DeepAttentionRegEngine import contract, errors, fields, images, watchdog
+import evidence_cases
+from DeepAttentionRegEngine import contract, errors, fields, images, recursions, watchdog
 from DeepAttentionRegEngine.geometry import Geometry
 
 AMPLITUDE_MM = 3.0
 WAVELENGTH_MM = 70.0
 BRIGHT = 220
+REFINED_SIMILARITY = 0.97
 SPEED = {"cpu": 80.0, "cuda:0": 4000.0}
 VALUES = {
     "before": {"dice": {"1": 0.5, "2": None, "mean": 0.5}, "tre_mm": {"mean": 8.0, "max": 9.0, "points": [7.0, 9.0]}},
@@ -27,6 +31,7 @@ VALUES = {
     "after": {"dice": {"1": 0.9, "2": None, "mean": 0.9}, "tre_mm": {"mean": 1.0, "max": 2.0, "points": [0.5, 2.0]}},
     "jacobian": {"min": 0.5, "max": 1.5, "mean": 1.0, "std": 0.1, "folds": 0, "fold_percent": 0.0},
     "displacement_mm": {"mean": 1.5, "max": 3.0},
+    "alignment": np.eye(4).ravel().tolist(),
 }
 
 
@@ -51,12 +56,18 @@ def write_recursions(job: contract.RegisterJob, grid: Geometry) -> str:
     """Write and tell the field after every recursion, and return the index."""
     folder, count = Path(job.output_recursions), job.recursions or 3
     folder.mkdir()
-    for step in range(1, count + 1):
-        path = f"{folder.name}/recursion_{step}.nrrd"
-        images.write_displacement(path, field_on(grid) * (step / count), grid)
-        emit(contract.Progress("recursion", step, count, str(os.getpid()), path))
-    (folder / "recursions.json").write_text("{}", encoding="ascii")
-    return f"{folder.name}/recursions.json"
+    kept = grid if job.recursion_voxels is None else grid.coarsened(job.recursion_voxels)
+    index = recursions.Index(job.method, grid, np.eye(4), [])
+    for number in range(1, count + 1):
+        path = folder / f"recursion_{number}.nrrd"
+        images.write_displacement(path, field_on(kept) * (number / count), kept)
+        step = recursions.Step("", evidence_cases.similarity_after(number))
+        if job.attention:
+            step = evidence_cases.write_evidence(folder, grid, number)
+        index.recursions.append(replace(step, displacement=path.name))
+        emit(contract.Progress("recursion", number, count, str(os.getpid()), str(path)))
+    recursions.write_index(folder, index)
+    return str(folder / recursions.INDEX)
 
 
 def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
@@ -82,7 +93,12 @@ def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
         labels = images.read_labels(job.fixed_labels or job.moving_labels)
         images.write_volume(job.output_warped_labels, labels.array, labels.geometry)
         outputs["warped_labels"] = job.output_warped_labels
-    emit(contract.Result({name: path for name, path in outputs.items() if path}, VALUES, ["A warning."]))
+    values = dict(VALUES)
+    if job.output_recursions is not None:
+        values["similarity"] = [evidence_cases.similarity_after(step) for step in range((job.recursions or 3) + 1)]
+    if job.refinement_steps:
+        values["refined_similarity"] = REFINED_SIMILARITY
+    emit(contract.Result({name: path for name, path in outputs.items() if path}, values, ["A warning."]))
     return 0
 
 

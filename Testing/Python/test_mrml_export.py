@@ -44,9 +44,8 @@ class TestExport:
         assert [Path(name).name for name in files] == files
 
     def test_settings_reach_the_job(self, export, inputs):
-        job = export(inputs, Settings("none", refinementSteps=7, similarity="mind", velocity=True, keepRecursions=True))
+        job = export(inputs, Settings("none", refinementSteps=7, similarity="mind", velocity=True))
         assert (job.method, job.refinement_steps, job.similarity, job.velocity) == ("none", 7, "mind", True)
-        assert job.output_recursions == "recursions"
 
     def test_fixed_parent_is_folded_into_the_fixed_volume(self, export, inputs, oblique_geometry, tmp_path):
         put_under(inputs.fixedVolume, RIGID)
@@ -67,7 +66,16 @@ class TestExport:
         np.testing.assert_allclose(flip @ initial @ flip, np.linalg.inv(RIGID @ RIGID), atol=1e-9)
 
     def test_shown_recursions_are_asked_for(self, export, inputs):
-        assert export(inputs, Settings(showRecursions=True)).output_recursions == "recursions"
+        job = export(inputs, Settings(showRecursions=True))
+        assert (job.output_recursions, job.recursion_voxels) == ("recursions", 2**20)
+
+    def test_many_recursions_are_asked_for_on_a_coarser_grid(self, export, inputs):
+        job = export(inputs, Settings("bspline", recursions=62, keepRecursions=True))
+        assert job.recursion_voxels == 2**18
+
+    def test_refinement_alone_is_not_asked_for_recursions(self, export, inputs):
+        job = export(inputs, Settings("none", refinementSteps=7, showRecursions=True, keepAttention=True))
+        assert (job.output_recursions, job.attention) == (None, False)
 
     def test_moving_parent_becomes_the_initial_transform(self, export, inputs, oblique_geometry, tmp_path):
         put_under(inputs.movingVolume, RIGID)
