@@ -41,7 +41,7 @@ def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = N
     return {label: _dice(shared.get(label, 0), total) for label, total in totals.items()}
 
 
-def _dice(shared: int | np.signedinteger, total: int | np.signedinteger) -> float:
+def _dice(shared: int, total: int) -> float:
     """Return the overlap of two structures that share voxels and have so many together."""
     return 2 * shared / total if total else math.nan
 
@@ -157,8 +157,9 @@ def agreement(fixed: np.ndarray, moving: np.ndarray, geometry: Geometry) -> Agre
     """
     distances = surface_distances(fixed, moving, geometry)
     fixed, moving = fixed > 0, moving > 0
+    shared, *sizes = (int(np.count_nonzero(part)) for part in (fixed & moving, fixed, moving))
     return Agreement(
-        dice=_dice(np.count_nonzero(fixed & moving), np.count_nonzero(fixed) + np.count_nonzero(moving)),
+        dice=_dice(shared, sum(sizes)),
         hd95_mm=distances.hd95_mm,
         assd_mm=distances.assd_mm,
         volume_ml=volume_ml(moving, geometry.voxel_volume),
@@ -167,7 +168,7 @@ def agreement(fixed: np.ndarray, moving: np.ndarray, geometry: Geometry) -> Agre
 
 def volume_ml(structure: np.ndarray, voxel_volume: float) -> float:
     """Return the volume of a binary structure in ml, from the volume of a voxel in cubic mm."""
-    return np.count_nonzero(structure) * voxel_volume / 1000
+    return int(np.count_nonzero(structure)) * voxel_volume / 1000
 
 
 def change_percent(before: float, after: float) -> float:

@@ -73,17 +73,21 @@ def _measureName(measure: str) -> str:
 
 
 def _fromRows(rows: list[tuple[str, str, list[float], str]]) -> vtk.vtkTable:
-    columns = [
-        (vtk.vtkStringArray, _("Measure"), [_measureName(row[0]) for row in rows]),
-        (vtk.vtkStringArray, _("Structure"), [row[1] for row in rows]),
-        (vtk.vtkDoubleArray, _("Before"), [row[2][0] for row in rows]),
-        (vtk.vtkDoubleArray, _("Aligned"), [row[2][1] for row in rows]),
-        (vtk.vtkDoubleArray, _("After"), [row[2][2] for row in rows]),
-        (vtk.vtkStringArray, _("Unit"), [row[3] for row in rows]),
-    ]
+    states = {_("Before"): 0, _("Aligned"): 1, _("After"): 2}
+    columns: dict[str, list[str] | list[float]] = {
+        _("Measure"): [_measureName(row[0]) for row in rows],
+        _("Structure"): [row[1] for row in rows],
+        **{name: [row[2][index] for row in rows] for name, index in states.items()},
+        _("Unit"): [row[3] for row in rows],
+    }
+    return tableOf(columns)
+
+
+def tableOf(columns: dict[str, list[str] | list[float]]) -> vtk.vtkTable:
+    """Return a table of columns of texts or numbers by their names, outside of any scene."""
     table = vtk.vtkTable()
-    for kind, name, cells in columns:
-        column = kind()
+    for name, cells in columns.items():
+        column = vtk.vtkStringArray() if any(isinstance(cell, str) for cell in cells) else vtk.vtkDoubleArray()
         column.SetName(name)
         for cell in cells:
             column.InsertNextValue(cell)

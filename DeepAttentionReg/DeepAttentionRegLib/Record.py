@@ -14,6 +14,9 @@ import slicer
 
 from DeepAttentionRegEngine import contract, errors
 
+from . import Volumes
+from .Subject import Subject
+
 ATTRIBUTE = "DeepAttentionReg.Record"
 ROLE_PREFIX = "DeepAttentionReg."
 
@@ -38,10 +41,6 @@ class Record:
     values: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     slicer: str = ""
-
-    def startMatrix(self) -> np.ndarray | None:
-        """Return the 4x4 RAS matrix of `start`; None if that is not known."""
-        return None if self.start is None else np.reshape(self.start, (4, 4))
 
 
 def now() -> str:
@@ -69,6 +68,15 @@ def recall(transformNode: slicer.vtkMRMLTransformNode) -> Record:
     except (ValueError, TypeError, errors.EngineError) as error:
         logging.warning("%s does not remember how it was made: %s", transformNode.GetName(), error)
         return Record()
+
+
+def startOf(subject: Subject) -> np.ndarray:
+    """Return the 4x4 RAS matrix from world to the moving volume where its registration started, as far as is known."""
+    record = recall(subject.transformNode)
+    if record.start is not None:
+        return np.reshape(record.start, (4, 4))
+    toWorld = Volumes.matrixToWorld(subject.moving)
+    return np.eye(4) if toWorld is None else np.linalg.inv(toWorld)
 
 
 def attach(transformNode: slicer.vtkMRMLTransformNode, role: str, node: slicer.vtkMRMLNode) -> None:

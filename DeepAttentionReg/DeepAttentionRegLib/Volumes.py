@@ -209,7 +209,7 @@ def exportLabels(
         descriptions = {value: _copyDescription(segment) for value, segment in segments.items()}
     else:
         array, geometry = slicer.util.arrayFromVolume(node), geometryOf(node, worldToFrame)
-        descriptions = {int(value): _describeLabel(node, int(value)) for value in np.unique(array) if value != 0}
+        descriptions = {int(value): describeLabel(node, int(value)) for value in np.unique(array) if value != 0}
     _write(images.to_sitk(array, geometry), path)
     return descriptions
 
@@ -293,7 +293,8 @@ def _copyDescription(segment: slicer.vtkSegment) -> slicer.vtkSegment:
     return copy
 
 
-def _describeLabel(labelmapNode: slicer.vtkMRMLLabelMapVolumeNode, value: int) -> slicer.vtkSegment:
+def describeLabel(labelmapNode: slicer.vtkMRMLLabelMapVolumeNode, value: int) -> slicer.vtkSegment:
+    """Return an empty segment that tells the name and color of a label value."""
     segment = slicer.vtkSegment()
     display = labelmapNode.GetDisplayNode()
     colors = display.GetColorNode() if display else None

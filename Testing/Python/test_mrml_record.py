@@ -10,7 +10,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import fake_engine
 import mrml_cases
 import mrml_scene
-from DeepAttentionRegLib import Record, Registration
+from DeepAttentionRegLib import Record, Registration, Subject
 
 pytestmark = pytest.mark.mrml
 
@@ -38,7 +38,7 @@ class TestRegistration:
         assert Record.recall(outcome.transformNode).inputs == {"fixedVolume": "CT1", "movingVolume": "CT2"}
 
     def test_start_leads_from_the_world_below_the_parent_of_the_moving_volume(self, outcome):
-        start = Record.recall(outcome.transformNode).startMatrix()
+        start = Record.startOf(Subject.ofTransform(outcome.transformNode))
         np.testing.assert_allclose(start @ mrml_cases.RIGID, np.eye(4), atol=1e-9)
 
     def test_time_has_a_zone(self, outcome):
@@ -66,25 +66,31 @@ class TestRegistration:
 
 @pytest.mark.usefixtures("scene")
 class TestAnyTransform:
+    def transform(self):
+        return slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "T")
+
     def test_any_text_survives_saving(self, scene, tmp_path):
         record = Record.Record(inputs={"fixedVolume": AWKWARD}, values={"one": [1.5e-7, None, True]})
-        Record.remember(scene.AddNewNodeByClass("vtkMRMLTransformNode", "T"), record)
+        Record.remember(self.transform(), record)
         mrml_scene.save_and_reload(scene, tmp_path)
         assert Record.recall(scene.GetFirstNodeByName("T")) == record
 
     def test_transform_of_others_remembers_nothing(self):
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "Other")
-        assert Record.recall(node) == Record.Record()
+        assert Record.recall(self.transform()) == Record.Record()
 
     @pytest.mark.parametrize("text", ["{", "[1]", '{"color": 1}', '{"made": 1}'])
     def test_damaged_memory_is_none(self, text):
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "Damaged")
+        node = self.transform()
         node.SetAttribute(Record.ATTRIBUTE, text)
         assert Record.recall(node) == Record.Record()
 
+    def test_start_of_others_is_where_the_moving_volume_lies(self, inputs):
+        mrml_cases.put_under(inputs.movingVolume, mrml_cases.RIGID)
+        subject = Subject.Subject(self.transform(), inputs.fixedVolume, inputs.movingVolume)
+        np.testing.assert_allclose(Record.startOf(subject) @ mrml_cases.RIGID, np.eye(4), atol=1e-9)
+
     def test_removed_node_is_attached_no_longer(self):
-        scene = slicer.mrmlScene
-        transform, table = (scene.AddNewNodeByClass(f"vtkMRML{kind}Node", kind) for kind in ("Transform", "Table"))
+        transform, table = self.transform(), slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "Table")
         Record.attach(transform, "Segments", table)
-        scene.RemoveNode(table)
+        slicer.mrmlScene.RemoveNode(table)
         assert Record.attachments(transform) == {}
