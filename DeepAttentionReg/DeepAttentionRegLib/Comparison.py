@@ -27,7 +27,16 @@ from . import Mixing, Volumes
 from .ComparisonModes import Divider, Layer, Mode
 from .Results import NodeReference
 from .Subject import Subject
-from .ViewStates import FIXED_PANE, MOVING_PANE, PANES, Shown, ViewState, compositeNodes, isSideBySide
+from .ViewStates import (
+    FIXED_PANE,
+    MOVING_ATTRIBUTE,
+    MOVING_PANE,
+    PANES,
+    Shown,
+    ViewState,
+    compositeNodes,
+    isSideBySide,
+)
 
 WORLD = np.eye(4)
 # At 2 Hz there are two flashes a second; more than three can bring on seizures (WCAG 2.3.1), which a slider, or a
@@ -225,7 +234,13 @@ class Comparison:
             values = self._valuesOf(layer)
             image = Volumes.makeImage(np.nan_to_num(values, nan=np.nanmin(values)))
             self._add(layer.value, image, self._subject.moving)
-        return self._nodes[layer.value][0].get()
+        return self._marked(layer.value, layer)
+
+    def _marked(self, key: str, layer: Layer) -> slicer.vtkMRMLScalarVolumeNode:
+        """Return the volume of a key, which tells whether it shows the moving volume as it was."""
+        node = self._nodes[key][0].get()
+        node.SetAttribute(MOVING_ATTRIBUTE, self._subject.moving.GetID() if layer is Layer.BEFORE else None)
+        return node
 
     def _fixedCopy(self) -> slicer.vtkMRMLScalarVolumeNode:
         """Return a volume that shares the voxels of the fixed one and has a color of its own."""
@@ -240,7 +255,7 @@ class Comparison:
         if name not in self._nodes:
             self._add(name, Volumes.makeImage(np.zeros(geometry.shape, np.float32)), self._subject.fixed)
             self._content = None
-        node = self._nodes[name][0].get()
+        node = self._marked(name, options.layer)
         content = replace(options, opacity=0.0, position=0.0, isLinked=False)
         if content != self._content:
             self._fill(slicer.util.arrayFromVolume(node), options)

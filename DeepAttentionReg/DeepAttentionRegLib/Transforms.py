@@ -71,6 +71,13 @@ def readGrid(node: slicer.vtkMRMLTransformNode) -> tuple[np.ndarray, Geometry]:
     if transform is None or transform.GetInverseFlag() or transform.GetDisplacementGrid() is None:
         msg = _("{name} is not a displacement field from fixed to moving points.").format(name=node.GetName())
         raise ValueError(msg)
+    geometry = geometryOfField(transform)
+    vectors = vtk_to_numpy(transform.GetDisplacementGrid().GetPointData().GetScalars()).astype(np.float32)
+    return flip_lps_ras(vectors).reshape(*geometry.shape, 3), geometry
+
+
+def geometryOfField(transform: slicer.vtkOrientedGridTransform) -> Geometry:
+    """Return the grid of a displacement field."""
     grid = transform.GetDisplacementGrid()
     matrix = np.eye(4)
     directions = transform.GetGridDirectionMatrix()
@@ -79,9 +86,7 @@ def readGrid(node: slicer.vtkMRMLTransformNode) -> tuple[np.ndarray, Geometry]:
             matrix[row, column] = directions.GetElement(row, column) if directions else float(row == column)
     matrix[:3, :3] *= grid.GetSpacing()
     matrix[:3, 3] = grid.GetOrigin()
-    geometry = Geometry.from_ijk_to_ras(matrix, grid.GetDimensions())
-    vectors = vtk_to_numpy(grid.GetPointData().GetScalars()).astype(np.float32)
-    return flip_lps_ras(vectors).reshape(*geometry.shape, 3), geometry
+    return Geometry.from_ijk_to_ras(matrix, grid.GetDimensions())
 
 
 def _directionsRas(geometry: Geometry) -> vtk.vtkMatrix4x4:

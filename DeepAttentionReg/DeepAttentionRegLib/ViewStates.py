@@ -10,6 +10,8 @@ from .Results import NodeReference
 # Names of the views of the layout of three, with letter and color of their bars: those of Slicer's own slice views.
 FIXED_PANE, MOVING_PANE, WARPED_PANE = "DeepAttentionRegFixed", "DeepAttentionRegMoving", "DeepAttentionRegWarped"
 PANES = {FIXED_PANE: ("F", "#F34A33"), MOVING_PANE: ("M", "#EDD54C"), WARPED_PANE: ("W", "#6EB04B")}
+# Attribute of volumes that show the moving volume before its deformation: its id.
+MOVING_ATTRIBUTE = "DeepAttentionReg.Moving"
 SIDE_BY_SIDE_ID = 7310  # a number that no other module is likely to give its layout
 VIEW_XML = """<item><view class="vtkMRMLSliceNode" singletontag="{name}">
 <property name="orientation" action="default">Axial</property>
@@ -88,6 +90,12 @@ class ViewState:
 def compositeNodes() -> list[slicer.vtkMRMLSliceCompositeNode]:
     """Return the nodes that say what slice views show."""
     return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+
+
+def sliceNodeOf(view: slicer.vtkMRMLSliceCompositeNode) -> slicer.vtkMRMLSliceNode | None:
+    """Return the node that says where a slice view lies."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    return next((node for node in nodes if node.GetLayoutName() == view.GetLayoutName()), None)
 
 
 def _layersOf(view: slicer.vtkMRMLSliceCompositeNode) -> _Layers:
