@@ -1,6 +1,7 @@
-"""What a deformation does, drawn over the fixed volume: maps in color, folds, the deformed grid."""
+"""How maps of a deformation look over the fixed volume: their colors and legends, folds, the deformed grid."""
 
 import enum
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,41 +9,62 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine import fields
 from DeepAttentionRegEngine.geometry import Geometry
 
-from . import Transforms, Volumes
+from . import Volumes
 
 Color = tuple[float, float, float]  # red, green, blue, each 0 to 1
 Stops = tuple[tuple[float, Color], ...]
 
-COLORS = 256
+COLORS = 401  # odd, so that one of them is the very center of a scale
 BLUE, PALE_BLUE = (0.10, 0.20, 0.75), (0.75, 0.88, 1.0)
 RED, PALE_RED = (0.75, 0.05, 0.10), (1.0, 0.85, 0.75)
 PALE_YELLOW, ORANGE, DARK_RED = (1.0, 1.0, 0.7), (1.0, 0.6, 0.1), (0.6, 0.0, 0.1)
 MAGENTA = (1.0, 0.0, 1.0)
-DIVERGING = ((0.0, BLUE), (0.475, PALE_BLUE), (0.525, PALE_RED), (1.0, RED))
+DIVERGING = ((0.0, BLUE), (0.5, PALE_BLUE), (0.5, PALE_RED), (1.0, RED))
 SEQUENTIAL = ((0.0, PALE_YELLOW), (0.5, ORANGE), (1.0, DARK_RED))
+REVERSED = ((0.0, DARK_RED), (0.5, ORANGE), (1.0, PALE_YELLOW))
 FOLDS = ((0.0, MAGENTA), (1.0, MAGENTA))
 # From standing still to the largest displacement: bright throughout, to be seen on dark and gray.
 GRID_COLORS = ((0.0, (0.45, 0.70, 1.0)), (0.5, (1.0, 0.85, 0.25)), (1.0, (1.0, 0.25, 0.15)))
 GRID_LINES = 24  # across the longest side
 
 
-class Map(enum.Enum):
-    """A scalar map of a deformation; the value is its name in a job."""
+class Measure(enum.Enum):
+    """What a map's threshold is about; the value is the usual threshold."""
 
-    JACOBIAN = "jacobian"
-    LOG_JACOBIAN = "log-jacobian"
-    MAGNITUDE = "magnitude"
+    VOLUME = 5.0  # percent by which tissue shrinks or grows: less is hidden
+    MILLIMETERS = 1.0  # less is hidden
+    SIMILARITY = 0.6  # more is hidden
+
+
+class Map(enum.Enum):
+    """A scalar map of a deformation; the value is the role in which the transform remembers its volume."""
+
+    JACOBIAN = "Jacobian"
+    LOG_JACOBIAN = "LogJacobian"
+    MAGNITUDE = "Displacement"
+    SIMILARITY_BEFORE = "SimilarityBefore"
+    SIMILARITY_AFTER = "SimilarityAfter"
+    INCONSISTENCY = "InverseConsistency"
+    UNCERTAINTY = "Uncertainty"
 
     def label(self) -> str:
-        """Return the text for people."""
+        """Return the text for people, with the unit."""
         return {
-            Map.JACOBIAN: _("Jacobian determinant"),
-            Map.LOG_JACOBIAN: _("Log Jacobian"),
+            Map.JACOBIAN: _("Jacobian determinant (volume ratio)"),
+            Map.LOG_JACOBIAN: _("Log Jacobian (ln of volume ratio)"),
             Map.MAGNITUDE: _("Displacement (mm)"),
+            Map.SIMILARITY_BEFORE: _("Local correlation before (0 to 1)"),
+            Map.SIMILARITY_AFTER: _("Local correlation after (0 to 1)"),
+            Map.INCONSISTENCY: _("Inverse consistency error (mm)"),
+            Map.UNCERTAINTY: _("Uncertainty (mm)"),
         }[self]
+
+    @property
+    def measure(self) -> Measure:
+        """What its threshold is about."""
+        return _STYLES[self].measure
 
 
 @dataclass(frozen=True)
@@ -51,34 +73,28 @@ class _Style:
 
     :param name: name of the color node.
     :param stops: colors at positions 0 to 1, interpolated between.
-    :param hidden: positions between which the map is transparent: what hardly changes, so that the anatomy shows.
+    :param measure: what its threshold is about.
     :param window: values at positions 0 and 1; None takes 0 and the maximum.
     """
 
     name: str
     stops: Stops
-    hidden: tuple[float, float]
+    measure: Measure
     window: tuple[float, float] | None = None
 
 
+_SIMILARITY = _Style("Deformation similarity", REVERSED, Measure.SIMILARITY, (0.0, 1.0))
+_DISTANCE = _Style("Deformation distance", SEQUENTIAL, Measure.MILLIMETERS)
 _STYLES = {
-    Map.JACOBIAN: _Style("Deformation change of volume", DIVERGING, (0.475, 0.525), (0.0, 2.0)),
-    Map.LOG_JACOBIAN: _Style("Deformation change of volume", DIVERGING, (0.475, 0.525), (-1.0, 1.0)),
-    Map.MAGNITUDE: _Style("Deformation displacement", SEQUENTIAL, (0.0, 0.04)),
+    Map.JACOBIAN: _Style("Deformation change of volume", DIVERGING, Measure.VOLUME, (0.0, 2.0)),
+    Map.LOG_JACOBIAN: _Style("Deformation log change of volume", DIVERGING, Measure.VOLUME, (-1.0, 1.0)),
+    Map.MAGNITUDE: _DISTANCE,
+    Map.SIMILARITY_BEFORE: _SIMILARITY,
+    Map.SIMILARITY_AFTER: _SIMILARITY,
+    Map.INCONSISTENCY: _DISTANCE,
+    Map.UNCERTAINTY: _DISTANCE,
 }
-_FOLD_STYLE = _Style("Deformation folds", FOLDS, (0.0, 0.0))
-
-
-def computeMap(transformNode: slicer.vtkMRMLTransformNode, kind: Map) -> tuple[np.ndarray, Geometry]:
-    """Return a map (k, j, i) of the field a transform node holds, and its grid.
-
-    :raises ValueError: if the node holds no displacement field.
-    """
-    displacementLps, geometry = Transforms.readGrid(transformNode)
-    if kind is Map.MAGNITUDE:
-        return fields.magnitude(displacementLps), geometry
-    jacobian = fields.jacobian_determinant(displacementLps, geometry)
-    return (jacobian if kind is Map.JACOBIAN else fields.log_jacobian(jacobian)), geometry
+_FOLD_STYLE = _Style("Deformation folds", FOLDS, Measure.VOLUME)
 
 
 def createMap(
@@ -107,23 +123,55 @@ def createMap(
     display.SetAndObserveColorNodeID(_colorNode(style).GetID())
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(*(style.window or (0.0, max(float(array.max()), 1.0))))
-    legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
-    legend.SetTitleText(kind.label())
-    legend.SetLabelFormat("%.1f")
+    hideUnremarkable(node, kind)
+    _addLegend(node, kind.label(), "%.1f")
     return node
 
 
-def createFolds(jacobian: np.ndarray, geometry: Geometry, name: str) -> slicer.vtkMRMLLabelMapVolumeNode:
-    """Return a new label map of the folded voxels (determinant at or below 0), in one pure color.
+def hideUnremarkable(node: slicer.vtkMRMLScalarVolumeNode, kind: Map, threshold: float | None = None) -> None:
+    """Make what is unremarkable in a map transparent, so that the anatomy shows.
+
+    All Jacobian maps of a scene share the threshold, which is in their colors.
+
+    :param node: from `createMap`.
+    :param kind: what its numbers are.
+    :param threshold: in the unit of `kind.measure`; None takes the usual one.
+    """
+    measure = kind.measure
+    threshold = measure.value if threshold is None else threshold
+    display = node.GetDisplayNode()
+    if measure is Measure.VOLUME:
+        share = threshold / 100
+        half = share if kind is Map.JACOBIAN else math.log1p(share)
+        _hideCenter(display.GetColorNode(), half)
+        display.SetApplyThreshold(False)
+        return
+    low, high = node.GetImageData().GetScalarRange()
+    display.SetAutoThreshold(False)
+    # Slicer shows what lies within the threshold, both ends included.
+    display.SetThreshold(*((threshold, max(high, threshold)) if measure is Measure.MILLIMETERS else (low, threshold)))
+    display.SetApplyThreshold(True)
+
+
+def createFolds(
+    jacobian: np.ndarray,
+    geometry: Geometry,
+    name: str,
+    node: slicer.vtkMRMLLabelMapVolumeNode | None = None,
+) -> slicer.vtkMRMLLabelMapVolumeNode:
+    """Return a label map of the folded voxels (determinant at or below 0), in one pure color.
 
     :param jacobian: Jacobian determinant (k, j, i) on the grid.
     :param geometry: grid in the world.
-    :param name: name of the node.
+    :param name: name of a new node.
+    :param node: existing node to write into; None adds one.
     """
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
     Volumes.fillVolume(node, Volumes.makeImage((jacobian <= 0).astype(np.uint8)), geometry)
     node.CreateDefaultDisplayNodes()
     colors = _colorNode(_FOLD_STYLE, count=2)
+    colors.SetColor(0, 0.0, 0.0, 0.0, 0.0)
     colors.SetColorName(1, _("Folded"))
     node.GetDisplayNode().SetAndObserveColorNodeID(colors.GetID())
     return node
@@ -160,6 +208,12 @@ def showGrid(
     return display
 
 
+def _addLegend(node: slicer.vtkMRMLVolumeNode, title: str, numberFormat: str) -> None:
+    legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
+    legend.SetTitleText(title)
+    legend.SetLabelFormat(numberFormat)
+
+
 def _colorNode(style: _Style, count: int = COLORS) -> slicer.vtkMRMLColorTableNode:
     """Return the scene's color table of a style, made on first use."""
     node = slicer.mrmlScene.GetFirstNode(style.name, "vtkMRMLColorTableNode")
@@ -169,14 +223,30 @@ def _colorNode(style: _Style, count: int = COLORS) -> slicer.vtkMRMLColorTableNo
     node.SetTypeToUser()
     node.SetNumberOfColors(count)
     stops = [position for position, _color in style.stops]
-    positions = np.linspace(0, 1, count)
+    positions = _positions(count)
     channels = [
         np.interp(positions, stops, channel)
         for channel in zip(*(color for _position, color in style.stops), strict=True)
     ]
-    # Slice views know only transparent and opaque, nothing between.
-    opacities = ~((positions >= style.hidden[0]) & (positions <= style.hidden[1]))
-    for index, color in enumerate(np.transpose([*channels, opacities])):
-        node.SetColor(index, *color)
+    for index, color in enumerate(np.transpose(channels)):
+        node.SetColor(index, *color, 1.0)
     node.SetNamesFromColors()
     return node
+
+
+def _positions(count: int) -> np.ndarray:
+    """Return where on the scale, 0 to 1, the middle of each color lies."""
+    return (np.arange(count) + 0.5) / count
+
+
+def _hideCenter(colors: slicer.vtkMRMLColorTableNode, half: float) -> None:
+    """Make the center of a scale from -1 to 1 transparent, half of it to each side, and the rest opaque."""
+    # Slice views know only transparent and opaque, nothing between.
+    count = colors.GetNumberOfColors()
+    opacities = (np.abs(2 * _positions(count) - 1) > half).astype(float)
+    color = [0.0] * 4
+    with slicer.util.NodeModify(colors):
+        for index, opacity in enumerate(opacities):
+            colors.GetColor(index, color)
+            if color[3] != opacity:
+                colors.SetColor(index, *color[:3], opacity)

@@ -84,6 +84,27 @@ class TestMaps:
         view.show(anatomy, node, 0.6)
         assert (view.grab() != GRAY).any()
 
+    def test_dissimilar_shows_and_similar_is_transparent(self, view, anatomy, geometry):
+        node = Overlays.createMap(Overlays.Map.SIMILARITY_AFTER, map_of((0.1, 0.9), geometry), geometry, "S")
+        view.show(anatomy, node, 0.6)
+        left, right = left_and_right(view.grab())
+        assert left > COLORED
+        assert abs(right) <= 1
+
+    def test_equal_shrinking_and_stretching_are_equally_far_from_the_center(self, view, anatomy, geometry):
+        # A tissue element of half and one of twice the size: the logarithm is what treats them alike.
+        values = float(np.log(0.5)), float(np.log(2.0))
+        node = Overlays.createMap(Overlays.Map.LOG_JACOBIAN, map_of(values, geometry), geometry, "J")
+        colors = node.GetDisplayNode().GetColorNode()
+        low, high = (round((value + 1) / 2 * Overlays.COLORS - 0.5) for value in values)
+        assert low + high == Overlays.COLORS - 1
+        view.show(anatomy, node, 1.0)
+        picture = view.grab()
+        for columns, index in ((slice(20, 80), low), (slice(110, 150), high)):
+            color = [0.0] * 4
+            colors.GetColor(index, color)
+            np.testing.assert_allclose(picture[120:180, columns].mean((0, 1)), np.multiply(color[:3], 255), atol=3)
+
     def test_maps_share_their_colors(self, scene, geometry):
         for name in ("A", "B"):
             Overlays.createMap(Overlays.Map.JACOBIAN, map_of((1.0, 1.0), geometry), geometry, name)
@@ -106,29 +127,44 @@ class TestMaps:
         assert np.abs(view.grab().astype(int) - before).max() <= 1
 
 
-class TestComputedMaps:
-    @pytest.fixture
-    def node(self, oblique_geometry, affine_displacement, scene):
-        volume = mrml_scene.add_volume(np.zeros(oblique_geometry.shape, np.uint8), oblique_geometry, "V")
-        displacement = affine_displacement(oblique_geometry, np.diag([1.2, 1.0, 1.0, 1.0]))
-        transform = Transforms.makeGridTransform(displacement, oblique_geometry)
-        return Transforms.createGridTransform(transform, "T", volume, volume)
+class TestThreshold:
+    @staticmethod
+    def shown(view, anatomy, node) -> list[bool]:
+        """Return whether the left and the right half differ from the anatomy."""
+        view.show(anatomy, node, 0.6)
+        picture = view.grab().astype(int)
+        return [bool(np.abs(half - GRAY).max() > 1) for half in (picture[120:180, 20:80], picture[120:180, 110:150])]
 
-    def test_jacobian_of_a_scaling_is_its_determinant(self, node):
-        array, _geometry = Overlays.computeMap(node, Overlays.Map.JACOBIAN)
-        np.testing.assert_allclose(array, 1.2, atol=1e-4)
+    @pytest.mark.parametrize(
+        ("kind", "values", "thresholds"),
+        [
+            (Overlays.Map.JACOBIAN, (0.92, 1.15), (5, 10, 20)),
+            (Overlays.Map.LOG_JACOBIAN, (np.log(1.08), np.log(1.15)), (5, 10, 20)),
+            (Overlays.Map.MAGNITUDE, (2.0, 4.0), (1, 3, 5)),
+            (Overlays.Map.UNCERTAINTY, (0.4, 0.9), (0.2, 0.6, 1.2)),
+            (Overlays.Map.SIMILARITY_BEFORE, (0.7, 0.3), (0.9, 0.5, 0.1)),
+        ],
+        ids=lambda value: value.name if isinstance(value, Overlays.Map) else "",
+    )
+    def test_hides_what_is_less_remarkable(self, view, anatomy, geometry, kind, values, thresholds):
+        node = Overlays.createMap(kind, map_of(values, geometry), geometry, "M")
+        seen = []
+        for threshold in thresholds:
+            Overlays.hideUnremarkable(node, kind, threshold)
+            seen.append(self.shown(view, anatomy, node))
+        assert seen == [[True, True], [False, True], [False, False]]
 
-    def test_log_jacobian_is_its_logarithm(self, node):
-        array, _geometry = Overlays.computeMap(node, Overlays.Map.LOG_JACOBIAN)
-        np.testing.assert_allclose(array, np.log(1.2), atol=1e-4)
-
-    def test_magnitude_is_the_length(self, node, oblique_geometry, grid_points):
-        array, geometry = Overlays.computeMap(node, Overlays.Map.MAGNITUDE)
-        np.testing.assert_allclose(array, np.abs(0.2 * grid_points(oblique_geometry)[..., 0]), atol=1e-4)
-        assert geometry.size == oblique_geometry.size
+    def test_usual_one_comes_with_a_new_map(self, view, anatomy, geometry):
+        node = Overlays.createMap(Overlays.Map.MAGNITUDE, map_of((0.9, 1.1), geometry), geometry, "M")
+        assert self.shown(view, anatomy, node) == [False, True]
 
 
 class TestFolds:
+    def test_existing_label_map_is_written_into(self, scene, geometry):
+        folds = Overlays.createFolds(map_of((1.0, -0.1), geometry), geometry, "Folds")
+        assert Overlays.createFolds(map_of((1.0, 1.0), geometry), geometry, "Folds", folds) is folds
+        assert slicer.util.arrayFromVolume(folds).max() == 0
+
     def test_folds_are_magenta_and_the_rest_is_untouched(self, view, anatomy, geometry):
         folds = Overlays.createFolds(map_of((1.0, -0.1), geometry), geometry, "Folds")
         view.show(anatomy, label=folds)

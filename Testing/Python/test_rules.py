@@ -26,7 +26,7 @@ MAX_PARAMETERS = 7
 
 STDLIB_ONLY = {"__init__", "batch", "contract", "errors", "estimate", "files", "pair_table", "registry", "reporting"}
 NUMPY_ONLY = {"geometry", "fields", "intensity", "phantom", "points", "recursions"}
-SIMPLEITK_TOO = {"images", "metrics"}
+SIMPLEITK_TOO = {"images", "metrics", "similarity_map"}
 LIGHT = STDLIB_ONLY | NUMPY_ONLY | SIMPLEITK_TOO
 ENGINE_PACKAGES = {"numpy", "SimpleITK", "torch"}
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}

@@ -1,0 +1,50 @@
+"""How alike two images are in the neighborhood of every voxel."""
+
+import numpy as np
+import SimpleITK as sitk
+
+from .geometry import Geometry
+from .intensity import normalize
+
+RADIUS_VOXELS = 3  # of the window, in voxels of the mean size
+# Variance that counts as noise in an image scaled to [0, 1]: about 3 % of its range. Where both images vary less, there
+# is nothing to disagree about.
+NOISE_VARIANCE = 1e-3
+
+
+def local_correlation(first: np.ndarray, second: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return the squared local correlation: 1 where the images agree up to brightness and contrast, 0 where not at all.
+
+    `((|cov| + e) / (sd1^2 + e)) * ((|cov| + e) / (sd2^2 + e))` over a window of about 7 voxels of the mean size, with
+    e = `NOISE_VARIANCE`: 1 where both are uniform, near 0 where only one is.
+
+    Args:
+        first: `(k, j, i)`, any real type; non-finite voxels count as dark.
+        second: The same.
+        geometry: Their grid.
+
+    Returns:
+        float32 `(k, j, i)` in [0, 1].
+
+    Raises:
+        EngineError: If an image is constant or has another size than the grid.
+    """
+    for array in (first, second):
+        geometry.require_shape(array.shape, "volume")
+    mean_size = float(np.prod(geometry.spacing)) ** (1 / 3)
+    radius = [
+        max(1, round(RADIUS_VOXELS * mean_size / spacing)) if size > 1 else 0
+        for size, spacing in zip(geometry.size, geometry.spacing, strict=True)
+    ]
+
+    def mean(array: np.ndarray) -> np.ndarray:
+        return sitk.GetArrayFromImage(sitk.BoxMean(sitk.GetImageFromArray(array), radius))
+
+    a, b = normalize(first, "first image"), normalize(second, "second image")
+    mean_a, mean_b = mean(a), mean(b)
+    variance_a, variance_b = (
+        np.maximum(mean(image * image) - center * center, 0) for image, center in ((a, mean_a), (b, mean_b))
+    )
+    shared = np.abs(mean(a * b) - mean_a * mean_b) + NOISE_VARIANCE
+    likeness = shared * shared / ((variance_a + NOISE_VARIANCE) * (variance_b + NOISE_VARIANCE))
+    return np.minimum(likeness, 1).astype(np.float32)
