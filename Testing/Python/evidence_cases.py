@@ -1,10 +1,11 @@
 """What recursions of a made-up network leave behind, with known truth: the stand-in for the engine writes it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from DeepAttentionRegEngine import images, recursions
+from DeepAttentionRegEngine import contract, images, recursions
 from DeepAttentionRegEngine.geometry import Geometry
 
 STRIDE = 4  # voxels per token
@@ -56,3 +57,19 @@ def write_evidence(folder: Path, grid: Geometry, number: int) -> recursions.Step
     step.attention.append({"name": LAYER, "file": file})
     step.gaussians.append(gaussian(grid, number))
     return step
+
+
+def shifts(grid: Geometry, lengths_mm: list[float]) -> list[np.ndarray]:
+    """Return fields (k, j, i, 3) that shift by these lengths to the left."""
+    return [np.broadcast_to(np.array([length, 0, 0], np.float32), (*grid.shape, 3)) for length in lengths_mm]
+
+
+def write_recursions(folder: Path, grid: Geometry, displacements: list[np.ndarray]) -> contract.Result:
+    """Write what recursions with these fields (k, j, i, 3) left behind, and return what the engine says of it."""
+    index = recursions.Index("rman", grid, np.eye(4), [])
+    for number, field in enumerate(displacements, start=1):
+        images.write_displacement(folder / f"field_{number}.nrrd", field, grid)
+        index.recursions.append(replace(write_evidence(folder, grid, number), displacement=f"field_{number}.nrrd"))
+    recursions.write_index(folder, index)
+    similarity = [similarity_after(number) for number in range(len(displacements) + 1)]
+    return contract.Result({"recursions": str(folder / recursions.INDEX)}, {"similarity": similarity})

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import slicer
 
+import evidence_cases
 import mrml_scene
 from DeepAttentionRegEngine import contract
 from DeepAttentionRegEngine.geometry import Geometry
-from DeepAttentionRegLib import Registration, Volumes
+from DeepAttentionRegLib import EvidenceFiles, Registration, Transforms, Volumes
 from DeepAttentionRegLib.Registration import Callbacks, Inputs, Outputs
+from DeepAttentionRegLib.Subject import Subject
 
 FAKE_ENGINE = Path(__file__).resolve().with_name("fake_engine.py")
 TIMEOUT_S = 20.0
@@ -98,3 +100,14 @@ def poll_until(registration: Registration.Registration, condition: Callable[[], 
 def outputs_of(outcome: Registration.Outcome) -> Outputs:
     """Return the nodes of an outcome, to be written into again."""
     return Outputs(**{role: getattr(outcome, role) for role in ROLES})
+
+
+def add_shifted(inputs: Inputs, folder: Path, lengths_mm: list[float]) -> Subject:
+    """Add a deformation whose recursions shift by these lengths to the left, with what they left behind."""
+    geometry = Volumes.geometryOf(inputs.fixedVolume, np.eye(4))
+    fields = evidence_cases.shifts(geometry, lengths_mm)
+    result = evidence_cases.write_recursions(folder, geometry, fields)
+    transform = Transforms.makeGridTransform(fields[-1], geometry)
+    node = Transforms.createGridTransform(transform, "Shifted", inputs.fixedVolume, inputs.movingVolume)
+    EvidenceFiles.commit(EvidenceFiles.read(result, fields[-1], geometry), node)
+    return Subject(node, inputs.fixedVolume, inputs.movingVolume)
