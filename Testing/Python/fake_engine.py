@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepAttentionReg"))
 
 import evidence_cases
-from DeepAttentionRegEngine import contract, errors, fields, images, recursions, watchdog
+from DeepAttentionRegEngine import batch, contract, errors, fields, images, recursions, reporting, watchdog
 from DeepAttentionRegEngine.geometry import Geometry
 
 AMPLITUDE_MM = 3.0
@@ -70,20 +70,39 @@ def write_recursions(job: contract.RegisterJob, grid: Geometry) -> str:
     return str(folder / recursions.INDEX)
 
 
-def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
+def work(job: contract.Job) -> int:
     """Write every output the job names, or tell the speed of the computer."""
     if isinstance(job, contract.ProbeJob):
         emit(contract.Result(values={"speed": SPEED}))
-        return 0
+    elif isinstance(job, contract.BatchJob):
+        told = reporting.Reporter(emit, watchdog.Request(job.cancel_file).made)
+        emit(batch.run_batch(job, told, register_pair))
+    else:
+        emit(register(job))
+    return 0
+
+
+def register_pair(job: contract.RegisterJob, reporter: reporting.Reporter) -> contract.Result:
+    """Register one of many pairs."""
+    reporter.step("refine", 1, 2, "Refinement.")
+    return register(job)
+
+
+def register(job: contract.RegisterJob) -> contract.Result:
+    """Write every output the job names."""
     fixed = images.read_volume(job.fixed)
     displacement = field_on(fixed.geometry)
-    outputs = {"transform": job.output_transform, "warped": job.output_warped, "jacobian": job.output_jacobian}
+    names = ("transform", "warped", "jacobian", "uncertainty")
+    outputs = {name: getattr(job, f"output_{name}") for name in names}
     if job.output_recursions is not None:
         outputs["recursions"] = write_recursions(job, fixed.geometry)
     if job.output_gaussians is not None:
         Path(job.output_gaussians).write_text("{}", encoding="ascii")
         outputs["gaussians"] = job.output_gaussians
-    images.write_displacement(job.output_transform, displacement, fixed.geometry)
+    if job.output_transform is not None:
+        images.write_displacement(job.output_transform, displacement, fixed.geometry)
+    if job.output_uncertainty is not None:
+        images.write_volume(job.output_uncertainty, fields.magnitude(displacement) / job.samples, fixed.geometry)
     if job.output_warped is not None:
         images.write_volume(job.output_warped, fixed.array + 1, fixed.geometry)
     if job.output_jacobian is not None:
@@ -98,8 +117,7 @@ def work(job: contract.RegisterJob | contract.ProbeJob) -> int:
         values["similarity"] = [evidence_cases.similarity_after(step) for step in range((job.recursions or 3) + 1)]
     if job.refinement_steps:
         values["refined_similarity"] = REFINED_SIMILARITY
-    emit(contract.Result({name: path for name, path in outputs.items() if path}, values, ["A warning."]))
-    return 0
+    return contract.Result({name: path for name, path in outputs.items() if path}, values, ["A warning."])
 
 
 def work_until_cancelled(job: contract.Job) -> int:
