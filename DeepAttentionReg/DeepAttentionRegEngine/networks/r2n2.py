@@ -1,7 +1,8 @@
 """Recurrent registration neural network: adds one local Gaussian deformation after another, with memory.
 
 Source: Sandkuehler et al., NeurIPS 2019 (Recurrent Registration Neural Networks), in 2D; the authors' code settles what
-the paper leaves open. 3D, several Gaussians per step and fold-free composition are this project's.
+the paper leaves open. 3D, several Gaussians per step, fold-free composition, and what `forces`, `local` and `spread`
+do are this project's.
 
 Coordinates are isotropic in 2D and 3D (gaussians.py): 1 is half the longest extent. The published network scales each
 axis to [-1, 1] and samples 0 outside the image; here the edge value continues (warp.py), and `losses.inside_image`
@@ -9,7 +10,7 @@ takes the points sampled outside out of the loss.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -18,15 +19,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..gaussians import MODES, Gaussians, grid_coordinates, half_extent, limited, render, rotation_2d, rotation_3d
-from ..warp import compose, shrink, warp
+from ..warp import compose, sample, shrink, warp
 from .base import AttentionMap, Evidence, ImagePair, Recursion, RegistrationNetwork
 from .blocks import CONVOLUTIONS, single_precision, use_channels_last
+from .forces import demons_force
 from .recurrent import ACTIVATIONS, NORMALIZATIONS, Gr2u, Layer, initialised
 
 LEVELS = 3
 CLAMP = 2.0  # standard deviations of an image's intensity
 SMALLEST_SIGMA = {2: 1e-5, 3: 1e-3}
 SMALLEST_COMPOSED = 2.0  # voxels; what folds nowhere may still fold between the voxels that sample it
+INNER = 0.4  # reach of the first places of Gaussians; what moves is rarely at the border
 LARGEST_TURN = 2 * math.pi / 3  # an ellipsoid turned further equals one turned less about another axis
 SMALLEST_HALF = 8  # voxels along the shortest axis; below, half precision gains nothing and may be NaN on the CPU
 
@@ -53,6 +56,10 @@ class R2n2Settings:
         temperature: Of the softmax that places the Gaussians, at the start.
         learn_temperature: Train it, one number per level.
         reduction: The images are averaged over this many voxels per axis first; fields keep full resolution.
+        forces: Give the demons force between the images to the network beside them.
+        local: Read the shape and vector of a Gaussian from the features of all levels where it lies, too.
+        spread: Standard deviation of a prior that keeps each Gaussian near a place of its own, which is learned; 0 is
+            none.
 
     Raises:
         ValueError: For an unknown activation, norm or mode, or a kappa outside (0, 1).
@@ -75,6 +82,9 @@ class R2n2Settings:
     temperature: float = 1.0
     learn_temperature: bool = False
     reduction: int = 1
+    forces: bool = False
+    local: bool = False
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("activation", (*ACTIVATIONS,)), ("norm", NORMALIZATIONS), ("mode", MODES)):
@@ -126,6 +136,9 @@ class PositionHead(nn.Module):
         for branch in (self.left, self.right):
             nn.init.xavier_normal_(branch.weight)
             nn.init.zeros_(branch.bias)
+        self.spread = settings.spread
+        if settings.spread:
+            self.anchors = nn.Parameter(_regular(settings.gaussians, nd))
         self.log_temperature: Tensor | nn.Parameter
         log = torch.tensor(math.log(settings.temperature))
         if settings.learn_temperature:
@@ -143,16 +156,29 @@ class PositionHead(nn.Module):
         Returns:
             `(B, G, nd)`, `(B, G)` in [0, 2] and `(B, G, *spatial)`, each map of sum 1.
         """
-        temperature = self.log_temperature.exp()
-        left, right = ((branch(x).flatten(2) / temperature).softmax(-1) for branch in (self.left, self.right))
+        temperature, prior = self.log_temperature.exp(), self._prior(coordinates)
+        left, right = ((branch(x).flatten(2) / temperature + prior).softmax(-1) for branch in (self.left, self.right))
         position = left @ coordinates[0].flatten(1).T
         return position, 2 - (left - right).abs().sum(-1), left.view(*left.shape[:2], *x.shape[2:])
+
+    def _prior(self, coordinates: Tensor) -> Tensor | float:
+        """Return the logarithm of the prior, `(G, voxels)`."""
+        if not self.spread:
+            return 0.0
+        return -0.5 * torch.cdist(self.anchors, coordinates[0].flatten(1).T).square() / self.spread**2
+
+
+def _regular(count: int, nd: int) -> Tensor:
+    """Return places on a regular grid over the middle of the image, `(count, nd)`."""
+    axis = torch.linspace(-INNER, INNER, math.ceil(round(count ** (1 / nd), 6)))
+    return torch.cartesian_prod(*[axis] * nd)[:count]
 
 
 class ParameterHead(nn.Module):
     """Shape and vector of the Gaussians of a step, before their limits: gated pooling and two linear layers.
 
-    The last layer starts at 0, so that an untrained network moves nothing.
+    The last layer starts at 0, so that an untrained network moves nothing. With `local` the same layers serve all
+    Gaussians, and see what lies at each of them: then every Gaussian of every pair teaches them.
     """
 
     def __init__(self, settings: R2n2Settings) -> None:
@@ -163,18 +189,39 @@ class ParameterHead(nn.Module):
         self.activation = ACTIVATIONS[settings.activation]
         self.split = initialised(CONVOLUTIONS[nd](channels, 2 * half, 3, padding=1), settings.activation)
         self.content = initialised(CONVOLUTIONS[nd](half, half, 3, padding=1), settings.activation)
-        self.hidden = initialised(nn.Linear(half, settings.hidden), settings.activation)
-        self.numbers = nn.Linear(settings.hidden, settings.gaussians * sum(self.parts))
+        self.local = settings.local
+        inputs = half + sum(settings.widths[:LEVELS]) + nd if self.local else half
+        outputs = sum(self.parts) if self.local else settings.gaussians * sum(self.parts)
+        self.hidden = initialised(nn.Linear(inputs, settings.hidden), settings.activation)
+        self.numbers = nn.Linear(settings.hidden, outputs)
         nn.init.zeros_(self.numbers.weight)
         nn.init.zeros_(self.numbers.bias)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return what sigma, vector and turn are made of, `(B, G, nd)`, `(B, G, nd)` and `(B, G, 1 or 3)`."""
+    def forward(self, x: Tensor, center: Tensor, levels: Sequence[Tensor], full: Sequence[int]) -> list[Tensor]:
+        """Return what sigma, vector and turn are made of, `(B, G, nd)`, `(B, G, nd)` and `(B, G, 1 or 3)`.
+
+        Args:
+            x: `(B, widths[-1], *spatial)`, from which all Gaussians are read.
+            center: `(B, G, nd)`, their positions.
+            levels: Features of the levels, for `local`.
+            full: Size of the grid that sets the unit of the coordinates.
+        """
         content, gate = self.split(x).chunk(2, 1)
         content = self.activation(self.content(self.activation(content)))
         pooled = (content.flatten(2) * gate.flatten(2).softmax(-1)).sum(-1)
+        if self.local:
+            there = [_at(features, center, full) for features in levels]
+            pooled = torch.cat([pooled.unsqueeze(1).expand(-1, self.count, -1), *there, center], -1)
         numbers = self.numbers(self.activation(self.hidden(pooled)))
         return list(numbers.view(len(x), self.count, -1).split(self.parts, -1))
+
+
+def _at(features: Tensor, center: Tensor, full: Sequence[int]) -> Tensor:
+    """Return features `(B, C, *spatial)` at positions `(B, G, nd)`, as `(B, G, C)`."""
+    size, whole = (torch.tensor(list(n), device=center.device) for n in (features.shape[2:], full))
+    voxels = (center * half_extent(full) / whole + 0.5) * size - 0.5
+    places = voxels.transpose(1, 2)[(..., *[None] * (len(full) - 1))]
+    return sample(features, places).flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -198,7 +245,7 @@ class R2n2(RegistrationNetwork):
         super().__init__()
         self.settings = settings
         nd, widths, style = settings.nd, settings.widths, (settings.activation, settings.norm)
-        inputs = 2 + (nd if settings.coordinates else 0)
+        inputs = 2 + nd * (settings.coordinates + settings.forces)
         self.down = nn.ModuleList([Layer(nd, (inputs, widths[0]), 7, 2, style)])
         self.down.extend(Layer(nd, (widths[n], widths[n + 1]), 3, 2, style) for n in range(LEVELS - 1))
         last = (3, 2) if settings.last_down else (1, 1)
@@ -260,21 +307,25 @@ class R2n2(RegistrationNetwork):
             The Gaussians, the new states and the softmax maps of the positions of each level.
         """
         full = tuple(images.shape[2:])
+        if self.settings.forces:
+            images = torch.cat([images, demons_force(images[:, :1], images[:, 1:])], 1)
         x = shrink(images, [-(-n // self.settings.reduction) for n in full])
         if self.settings.coordinates:
             coordinates = grid_coordinates(x.shape[2:], full, images)
             x = torch.cat([x, coordinates.expand(len(x), *coordinates.shape[1:])], 1)
         states: list[Tensor | None] = []
-        found = []
+        found, levels = [], []
         for down, unit, place, state in zip(self.down, self.units, self.places, memory, strict=True):
             with self._precision_for(x):
                 x, kept = unit(down(x), state)
             states.append(kept)
-            found.append(place(x.float(), grid_coordinates(x.shape[2:], full, images)))
+            levels.append(x.float())
+            found.append(place(levels[-1], grid_coordinates(x.shape[2:], full, images)))
         positions, weights, maps = zip(*found, strict=True)
         weight = torch.stack(weights).unsqueeze(-1)
         center = (weight * torch.stack(positions)).sum(0) / (weight.sum(0) + 1e-6)
-        return self._gaussians(center, self.parameter_head(self.last(x.float())), full), states, maps
+        numbers = self.parameter_head(self.last(levels[-1]), center, levels, full)
+        return self._gaussians(center, numbers, full), states, maps
 
     def _precision_for(self, x: Tensor) -> AbstractContextManager[None]:
         if min(x.shape[2:]) >= 2 * SMALLEST_HALF:  # halved by the convolution that comes first
