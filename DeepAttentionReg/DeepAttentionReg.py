@@ -204,15 +204,15 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onFinished(self, outcome):
         self._closePreview()
-        if self._parameterNode:
-            self._parameterNode.inspected = self._parameterNode.warpTransform = outcome.transformNode
-        self._tell(self._texts.summaryOf(outcome))
         slicer.util.setSliceViewerLayers(
             background=outcome.transformNode.GetNodeReference(outcome.transformNode.GetFixedNodeReferenceRole()),
             foreground=outcome.warpedVolumeNode,
             foregroundOpacity=FOREGROUND_OPACITY,
             fit=True,
         )
+        if self._parameterNode:
+            self._parameterNode.inspected = self._parameterNode.warpTransform = outcome.transformNode
+        self._tell(self._texts.summaryOf(outcome))
 
     def _onFailed(self, failure):
         self._closePreview()

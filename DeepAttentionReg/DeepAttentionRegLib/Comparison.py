@@ -79,13 +79,11 @@ class Options:
     isLinked: bool = True
 
 
-def opacityAt(mode: Mode, seconds: float, rateHz: float) -> float:
-    """Return the share of the layer, 0 to 1, at a time since the beginning.
+def opacityAt(mode: Mode, turns: float) -> float:
+    """Return the share of the layer, 0 to 1, in a rock or flicker.
 
-    :param mode: `Mode.ROCK` or `Mode.FLICKER`.
-    :param rateHz: how often a second it comes and goes; 2 at most.
+    :param turns: how often it has come and gone.
     """
-    turns = seconds * min(rateHz, MAX_RATE_HZ)
     if mode is Mode.FLICKER:
         return float(turns % 1 >= 0.5)
     return 0.5 - 0.5 * math.cos(2 * math.pi * turns)
@@ -96,7 +94,7 @@ class Comparison:
 
     def __init__(self, subject: Subject) -> None:
         """Prepare; nothing is shown before `show`."""
-        self._subject = subject
+        self.subject = subject
         self._views: dict[str, ViewState] = {}
         self._nodes: dict[str, list[NodeReference]] = {}  # each a volume, then what belongs to it
         self._values: dict[Layer, np.ndarray] = {}
@@ -104,6 +102,7 @@ class Comparison:
         self._source: tuple | None = None
         self._content: Options | None = None  # what the mixed volume holds
         self._split = 0  # first voxel beyond the divider
+        self._turns = 0.0  # how often a rock or flicker has come and gone
 
     def show(self, options: Options) -> None:
         """Show the volumes in all slice views; what is shown already is left alone.
@@ -118,6 +117,7 @@ class Comparison:
         if source != self._source:
             self.close()
         shown = self._shown(options) if options.mode is not Mode.OFF else None
+        self._turns = 0.0
         for name in set(self._views) - names:
             self._views.pop(name).restore()
         for view in views:
@@ -128,14 +128,16 @@ class Comparison:
         self._source, self._options = source, options
 
     def step(self, seconds: float, rateHz: float) -> None:
-        """Show how far a rock or flicker is; nothing is done in the other modes.
+        """Let a rock or flicker go on; nothing is done in the other modes.
 
-        :param seconds: since the beginning.
-        :param rateHz: as `opacityAt`.
+        :param seconds: since the last step.
+        :param rateHz: how often a second the layer comes and goes; 2 at most.
         """
         if self._options is None or self._options.mode not in ALTERNATING:
             return
-        opacity = opacityAt(self._options.mode, seconds, rateHz)
+        # Added up, so that no flash comes of changing the rate.
+        self._turns += seconds * min(rateHz, MAX_RATE_HZ)
+        opacity = opacityAt(self._options.mode, self._turns)
         for state in self._views.values():
             state.setOpacity(opacity)
 
@@ -158,14 +160,14 @@ class Comparison:
         self._options = self._source = self._content = None
 
     def _geometry(self) -> Geometry:
-        return Volumes.geometryOf(self._subject.fixed, WORLD)
+        return Volumes.geometryOf(self.subject.fixed, WORLD)
 
     def _currentSource(self) -> tuple:
         """Return what all that is shown is made from, to find out whether that has changed.
 
         :raises ValueError: if a volume cannot be compared.
         """
-        fixed, moving, field = self._subject.fixed, self._subject.moving, self._field()
+        fixed, moving, field = self.subject.fixed, self.subject.moving, self._field()
         problem = Volumes.checkNode(fixed) or ("" if self._isShownWarped else Volumes.checkNode(moving))
         if problem:
             raise ValueError(problem)
@@ -178,7 +180,7 @@ class Comparison:
         return self._geometry(), place.tolist(), times, Mixing.windowOf(fixed), Mixing.windowOf(moving)
 
     def _field(self) -> slicer.vtkOrientedGridTransform:
-        return self._subject.transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False)
+        return self.subject.transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False)
 
     def _quickField(self) -> slicer.vtkOrientedGridTransform:
         """Return the field, interpolated linearly: at its nodes, which the voxels are, that is the same as cubic."""
@@ -189,33 +191,33 @@ class Comparison:
 
     @property
     def _isShownWarped(self) -> bool:
-        return self._subject.moving.GetParentTransformNode() is self._subject.transformNode
+        return self.subject.moving.GetParentTransformNode() is self.subject.transformNode
 
     def _toWorld(self) -> np.ndarray:
         """Return the 4x4 RAS matrix from the moving volume's own coordinates to where it is before its deformation."""
-        return WORLD if self._isShownWarped else Volumes.matrixToWorld(self._subject.moving)
+        return WORLD if self._isShownWarped else Volumes.matrixToWorld(self.subject.moving)
 
     def _valuesOf(self, layer: Layer) -> np.ndarray:
         """Return the moving volume, before or after, at the voxels of the fixed one; NaN where there is none."""
         if layer not in self._values:
             worldToMoving = self._quickField() if layer is Layer.AFTER else np.linalg.inv(self._toWorld())
-            values = Mixing.resample(self._subject.moving, worldToMoving, self._geometry())
+            values = Mixing.resample(self.subject.moving, worldToMoving, self._geometry())
             if not np.isfinite(values).any():
                 text = _("{moving} lies outside of {fixed}, so there is nothing to compare.")
-                names = {"moving": self._subject.moving.GetName(), "fixed": self._subject.fixed.GetName()}
+                names = {"moving": self.subject.moving.GetName(), "fixed": self.subject.fixed.GetName()}
                 raise ValueError(text.format(**names))
             self._values[layer] = values
         return self._values[layer]
 
     def _shown(self, options: Options) -> Shown:
         """Return what views show that have no volume of their own."""
-        fixed = self._subject.fixed
+        fixed = self.subject.fixed
         if options.mode in MIXED:
             mixed = self._mixed(options)
             return Shown(fixed, mixed) if options.mode is Mode.DIFFERENCE else Shown(mixed)
         layer = self._layerNode(options.layer)
         isFusion = options.mode is Mode.FUSION
-        color = LAYER_COLOR if isFusion else _colorOf(self._subject.moving)
+        color = LAYER_COLOR if isFusion else _colorOf(self.subject.moving)
         layer.GetDisplayNode().SetAndObserveColorNodeID(color)
         if isFusion:
             return Shown(self._fixedCopy(), layer, compositing=slicer.vtkMRMLSliceCompositeNode.Add)
@@ -224,28 +226,28 @@ class Comparison:
     def _pane(self, name: str, shown: Shown | None) -> Shown:
         """Return what a view shows: of the layout of three, the third is the place to compare."""
         if name == FIXED_PANE:
-            return Shown(self._subject.fixed)
+            return Shown(self.subject.fixed)
         if name == MOVING_PANE:
-            return Shown(self._layerNode(Layer.BEFORE) if self._isShownWarped else self._subject.moving)
+            return Shown(self._layerNode(Layer.BEFORE) if self._isShownWarped else self.subject.moving)
         return shown or Shown(self._layerNode(Layer.AFTER))
 
     def _layerNode(self, layer: Layer) -> slicer.vtkMRMLScalarVolumeNode:
         if layer.value not in self._nodes:
             values = self._valuesOf(layer)
-            image = Volumes.makeImage(np.nan_to_num(values, nan=np.nanmin(values)))
-            self._add(layer.value, image, self._subject.moving)
+            image = Volumes.makeImage(np.where(np.isfinite(values), values, np.nanmin(values)))
+            self._add(layer.value, image, self.subject.moving)
         return self._marked(layer.value, layer)
 
     def _marked(self, key: str, layer: Layer) -> slicer.vtkMRMLScalarVolumeNode:
         """Return the volume of a key, which tells whether it shows the moving volume as it was."""
         node = self._nodes[key][0].get()
-        node.SetAttribute(MOVING_ATTRIBUTE, self._subject.moving.GetID() if layer is Layer.BEFORE else None)
+        node.SetAttribute(MOVING_ATTRIBUTE, self.subject.moving.GetID() if layer is Layer.BEFORE else None)
         return node
 
     def _fixedCopy(self) -> slicer.vtkMRMLScalarVolumeNode:
         """Return a volume that shares the voxels of the fixed one and has a color of its own."""
         if "fixed" not in self._nodes:
-            self._add("fixed", self._subject.fixed.GetImageData(), self._subject.fixed)
+            self._add("fixed", self.subject.fixed.GetImageData(), self.subject.fixed)
             self._nodes["fixed"][0].get().GetDisplayNode().SetAndObserveColorNodeID(FIXED_COLOR)
         return self._nodes["fixed"][0].get()
 
@@ -253,7 +255,7 @@ class Comparison:
         """Return the volume that is computed of both."""
         name, geometry = options.mode.value, self._geometry()
         if name not in self._nodes:
-            self._add(name, Volumes.makeImage(np.zeros(geometry.shape, np.float32)), self._subject.fixed)
+            self._add(name, Volumes.makeImage(np.zeros(geometry.shape, np.float32)), self.subject.fixed)
             self._content = None
         node = self._marked(name, options.layer)
         content = replace(options, opacity=0.0, position=0.0, isLinked=False)
@@ -269,7 +271,7 @@ class Comparison:
 
     def _fill(self, values: np.ndarray, options: Options) -> None:
         """Compute a mixed volume (k, j, i)."""
-        fixed = slicer.util.arrayFromVolume(self._subject.fixed)
+        fixed = slicer.util.arrayFromVolume(self.subject.fixed)
         if options.mode is Mode.DIFFERENCE:
             np.subtract(self._matched(options.layer, NOTHING), fixed, out=values)
             if options.isAbsolute:
@@ -288,11 +290,12 @@ class Comparison:
         :param outside: value where there is none; None takes what appears black.
         :param part: index of the part to return.
         """
-        low, high = Mixing.windowOf(self._subject.fixed)
-        start, end = Mixing.windowOf(self._subject.moving)
+        low, high = Mixing.windowOf(self.subject.fixed)
+        start, end = Mixing.windowOf(self.subject.moving)
         scale = (high - low) / (end - start) if end > start else 1.0
         values = (self._valuesOf(layer)[part] - np.float32(start)) * np.float32(scale) + np.float32(low)
-        return np.nan_to_num(values, copy=False, nan=low if outside is None else outside)
+        values[~np.isfinite(values)] = low if outside is None else outside
+        return values
 
     def _moveSplit(self, split: int) -> None:
         """Have a reveal show the layer beyond another voxel along its divider."""
@@ -305,14 +308,14 @@ class Comparison:
         part = (slice(None),) * (2 - axis) + (slice(first, last),)
         node = self._nodes[Mode.REVEAL.value][0].get()
         isFixed = (split > self._split) != isBack
-        fixed = slicer.util.arrayFromVolume(self._subject.fixed)[part]
+        fixed = slicer.util.arrayFromVolume(self.subject.fixed)[part]
         slicer.util.arrayFromVolume(node)[part] = fixed if isFixed else self._matched(options.layer, part=part)
         slicer.util.arrayFromVolumeModified(node)
         self._split = split
 
     def _color(self, isAbsolute: bool) -> None:
         """Color a difference: black where there is none, as wide as half of the window of the fixed volume."""
-        low, high = Mixing.windowOf(self._subject.fixed)
+        low, high = Mixing.windowOf(self.subject.fixed)
         limit = (high - low) / 2
         volume = self._nodes[Mode.DIFFERENCE.value][0].get()
         display = volume.GetDisplayNode()
@@ -337,7 +340,7 @@ class Comparison:
 
     def _add(self, key: str, image: vtk.vtkImageData, like: slicer.vtkMRMLScalarVolumeNode) -> None:
         """Add a hidden volume on the grid of the fixed one, to be found by a key; it is shown like another one."""
-        fixed, display = self._subject.fixed, slicer.vtkMRMLScalarVolumeDisplayNode()
+        fixed, display = self.subject.fixed, slicer.vtkMRMLScalarVolumeDisplayNode()
         if like.GetScalarVolumeDisplayNode() is not None:
             display.CopyContent(like.GetScalarVolumeDisplayNode())
         display.SetAndObserveColorNodeID(_colorOf(like))

@@ -6,12 +6,15 @@ from typing import Any
 
 import slicer
 
-from . import PanelParts, PanelRun, Subject
+from . import PanelParts, PanelReadout, PanelRun, PanelViews, Subject
 from .InspectionTool import InspectionTool
 from .Parameters import DeepAttentionRegParameterNode
 
 # Each tool has a form of its own, Resources/UI/<name>.ui; in the order of the panel.
-TOOLS: dict[str, type[InspectionTool]] = {}
+TOOLS: dict[str, type[InspectionTool]] = {
+    "Views": PanelViews.ViewsTool,
+    "Readout": PanelReadout.ReadoutTool,
+}
 
 
 class InspectionSection(PanelParts.Section):

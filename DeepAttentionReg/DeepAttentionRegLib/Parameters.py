@@ -23,6 +23,8 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DeepAttentionRegEngine import contract, errors, registry
 
+from .ComparisonModes import Arrangement, Divider, Layer, Mode
+
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
 # Concrete classes, for the wrapper makes one of each; those derived from them are meant, too.
@@ -144,6 +146,19 @@ class DeepAttentionRegParameterNode:
     preview: bool = True
 
     inspected: vtkMRMLTransformNode
+    inspectArrangement: Arrangement = Arrangement.CURRENT
+    inspectComparison: Mode = Mode.OFF
+    inspectLayer: Layer = Layer.AFTER
+    inspectFade: Annotated[float, WithinRange(0.0, 100.0)] = 50.0
+    inspectRate: Annotated[float, WithinRange(0.2, 2.0)] = 0.5
+    inspectTile: Annotated[float, WithinRange(2.0, 100.0)] = 20.0
+    inspectDivider: Divider = Divider.RIGHT_LEFT
+    inspectReveal: Annotated[float, WithinRange(0.0, 100.0)] = 50.0
+    inspectFollow: bool = True
+    inspectAbsolute: bool = False
+    inspectLinked: bool = True
+    inspectReadout: bool = False
+    inspectJump: bool = False
 
     warpNode: Warpable = None
     warpTransform: vtkMRMLTransformNode

@@ -22,7 +22,7 @@ from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
 from . import Transforms
 from .Results import NodeReference
 from .Subject import Subject
-from .ViewStates import MOVING_ATTRIBUTE, sliceNodeOf
+from .ViewStates import MOVING_ATTRIBUTE, MOVING_PANE, sliceNodeOf
 
 RADIUS_MM = 10.0
 # Takes 15 ms; a finer field is searched for folds in a smaller sphere.
@@ -32,7 +32,7 @@ LARGEST_PERCENT = 1000
 # A point of the moving volume that the field does not lead back to, to this distance, lies in a fold.
 RETURN_MM = 0.1
 MARK_COLOR = (0.0, 1.0, 1.0)
-MARK_SIZE_PERCENT = 3.0
+MARK_SIZE_PERCENT = 4.0
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,13 @@ def _radiusFor(geometry: Geometry) -> float:
 def showsMoving(view: slicer.vtkMRMLSliceCompositeNode, subject: Subject) -> bool:
     """Return whether a slice view shows the moving volume where it was before its deformation."""
     return any(_isMoving(name, subject) for name in (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()))
+
+
+def showsMovingAlone(view: slicer.vtkMRMLSliceCompositeNode, subject: Subject) -> bool:
+    """Return whether a point in a slice view is one of the moving volume, before its deformation, and of no other."""
+    isCovered = view.GetForegroundVolumeID() and view.GetForegroundOpacity() > 0
+    isPane = view.GetLayoutName() == MOVING_PANE or view.GetBackgroundVolumeID() == subject.moving.GetID()
+    return isPane and not isCovered and showsMoving(view, subject)
 
 
 def _isMoving(volumeId: str | None, subject: Subject) -> bool:

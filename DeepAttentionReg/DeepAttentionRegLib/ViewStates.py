@@ -151,6 +151,15 @@ class Layout:
         return True
 
 
+def turnPanes(volume: slicer.vtkMRMLVolumeNode) -> None:
+    """Turn the views of the layout of three into the plane of a volume that is a single slice; others stay axial."""
+    if 1 not in volume.GetImageData().GetDimensions():
+        return
+    for view in compositeNodes():
+        if view.GetLayoutName() in PANES:
+            sliceNodeOf(view).RotateToVolumePlane(volume)
+
+
 def isSideBySide() -> bool:
     """Return whether the fixed, moving and warped volume have views of their own now."""
     node = _layoutNode()

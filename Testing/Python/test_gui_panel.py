@@ -15,12 +15,18 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_
 
 import DeepAttentionRegGuiTest as whole
 import DeepAttentionRegSectionsTest as sections
+import DeepAttentionRegViewsTest as views
 from test_rules import LIGHT
 
 pytestmark = pytest.mark.mrml
 
 FOLDER = Path(__file__).resolve().parent
 SELF_TEST = ast.parse((FOLDER / "gui_stand_ins" / "self_test.py").read_text(encoding="utf-8"))
+PANELS = (
+    whole.DeepAttentionRegGuiTest,
+    sections.DeepAttentionRegSectionsTest,
+    views.DeepAttentionRegViewsTest,
+)
 TIMEOUT_S = 900
 OPEN_PANEL = """
 import gui_stand_ins
@@ -44,7 +50,7 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
 def names_of_tests() -> list[str]:
     """Return the ids of all tests that run on the stand-ins; those of the stand-ins need them to be imported."""
     names = []
-    for panel in (whole.DeepAttentionRegGuiTest, sections.DeepAttentionRegSectionsTest):
+    for panel in PANELS:
         tests = unittest.TestLoader().getTestCaseNames(panel)
         names += [f"{panel.__module__}.{panel.__name__}.{name}" for name in tests]
     for case in ast.walk(SELF_TEST):

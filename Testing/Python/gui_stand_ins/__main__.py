@@ -12,7 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gui_stand_ins
 
-TESTS = ("gui_stand_ins.self_test", "DeepAttentionRegGuiTest", "DeepAttentionRegSectionsTest")
+TESTS = (
+    "gui_stand_ins.self_test",
+    "DeepAttentionRegGuiTest",
+    "DeepAttentionRegSectionsTest",
+    "DeepAttentionRegViewsTest",
+)
 # Names a file for the outcomes of all tests by their id: an empty text, or what went wrong.
 REPORT_VARIABLE = "GUI_TEST_REPORT"
 

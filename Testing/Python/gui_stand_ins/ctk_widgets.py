@@ -124,9 +124,10 @@ def _ofSpinBox(kind: type, name: str) -> QtCore.Property:
 
 
 class ctkSliderWidget(QtWidgets.QWidget):
-    """A slider with a number box beside it."""
+    """A slider with a number box beside it; without tracking, its value changes when the slider is let go."""
 
     valueChanged = Signal(float)
+    valueIsChanging = Signal(float)
     value = _ofSpinBox(float, "value")
     minimum = _ofSpinBox(float, "minimum")
     maximum = _ofSpinBox(float, "maximum")
@@ -147,6 +148,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
         layout.addWidget(self._spinBox)
         self.setFocusProxy(self._spinBox)
         self._slider.valueChanged.connect(self._lead)
+        self._slider.sliderReleased.connect(lambda: None if self.tracking else self.valueChanged.emit(self.value))
         self._spinBox.valueChanged.connect(self._tell)
         self._follow()
 
@@ -159,7 +161,10 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
     def _tell(self, value: float) -> None:
         self._follow()
-        self.valueChanged.emit(value)
+        if not self.tracking:
+            self.valueIsChanging.emit(value)
+        if self.tracking or not self._slider.sliderDown:
+            self.valueChanged.emit(value)
 
     def _follow(self) -> None:
         with QtCore.QSignalBlocker(self._slider):

@@ -206,6 +206,17 @@ class WidgetTest(unittest.TestCase):
         section.collapsed = False
         self.assertEqual((shown.isHidden(), hidden.isHidden()), (False, True))
 
+    def test_slider_that_does_not_track_changes_when_it_is_let_go(self):
+        slider, changing, changed = ctk.ctkSliderWidget(), [], []
+        slider.tracking = False
+        slider.connect("valueIsChanging(double)", changing.append)
+        slider.connect("valueChanged(double)", changed.append)
+        slider._slider.sliderDown = True
+        slider._slider.value = 7
+        self.assertEqual((changing, changed), ([7.0], []))
+        slider._slider.sliderDown = False
+        self.assertEqual(changed, [7.0])
+
     def test_fitted_text_is_as_high_as_it_is_long(self):
         browser = ctk.ctkFittedTextBrowser()
         browser.show()
