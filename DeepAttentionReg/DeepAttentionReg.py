@@ -79,6 +79,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from DeepAttentionRegLib import (
             Arguments,
             Methods,
+            PanelBatch,
             PanelEngine,
             PanelInspection,
             PanelMethod,
@@ -98,7 +99,16 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._warp = PanelWarp.WarpSection(ui, self._tell)
         self._sequence = PanelSequence.SequenceSection(ui, self._run, self.logic)
         self._inspection = PanelInspection.InspectionSection(ui, self._run, self.logic, self.resourcePath)
-        self._sections = (self._run, self._method, self._engine, self._inspection, self._warp, self._sequence)
+        self._batch = PanelBatch.BatchSection(ui, self._run, self.logic, self.resourcePath)
+        self._sections = (
+            self._run,
+            self._method,
+            self._engine,
+            self._inspection,
+            self._warp,
+            self._sequence,
+            self._batch,
+        )
         PanelParts.alignLabels(ui)
 
     def cleanup(self):
@@ -234,13 +244,15 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._warp.update()
             self._updateChoices()
             self._run.update(self._problem())
-            self._sequence.update(self._method.problem or self._engine.problem or self._emptyChoice())
+            otherProblem = self._method.problem or self._engine.problem or self._emptyChoice()
+            self._sequence.update(otherProblem)
+            self._batch.update(otherProblem)
         finally:
             self._isUpdating = False
 
     def _updateChoices(self):
         parameters, ui, isRunning = self._parameterNode, self.ui, self.logic.isRunning
-        for name in ("inputs", "method", "refinement", "outputs", "inspection", "warp", "sequence"):
+        for name in ("inputs", "method", "refinement", "outputs", "inspection", "warp", "sequence", "batch"):
             getattr(ui, f"{name}CollapsibleButton").enabled = not isRunning
         ui.previewCheckBox.enabled = not isRunning
         ui.alignmentComboBox.enabled = parameters.initialTransform is None

@@ -12,15 +12,15 @@ RADIUS_VOXELS = 3  # of the window, in voxels of the mean size
 NOISE_VARIANCE = 1e-3
 
 
-def local_correlation(first: np.ndarray, second: np.ndarray, geometry: Geometry) -> np.ndarray:
+def local_correlation(fixed: np.ndarray, warped: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Return the squared local correlation: 1 where the images agree up to brightness and contrast, 0 where not at all.
 
     `((|cov| + e) / (sd1^2 + e)) * ((|cov| + e) / (sd2^2 + e))` over a window of about 7 voxels of the mean size, with
     e = `NOISE_VARIANCE`: 1 where both are uniform, near 0 where only one is.
 
     Args:
-        first: `(k, j, i)`, any real type; non-finite voxels count as dark.
-        second: The same.
+        fixed: `(k, j, i)`, any real type; non-finite voxels count as dark.
+        warped: The same.
         geometry: Their grid.
 
     Returns:
@@ -29,7 +29,7 @@ def local_correlation(first: np.ndarray, second: np.ndarray, geometry: Geometry)
     Raises:
         EngineError: If an image is constant or has another size than the grid.
     """
-    for array in (first, second):
+    for array in (fixed, warped):
         geometry.require_shape(array.shape, "volume")
     mean_size = float(np.prod(geometry.spacing)) ** (1 / 3)
     radius = [
@@ -40,7 +40,7 @@ def local_correlation(first: np.ndarray, second: np.ndarray, geometry: Geometry)
     def mean(array: np.ndarray) -> np.ndarray:
         return sitk.GetArrayFromImage(sitk.BoxMean(sitk.GetImageFromArray(array), radius))
 
-    a, b = normalize(first, "first image"), normalize(second, "second image")
+    a, b = normalize(fixed, "fixed image"), normalize(warped, "moving image")
     mean_a, mean_b = mean(a), mean(b)
     variance_a, variance_b = (
         np.maximum(mean(image * image) - center * center, 0) for image, center in ((a, mean_a), (b, mean_b))

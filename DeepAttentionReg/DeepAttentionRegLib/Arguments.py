@@ -36,6 +36,11 @@ def ofSequence(parameters: DeepAttentionRegParameterNode) -> dict[str, Any]:
     }
 
 
+def settingsOf(parameters: DeepAttentionRegParameterNode) -> Registration.Settings:
+    """Return the settings of the panel for other volumes than the chosen ones."""
+    return Registration.Settings(**_settings(parameters, parameters.fixedVolume))
+
+
 def sort(arguments: dict[str, Any]) -> tuple[Volumes.Inputs, Registration.Settings, Results.Outputs]:
     """Return the inputs, settings and outputs among the arguments of `register`.
 

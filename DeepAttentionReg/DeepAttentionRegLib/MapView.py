@@ -16,6 +16,11 @@ class MapView:
         self._labels: list[tuple[NodeReference, str | None, float]] = []
         self._folds = NodeReference(None)
 
+    @property
+    def marksFolds(self) -> bool:
+        """Whether the folds are marked."""
+        return self._folds.get() is not None
+
     def show(self, subject: Subject, node: slicer.vtkMRMLScalarVolumeNode, opacity: float) -> None:
         """Show a map in place of the one that is shown.
 
@@ -58,7 +63,7 @@ class MapView:
             if view is not None and (folds is None or view.GetLabelVolumeID() == folds.GetID()):
                 view.SetLabelVolumeID(label)
                 view.SetLabelOpacity(opacity)
-        self._labels = []
+        self._labels, self._folds = [], NodeReference(None)
 
     def close(self) -> None:
         """Give the views back."""

@@ -6,14 +6,16 @@ from typing import Any
 
 import slicer
 
-from . import PanelParts, PanelReadout, PanelRun, PanelViews, Subject
+from . import PanelMaps, PanelParts, PanelReadout, PanelRun, PanelUncertainty, PanelViews, Subject
 from .InspectionTool import InspectionTool
 from .Parameters import DeepAttentionRegParameterNode
 
 # Each tool has a form of its own, Resources/UI/<name>.ui; in the order of the panel.
 TOOLS: dict[str, type[InspectionTool]] = {
     "Views": PanelViews.ViewsTool,
+    "Maps": PanelMaps.MapsTool,
     "Readout": PanelReadout.ReadoutTool,
+    "Uncertainty": PanelUncertainty.UncertaintyTool,
 }
 
 

@@ -49,9 +49,8 @@ def alignLabels(ui: SimpleNamespace) -> None:
 
     :param ui: widgets by name.
     """
-    labels = [
-        widget for name, widget in vars(ui).items() if name.endswith(("SelectorLabel", "BoxLabel", "SliderLabel"))
-    ]
+    endings = ("SelectorLabel", "BoxLabel", "SliderLabel", "EditLabel")
+    labels = [widget for name, widget in vars(ui).items() if name.endswith(endings)]
     labels.append(ui.estimateTitleLabel)
     width = max(label.fontMetrics().boundingRect(label.text).width() for label in labels)
     for label in labels:

@@ -22,13 +22,16 @@ STAGE_WEIGHTS = {
 }
 
 
-def stagesOf(parameters: DeepAttentionRegParameterNode) -> list[str]:
-    """Return the stages that these choices lead through."""
+def stagesOf(parameters: DeepAttentionRegParameterNode, *, withUncertainty: bool = False) -> list[str]:
+    """Return the stages that these choices lead through.
+
+    :param withUncertainty: whether the uncertainty is estimated.
+    """
     skipped = {
         "align": parameters.alignment is Alignment.NONE or parameters.initialTransform is not None,
         "recursion": parameters.method is Method.REFINEMENT_ONLY,
         "refine": not parameters.refine,
-        "uncertainty": True,
+        "uncertainty": not withUncertainty,
     }
     return [stage for stage in STAGE_WEIGHTS if not skipped.get(stage, False)]
 
@@ -40,7 +43,7 @@ def shareOf(progress: contract.Progress, stages: list[str]) -> float | None:
     """
     if progress.stage not in stages:
         return None
-    weights = [STAGE_WEIGHTS[stage] for stage in stages]
+    weights = [STAGE_WEIGHTS.get(stage, 1) for stage in stages]
     index = stages.index(progress.stage)
     return (sum(weights[:index]) + weights[index] * progress.step / max(progress.of, 1)) / sum(weights)
 
@@ -59,7 +62,7 @@ def stageText(progress: contract.Progress) -> str:
         "import": _("Loading the result"),
     }
     text = texts.get(progress.stage, progress.message)
-    if not progress.of:
+    if not progress.of or progress.stage not in texts:
         return text
     return _("{stage}: {step} of {of}").format(stage=text, step=progress.step, of=progress.of)
 

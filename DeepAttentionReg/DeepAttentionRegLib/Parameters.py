@@ -159,6 +159,11 @@ class DeepAttentionRegParameterNode:
     inspectLinked: bool = True
     inspectReadout: bool = False
     inspectJump: bool = False
+    inspectThresholdVolume: Annotated[float, WithinRange(0.0, 100.0)] = 5.0
+    inspectThresholdMm: Annotated[float, WithinRange(0.0, 20.0)] = 1.0
+    inspectThresholdSimilarity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
+    inspectMapOpacity: Annotated[float, WithinRange(0.0, 100.0)] = 60.0
+    inspectSamples: Annotated[int, WithinRange(2, 50)] = 8
 
     warpNode: Warpable = None
     warpTransform: vtkMRMLTransformNode
@@ -168,3 +173,6 @@ class DeepAttentionRegParameterNode:
     sequence: vtkMRMLSequenceNode
     referenceFrame: Annotated[int, WithinRange(1, 1000)] = 1
     sequenceVolumes: bool = True
+
+    batchPairs: str = ""
+    batchFolder: str = ""

@@ -14,6 +14,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError)
 
 import DeepAttentionRegGuiTest as whole
+import DeepAttentionRegMapsTest as maps
 import DeepAttentionRegSectionsTest as sections
 import DeepAttentionRegViewsTest as views
 from test_rules import LIGHT
@@ -26,6 +27,7 @@ PANELS = (
     whole.DeepAttentionRegGuiTest,
     sections.DeepAttentionRegSectionsTest,
     views.DeepAttentionRegViewsTest,
+    maps.DeepAttentionRegMapsTest,
 )
 TIMEOUT_S = 900
 OPEN_PANEL = """

@@ -120,7 +120,7 @@ class TestArguments:
     def test_cover_every_choice(self, logic, parameters):
         covered = {*logic.argumentsFrom(parameters), *Arguments.ofSequence(parameters)}
         others = {"refine", "preview", "sequence", "sequenceVolumes"}
-        later = {name for name in parameters.allParameters if name.startswith(("warp", "inspect"))}
+        later = {name for name in parameters.allParameters if name.startswith(("warp", "inspect", "batch"))}
         assert set(parameters.allParameters) - others - later <= covered
 
     def test_of_a_sequence_are_accepted_by_register_sequence(self, logic, parameters):

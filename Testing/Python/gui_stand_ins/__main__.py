@@ -16,6 +16,7 @@ TESTS = (
     "gui_stand_ins.self_test",
     "DeepAttentionRegGuiTest",
     "DeepAttentionRegSectionsTest",
+    "DeepAttentionRegMapsTest",
     "DeepAttentionRegViewsTest",
 )
 # Names a file for the outcomes of all tests by their id: an empty text, or what went wrong.

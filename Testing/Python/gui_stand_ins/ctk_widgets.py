@@ -184,6 +184,8 @@ class ctkComboBox(QtWidgets.QComboBox):
 class ctkPathLineEdit(QtWidgets.QWidget):
     """A path to type or to browse for."""
 
+    Dirs, Files = 0x001, 0x002
+
     currentPathChanged = Signal(str)
     filters = stored("filters", int, 0)
     nameFilters = stored("nameFilters", "QStringList", [])
