@@ -18,7 +18,12 @@ OUTPUT_NAMES = {
 def ofPair(parameters: DeepAttentionRegParameterNode) -> dict[str, Any]:
     """Return the arguments of `register` for the choices of the panel."""
     nodes = {name: getattr(parameters, name) for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
-    settings = {**_settings(parameters, parameters.fixedVolume), "showRecursions": parameters.preview}
+    settings = {
+        **_settings(parameters, parameters.fixedVolume),
+        "showRecursions": parameters.preview,
+        "keepRecursions": parameters.inspectEvidence,
+        "keepAttention": parameters.inspectEvidence,
+    }
     if parameters.initialTransform is not None:
         settings["alignment"] = Alignment.NONE.value
     return {**nodes, **settings}

@@ -6,7 +6,17 @@ from typing import Any
 
 import slicer
 
-from . import PanelMaps, PanelParts, PanelReadout, PanelRun, PanelUncertainty, PanelViews, Subject
+from . import (
+    PanelAttention,
+    PanelMaps,
+    PanelParts,
+    PanelReadout,
+    PanelRecursions,
+    PanelRun,
+    PanelUncertainty,
+    PanelViews,
+    Subject,
+)
 from .InspectionTool import InspectionTool
 from .Parameters import DeepAttentionRegParameterNode
 
@@ -15,6 +25,8 @@ TOOLS: dict[str, type[InspectionTool]] = {
     "Views": PanelViews.ViewsTool,
     "Maps": PanelMaps.MapsTool,
     "Readout": PanelReadout.ReadoutTool,
+    "Recursions": PanelRecursions.RecursionsTool,
+    "Attention": PanelAttention.AttentionTool,
     "Uncertainty": PanelUncertainty.UncertaintyTool,
 }
 

@@ -159,6 +159,11 @@ class DeepAttentionRegParameterNode:
     inspectLinked: bool = True
     inspectReadout: bool = False
     inspectJump: bool = False
+    inspectEvidence: bool = False
+    inspectSteps: bool = False
+    inspectGrid: bool = True
+    inspectAttention: bool = False
+    inspectAttended: str = ""
     inspectThresholdVolume: Annotated[float, WithinRange(0.0, 100.0)] = 5.0
     inspectThresholdMm: Annotated[float, WithinRange(0.0, 20.0)] = 1.0
     inspectThresholdSimilarity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6

@@ -14,6 +14,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError)
 
 import DeepAttentionRegGuiTest as whole
+import DeepAttentionRegRecursionsTest as recursions
 import DeepAttentionRegMapsTest as maps
 import DeepAttentionRegSectionsTest as sections
 import DeepAttentionRegViewsTest as views
@@ -27,6 +28,7 @@ PANELS = (
     whole.DeepAttentionRegGuiTest,
     sections.DeepAttentionRegSectionsTest,
     views.DeepAttentionRegViewsTest,
+    recursions.DeepAttentionRegRecursionsTest,
     maps.DeepAttentionRegMapsTest,
 )
 TIMEOUT_S = 900

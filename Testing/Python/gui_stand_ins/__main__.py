@@ -18,6 +18,7 @@ TESTS = (
     "DeepAttentionRegSectionsTest",
     "DeepAttentionRegMapsTest",
     "DeepAttentionRegViewsTest",
+    "DeepAttentionRegRecursionsTest",
 )
 # Names a file for the outcomes of all tests by their id: an empty text, or what went wrong.
 REPORT_VARIABLE = "GUI_TEST_REPORT"
