@@ -39,6 +39,7 @@ from .ViewStates import (
 )
 
 WORLD = np.eye(4)
+NAME = "Deformation comparison"  # of all nodes that are added
 # At 2 Hz there are two flashes a second; more than three can bring on seizures (WCAG 2.3.1), which a slider, or a
 # script, must not be able to do.
 MAX_RATE_HZ = 2.0
@@ -109,7 +110,7 @@ class Comparison:
 
         :raises ValueError: if a volume cannot be compared; says why.
         """
-        views = [view for view in compositeNodes() if _isConcerned(view, options.mode)]
+        views = [view for view in compositeNodes() if _isConcerned(view, options.mode) and not self._isTaken(view)]
         names = {view.GetID() for view in views}
         source = self._currentSource() if views else None
         if (options, source, names) == (self._options, self._source, set(self._views)):
@@ -158,6 +159,13 @@ class Comparison:
             self._remove(name)
         self._views, self._values = {}, {}
         self._options = self._source = self._content = None
+
+    def _isTaken(self, view: slicer.vtkMRMLSliceCompositeNode) -> bool:
+        """Return whether a view shows another comparison, such as that of a second panel of the module."""
+        names = (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID())
+        shown = [node for node in (slicer.mrmlScene.GetNodeByID(name) for name in names if name) if node is not None]
+        mine = [nodes[0].get() for nodes in self._nodes.values()]
+        return any(node.GetName() == NAME and node not in mine for node in shown)
 
     def _geometry(self) -> Geometry:
         return Volumes.geometryOf(self.subject.fixed, WORLD)
@@ -356,7 +364,7 @@ class Comparison:
 
     def _hide(self, key: str, node: slicer.vtkMRMLNode) -> None:
         """Keep a node of the scene out of sight, and remember to remove it."""
-        node.SetName("Deformation comparison")
+        node.SetName(NAME)
         node.SetSaveWithScene(False)
         node.SetHideFromEditors(True)
         self._nodes.setdefault(key, []).append(NodeReference(node))

@@ -326,6 +326,19 @@ class TestEnd:
         comparison.close()
         assert composite().GetBackgroundVolumeID() == subject.moving.GetID()
 
+    def test_second_comparison_leaves_the_views_to_the_first(self, look, comparison, subject):
+        look(Mode.FADE)
+        other = Comparison(subject)
+        for mode in (Mode.FUSION, Mode.CHECKERBOARD):
+            other.show(Options(mode))
+            comparison.show(Options(mode))
+        comparison.close()
+        other.close()
+        assert (composite().GetBackgroundVolumeID(), composite().GetForegroundVolumeID()) == (
+            subject.fixed.GetID(),
+            None,
+        )
+
     def test_volume_that_is_gone_does_not_come_back(self, look, comparison, subject, geometry, view):
         other = volume_of(np.zeros(geometry.shape, np.uint8), geometry, "Other")
         view.show(other)
@@ -371,29 +384,8 @@ class TestLayout:
         assert [gray(pane.grab(), 75, 25) for pane in panes] == [FIXED, OUTSIDE, OUTSIDE]
         assert gray(panes[2].grab(), 25, 25) == FIXED
 
-    @pytest.mark.parametrize("arrangement", list(Arrangement)[1:])
-    def test_layout_comes_back(self, node, arrangement):
-        node.SetViewArrangement(node.SlicerLayoutOneUp3DView)
-        layout = ViewStates.Layout()
-        assert layout.show(arrangement)
-        assert node.GetViewArrangement() != node.SlicerLayoutOneUp3DView
-        assert not layout.show(arrangement)
-        assert layout.show(Arrangement.CURRENT)
-        assert node.GetViewArrangement() == node.SlicerLayoutOneUp3DView
-
-    def test_layout_of_the_user_is_kept(self, node):
-        layout = ViewStates.Layout()
-        layout.show(Arrangement.SIDE_BY_SIDE)
-        node.SetViewArrangement(node.SlicerLayoutOneUp3DView)
-        layout.close()
-        assert node.GetViewArrangement() == node.SlicerLayoutOneUp3DView
-
     def test_views_of_another_layout_are_left_alone(self, node, panes, subject, comparison):
         node.SetViewArrangement(node.SlicerLayoutOneUp3DView)
         before = mrml_scene.scene_state(slicer.mrmlScene)
         comparison.show(Options(Mode.OFF))
         assert mrml_scene.scene_state(slicer.mrmlScene) == before
-
-    def test_without_the_application_nothing_is_arranged(self, node, scene):
-        scene.RemoveNode(node)
-        assert not ViewStates.Layout().show(Arrangement.SIDE_BY_SIDE)
