@@ -207,7 +207,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
             node.GetDisplayNode().SetAutoWindowLevel(False)
             node.GetDisplayNode().SetAutoThreshold(False)
             node.GetDisplayNode().SetApplyThreshold(True)
-            slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node).SetLabelFormat("%.1f")
+            slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node).SetLabelFormat("%.3g")
             Record.attach(self.evidence.transformNode, OVERLAY_ROLE, node)
         return node
 

@@ -105,14 +105,14 @@ class Evidence:
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers whose cross-attention was kept."""
-        return [node.GetAttribute(NAME) for role, node in self._nodes.items() if role.startswith(QUERY)]
+        """Names of the layers whose cross-attention was kept, the finest first."""
+        queries, keys = ({node.GetAttribute(NAME): node for node in self._nodesOf(role)} for role in (QUERY, KEY))
+        return sorted(queries.keys() & keys.keys())
 
     @property
     def maps(self) -> list[tuple[str, str]]:
         """Name and image, "fixed" or "moving", of the maps that the network made."""
-        nodes = (node for role, node in self._nodes.items() if role.startswith(MAP))
-        return [(node.GetAttribute(NAME), node.GetAttribute(IMAGE)) for node in nodes]
+        return [(node.GetAttribute(NAME), node.GetAttribute(IMAGE)) for node in self._nodesOf(MAP)]
 
     @property
     def hasGaussians(self) -> bool:
@@ -124,12 +124,13 @@ class Evidence:
 
         Those of the image "moving" are in the coordinates of the moving volume below its parent transform.
         """
-        found = (
-            node
-            for role, node in self._nodes.items()
-            if role.startswith(MAP) and (node.GetAttribute(NAME), node.GetAttribute(IMAGE)) == (name, image)
-        )
-        return next(found).GetDataNodeAtValue(str(self.recursion), False)
+        found = self._nodesOf(MAP)[self.maps.index((name, image))]
+        return found.GetDataNodeAtValue(str(self.recursion), False)
+
+    def _nodesOf(self, role: str) -> list[slicer.vtkMRMLSequenceNode]:
+        """Return the sequences of a role that is counted, in order."""
+        numbers = (name.removeprefix(role) for name in self._nodes if name.startswith(role))
+        return [self._nodes[f"{role}{number}"] for number in sorted(map(int, filter(str.isdigit, numbers)))]
 
     def heatMap(self, layer: str, pointRas: np.ndarray) -> tuple[np.ndarray, Geometry]:
         """Return what the network looked at for a point, in the present recursion, mean over heads.
@@ -144,12 +145,9 @@ class Evidence:
 
     def _attention(self, layer: str) -> tuple[recursions.Attention, Geometry]:
         """Return the attention of the present recursion as if the tokens of the fixed volume were the voxels."""
-        role = next(
-            role for role, node in self._nodes.items() if role[:5] == QUERY and node.GetAttribute(NAME) == layer
-        )
         tokens, grids = [], []
-        for name in (role, KEY + role.removeprefix(QUERY)):
-            sequence = self._nodes[name]
+        for role in (QUERY, KEY):
+            sequence = next(node for node in self._nodesOf(role) if node.GetAttribute(NAME) == layer)
             frame = sequence.GetDataNodeAtValue(str(self.recursion), False)
             heads, slices = int(sequence.GetAttribute(HEADS)), int(sequence.GetAttribute(TOKENS))
             array, whole = slicer.util.arrayFromVolume(frame), Volumes.geometryOf(frame, WORLD)

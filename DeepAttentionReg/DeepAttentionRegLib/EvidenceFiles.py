@@ -256,3 +256,6 @@ def commit(material: Material, transformNode: slicer.vtkMRMLTransformNode) -> No
     browser.AddSynchronizedSequenceNode(material.steps)
     browser.SetPlaybackRateFps(2.0)
     browser.SetSelectedItemNumber(material.steps.GetNumberOfDataNodes() - 1)
+    shown = browser.GetProxyNode(material.steps)
+    for role in (shown.GetFixedNodeReferenceRole(), shown.GetMovingNodeReferenceRole()):
+        shown.SetNodeReferenceID(role, transformNode.GetNodeReferenceID(role))

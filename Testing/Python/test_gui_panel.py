@@ -14,8 +14,8 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError)
 
 import DeepAttentionRegGuiTest as whole
-import DeepAttentionRegRecursionsTest as recursions
 import DeepAttentionRegMapsTest as maps
+import DeepAttentionRegRecursionsTest as recursions
 import DeepAttentionRegSectionsTest as sections
 import DeepAttentionRegViewsTest as views
 from test_rules import LIGHT
@@ -28,8 +28,8 @@ PANELS = (
     whole.DeepAttentionRegGuiTest,
     sections.DeepAttentionRegSectionsTest,
     views.DeepAttentionRegViewsTest,
-    recursions.DeepAttentionRegRecursionsTest,
     maps.DeepAttentionRegMapsTest,
+    recursions.DeepAttentionRegRecursionsTest,
 )
 TIMEOUT_S = 900
 OPEN_PANEL = """

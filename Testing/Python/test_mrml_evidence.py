@@ -1,5 +1,7 @@
 """What recursions leave behind, as nodes: they hold what the engine told, and outlive saving and loading."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ import evidence_cases
 import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
-from DeepAttentionRegLib import EvidenceFiles, Transforms
+from DeepAttentionRegLib import EvidenceFiles, Record, Subject, Transforms
 from DeepAttentionRegLib.Evidence import Evidence
 from DeepAttentionRegLib.Registration import Settings
 from mrml_cases import add_pair, register
@@ -77,6 +79,11 @@ class TestSteps:
             np.testing.assert_allclose(shown, field_of(any_evidence, step), atol=1e-5)
             assert any_evidence.step == step
 
+    def test_present_step_can_be_inspected_itself(self, any_evidence):
+        any_evidence.step = 1
+        subject = Subject.ofTransform(any_evidence.shownTransform)
+        assert (subject.fixed.GetName(), subject.moving.GetName()) == ("CT1", "CT2")
+
     def test_step_that_is_none_is_refused(self, evidence):
         with pytest.raises(ValueError, match="no step 3"):
             evidence.step = 3
@@ -85,6 +92,12 @@ class TestSteps:
         table = any_evidence.table.GetTable()
         rows = [[float(table.GetValue(row, column).ToString()) for column in range(3)] for row in range(3)]
         np.testing.assert_allclose(rows, [[0, 0.5, 0], [1, 0.6, 0], [2, 0.7, 0]])
+
+
+class TestOthers:
+    def test_maps_that_are_not_of_the_network_are_left_out(self, evidence):
+        Record.attach(evidence.transformNode, "MapJacobian", evidence.table)
+        assert len(Evidence(evidence.transformNode).maps) == 2
 
 
 class TestAttention:
@@ -110,6 +123,22 @@ class TestAttention:
 
 
 class TestMaps:
+    def test_are_in_the_order_of_the_network(self, tmp_path, inputs, oblique_geometry):
+        index = evidence_cases.recursions.Index("agf", oblique_geometry, np.eye(4), [])
+        step = evidence_cases.write_evidence(tmp_path, oblique_geometry, 1)
+        names = [f"gate {number}" for number in range(12)]
+        maps = [{**step.maps[0], "name": name} for name in names]
+        displacement = evidence_cases.shifts(oblique_geometry, [1.0])[0]
+        evidence_cases.images.write_displacement(tmp_path / "f.nrrd", displacement, oblique_geometry)
+        index.recursions.append(replace(step, displacement="f.nrrd", maps=maps))
+        evidence_cases.recursions.write_index(tmp_path, index)
+        result = evidence_cases.contract.Result(
+            {"recursions": str(tmp_path / "recursions.json")}, {"similarity": [0, 1]}
+        )
+        node = register(inputs).transformNode
+        EvidenceFiles.commit(EvidenceFiles.read(result, displacement, oblique_geometry), node)
+        assert [name for name, _image in Evidence(node).maps] == names
+
     def test_are_those_of_the_recursion(self, any_evidence, oblique_geometry):
         assert any_evidence.maps == [(evidence_cases.RELEVANCE, "fixed"), (evidence_cases.MASK, "moving")]
         for step, recursion in ((0, 1), (1, 1), (2, 2)):
@@ -147,8 +176,9 @@ class TestMissing:
         with pytest.raises(ValueError, match="register again"):
             Evidence(node)
 
-    def test_removed_sequence_says_so(self, scene, evidence):
-        scene.RemoveNode(evidence.steps)
+    @pytest.mark.parametrize("part", ["steps", "browser"])
+    def test_removed_node_says_so(self, scene, evidence, part):
+        scene.RemoveNode(getattr(evidence, part))
         with pytest.raises(ValueError, match="register again"):
             Evidence(evidence.transformNode)
 
