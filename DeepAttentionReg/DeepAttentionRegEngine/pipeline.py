@@ -264,9 +264,11 @@ def _measure_spread(state: Registration, method: Method | None, displacement_lps
     while spread.count < job.samples and not reporter.enough():
         changed = perturb(state.pair, generator)
         zero = torch.zeros_like(state.displacement)
-        sample = Registration(job, state.inputs, changed.pair, Reporter(tell, reporter.cancelled), zero, changed.pair)
+        altered = replace(job, smoothness=job.smoothness * changed.smoothness)
+        told = Reporter(tell, reporter.cancelled)
+        sample = Registration(altered, state.inputs, changed.pair, told, zero, changed.pair)
         _find(sample, method)
-        spread.add(field_on_fixed(sample.displacement + changed.shift, state.pair, state.inputs.fixed.geometry))
+        spread.add(field_on_fixed(changed.undo(sample.displacement), state.pair, state.inputs.fixed.geometry))
     if spread.count == 1:
         state.warnings.append("Finished before there was a second sample, so there is no uncertainty to write.")
         return

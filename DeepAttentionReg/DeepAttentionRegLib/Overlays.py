@@ -52,12 +52,12 @@ class Map(enum.Enum):
     def label(self) -> str:
         """Return the text for people, with the unit."""
         return {
-            Map.JACOBIAN: _("Jacobian determinant (volume ratio)"),
-            Map.LOG_JACOBIAN: _("Log Jacobian (ln of volume ratio)"),
+            Map.JACOBIAN: _("Jacobian (volume ratio)"),
+            Map.LOG_JACOBIAN: _("Log Jacobian (ln of ratio)"),
             Map.MAGNITUDE: _("Displacement (mm)"),
-            Map.SIMILARITY_BEFORE: _("Local correlation before (0 to 1)"),
-            Map.SIMILARITY_AFTER: _("Local correlation after (0 to 1)"),
-            Map.INCONSISTENCY: _("Inverse consistency error (mm)"),
+            Map.SIMILARITY_BEFORE: _("Similarity before (0 to 1)"),
+            Map.SIMILARITY_AFTER: _("Similarity after (0 to 1)"),
+            Map.INCONSISTENCY: _("Inverse consistency (mm)"),
             Map.UNCERTAINTY: _("Uncertainty (mm)"),
         }[self]
 
@@ -65,6 +65,15 @@ class Map(enum.Enum):
     def measure(self) -> Measure:
         """What its threshold is about."""
         return _STYLES[self].measure
+
+    @property
+    def stops(self) -> Stops:
+        """Colors at positions 0 to 1 of its window."""
+        return _STYLES[self].stops
+
+    def window(self, largest: float) -> tuple[float, float]:
+        """Return the values at positions 0 and 1 of its colors; the largest value matters to open scales alone."""
+        return _STYLES[self].window or (0.0, max(largest, 1.0))
 
 
 @dataclass(frozen=True)
@@ -118,13 +127,12 @@ def createMap(
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     Volumes.fillVolume(node, Volumes.makeImage(array), geometry)
     node.CreateDefaultDisplayNodes()
-    style = _STYLES[kind]
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(_colorNode(style).GetID())
+    display.SetAndObserveColorNodeID(_colorNode(_STYLES[kind]).GetID())
     display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(*(style.window or (0.0, max(float(array.max()), 1.0))))
+    display.SetWindowLevelMinMax(*kind.window(float(array.max())))
     hideUnremarkable(node, kind)
-    _addLegend(node, kind.label(), "%.1f")
+    _addLegend(node, kind.label(), "%.2f" if kind.measure is Measure.SIMILARITY else "%.1f")
     return node
 
 
@@ -210,7 +218,8 @@ def showGrid(
 
 def _addLegend(node: slicer.vtkMRMLVolumeNode, title: str, numberFormat: str) -> None:
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
-    legend.SetTitleText(title)
+    # In one line it would be cut off in a small view.
+    legend.SetTitleText(title.replace(" (", "\n("))
     legend.SetLabelFormat(numberFormat)
 
 

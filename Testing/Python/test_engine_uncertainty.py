@@ -11,8 +11,9 @@ from DeepAttentionRegEngine.contract import Progress, RegisterJob, Result
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.preprocess import WorkingPair
 from DeepAttentionRegEngine.reporting import Reporter
-from DeepAttentionRegEngine.uncertainty import SHIFT_VOXELS, Spread, perturb
-from engine_cases import CPU, blob_source, centered, matrix4, moved_grid, smooth_noise
+from DeepAttentionRegEngine.uncertainty import Spread, perturb
+from DeepAttentionRegEngine.warp import warp
+from engine_cases import CPU, blob_source, centered, matrix4, moved_grid, smooth_displacement, smooth_noise
 
 pytestmark = pytest.mark.torch
 
@@ -51,17 +52,28 @@ class TestSpread:
 
 
 class TestPerturbation:
-    @pytest.mark.parametrize("spatial", [(12, 14, 16), (14, 16)], ids=["volume", "slice"])
-    def test_shift_is_of_a_few_voxels_and_undone_by_adding_it(self, spatial):
-        pair = pair_of(spatial)
+    @pytest.mark.parametrize("spatial", [(24, 28, 32), (28, 32)], ids=["volume", "slice"])
+    def test_bending_is_small_and_smooth(self, spatial):
+        bending = perturb(pair_of(spatial), generator()).bending
+        assert bending.abs().max() == pytest.approx(0.06 * sum(spatial) / len(spatial))
+        steps = [bending.diff(dim=axis).abs().max() for axis in range(2, bending.ndim)]
+        assert max(steps) < 0.5  # far from folding
+
+    def test_undoing_finds_the_unchanged_image_again(self):
+        pair = pair_of((24, 28, 32))
         changed = perturb(pair, generator())
-        assert 0 < changed.shift.abs().max() <= SHIFT_VOXELS
-        # A displacement u' of the shifted image leads to the voxel x + u' + shift of the image itself.
-        step = changed.shift.round().flatten().int().tolist()
-        seen = torch.roll(pair.moving, [-n for n in step], list(range(2, pair.moving.ndim)))
-        inner = (..., *[slice(4, -4)] * len(spatial))
-        together = torch.stack([seen[inner].flatten(), changed.pair.moving[inner].flatten()])
-        assert torch.corrcoef(together)[0, 1] > 0.9
+        displacement = smooth_displacement((24, 28, 32), peak=1.5)
+        # The changed image at x + u' is the image itself at x + undo(u'), but for color, noise and interpolation.
+        seen = warp(changed.pair.moving, displacement)
+        itself = warp(pair.moving, changed.undo(displacement))
+        inner = (..., *[slice(4, -4)] * 3)
+        together = torch.stack([seen[inner].flatten(), itself[inner].flatten()])
+        assert torch.corrcoef(together)[0, 1] > 0.98
+
+    def test_smoothness_is_changed_by_a_factor_of_four_at_most(self):
+        pair, random = pair_of((16, 16)), generator()
+        factors = [perturb(pair, random).smoothness for _ in range(20)]
+        assert 0.25 <= min(factors) < 1 < max(factors) <= 4
 
     def test_mask_moves_along_and_the_grid_stays(self):
         pair = pair_of((12, 14, 16))

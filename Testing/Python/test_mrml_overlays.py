@@ -116,7 +116,7 @@ class TestMaps:
         node = Overlays.createMap(Overlays.Map.JACOBIAN, array, geometry, "J")
         Overlays.createMap(Overlays.Map.MAGNITUDE, array, geometry, "M", node)
         legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode", scene)
-        assert [legend.GetTitleText() for legend in legends] == ["Displacement (mm)"]
+        assert [legend.GetTitleText() for legend in legends] == ["Displacement\n(mm)"]
 
     def test_map_looks_the_same_after_reloading_the_scene(self, scene, view, anatomy, geometry, tmp_path):
         node = Overlays.createMap(Overlays.Map.JACOBIAN, map_of((0.4, 1.0), geometry), geometry, "J")

@@ -47,7 +47,7 @@ class TestMap:
             item for item in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
             if item.GetPrimaryDisplayNode() is node.GetDisplayNode()
         ]  # fmt: skip
-        assert legend.GetTitleText() == "Uncertainty (mm)"
+        assert legend.GetTitleText() == "Uncertainty\n(mm)"
         assert node.GetDisplayNode().GetApplyThreshold()
 
     def test_is_remembered_and_updated(self, subject):
