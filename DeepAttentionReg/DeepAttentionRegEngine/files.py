@@ -1,12 +1,13 @@
 """Reading and writing files so that a failure is one sentence and leaves nothing half-written."""
 
 import contextlib
+import errno
 import os
 import shutil
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,6 +77,44 @@ def write_file(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, all of them or none.
+
+    Args:
+        contents: What goes into each file; existing ones are replaced.
+
+    Raises:
+        EngineError: If one cannot be written; all are then as they were.
+    """
+    mark = uuid.uuid4().hex
+    fresh = {path: path.with_name(f".{mark}.new{number}") for number, path in enumerate(contents)}
+    former = {path: path.with_name(f".{mark}.old{number}") for number, path in enumerate(contents)}
+    touched: list[Path] = []
+    try:
+        for path, content in contents.items():
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "Is a directory")
+            fresh[path].write_bytes(content)
+        for path in contents:
+            if path.exists():
+                os.replace(path, former[path])
+            touched.append(path)
+            os.replace(fresh[path], path)
+    except OSError as error:
+        for done in touched:
+            _put_back(done, former[done])
+        raise _unwritable(path, _reason(path, error)) from error
+    finally:
+        for part in (*fresh.values(), *former.values()):
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def _put_back(path: Path, former: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.replace(former, path) if former.exists() else path.unlink()
 
 
 def require_writable(path: str | Path, suffixes: Sequence[str]) -> None:

@@ -160,6 +160,7 @@ def create(measurement: Measurement) -> Nodes:
         arrows = {state: _createArrows(measurement, state) for state in ROLES}
         text = _("{name} landmarks").format(name=subject.name)
         table = Metrics.createTable(makeTable(measurement), text, Record.attached(transform, TABLE_ROLE))
+        table.SetDescription(" ".join(measurement.warnings))
         for state, node in arrows.items():
             Record.attach(transform, ROLES[state], node)
         Record.attach(transform, TABLE_ROLE, table)
@@ -192,6 +193,21 @@ def makeTable(measurement: Measurement) -> vtk.vtkTable:
             _("Error before (mm)"): column(before),
             _("Error after (mm)"): column(after),
         }
+    )
+
+
+def describe(subject: Subject) -> str:
+    """Return what the table says of all landmarks, in words; empty without a table."""
+    table = Record.attached(subject.transformNode, TABLE_ROLE)
+    if table is None:
+        return ""
+    mean, largest, *points = Metrics.rowsOf(table)
+    text = _("{count} landmarks. Error {before} mm before, {after} mm after (mean); at most {most} mm after.")
+    return text.format(
+        count=len(points),
+        before=Metrics.numberText(mean[_("Error before (mm)")]),
+        after=Metrics.numberText(mean[_("Error after (mm)")]),
+        most=Metrics.numberText(largest[_("Error after (mm)")]),
     )
 
 

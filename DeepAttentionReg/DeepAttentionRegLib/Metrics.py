@@ -108,3 +108,34 @@ def createTable(table: vtk.vtkTable, name: str, node: slicer.vtkMRMLTableNode | 
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
     return node
+
+
+def rowsOf(node: slicer.vtkMRMLTableNode) -> list[dict[str, str | float]]:
+    """Return the rows of a table, each by the names of its columns."""
+    table = node.GetTable()
+    columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
+    return [{column.GetName(): column.GetValue(row) for column in columns} for row in range(table.GetNumberOfRows())]
+
+
+def numberText(value: float, *, signed: bool = False) -> str:
+    """Return a number for people, to three digits; a dash for what could not be measured.
+
+    :param value: the number.
+    :param signed: with a sign also if it is positive.
+    """
+    if math.isnan(value):
+        return "-"
+    size = abs(value)
+    decimals = 0 if value == int(value) else 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
+    rounded = round(value, decimals) + 0.0  # not "-0"
+    return f"{rounded:+.{decimals}f}" if signed else f"{rounded:.{decimals}f}"
+
+
+def showTable(node: slicer.vtkMRMLTableNode) -> None:
+    """Show a table in the layout, beside the slice views."""
+    logic = slicer.app.applicationLogic()
+    logic.GetSelectionNode().SetActiveTableID(node.GetID())
+    logic.PropagateTableSelection()
+    layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if layout is not None:
+        layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)

@@ -1,11 +1,14 @@
 """The agreement of segments as nodes: regions in color before and after, and a table."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine import metrics
 from DeepAttentionRegEngine.geometry import Geometry
@@ -16,7 +19,7 @@ from .Subject import Subject
 
 ROLES = {BEFORE: "SegmentsBefore", AFTER: "SegmentsAfter"}
 TABLE_ROLE = "Segments"
-STRUCTURE_TAG = "DeepAttentionReg.Structure"
+STRUCTURE_TAG, KIND_TAG = "DeepAttentionReg.Structure", "DeepAttentionReg.Region"
 # Thin regions would vanish by the usual smoothing of surfaces.
 SMOOTHING = "0.2"
 
@@ -77,6 +80,7 @@ def create(comparison: Comparison) -> Nodes:
             _("{name} segments").format(name=subject.name),
             Record.attached(transform, TABLE_ROLE),
         )
+        table.SetDescription(" ".join(comparison.warnings))
         for state, node in overlays.items():
             Record.attach(transform, ROLES[state], node)
         Record.attach(transform, TABLE_ROLE, table)
@@ -100,7 +104,9 @@ def show(subject: Subject, state: str | None, structure: str = "", in3d: bool = 
         if name == state and in3d and not segmentation.ContainsRepresentation(Warping.CLOSED_SURFACE):
             node.CreateClosedSurfaceRepresentation()
         for segmentId in segmentation.GetSegmentIDs():
-            display.SetSegmentVisibility(segmentId, structure in ("", _structureOf(segmentation.GetSegment(segmentId))))
+            display.SetSegmentVisibility(
+                segmentId, structure in ("", _tagOf(segmentation.GetSegment(segmentId), STRUCTURE_TAG))
+            )
         display.SetVisibility(name == state)
         display.SetVisibility3D(in3d)
 
@@ -114,10 +120,84 @@ def structures(subject: Subject) -> list[str]:
     return [names.GetValue(row) for row in range(names.GetNumberOfValues())]
 
 
-def _structureOf(segment: slicer.vtkSegment) -> str:
-    """Return the structure that a region is of."""
+def regionsOf(node: slicer.vtkMRMLSegmentationNode) -> Iterator[tuple[int, np.ndarray, Geometry, int]]:
+    """Yield kind, label map (k, j, i), grid and label value of each region that is not empty.
+
+    :param node: from `create`.
+    """
+    segmentation, matrix = node.GetSegmentation(), vtk.vtkMatrix4x4()
+    for segment in (segmentation.GetSegment(name) for name in segmentation.GetSegmentIDs()):
+        image = segment.GetRepresentation(Volumes.BINARY_LABELMAP)
+        if not image.GetNumberOfPoints() or not _tagOf(segment, KIND_TAG):  # emptied or added by the user
+            continue
+        image.GetImageToWorldMatrix(matrix)
+        toFirst = np.eye(4)
+        toFirst[:3, 3] = image.GetExtent()[::2]
+        grid = Geometry.from_ijk_to_ras(slicer.util.arrayFromVTKMatrix(matrix) @ toFirst, image.GetDimensions())
+        labels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(grid.shape)
+        yield int(_tagOf(segment, KIND_TAG)), labels, grid, segment.GetLabelValue()
+
+
+def describe(subject: Subject, structure: str = "") -> str:
+    """Return what the table says of a segment, or of all if none is named, in words; empty without a table."""
+    table = Record.attached(subject.transformNode, TABLE_ROLE)
+    rows = [] if table is None else Metrics.rowsOf(table)
+    named = [row for row in rows if row[_("Segment")] == structure]
+    if named:
+        return _describeOne(named[0])
+    if not rows:
+        return ""
+    before, after = ([row[name] for row in rows] for name in (_("Dice before"), _("Dice after")))
+    worst = min(rows, key=lambda row: _orZero(row[_("Dice after")]))
+    text = _("{count} segments. Mean Dice {before} before, {after} after; lowest after: {name}, {least}.")
+    return text.format(
+        count=len(rows),
+        before=Metrics.numberText(float(np.nanmean(before))),
+        after=Metrics.numberText(float(np.nanmean(after))),
+        name=worst[_("Segment")],
+        least=Metrics.numberText(worst[_("Dice after")]),
+    )
+
+
+def _describeOne(row: dict[str, str | float]) -> str:
+    measures = {
+        _("Dice"): (_("Dice before"), _("Dice after")),
+        _("HD95 (mm)"): (_("HD95 before (mm)"), _("HD95 after (mm)")),
+        _("ASSD (mm)"): (_("ASSD before (mm)"), _("ASSD after (mm)")),
+    }
+    change = _("{measure} {before} before, {after} after.")
+    lines = [
+        change.format(measure=measure, before=Metrics.numberText(row[before]), after=Metrics.numberText(row[after]))
+        for measure, (before, after) in measures.items()
+    ]
+    text = _("The deformation changes its volume by {percent} %, from {before} to {after} ml; fixed: {fixed} ml.")
+    lines.append(
+        text.format(
+            percent=Metrics.numberText(row[_("Volume change (%)")], signed=True),
+            before=Metrics.numberText(row[_("Moving volume before (ml)")]),
+            after=Metrics.numberText(row[_("Moving volume after (ml)")]),
+            fixed=Metrics.numberText(row[_("Fixed volume (ml)")]),
+        )
+    )
+    text = _("Jacobian determinant within the fixed segment: mean {mean}, {low} to {high}; {folds} folded voxels.")
+    lines.append(
+        text.format(
+            mean=Metrics.numberText(row[_("Jacobian mean")]),
+            low=Metrics.numberText(row[_("Jacobian min")]),
+            high=Metrics.numberText(row[_("Jacobian max")]),
+            folds=Metrics.numberText(row[_("Folded voxels")]),
+        )
+    )
+    return "\n".join(lines)
+
+
+def _orZero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _tagOf(segment: slicer.vtkSegment, tag: str) -> str:
     value = vtk.reference("")
-    return str(value) if segment.GetTag(STRUCTURE_TAG, value) else ""
+    return str(value) if segment.GetTag(tag, value) else ""
 
 
 def makeTable(structures: list[Structure]) -> vtk.vtkTable:
@@ -138,10 +218,10 @@ def makeTable(structures: list[Structure]) -> vtk.vtkTable:
             _("HD95 after (mm)"): scores(AFTER, "hd95_mm"),
             _("ASSD before (mm)"): scores(BEFORE, "assd_mm"),
             _("ASSD after (mm)"): scores(AFTER, "assd_mm"),
+            _("Volume change (%)"): [item.changePercent for item in structures],
             _("Fixed volume (ml)"): [item.fixedMl for item in structures],
             _("Moving volume before (ml)"): [item.movingMl for item in structures],
             _("Moving volume after (ml)"): scores(AFTER, "volume_ml"),
-            _("Volume change (%)"): [item.changePercent for item in structures],
             _("Jacobian mean"): jacobian("mean"),
             _("Jacobian min"): jacobian("minimum"),
             _("Jacobian max"): jacobian("maximum"),
@@ -156,7 +236,8 @@ def _createOverlay(comparison: Comparison, state: str) -> slicer.vtkMRMLSegmenta
     segmentation.SetSourceRepresentationName(Volumes.BINARY_LABELMAP)
     segmentation.SetConversionParameter("Smoothing factor", SMOOTHING)
     kinds = {}
-    for structure in comparison.structures:
+    # What comes later is drawn over the rest: where neighbors dispute a place, the smaller one is seen.
+    for structure in sorted(comparison.structures, key=lambda item: -item.fixedMl):
         image = _imageOf(structure.parts[state], comparison.geometry)
         present = set(structure.parts[state].regions.ravel().tolist())
         for kind in [kind for kind in STYLES if kind in present]:
@@ -165,6 +246,7 @@ def _createOverlay(comparison: Comparison, state: str) -> slicer.vtkMRMLSegmenta
             segment.SetColor(*STYLES[kind].color)
             segment.SetLabelValue(kind)
             segment.SetTag(STRUCTURE_TAG, structure.name)
+            segment.SetTag(KIND_TAG, str(kind))
             segment.AddRepresentation(Volumes.BINARY_LABELMAP, image)
             kinds[segmentation.GenerateUniqueSegmentID(structure.name)] = kind
             segmentation.AddSegment(segment, list(kinds)[-1])

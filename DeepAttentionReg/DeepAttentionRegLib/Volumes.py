@@ -88,7 +88,7 @@ def _checkFrame(node: slicer.vtkMRMLTransformableNode) -> str:
         return ""
     isVolume = isinstance(node, slicer.vtkMRMLVolumeNode)
     try:
-        Geometry.from_ijk_to_ras(matrix @ _ijkToRas(node) if isVolume else matrix, (1, 1, 1))
+        Geometry.from_ijk_to_ras(matrix @ ijkToRas(node) if isVolume else matrix, (1, 1, 1))
     except errors.EngineError:
         if isVolume:  # hardening would leave its axes sheared
             return _(
@@ -127,7 +127,8 @@ def _matrixOf(transformNode: slicer.vtkMRMLTransformNode | None) -> np.ndarray |
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def _ijkToRas(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+def ijkToRas(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """Return the 4x4 matrix from voxels to the coordinates of a volume below its parent transforms, RAS mm."""
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
@@ -149,7 +150,7 @@ def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray) -
 
     :param worldToFrame: 4x4 RAS; the identity for world coordinates.
     """
-    matrix = worldToFrame @ matrixToWorld(volumeNode) @ _ijkToRas(volumeNode)
+    matrix = worldToFrame @ matrixToWorld(volumeNode) @ ijkToRas(volumeNode)
     return Geometry.from_ijk_to_ras(matrix, volumeNode.GetImageData().GetDimensions())
 
 

@@ -1,5 +1,6 @@
 """Atomic writing, whatever the format."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,56 @@ class TestWriting:
         (tmp_path / "a.txt").touch()
         with pytest.raises(errors.EngineError, match=r"folder .*a\.txt does not exist"):
             write(tmp_path / "a.txt" / "b.txt", "new")
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+class TestWritingTogether:
+    @pytest.fixture
+    def paths(self, tmp_path: Path) -> tuple[Path, Path]:
+        return tmp_path / "a.html", tmp_path / "a.csv"
+
+    def test_all_are_written_in_place_of_former_ones(self, paths: tuple[Path, Path]) -> None:
+        paths[1].write_bytes(b"old")
+        files.write_together(dict.fromkeys(paths, b"new"))
+        assert contents_of(paths[0].parent) == {"a.html": b"new", "a.csv": b"new"}
+
+    def test_folder_of_the_second_name_leaves_the_first_as_it_was(self, paths: tuple[Path, Path]) -> None:
+        paths[0].write_bytes(b"old")
+        paths[1].mkdir()
+        with pytest.raises(errors.EngineError, match=r"a\.csv cannot be written: is a directory"):
+            files.write_together(dict.fromkeys(paths, b"new"))
+        assert contents_of(paths[0].parent) == {"a.html": b"old"}
+        assert paths[1].is_dir()
+
+    @pytest.mark.parametrize("former", [{"a.html": b"old", "a.csv": b"old"}, {"a.csv": b"old"}, {}])
+    @pytest.mark.parametrize("failing", range(1, 5))
+    def test_failure_at_any_point_changes_nothing(
+        self, paths: tuple[Path, Path], former: dict[str, bytes], failing: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, content in former.items():
+            (paths[0].parent / name).write_bytes(content)
+        replace, calls = os.replace, []
+
+        def fail_once(source: Path, target: Path) -> None:
+            calls.append(source)
+            if len(calls) == failing:
+                raise PermissionError(13, "Permission denied")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", fail_once)
+        if failing > len(former) + len(paths):
+            files.write_together(dict.fromkeys(paths, b"new"))
+            return
+        with pytest.raises(errors.EngineError, match="permission denied"):
+            files.write_together(dict.fromkeys(paths, b"new"))
+        assert contents_of(paths[0].parent) == former
+
+    def test_missing_folder_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(errors.EngineError, match=r"folder .*nowhere does not exist"):
+            files.write_together({tmp_path / "nowhere" / "a.txt": b"new"})
 
 
 class TestSpace:
