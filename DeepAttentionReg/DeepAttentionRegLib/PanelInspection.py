@@ -8,11 +8,14 @@ import slicer
 
 from . import (
     PanelAttention,
+    PanelLandmarks,
     PanelMaps,
     PanelParts,
     PanelReadout,
     PanelRecursions,
+    PanelReport,
     PanelRun,
+    PanelSegments,
     PanelUncertainty,
     PanelViews,
     Subject,
@@ -25,9 +28,12 @@ TOOLS: dict[str, type[InspectionTool]] = {
     "Views": PanelViews.ViewsTool,
     "Maps": PanelMaps.MapsTool,
     "Readout": PanelReadout.ReadoutTool,
+    "Segments": PanelSegments.SegmentsTool,
+    "Landmarks": PanelLandmarks.LandmarksTool,
     "Recursions": PanelRecursions.RecursionsTool,
     "Attention": PanelAttention.AttentionTool,
     "Uncertainty": PanelUncertainty.UncertaintyTool,
+    "Report": PanelReport.ReportTool,
 }
 
 

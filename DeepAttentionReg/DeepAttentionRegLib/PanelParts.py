@@ -72,3 +72,15 @@ def chooseFile(title: str, filters: str = "") -> str:
     import qt
 
     return qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", filters)
+
+
+def chooseNewFile(title: str, suggestion: str, filters: str) -> str:
+    """Ask the user where to write a file and return its path; empty if nowhere.
+
+    :param title: of the dialog.
+    :param suggestion: name of the file.
+    :param filters: kinds of files, as in QFileDialog.
+    """
+    import qt
+
+    return qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, suggestion, filters)

@@ -106,14 +106,26 @@ class Similarity(enum.Enum):
         }[self]
 
 
+class Moment(enum.Enum):
+    """What of a comparison is shown; the value is the name of the state."""
+
+    BEFORE = "before"
+    AFTER = "after"
+    HIDDEN = None
+
+    def label(self) -> str:
+        """Return the text in the panel."""
+        return {Moment.BEFORE: _("Before"), Moment.AFTER: _("After"), Moment.HIDDEN: _("Hidden")}[self]
+
+
 @parameterNodeWrapper
 class DeepAttentionRegParameterNode:
     """All choices of the panel.
 
     The volumes, segmentations, masks and landmarks come in pairs, fixed and moving. An output that is None is created
     by the registration; one that is set is written into. `weights` and `device` are ids as in `Registration.Settings`,
-    weights empty for those that suit the method; what they can be is known only at run time, so that their widgets
-    are filled by hand instead of being bound.
+    weights empty for those that suit the method, `inspectSegment` is the name of a segment; what they can be is known
+    only at run time, so that their widgets are filled by hand instead of being bound.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -159,6 +171,10 @@ class DeepAttentionRegParameterNode:
     inspectLinked: bool = True
     inspectReadout: bool = False
     inspectJump: bool = False
+    inspectSegments: Moment = Moment.AFTER
+    inspectSegment: str = ""
+    inspectSegments3d: bool = True
+    inspectLandmarks: Moment = Moment.AFTER
     inspectEvidence: bool = False
     inspectSteps: bool = False
     inspectGrid: bool = True
@@ -169,6 +185,8 @@ class DeepAttentionRegParameterNode:
     inspectThresholdSimilarity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
     inspectMapOpacity: Annotated[float, WithinRange(0.0, 100.0)] = 60.0
     inspectSamples: Annotated[int, WithinRange(2, 50)] = 8
+    inspectReportViews: bool = False
+    inspectReportPdf: bool = False
 
     warpNode: Warpable = None
     warpTransform: vtkMRMLTransformNode

@@ -13,6 +13,7 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError)
 
+import DeepAttentionRegEvidenceTest as evidence
 import DeepAttentionRegGuiTest as whole
 import DeepAttentionRegMapsTest as maps
 import DeepAttentionRegRecursionsTest as recursions
@@ -30,6 +31,7 @@ PANELS = (
     views.DeepAttentionRegViewsTest,
     maps.DeepAttentionRegMapsTest,
     recursions.DeepAttentionRegRecursionsTest,
+    evidence.DeepAttentionRegEvidenceTest,
 )
 TIMEOUT_S = 900
 OPEN_PANEL = """

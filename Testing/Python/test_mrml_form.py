@@ -51,7 +51,14 @@ BOUND.pop(None)
 
 class TestForm:
     def test_binds_every_parameter_whose_values_are_known_and_nothing_else(self):
-        assert set(BOUND) == set(PARAMETERS) - {"weights", "device", "inspectAttended", "batchPairs", "batchFolder"}
+        assert set(BOUND) == set(PARAMETERS) - {
+            "weights",
+            "device",
+            "inspectSegment",
+            "inspectAttended",
+            "batchPairs",
+            "batchFolder",
+        }
 
     def test_has_every_widget_the_code_uses(self):
         files = MODULE_FILE, *(MODULE_FILE.parent / "DeepAttentionRegLib").glob("Panel*.py")

@@ -19,6 +19,7 @@ TESTS = (
     "DeepAttentionRegMapsTest",
     "DeepAttentionRegViewsTest",
     "DeepAttentionRegRecursionsTest",
+    "DeepAttentionRegEvidenceTest",
 )
 # Names a file for the outcomes of all tests by their id: an empty text, or what went wrong.
 REPORT_VARIABLE = "GUI_TEST_REPORT"
