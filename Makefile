@@ -2,6 +2,7 @@
 #              pictures of the panel, to demo-output/panel/
 # make test    lint, types and all tests
 # make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
+# make calibration    compare the uncertainty of registrations with their true error, to demo-output/calibration/
 # All make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
 # "python -m ...", so that a checkout whose path has spaces works.
 
@@ -26,7 +27,7 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
-.PHONY: demo test lint bench screenshots clean
+.PHONY: demo test lint bench calibration screenshots clean
 
 demo: $(STAMP)
 	$(RUN) Testing/demo.py $(DEMO_OPTIONS)
@@ -43,6 +44,10 @@ lint: $(STAMP)
 # make bench ARGS="--methods rman --sizes 96x96x96"; ARGS=--write measures anew what the panel's estimate is made of.
 bench: $(STAMP)
 	$(RUN) Testing/bench.py $(ARGS)
+
+# make calibration ARGS="--method bspline --refine 0"
+calibration: $(STAMP)
+	$(RUN) Testing/calibrate.py --output "$(OUT)/calibration" $(ARGS)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \

@@ -147,6 +147,7 @@ def commit(material: Material, case: Case) -> Outcome:
         record = replace(case.record, values=material.result.values, warnings=material.result.warnings)
         Record.remember(outcome.transformNode, record)
         Record.attach(outcome.transformNode, "Metrics", outcome.tableNode)
+        Record.attach(outcome.transformNode, Overlays.Map.JACOBIAN.value, outcome.jacobianVolumeNode)
         if material.evidence is not None:
             EvidenceFiles.commit(material.evidence, outcome.transformNode)
         return outcome

@@ -14,7 +14,7 @@ from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegLib import Maps, Overlays, Record, Registration, Subject, Transforms
 from DeepAttentionRegLib.MapView import MapView
 from DeepAttentionRegLib.Overlays import Map
-from mrml_cases import FAKE_ENGINE, RIGID, put_under
+from mrml_cases import FAKE_ENGINE, RIGID, put_under, register
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -159,6 +159,11 @@ class TestNodes:
         node = Maps.create(subject, Map.LOG_JACOBIAN)
         assert node.GetName() == "T log Jacobian"
         assert Maps.of(subject, Map.LOG_JACOBIAN) is node
+
+    def test_jacobian_of_the_registration_is_the_one(self, inputs):
+        outcome = register(inputs)
+        subject = Subject.ofTransform(outcome.transformNode)
+        assert Maps.create(subject, Map.JACOBIAN) is outcome.jacobianVolumeNode
 
     def test_saved_scene_remembers_them(self, scene, subject, tmp_path):
         Maps.create(subject, Map.JACOBIAN)
