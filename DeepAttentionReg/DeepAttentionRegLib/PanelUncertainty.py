@@ -11,8 +11,6 @@ from slicer.i18n import tr as _
 from . import Arguments, PanelProgress, Uncertainty
 from .InspectionTool import InspectionTool
 
-BUTTON = "uncertaintyButton"
-
 
 class UncertaintyTool(InspectionTool):
     """Starts the estimate; its map is shown with the other maps."""
@@ -27,9 +25,6 @@ class UncertaintyTool(InspectionTool):
         """Say whether the uncertainty can be estimated."""
         self._ui.uncertaintyButton.enabled = not problem
         self._ui.uncertaintyButton.toolTip = problem or self._toolTip
-        self._ui.uncertaintyLabel.text = _(
-            "What all registrations get wrong together does not show: the map is no bound of the error."
-        )
 
     def onEstimate(self) -> None:
         """Start the estimate for the chosen deformation."""
