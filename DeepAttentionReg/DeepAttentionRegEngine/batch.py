@@ -115,9 +115,10 @@ class _Row:
 
 
 def _look_up(values: Any, keys: Iterable[str]) -> Any:
+    """Return a number among nested values, to 6 digits; None if it is not there."""
     for key in keys:
         values = values.get(key) if isinstance(values, dict) else None
-    return values
+    return float(f"{values:.6g}") if isinstance(values, float) else values
 
 
 def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
