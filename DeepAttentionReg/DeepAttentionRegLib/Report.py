@@ -6,6 +6,7 @@ written = Report.write(Subject.ofTransform(transformNode), "report.html")
 import csv
 import io
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine import errors, files
 
 from . import ReportContent, ReportHtml
-from .ReportContent import Content
+from .ReportContent import Content, Table
 from .Subject import Subject
 
 SUFFIXES = (".html", ".htm")
@@ -58,14 +59,18 @@ def csvText(content: Content) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["section", "item", "measure", "value"])
     for table in content.tables:
-        for row in table.rows:
-            item = ", ".join(cell for cell in row if isinstance(cell, str) and cell)
-            for column, cell in zip(table.columns, row, strict=True):
-                if not isinstance(cell, str):
-                    writer.writerow([table.title, item, column, "" if np.isnan(cell) else cell])
+        writer.writerows(_cells(table))
     for section in ("jacobian", "displacement_mm", "maps", "registration"):
         writer.writerows([section, item, measure, value] for item, measure, value in _numbers(content.numbers[section]))
     return stream.getvalue()
+
+
+def _cells(table: Table) -> Iterator[tuple[str, str, str, float | str]]:
+    """Yield the numbers of a table, each with the texts of its row; nothing for what could not be measured."""
+    for row in table.rows:
+        item = ", ".join(cell for cell in row if isinstance(cell, str) and cell)
+        cells = [(column, cell) for column, cell in zip(table.columns, row, strict=True) if not isinstance(cell, str)]
+        yield from ((table.title, item, column, "" if math.isnan(cell) else cell) for column, cell in cells)
 
 
 def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str, float]]:

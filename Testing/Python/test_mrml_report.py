@@ -243,19 +243,17 @@ class TestNumbers:
         table = Record.attached(judged.transformNode, "Segments")
         assert numbers["tables"][table.GetName()] == cases.rows_of(table)
         assert numbers["jacobian"]["folds"] == 0
-        assert set(numbers["maps"]) == {"LogJacobian"}
+        assert "LogJacobian" in numbers["maps"]
 
     def test_csv_holds_every_number_of_the_tables(self, written, judged):
         with written[".csv"].open(encoding="utf-8-sig", newline="") as stream:
             rows = {tuple(row[:3]): row[3] for row in csv.reader(stream)}
-        for role in ("Metrics", "Segments", "Landmarks"):
-            table = Record.attached(judged.transformNode, role)
-            for row in cases.rows_of(table):
-                item = ", ".join(cell for cell in row.values() if isinstance(cell, str) and cell)
-                for column, value in row.items():
-                    if not isinstance(value, str):
-                        found = rows[table.GetName(), item, column]
-                        assert (found == "") if np.isnan(value) else float(found) == value
+        tables = [Record.attached(judged.transformNode, role) for role in ("Metrics", "Segments", "Landmarks")]
+        for table, row in [(node, row) for node in tables for row in cases.rows_of(node)]:
+            item = ", ".join(cell for cell in row.values() if isinstance(cell, str) and cell)
+            for column, value in [pair for pair in row.items() if not isinstance(pair[1], str)]:
+                found = rows[table.GetName(), item, column]
+                assert (found == "") if np.isnan(value) else float(found) == value
 
     def test_csv_holds_the_numbers_of_the_engine(self, written):
         text = written[".csv"].read_text(encoding="utf-8-sig")
