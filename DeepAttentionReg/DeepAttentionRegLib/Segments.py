@@ -85,11 +85,19 @@ def checkSegments(subject: Subject, fixed: slicer.vtkMRMLNode | None, moving: sl
     problem = Volumes.checkNode(fixed) or Warping.checkWarp(moving, subject.transformNode, None, subject.fixed)
     if problem:
         return problem
-    values = [_valuesOf(node, numbers) for node, numbers in _numbered(fixed, moving)]
-    if not values[0] & values[1]:
-        text = _("No segment of {fixed} has the name of one of {moving}; give those that belong together one name.")
-        return text.format(fixed=fixed.GetName(), moving=moving.GetName())
-    return ""
+    # The values of a label map are not looked for: that takes a while, and this is asked often.
+    areSegmentations = all(isinstance(node, slicer.vtkMRMLSegmentationNode) for node in (fixed, moving))
+    return _checkPairs(fixed, moving) if areSegmentations else ""
+
+
+def _checkPairs(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> str:
+    names = [_namesOf(node, numbers) for node, numbers in _numbered(fixed, moving)]
+    if set(names[0]) & set(names[1]):
+        return ""
+    text = _(
+        "No segment of {fixed} has the name or value of one of {moving}; let those that belong together agree."
+    )
+    return text.format(fixed=fixed.GetName(), moving=moving.GetName())
 
 
 def compare(subject: Subject, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> Comparison:
@@ -100,7 +108,7 @@ def compare(subject: Subject, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLN
     :param moving: the same of the moving volume.
     :raises ValueError: if it cannot be done; says why.
     """
-    problem = checkSegments(subject, fixed, moving)
+    problem = checkSegments(subject, fixed, moving) or _checkPairs(fixed, moving)
     if problem:
         raise ValueError(problem)
     geometry = Volumes.geometryOf(subject.fixed, Warping.WORLD)
@@ -148,10 +156,6 @@ def _numbered(
     return list(zip((fixed, moving), Volumes.numberSegments([fixed, moving]), strict=True))
 
 
-def _valuesOf(node: slicer.vtkMRMLNode, numbers: Volumes.SegmentNumbers) -> set[int]:
-    return set(_namesOf(node, numbers))
-
-
 def _namesOf(node: slicer.vtkMRMLNode, numbers: Volumes.SegmentNumbers) -> dict[int, str]:
     """Return the name of each structure by the number that pairs it."""
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
@@ -183,7 +187,7 @@ def _draw(
             for number, segment in segments.items()
         }
     labels = _arrayOf(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
-    return {value: _Drawn(labels, value) for value in _valuesOf(node, numbers)}
+    return {value: _Drawn(labels, value) for value in _namesOf(node, numbers)}
 
 
 def _arrayOf(image: vtk.vtkImageData, geometry: Geometry) -> np.ndarray:

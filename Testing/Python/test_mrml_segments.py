@@ -190,8 +190,14 @@ class TestRefusal:
 
     def test_segments_of_other_names_are_refused(self, subject, pair, grid):
         other = cases.add_segments(subject.moving, {"Kidney": cases.box(grid, FIRST, SIZE)}, "Others")
-        with pytest.raises(ValueError, match="No segment of Fixed organs has the name of one of Others"):
+        with pytest.raises(ValueError, match="No segment of Fixed organs has the name or value of one of Others"):
             Segments.compare(subject, pair[0], other)
+
+    def test_label_maps_of_other_values_are_refused(self, subject, grid):
+        sides = zip((subject.fixed, subject.moving), (1, 2), strict=True)
+        parts = [cases.add_labels(volume, value * cases.box(grid, FIRST, SIZE)) for volume, value in sides]
+        with pytest.raises(ValueError, match="has the name or value"):
+            Segments.compare(subject, *parts)
 
     def test_one_segmentation_for_both_is_refused(self, subject, pair):
         assert "the same" in Segments.checkSegments(subject, pair[0], pair[0])
