@@ -105,7 +105,7 @@ def summarize(predicted: np.ndarray, error: np.ndarray, rows: list[dict[str, flo
     """
     differences = [abs(row["error_rms_mm"] - row["predicted_rms_mm"]) / row["predicted_rms_mm"] for row in rows]
     return {
-        "voxels": len(error),
+        "body_voxels": len(error),
         "predicted_rms_mm": _rms(predicted),
         "error_rms_mm": _rms(error),
         "factor": _rms(error) / _rms(predicted),

@@ -81,7 +81,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertEqual(self.ui.statusLabel.text, "")
 
     def test_every_choice_has_a_widget(self):
-        byHand = {"weights", "device", "batchPairs", "batchFolder"}
+        byHand = {"weights", "device", "inspectSegment", "inspectAttended", "batchPairs", "batchFolder"}
         self.assertEqual(set(self.bound()) | byHand, set(self.widget._parameterNode.allParameters))
 
     def test_widgets_change_the_choices(self):
