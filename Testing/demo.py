@@ -132,6 +132,7 @@ def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
     )
     shown = demo_pictures.arrange(views, nodes)
     demo_pictures.draw_all(shown, nodes, options.output / "views", demo_tables.make_caption(case, values))
+    demo_scene.judge(loaded, outcome.transformNode, options.output / "report.html")
     files = {
         "transform.h5": outcome.transformNode,
         "warped.nrrd": outcome.warpedVolumeNode,

@@ -14,7 +14,7 @@ import mrml_scene
 from DeepAttentionReg import DeepAttentionRegLogic
 from DeepAttentionRegEngine import errors, images
 from DeepAttentionRegEngine.geometry import flip_lps_ras
-from DeepAttentionRegLib import Transforms, Volumes
+from DeepAttentionRegLib import Landmarks, Report, SegmentNodes, Segments, Subject, Transforms, Volumes
 from demo_case import Case
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
@@ -116,6 +116,16 @@ def register(loaded: Loaded, options: dict[str, Any], on_progress: Callable[[Any
     """Run the module's logic, as a script in Slicer would, and return its outcome."""
     logic = DeepAttentionRegLogic()
     return logic.register(loaded.fixed, loaded.moving, **options, **loaded.optional, wait=True, onProgress=on_progress)
+
+
+def judge(loaded: Loaded, transform: slicer.vtkMRMLTransformNode, path: Path) -> None:
+    """Compare segments and landmarks, as far as there are any, and write a report."""
+    subject, given = Subject.ofTransform(transform), loaded.optional
+    if "fixedSegmentation" in given:
+        SegmentNodes.create(Segments.compare(subject, given["fixedSegmentation"], given["movingSegmentation"]))
+    if "fixedLandmarks" in given:
+        Landmarks.create(Landmarks.measure(subject, given["fixedLandmarks"], given["movingLandmarks"]))
+    Report.write(subject, path)
 
 
 def save(folder: Path, file_names: dict[str, slicer.vtkMRMLStorableNode]) -> Path:
