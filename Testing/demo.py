@@ -133,12 +133,7 @@ def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
     shown = demo_pictures.arrange(views, nodes)
     demo_pictures.draw_all(shown, nodes, options.output / "views", demo_tables.make_caption(case, values))
     demo_scene.judge(loaded, outcome.transformNode, options.output / "report.html")
-    files = {
-        "transform.h5": outcome.transformNode,
-        "warped.nrrd": outcome.warpedVolumeNode,
-        "jacobian.nrrd": outcome.jacobianVolumeNode,
-    }
-    scene = demo_scene.save(options.output, files)
+    scene = demo_scene.save(options.output, outcome)
     verdict = demo_scene.check_reopens(scene, outcome.transformNode, outcome.warpedVolumeNode)
     finish(case, options.output, outcome.result)
     print(f"Scene: {scene} ({verdict})")

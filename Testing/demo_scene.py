@@ -128,13 +128,19 @@ def judge(loaded: Loaded, transform: slicer.vtkMRMLTransformNode, path: Path) ->
     Report.write(subject, path)
 
 
-def save(folder: Path, file_names: dict[str, slicer.vtkMRMLStorableNode]) -> Path:
+def save(folder: Path, outcome: Any) -> Path:
     """Write every node's data beside `scene.mrml`, so that the folder can be moved and opened in Slicer.
 
     Args:
         folder: Where to write.
-        file_names: Nodes that must have these file names; the others are called after their node.
+        outcome: Of the registration; its nodes get the names of the engine's files, the others are called after their
+            node.
     """
+    file_names = {
+        "transform.h5": outcome.transformNode,
+        "warped.nrrd": outcome.warpedVolumeNode,
+        "jacobian.nrrd": outcome.jacobianVolumeNode,
+    }
     scene = slicer.mrmlScene
     chosen = {node.GetID(): name for name, node in file_names.items()}
     scene.SetRootDirectory(str(folder))

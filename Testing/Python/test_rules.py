@@ -308,14 +308,17 @@ class TestPackaging:
         assert not [link for link in links if not (ROOT / link).exists()]
 
     def test_readme_states_the_figures_of_the_weights(self) -> None:
-        methods = [json.loads(path.read_text(encoding="ascii")) for path in (MODULE / "Resources/Methods").glob("*.json")]
+        resources = MODULE / "Resources"
+        methods = [json.loads(path.read_text(encoding="ascii")) for path in (resources / "Methods").glob("*.json")]
         usual = {item["weights"]: method["recursions"]["default"] for method in methods for item in method["variants"]}
         rows = []
-        for entry in json.loads((MODULE / "Resources" / "weights.json").read_text(encoding="ascii"))["weights"]:
+        for entry in json.loads((resources / "weights.json").read_text(encoding="ascii"))["weights"]:
+            settings = (", identity", f", K={usual[entry['id']]}")
             for name, mean in entry["validation"]["mean"].items():
                 if "hd95_mm" in mean:
-                    rows.append(f"| {name} | {mean['dice']:.3f} | {mean['hd95_mm']:.2f} | {mean['folded_percent']:.3f} |")
-                elif name.endswith((", identity", f", K={usual[entry['id']]}")) and "hd_px" in mean:
+                    figures = f"{mean['dice']:.3f} | {mean['hd95_mm']:.2f} | {mean['folded_percent']:.3f}"
+                    rows.append(f"| {name} | {figures} |")
+                elif "hd_px" in mean and name.endswith(settings):
                     figures = f"{mean['dice']:.3f} | {mean['hd_px']:.2f} | {mean['folded_px']:.1f}"
                     rows.append(f"| `{entry['id']}` | {name} | {figures} |")
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
