@@ -65,7 +65,8 @@ screenshots: $(STAMP)
 	$(RUN) Testing/demo.py --flat --output "$(OUT)/slice"
 	$(RUN) Testing/demo_panel.py "$(OUT)"
 	$(RUN) Testing/demo_screenshots.py montage="$(OUT)/volume/views/montage.png" slice="$(OUT)/slice/views/montage.png" \
-	  panel="$(OUT)/panel/done-light.png" panel-dark="$(OUT)/panel/running-dark.png"
+	  panel="$(OUT)/panel/done-light.png" panel-dark="$(OUT)/panel/running-dark.png" \
+	  panel-inspect="$(OUT)/panel/inspect-light.png"
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -115,6 +115,25 @@ def shoot_sections(camera: Photographer) -> None:
         widget.collapsed = True
 
 
+def shoot_inspection(camera: Photographer) -> None:
+    """Show the tools that judge a result, some of them used."""
+    ui = camera.ui
+    groups = [ui.viewsGroupBox, ui.mapsGroupBox, ui.landmarksGroupBox, ui.recursionsGroupBox]
+    sections = [ui.inputsCollapsibleButton, ui.methodCollapsibleButton, ui.refinementCollapsibleButton]
+    sections += [ui.outputsCollapsibleButton, ui.inspectionCollapsibleButton]
+    before = [(widget, widget.collapsed) for widget in (*groups, *sections)]
+    for widget in sections:
+        widget.collapsed = widget is not ui.inspectionCollapsibleButton
+    for widget in groups:
+        widget.collapsed = False
+    ui.jacobianMapButton.click()
+    ui.measureLandmarksButton.click()
+    camera.application.processEvents()
+    camera.shoot("inspect")
+    for widget, collapsed in before:
+        widget.collapsed = collapsed
+
+
 def small_grid() -> Any:
     """Return the grid of a phantom that is registered in seconds."""
     from DeepAttentionRegEngine import phantom
@@ -132,6 +151,7 @@ def shoot_registration(camera: Photographer) -> None:
     parameters = camera.widget._parameterNode
     parameters.fixedLandmarks, parameters.movingLandmarks = inputs.fixedLandmarks, inputs.movingLandmarks
     parameters.method = camera.module.Method("bspline")
+    parameters.inspectEvidence = True
     camera.shoot("ready")
     camera.shoot_high_resolution("ready")
     shoot_sections(camera)
@@ -140,6 +160,7 @@ def shoot_registration(camera: Photographer) -> None:
     camera.shoot("running")
     camera.wait_until(lambda: not camera.widget.logic.isRunning)
     camera.shoot("done")
+    shoot_inspection(camera)
     inputs.movingVolume.SetOrigin(5000.0, 0.0, 0.0)
     parameters.alignment = camera.module.Alignment.NONE
     camera.ui.applyButton.click()

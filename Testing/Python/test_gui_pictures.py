@@ -15,7 +15,7 @@ image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 pytestmark = [pytest.mark.mrml, pytest.mark.torch, pytest.mark.slow]
 
 SCRIPT = Path(__file__).resolve().parents[1] / "demo_panel.py"
-STATES = ("install", "empty", "ready", "unfolded", "running", "done", "error")
+STATES = ("install", "empty", "ready", "unfolded", "running", "done", "inspect", "error")
 
 
 @pytest.fixture(scope="module")
