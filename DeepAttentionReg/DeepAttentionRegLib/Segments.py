@@ -94,9 +94,7 @@ def _checkPairs(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> str:
     names = [_namesOf(node, numbers) for node, numbers in _numbered(fixed, moving)]
     if set(names[0]) & set(names[1]):
         return ""
-    text = _(
-        "No segment of {fixed} has the name or value of one of {moving}; let those that belong together agree."
-    )
+    text = _("No segment of {fixed} has the name or value of one of {moving}; let those that belong together agree.")
     return text.format(fixed=fixed.GetName(), moving=moving.GetName())
 
 
