@@ -43,6 +43,10 @@ def make_file(tmp_path):
     return make
 
 
+def shipped(folder: Path) -> Weights.Entry:
+    return next(entry for entry in Weights.listWeights(folder) if entry.id == SHIPPED)
+
+
 def imported(folder: Path) -> list[Weights.Entry]:
     return [entry for entry in Weights.listWeights(folder) if entry.isImported]
 
@@ -59,8 +63,8 @@ class TestShipped:
         return copy
 
     def test_tell_what_they_are_for(self, folder):
-        entry = Weights.listWeights(folder)[0]
-        assert (entry.id, entry.serves, entry.isImported, entry.problem) == (SHIPPED, (("rman", 3),), False, "")
+        entry = shipped(folder)
+        assert (entry.serves, entry.isImported, entry.problem) == ((("rman", 3),), False, "")
         assert entry.licence == "CC-BY-SA-4.0"
         assert "Hippocampus" in entry.trainingData
         assert entry.bytes == entry.path.stat().st_size
@@ -70,14 +74,14 @@ class TestShipped:
         assert Weights.weightsFor("rman", 2, folder) == Weights.weightsFor("r2n2", 3, folder) == []
 
     def test_missing_file_is_told(self, resources, folder):
-        assert Weights.listWeights(folder)[0].problem.startswith(f"The file {SHIPPED}.pt is missing.")
+        assert shipped(folder).problem.startswith(f"The file {SHIPPED}.pt is missing.")
 
     def test_damage_is_told_as_soon_as_it_happens(self, resources, folder):
         path = resources / "Models" / f"{SHIPPED}.pt"
         shutil.copy(MODELS / path.name, path)
-        assert Weights.listWeights(folder)[0].problem == ""
+        assert shipped(folder).problem == ""
         path.write_bytes(path.read_bytes()[:-1])
-        assert Weights.listWeights(folder)[0].problem.startswith(f"The file {SHIPPED}.pt is damaged.")
+        assert shipped(folder).problem.startswith(f"The file {SHIPPED}.pt is damaged.")
 
     def test_damaged_list_leaves_the_imported_ones(self, resources, folder, make_file):
         Weights.importWeights(make_file(), "rman", 3, folder)
@@ -85,7 +89,7 @@ class TestShipped:
         assert [entry.title for entry in Weights.listWeights(folder)] == ["thorax"]
 
     def test_are_not_deleted(self, folder):
-        entry = Weights.listWeights(folder)[0]
+        entry = shipped(folder)
         with pytest.raises(ValueError, match="belong to the extension"):
             Weights.deleteWeights(entry)
         assert entry.path.is_file()
