@@ -23,7 +23,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
 
-from . import Mixing, Volumes
+from . import Mixing, Record, Volumes
 from .ComparisonModes import Divider, Layer, Mode
 from .Results import NodeReference
 from .Subject import Subject
@@ -203,7 +203,7 @@ class Comparison:
 
     def _toWorld(self) -> np.ndarray:
         """Return the 4x4 RAS matrix from the moving volume's own coordinates to where it is before its deformation."""
-        return WORLD if self._isShownWarped else Volumes.matrixToWorld(self.subject.moving)
+        return Record.movingToWorld(self.subject.transformNode, self.subject.moving)
 
     def _valuesOf(self, layer: Layer) -> np.ndarray:
         """Return the moving volume, before or after, at the voxels of the fixed one; NaN where there is none."""

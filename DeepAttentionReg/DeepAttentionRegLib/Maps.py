@@ -174,6 +174,7 @@ class BackwardRegistration(SubjectTask):
                 made=Record.now(),
                 inputs=inputs,
                 start=np.linalg.inv(self._start).ravel().tolist(),
+                place=Volumes.matrixToWorld(subject.fixed).ravel().tolist(),
                 values=result.values,
                 warnings=result.warnings,
                 slicer=Record.slicerVersion(),

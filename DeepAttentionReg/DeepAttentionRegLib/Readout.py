@@ -19,7 +19,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from DeepAttentionRegEngine import fields
 from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
 
-from . import Transforms
+from . import Record, Transforms
 from .Results import NodeReference
 from .Subject import Subject
 from .ViewStates import MOVING_ATTRIBUTE, MOVING_PANE, sliceNodeOf
@@ -147,7 +147,10 @@ def _movingToWorld(subject: Subject) -> vtk.vtkGeneralTransform:
     """Return the way from the moving volume's own coordinates to where it is before its deformation."""
     parent = subject.moving.GetParentTransformNode()
     transform = vtk.vtkGeneralTransform()
-    if parent is not None and parent is not subject.transformNode:
+    if parent is subject.transformNode:
+        place = Record.movingToWorld(subject.transformNode, subject.moving)
+        transform.Concatenate(slicer.util.vtkMatrixFromArray(place))
+    elif parent is not None:
         parent.GetTransformToWorld(transform)
     return transform
 

@@ -29,6 +29,7 @@ class Record:
     :param inputs: names of the nodes by role, as in `Volumes.Inputs`.
     :param settings: fields of the job that are no files.
     :param start: 16 numbers, row by row: world to moving coordinates (RAS) where the registration started.
+    :param place: 16 numbers, row by row: moving coordinates to world (RAS), where the volume was; None if not known.
     :param values: numbers and texts of the engine, as in `contract.Result`.
     :param warnings: sentences of the engine.
     :param slicer: version of the application.
@@ -38,6 +39,7 @@ class Record:
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     start: list[float] | None = None
+    place: list[float] | None = None
     values: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     slicer: str = ""
@@ -77,6 +79,20 @@ def startOf(subject: Subject) -> np.ndarray:
         return np.reshape(record.start, (4, 4))
     toWorld = Volumes.matrixToWorld(subject.moving)
     return np.eye(4) if toWorld is None else np.linalg.inv(toWorld)
+
+
+def movingToWorld(
+    transformNode: slicer.vtkMRMLTransformNode, moving: slicer.vtkMRMLTransformableNode
+) -> np.ndarray | None:
+    """Return the 4x4 RAS matrix from a moving volume's own coordinates to where it is before its deformation.
+
+    None if it is under a non-linear transform. A volume that was put under the deformation itself, to be shown warped,
+    has left its former parents; where it was is remembered.
+    """
+    if moving.GetParentTransformNode() is not transformNode:
+        return Volumes.matrixToWorld(moving)
+    place = recall(transformNode).place
+    return np.eye(4) if place is None else np.reshape(place, (4, 4))
 
 
 def attach(transformNode: slicer.vtkMRMLTransformNode, role: str, node: slicer.vtkMRMLNode) -> None:

@@ -212,6 +212,7 @@ def _recordOf(inputs: Inputs, settings: Settings) -> Record.Record:
         inputs={role: node.GetName() for role, node in vars(inputs).items() if node is not None},
         settings={name: value for name, value in values.items() if not name.startswith("output_")},
         start=Volumes.startOf(inputs).ravel().tolist(),
+        place=Volumes.matrixToWorld(inputs.movingVolume).ravel().tolist(),
         slicer=Record.slicerVersion(),
     )
 

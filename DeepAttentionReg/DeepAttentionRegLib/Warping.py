@@ -14,7 +14,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine.geometry import Geometry
 
-from . import Volumes
+from . import Record, Volumes
 from .Volumes import BINARY_LABELMAP
 
 WORLD = np.eye(4)
@@ -140,8 +140,7 @@ def toFrame(node: slicer.vtkMRMLTransformableNode, transformNode: slicer.vtkMRML
     if parent is transformNode or (moving is not None and parent is moving.GetParentTransformNode()):
         return WORLD
     toWorld = Volumes.matrixToWorld(node)
-    # A moving volume that was put under the transform to show it warped has left its former parent.
-    movingToWorld = None if moving is None else Volumes.matrixToWorld(moving)
+    movingToWorld = None if moving is None else Record.movingToWorld(transformNode, moving)
     if toWorld is None or movingToWorld is None:
         return toWorld
     return np.linalg.inv(movingToWorld) @ toWorld

@@ -9,7 +9,7 @@ import mrml_cases
 import mrml_scene
 from DeepAttentionRegEngine import fields
 from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
-from DeepAttentionRegLib import Readout, Subject, Transforms
+from DeepAttentionRegLib import Readout, Record, Subject, Transforms
 from DeepAttentionRegLib.Comparison import Comparison, Options
 from DeepAttentionRegLib.ComparisonModes import Layer, Mode
 
@@ -111,6 +111,14 @@ class TestReading:
         subject = shifted((5.0, 0.0, 0.0))
         subject.moving.SetAndObserveTransformNodeID(subject.transformNode.GetID())
         np.testing.assert_allclose(Readout.read(subject, (1.0, 2.0, 3.0)).origin, (6.0, 2.0, 3.0), atol=1e-5)
+
+    def test_moving_volume_under_the_transform_is_read_where_it_was(self):
+        subject = shifted((5.0, 0.0, 0.0))
+        lift = np.eye(4)
+        lift[2, 3] = 7.0
+        Record.remember(subject.transformNode, Record.Record(place=lift.ravel().tolist()))
+        subject.moving.SetAndObserveTransformNodeID(subject.transformNode.GetID())
+        np.testing.assert_allclose(Readout.read(subject, (1.0, 2.0, 3.0)).origin, (6.0, 2.0, 10.0), atol=1e-5)
 
     def test_single_slice_is_read_within_its_plane(self, flat_geometry):
         normal = flat_geometry.normal_lps

@@ -37,6 +37,11 @@ class TestRegistration:
     def test_inputs_are_remembered_by_name(self, outcome):
         assert Record.recall(outcome.transformNode).inputs == {"fixedVolume": "CT1", "movingVolume": "CT2"}
 
+    def test_place_of_the_moving_volume_is_remembered(self, outcome, inputs):
+        inputs.movingVolume.SetAndObserveTransformNodeID(outcome.transformNode.GetID())
+        place = Record.movingToWorld(outcome.transformNode, inputs.movingVolume)
+        np.testing.assert_allclose(place, mrml_cases.RIGID)
+
     def test_start_leads_from_the_world_below_the_parent_of_the_moving_volume(self, outcome):
         start = Record.startOf(Subject.ofTransform(outcome.transformNode))
         np.testing.assert_allclose(start @ mrml_cases.RIGID, np.eye(4), atol=1e-9)

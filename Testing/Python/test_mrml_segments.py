@@ -147,6 +147,13 @@ class TestFrames:
             node.SetAndObserveTransformNodeID(turned.transformNode.GetID())
         assert only(Segments.compare(turned, *pair)).scores == expected
 
+    def test_place_is_remembered_when_the_moving_volume_alone_is_under_the_result(self, turned, pair):
+        expected = only(Segments.compare(turned, *pair)).scores
+        start, place = (matrix.ravel().tolist() for matrix in (np.linalg.inv(mrml_cases.RIGID), mrml_cases.RIGID))
+        Record.remember(turned.transformNode, Record.Record(start=start, place=place))
+        turned.moving.SetAndObserveTransformNodeID(turned.transformNode.GetID())
+        assert only(Segments.compare(turned, *pair)).scores == expected
+
     def test_volume_before_is_that_in_the_world(self, subject, pair):
         Record.remember(subject.transformNode, Record.Record(start=np.diag([0.5, 0.5, 0.5, 1.0]).ravel().tolist()))
         structure = only(Segments.compare(subject, *pair))
