@@ -1,10 +1,14 @@
 """What the tools of the panel have in common that judge a deformation."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
-from . import PanelParts, PanelRun, Subject
+import slicer
+from slicer.i18n import tr as _
+
+from . import Metrics, PanelParts, PanelRun, Record, Subject
 
 
 class InspectionTool(PanelParts.Section):
@@ -21,6 +25,7 @@ class InspectionTool(PanelParts.Section):
         self._logic = logic
         # What starts what takes long; the section that makes the tool provides it.
         self.run: PanelRun.RunSection | None = None
+        self._toolTips: dict[str, str] = {}
 
     def subject(self) -> Subject.Subject:
         """Return the chosen deformation and its volumes.
@@ -36,3 +41,40 @@ class InspectionTool(PanelParts.Section):
         :param problem: why nothing can be inspected, as a sentence; empty if it can.
         """
         raise NotImplementedError
+
+    def offer(self, names: Iterable[str], problem: str) -> None:
+        """Enable widgets, or disable them and say why in their tool tips.
+
+        :param names: of the widgets.
+        :param problem: why they cannot be used, as a sentence; empty if they can.
+        """
+        for name in names:
+            widget = getattr(self._ui, name)
+            toolTip = self._toolTips.setdefault(name, widget.toolTip)
+            widget.enabled = not problem
+            widget.toolTip = problem or toolTip
+
+    def attempt(self, work: Callable[[], Any]) -> Any:
+        """Return what work comes to that may take a moment; None if it fails, of which the user is told why."""
+        try:
+            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
+                return work()
+        except ValueError as reason:  # a sentence for the user
+            self._tell(str(reason))
+        except Exception as error:
+            logging.exception("A tool of the inspection failed")
+            self._tell(str(error))
+        return None
+
+    def tellTable(self, node: slicer.vtkMRMLTableNode) -> None:
+        """Tell of a table that has been made, and what has to be known to read it."""
+        text = _('Wrote "{table}". {note}').format(table=node.GetName(), note=node.GetDescription() or "")
+        self._tell(text.strip())
+
+    def showTable(self, role: str) -> None:
+        """Show the table that the deformation remembers in a role."""
+        table = Record.attached(self._parameters.inspected, role)
+        if table is None:
+            self._tell(_("The table was removed."))
+        else:
+            Metrics.showTable(table)

@@ -19,7 +19,6 @@ class AttentionTool(InspectionTool):
         super().__init__(ui, tell, logic)
         self._view: Attention.AttentionView | None = None
         self._shown: Attention.Choice | None = None
-        self._toolTips = {name: getattr(ui, name).toolTip for name in ("attentionCheckBox", "attentionComboBox")}
         ui.attentionComboBox.connect("activated(int)", self.onChosen)
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
@@ -39,9 +38,7 @@ class AttentionTool(InspectionTool):
                 problem = _("The method of this deformation leaves nothing that shows what it attended to.")
         except ValueError as reason:
             problem = str(reason)
-        for name, toolTip in self._toolTips.items():
-            getattr(ui, name).enabled = not problem
-            getattr(ui, name).toolTip = problem or toolTip
+        self.offer(["attentionCheckBox", "attentionComboBox"], problem)
         current = next((choice for choice in choices if choice.key == chosen.inspectAttended), choices and choices[0])
         items = [(choice.label(), choice.key) for choice in choices]
         PanelParts.fillComboBox(ui.attentionComboBox, items, current.key if current else "")

@@ -1,14 +1,12 @@
 """The tool of the panel that measures landmarks before and after a deformation."""
 
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
-from . import Landmarks, Metrics, Record
+from . import Landmarks
 from .InspectionTool import InspectionTool
 from .Parameters import DeepAttentionRegParameterNode
 
@@ -20,9 +18,8 @@ class LandmarksTool(InspectionTool):
         """Connect the widgets; parameters as `InspectionTool`."""
         super().__init__(ui, tell, logic)
         self._shown: tuple[object, ...] | None = None
-        self._toolTip = ui.measureLandmarksButton.toolTip
         ui.measureLandmarksButton.connect("clicked(bool)", self.onMeasure)
-        ui.landmarksTableButton.connect("clicked(bool)", self.onTable)
+        ui.landmarksTableButton.connect("clicked(bool)", lambda: self.showTable(Landmarks.TABLE_ROLE))
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices."""
@@ -35,11 +32,10 @@ class LandmarksTool(InspectionTool):
         subject = None if problem else self.subject()
         if subject is not None:
             problem = Landmarks.checkLandmarks(subject, chosen.fixedLandmarks, chosen.movingLandmarks)
-        ui.measureLandmarksButton.enabled = not problem
-        ui.measureLandmarksButton.toolTip = problem or self._toolTip
+        self.offer(["measureLandmarksButton"], problem)
         text = "" if subject is None else Landmarks.describe(subject)
-        for widget in (ui.landmarksMomentComboBox, ui.landmarksTableButton):
-            widget.enabled = bool(text)
+        missing = "" if text else problem or _("Measure the landmarks first.")
+        self.offer(["landmarksMomentComboBox", "landmarksTableButton"], missing)
         ui.landmarksLabel.text = text
         ui.landmarksLabel.visible = bool(text)
         # What has been shown once may have been changed elsewhere since.
@@ -50,20 +46,9 @@ class LandmarksTool(InspectionTool):
     def onMeasure(self) -> None:
         """Measure the landmarks."""
         chosen = self._parameters
-        try:
-            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                measurement = Landmarks.measure(self.subject(), chosen.fixedLandmarks, chosen.movingLandmarks)
-                nodes = Landmarks.create(measurement)
-        except Exception as error:
-            logging.exception("The landmarks could not be measured")
-            self._tell(str(error))
-            return
-        self._shown = None
-        text = _('Wrote "{table}". {warnings}').format(
-            table=nodes.table.GetName(), warnings=" ".join(measurement.warnings)
+        nodes = self.attempt(
+            lambda: Landmarks.create(Landmarks.measure(self.subject(), chosen.fixedLandmarks, chosen.movingLandmarks))
         )
-        self._tell(text.strip())
-
-    def onTable(self) -> None:
-        """Show the table."""
-        Metrics.showTable(Record.attached(self.subject().transformNode, Landmarks.TABLE_ROLE))
+        if nodes is not None:
+            self._shown = None
+            self.tellTable(nodes.table)

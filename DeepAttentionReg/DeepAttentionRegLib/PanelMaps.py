@@ -42,7 +42,6 @@ class MapsTool(InspectionTool):
         self._shown: Map | None = None
         self._node = Results.NodeReference(None)
         self._transform = Results.NodeReference(None)
-        self._toolTips = {name: getattr(ui, name).toolTip for name in (*BUTTONS.values(), FOLDS_BUTTON)}
         for kind, name in BUTTONS.items():
             self._connect(name, functools.partial(self.onMap, kind))
         self._connect(FOLDS_BUTTON, self.onFolds)
@@ -68,11 +67,9 @@ class MapsTool(InspectionTool):
         if self._shown is not None and self._node.get() is None:
             self._hide()
         ui = self._ui
-        for name, toolTip in self._toolTips.items():
-            button = getattr(ui, name)
-            reason = problem or (self._missing() if name == BUTTONS[Map.UNCERTAINTY] else "")
-            button.enabled = not reason
-            button.toolTip = reason or toolTip
+        self.offer([*BUTTONS.values(), FOLDS_BUTTON], problem)
+        if not problem and Maps.of(self.subject(), Map.UNCERTAINTY) is None:
+            self.offer([BUTTONS[Map.UNCERTAINTY]], _missingUncertainty())
         for kind, name in BUTTONS.items():
             getattr(ui, name).checked = kind is self._shown
         getattr(ui, FOLDS_BUTTON).checked = self._view.marksFolds
@@ -92,18 +89,16 @@ class MapsTool(InspectionTool):
             self._hide()
             self._tell("")
             return
-        try:
-            subject = self.subject()
-            if kind is Map.INCONSISTENCY and Maps.backwardOf(subject) is None:
-                self._registerBack(subject)
-                return
-            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                node = Maps.of(subject, kind) if kind is Map.UNCERTAINTY else Maps.create(subject, kind)
-        except ValueError as reason:
-            self._tell(str(reason))
+        subject = self.attempt(self.subject)
+        if subject is None:
             return
-        self._show(subject, kind, node)
-        self._tell(_summary(kind, node))
+        if kind is Map.INCONSISTENCY and Maps.backwardOf(subject) is None:
+            self._registerBack(subject)
+            return
+        node = self.attempt(lambda: _node(subject, kind))
+        if node is not None:
+            self._show(subject, kind, node)
+            self._tell(_summary(kind, node))
 
     def onFolds(self, isWanted: bool) -> None:
         """Mark the folds, or no longer."""
@@ -111,25 +106,14 @@ class MapsTool(InspectionTool):
             self._view.hideFolds()
             self._tell("")
             return
-        try:
-            subject = self.subject()
-            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                node = Maps.createFolds(subject)
-        except ValueError as reason:
-            self._tell(str(reason))
+        node = self.attempt(lambda: Maps.createFolds(self.subject()))
+        if node is None:
             return
-        self._transform = Results.NodeReference(subject.transformNode)
+        self._transform = Results.NodeReference(self._parameters.inspected)
         self._view.showFolds(node)
         count, percent = Maps.countFolds(node)
         text = _("{count} voxels are folded ({percent:.2f} %).") if count else _("No voxel is folded.")
         self._tell(text.format(count=count, percent=percent))
-
-    def _missing(self) -> str:
-        try:
-            isThere = Maps.of(self.subject(), Map.UNCERTAINTY) is not None
-        except ValueError as reason:
-            return str(reason)
-        return "" if isThere else _("Estimate the uncertainty first, below.")
 
     def _registerBack(self, subject: Subject) -> None:
         make = functools.partial(Maps.BackwardRegistration, subject, Arguments.settingsOf(self._parameters))
@@ -158,6 +142,23 @@ class MapsTool(InspectionTool):
     def _close(self) -> None:
         self._hide()
         self._view.close()
+
+
+def _node(subject: Subject, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:
+    """Return a map, computed anew where that takes no registration.
+
+    :raises ValueError: if it cannot be; says why.
+    """
+    if kind is not Map.UNCERTAINTY:
+        return Maps.create(subject, kind)
+    node = Maps.of(subject, kind)
+    if node is None:
+        raise ValueError(_missingUncertainty())
+    return node
+
+
+def _missingUncertainty() -> str:
+    return _("Estimate the uncertainty first, below.")
 
 
 def _explanation(kind: Map | None) -> str:

@@ -20,7 +20,6 @@ class ReadoutTool(InspectionTool):
         super().__init__(ui, tell, logic)
         self._mark = Readout.Mark()
         self._cursor = PanelCursor.Cursor(self.onCursor)
-        self._toolTip = ui.readoutCheckBox.toolTip
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices; None lets go of the cursor and removes the mark."""
@@ -31,8 +30,7 @@ class ReadoutTool(InspectionTool):
     def update(self, problem: str) -> None:
         """Follow the cursor if that was chosen."""
         ui, isOn = self._ui, self._parameters.inspectReadout and not problem
-        ui.readoutCheckBox.enabled = not problem
-        ui.readoutCheckBox.toolTip = problem or self._toolTip
+        self.offer(["readoutCheckBox"], problem)
         ui.readoutLabel.visible = isOn
         if isOn:
             self._cursor.follow(True)

@@ -1,6 +1,5 @@
 """The tool of the panel that scrubs through the steps of a deformation."""
 
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +23,6 @@ class RecursionsTool(InspectionTool):
         self._evidence: Evidence.Evidence | None = None
         self._scrubber: Scrubber.Scrubber | None = None
         self._hasGrid = False
-        self._toolTips = {
-            name: getattr(ui, name).toolTip for name in ("stepsCheckBox", "stepSlider", "plotStepsButton")
-        }
         ui.stepSlider.connect("valueChanged(int)", self.onSlider)
         ui.plotStepsButton.connect("clicked(bool)", self.onPlot)
 
@@ -44,9 +40,7 @@ class RecursionsTool(InspectionTool):
         except ValueError as reason:
             problem = str(reason)
         self._take(evidence)
-        for name, toolTip in self._toolTips.items():
-            getattr(ui, name).enabled = not problem
-            getattr(ui, name).toolTip = problem or toolTip
+        self.offer(["stepsCheckBox", "stepSlider", "plotStepsButton"], problem)
         isOn = self._parameters.inspectSteps and evidence is not None
         PanelParts.setVisible((ui.gridCheckBox,), isOn)
         PanelParts.setVisible((ui.stepLabel,), evidence is not None)
@@ -72,12 +66,8 @@ class RecursionsTool(InspectionTool):
     def onPlot(self) -> None:
         """Plot the steps."""
         chosen = self._parameters
-        try:
-            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                chart = Scrubber.plot(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation)
-        except Exception as error:
-            logging.exception("The steps could not be plotted")
-            self._tell(str(error))
+        chart = self.attempt(lambda: Scrubber.plot(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation))
+        if chart is None:
             return
         plots = slicer.app.moduleManager().module("Plots")
         if plots is not None:

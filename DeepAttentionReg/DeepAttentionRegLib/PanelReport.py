@@ -1,6 +1,5 @@
 """The tool of the panel that writes a report on a deformation."""
 
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,33 +23,28 @@ class ReportTool(InspectionTool):
         """Connect the widgets; parameters as `InspectionTool`."""
         super().__init__(ui, tell, logic)
         self._written: Path | None = None
-        self._toolTip = ui.writeReportButton.toolTip
         ui.writeReportButton.connect("clicked(bool)", self.onWrite)
         ui.openReportButton.connect("clicked(bool)", self.onOpen)
 
     def update(self, problem: str) -> None:
         """Say whether a report can be written."""
-        problem = problem or ReportContent.check(self.subject())
-        self._ui.writeReportButton.enabled = not problem
-        self._ui.writeReportButton.toolTip = problem or self._toolTip
-        self._ui.openReportButton.enabled = self._written is not None and self._written.is_file()
+        self.offer(["writeReportButton"], problem or ReportContent.check(self.subject()))
+        isThere = self._written is not None and self._written.is_file()
+        self.offer(["openReportButton"], "" if isThere else _("Write a report first."))
 
     def onWrite(self) -> None:
         """Write a report where the user wants it."""
-        subject, chosen = self.subject(), self._parameters
-        suggestion = re.sub(r'[<>:"/\\|?*]+', "_", subject.name) + Report.SUFFIXES[0]
+        chosen = self._parameters
+        suggestion = re.sub(r'[<>:"/\\|?*]+', "_", chosen.inspected.GetName()) + Report.SUFFIXES[0]
         path = PanelParts.chooseNewFile(_("Write report"), suggestion, _("Web pages (*.html)"))
         if not path:
             return
         if not path.lower().endswith(Report.SUFFIXES):
             path += Report.SUFFIXES[0]
         point = crossing() if chosen.inspectReportViews else None
-        try:
-            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                written = Report.write(subject, path, pdf=chosen.inspectReportPdf, pointRas=point)
-        except Exception as error:
-            logging.exception("The report could not be written")
-            self._tell(str(error))
+        pdf = chosen.inspectReportPdf
+        written = self.attempt(lambda: Report.write(self.subject(), path, pdf=pdf, pointRas=point))
+        if written is None:
             return
         self._written = written[0]
         names = ", ".join(part.name for part in written)

@@ -1,16 +1,17 @@
 """The tool of the panel that compares segments before and after a deformation."""
 
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
-from . import Metrics, PanelParts, Record, SegmentNodes, Segments, Subject
+from . import PanelParts, SegmentNodes, Segments, Subject
 from .InspectionTool import InspectionTool
 from .Parameters import DeepAttentionRegParameterNode
+
+# What shows the segments that have been compared.
+SHOWING = ("segmentsMomentComboBox", "segmentComboBox", "segments3dCheckBox", "segmentsTableButton")
 
 
 class SegmentsTool(InspectionTool):
@@ -20,10 +21,9 @@ class SegmentsTool(InspectionTool):
         """Connect the widgets; parameters as `InspectionTool`."""
         super().__init__(ui, tell, logic)
         self._shown: tuple[object, ...] | None = None
-        self._toolTip = ui.compareSegmentsButton.toolTip
         ui.compareSegmentsButton.connect("clicked(bool)", self.onCompare)
         ui.segmentComboBox.connect("currentIndexChanged(int)", self.onSegment)
-        ui.segmentsTableButton.connect("clicked(bool)", self.onTable)
+        ui.segmentsTableButton.connect("clicked(bool)", lambda: self.showTable(SegmentNodes.TABLE_ROLE))
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices."""
@@ -36,13 +36,11 @@ class SegmentsTool(InspectionTool):
         subject = None if problem else self.subject()
         if subject is not None:
             problem = Segments.checkSegments(subject, chosen.fixedSegmentation, chosen.movingSegmentation)
-        ui.compareSegmentsButton.enabled = not problem
-        ui.compareSegmentsButton.toolTip = problem or self._toolTip
+        self.offer(["compareSegmentsButton"], problem)
         names = [] if subject is None else SegmentNodes.structures(subject)
         structure = chosen.inspectSegment if chosen.inspectSegment in names else ""
         PanelParts.fillComboBox(ui.segmentComboBox, [(_("All"), ""), *((name, name) for name in names)], structure)
-        for widget in (ui.segmentsMomentComboBox, ui.segmentComboBox, ui.segments3dCheckBox, ui.segmentsTableButton):
-            widget.enabled = bool(names)
+        self.offer(SHOWING, "" if names else problem or _("Compare the segments first."))
         ui.segmentsLabel.text = SegmentNodes.describe(subject, structure) if names else ""
         ui.segmentsLabel.visible = bool(names)
         if names:
@@ -51,27 +49,18 @@ class SegmentsTool(InspectionTool):
     def onCompare(self) -> None:
         """Compare the segmentations."""
         chosen = self._parameters
-        try:
-            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                comparison = Segments.compare(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation)
-                nodes = SegmentNodes.create(comparison)
-        except Exception as error:
-            logging.exception("The segments could not be compared")
-            self._tell(str(error))
-            return
-        self._shown = None
-        text = _('Wrote "{table}". {warnings}').format(
-            table=nodes.table.GetName(), warnings=" ".join(comparison.warnings)
+        nodes = self.attempt(
+            lambda: SegmentNodes.create(
+                Segments.compare(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation)
+            )
         )
-        self._tell(text.strip())
+        if nodes is not None:
+            self._shown = None
+            self.tellTable(nodes.table)
 
     def onSegment(self, index: int) -> None:
         """Show another segment."""
         self._parameters.inspectSegment = self._ui.segmentComboBox.itemData(index)
-
-    def onTable(self) -> None:
-        """Show the table."""
-        Metrics.showTable(Record.attached(self.subject().transformNode, SegmentNodes.TABLE_ROLE))
 
     def _show(self, subject: Subject.Subject, structure: str) -> None:
         """Show what is chosen, unless it has been shown since: the user may have changed it elsewhere."""

@@ -18,13 +18,11 @@ class UncertaintyTool(InspectionTool):
     def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
         super().__init__(ui, tell, logic)
-        self._toolTip = ui.uncertaintyButton.toolTip
         ui.uncertaintyButton.connect("clicked(bool)", lambda: self.onEstimate())
 
     def update(self, problem: str) -> None:
         """Say whether the uncertainty can be estimated."""
-        self._ui.uncertaintyButton.enabled = not problem
-        self._ui.uncertaintyButton.toolTip = problem or self._toolTip
+        self.offer(["uncertaintyButton"], problem)
 
     def onEstimate(self) -> None:
         """Start the estimate for the chosen deformation."""
@@ -44,5 +42,6 @@ class UncertaintyTool(InspectionTool):
         text = _('Created "{name}": mean {mean:.2f} mm, 95 % of the voxels below {high:.2f} mm.')
         self._tell(text.format(name=node.GetName(), mean=mean, high=high))
         button = self._ui.uncertaintyMapButton
-        if self._parameters is not None and button.enabled and not button.checked:
+        if self._parameters is not None and not button.checked:
+            self._ui.mapsGroupBox.collapsed = False  # what is folded cannot be clicked
             button.click()

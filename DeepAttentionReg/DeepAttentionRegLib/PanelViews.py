@@ -40,7 +40,6 @@ class ViewsTool(InspectionTool):
         self._options: Comparison.Options | None = None
         self._layout = ViewStates.Layout()
         self._cursor = PanelCursor.Cursor(self.onCursor)
-        self._toolTips = {name: getattr(ui, name).toolTip for name in CHOICES}
         self._time = 0.0
         self._timer = qt.QTimer()
         self._timer.setInterval(TICK_MS)
@@ -64,9 +63,7 @@ class ViewsTool(InspectionTool):
         else:
             reason = self._show()
         ui = self._ui
-        for name, toolTip in self._toolTips.items():
-            getattr(ui, name).enabled = not problem
-            getattr(ui, name).toolTip = problem or toolTip
+        self.offer(CHOICES, problem)
         for name, modes in LABELED.items():
             PanelParts.setVisible((getattr(ui, name), getattr(ui, f"{name}Label")), mode in modes)
         for name, modes in UNLABELED.items():

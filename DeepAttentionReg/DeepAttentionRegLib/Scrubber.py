@@ -177,7 +177,7 @@ def _createChart(evidence: Evidence, name: str) -> slicer.vtkMRMLPlotChartNode:
     table = evidence.table
     chart = Record.attached(evidence.transformNode, CHART_ROLE)
     if chart is None:
-        chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", f"{name} {_('steps chart')}")
+        chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", _("{name} steps chart").format(name=name))
         Record.attach(evidence.transformNode, CHART_ROLE, chart)
     for index in reversed(range(chart.GetNumberOfPlotSeriesNodes())):
         series = chart.GetNthPlotSeriesNode(index)

@@ -130,6 +130,20 @@ class DeepAttentionRegEvidenceTest(PanelCase):
         selection = slicer.app.applicationLogic().GetSelectionNode()
         self.assertEqual(selection.GetActiveTableID(), self.attached("Segments").GetID())
 
+    def test_what_shows_a_comparison_waits_for_one(self):
+        self.addSegmentations()
+        for widget in (self.ui.segmentsTableButton, self.ui.segmentComboBox):
+            self.assertFalse(widget.enabled)
+            self.assertEqual(widget.toolTip, "Compare the segments first.")
+        self.compare()
+        self.assertNotIn("first", self.ui.segmentsTableButton.toolTip)
+
+    def test_removed_table_is_told(self):
+        self.compare()
+        slicer.mrmlScene.RemoveNode(self.attached("Segments"))
+        self.ui.segmentsTableButton.click()
+        self.assertIn("The table was removed.", self.ui.statusLabel.text)
+
     def test_landmarks_are_measured_and_told(self):
         self.addLandmarks()
         self.ui.measureLandmarksButton.click()
@@ -175,9 +189,18 @@ class DeepAttentionRegEvidenceTest(PanelCase):
             self.ui.writeReportButton.click()
         self.assertIn("nowhere does not exist", self.ui.statusLabel.text)
 
+    def test_report_without_a_volume_says_what_to_choose(self):
+        self.parameters.fixedVolume = self.parameters.movingVolume = None
+        slicer.mrmlScene.RemoveNode(self.fixed)
+        with self.writing("report.html"):
+            self.ui.writeReportButton.click()
+        self.assertIn("Choose the fixed and the moving volume", self.ui.statusLabel.text)
+
     def test_pictures_are_taken_where_the_views_cross(self):
         crossing = sys.modules["DeepAttentionRegLib.PanelReport"].crossing
-        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
+            node = slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceNode")
+            node.SetOrientation(orientation)
             node.JumpSliceByOffsetting(-3.0, -4.0, 5.0)
         np.testing.assert_allclose(crossing(), (-3.0, -4.0, 5.0))
         self.ui.reportViewsCheckBox.checked = True

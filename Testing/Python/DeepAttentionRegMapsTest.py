@@ -162,6 +162,14 @@ class DeepAttentionRegMapsTest(PanelCase):
         self.assertEqual(self.checkedButtons(), ["uncertaintyMapButton"])
         self.assertEqual(set(self.foregrounds()), {self.record.attached(transform, "Uncertainty")})
 
+    def test_estimated_uncertainty_unfolds_the_maps(self):
+        self.registered()
+        self.ui.mapsGroupBox.collapsed = True
+        self.ui.uncertaintyButton.click()
+        self.waitForEnd()
+        self.assertFalse(self.ui.mapsGroupBox.collapsed)
+        self.assertEqual(self.checkedButtons(), ["uncertaintyMapButton"])
+
     def test_failed_estimate_is_told(self):
         self.registered()
         self.useEngine("fail")
