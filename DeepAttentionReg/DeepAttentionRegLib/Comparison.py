@@ -27,6 +27,7 @@ from . import Mixing, Record, Volumes
 from .ComparisonModes import Divider, Layer, Mode
 from .Results import NodeReference
 from .Subject import Subject
+from .Transforms import WORLD
 from .ViewStates import (
     FIXED_PANE,
     MOVING_ATTRIBUTE,
@@ -38,7 +39,6 @@ from .ViewStates import (
     isSideBySide,
 )
 
-WORLD = np.eye(4)
 NAME = "Deformation comparison"  # of all nodes that are added
 # At 2 Hz there are two flashes a second; more than three can bring on seizures (WCAG 2.3.1), which a slider, or a
 # script, must not be able to do.

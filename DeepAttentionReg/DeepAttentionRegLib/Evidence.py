@@ -18,8 +18,7 @@ from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
 
 from . import EvidenceFiles, Record, Volumes
 from .EvidenceFiles import COUNT, GAUSSIANS, HEADS, IMAGE, KEY, MAP, NAME, QUERY, STEPS, TABLE, TOKENS
-
-WORLD = np.eye(4)
+from .Transforms import WORLD
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from DeepAttentionRegEngine.geometry import Geometry
 from . import Overlays, Record, Results, Subject, Transforms, Volumes, Warping
 from .Overlays import Map
 from .SubjectTask import SubjectTask, jobOf
+from .Transforms import WORLD
 
-WORLD = np.eye(4)
 FOLDS, BACKWARD = "Folds", "Backward"
 Arrays = tuple[np.ndarray, Geometry]
 

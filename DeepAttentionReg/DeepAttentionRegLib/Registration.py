@@ -14,9 +14,9 @@ from DeepAttentionRegEngine import contract, images
 from . import EvidenceFiles, Job, Methods, Record, Results, Volumes
 from .Results import Outcome, Outputs
 from .Task import Callbacks, Task
+from .Transforms import WORLD
 from .Volumes import Inputs
 
-WORLD = np.eye(4)
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 OUTPUT_FILES = {
     "output_transform": "transform.nrrd",

@@ -17,7 +17,6 @@ from . import Job, Methods, Record, Registration, Results, Volumes, Warping
 from .Subject import Subject
 from .Task import Callbacks, Task
 
-WORLD = np.eye(4)
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

@@ -8,6 +8,8 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine.geometry import Geometry, flip_lps_ras
 
+WORLD = np.eye(4)  # what leads from the world to the world, where a function asks for a frame
+
 
 def makeGridTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer.vtkOrientedGridTransform:
     """Return a displacement field as the transform from parent (fixed) to moving points, outside of any scene.

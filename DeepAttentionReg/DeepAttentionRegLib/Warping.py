@@ -15,9 +15,9 @@ from vtk.util.numpy_support import vtk_to_numpy
 from DeepAttentionRegEngine.geometry import Geometry
 
 from . import Record, Volumes
+from .Transforms import WORLD
 from .Volumes import BINARY_LABELMAP
 
-WORLD = np.eye(4)
 CLOSED_SURFACE = "Closed surface"
 # A point that the field does not bring back to where it was, to this distance, lies in a fold.
 RETURN_MM = 0.1
