@@ -155,8 +155,7 @@ def create(measurement: Measurement) -> Nodes:
     """Put a measurement into the scene, in place of an earlier one of the same transform; only "after" is shown."""
     subject = measurement.subject
     transform = subject.transformNode
-    former = [Record.attached(transform, role) for role in (*ROLES.values(), TABLE_ROLE)]
-    with Results.allOrNothing([node for node in former if node is not None]):
+    with Results.allOrNothing(Record.attached(transform, role) for role in (*ROLES.values(), TABLE_ROLE)):
         arrows = {state: _createArrows(measurement, state) for state in ROLES}
         text = _("{name} landmarks").format(name=subject.name)
         table = Metrics.createTable(makeTable(measurement), text, Record.attached(transform, TABLE_ROLE))

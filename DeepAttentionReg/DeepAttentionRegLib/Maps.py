@@ -166,7 +166,7 @@ class BackwardRegistration(SubjectTask):
         subject = self.subject
         existing = backwardOf(subject)
         name = slicer.mrmlScene.GenerateUniqueName(_("{name} backward").format(name=self._name))
-        with Results.allOrNothing([node for node in (existing, subject.transformNode) if node is not None]):
+        with Results.allOrNothing([existing, subject.transformNode]):
             node = Transforms.createGridTransform(field, name, subject.moving, subject.fixed, existing)
             inputs = {"fixedVolume": subject.moving.GetName(), "movingVolume": subject.fixed.GetName()}
             record = replace(

@@ -1,6 +1,6 @@
 """What the engine found as nodes of the scene: all of them or, if anything goes wrong, none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -121,7 +121,7 @@ def commit(material: Material, case: Case) -> Outcome:
     fixed, moving = case.fixed.get(), case.moving.get()
     name = slicer.mrmlScene.GenerateUniqueName(case.name)
     nodes = {role: reference.get() for role, reference in case.outputs.items()}
-    with allOrNothing([node for node in nodes.values() if node is not None]):
+    with allOrNothing(nodes.values()):
         outcome = Outcome(
             transformNode=Transforms.createGridTransform(
                 material.transform, name, fixed, moving, nodes["transformNode"]
@@ -154,11 +154,11 @@ def commit(material: Material, case: Case) -> Outcome:
 
 
 @contextmanager
-def allOrNothing(existing: list[slicer.vtkMRMLNode]) -> Iterator[None]:
-    """Undo all changes to these nodes and remove all nodes added since, if the block raises."""
+def allOrNothing(existing: Iterable[slicer.vtkMRMLNode | None]) -> Iterator[None]:
+    """Undo all changes to these nodes, leaving out None, and remove all nodes added since, if the block raises."""
     before = {node.GetID() for node in _sceneNodes()}
     backups = []
-    for node in existing:
+    for node in filter(None, existing):
         backup = node.CreateNodeInstance()
         backup.Copy(node)
         backups.append((node, backup))

@@ -72,8 +72,7 @@ def create(comparison: Comparison) -> Nodes:
     """Put a comparison into the scene, in place of an earlier one of the same transform; only "after" is shown."""
     subject = comparison.subject
     transform = subject.transformNode
-    former = [Record.attached(transform, role) for role in (*ROLES.values(), TABLE_ROLE)]
-    with Results.allOrNothing([node for node in former if node is not None]):
+    with Results.allOrNothing(Record.attached(transform, role) for role in (*ROLES.values(), TABLE_ROLE)):
         overlays = {state: _createOverlay(comparison, state) for state in STATES}
         table = Metrics.createTable(
             makeTable(comparison.structures),

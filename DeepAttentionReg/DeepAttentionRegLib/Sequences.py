@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine import contract, errors, images
 from DeepAttentionRegEngine.geometry import Geometry
 
-from . import Job, Methods, Registration, Results, Transforms, Volumes
+from . import Job, Methods, Registration, Results, Task, Transforms, Volumes
 
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
 # The coordinates of the volumes in a sequence, which have no parent transform.
@@ -104,7 +104,7 @@ def checkSequence(
     return unfit[:1] or Methods.checkMethod(settings.method, frames[referenceFrame], settings.weights)
 
 
-class SequenceRegistration:
+class SequenceRegistration(Task.Work):
     """Registers the frames without blocking; `start` it, then `wait` or let the callbacks come.
 
     After a failure or a cancellation `outcome` holds what was done until then, if that was to be kept.
@@ -133,8 +133,7 @@ class SequenceRegistration:
         :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
         :param script: engine to run.
         """
-        self.outcome: SequenceOutcome | None = None
-        self.failure: contract.Failure | None = None
+        super().__init__(callbacks or Callbacks(), pythonExecutable, script)
         self._sequence = Results.NodeReference(sequenceNode)
         self._reference = referenceFrame
         self._settings = replace(
@@ -145,16 +144,12 @@ class SequenceRegistration:
             keepGaussians=False,
             evidenceFolder=None,
         )
-        self._callbacks = callbacks or Callbacks()
         self._withVolumes = withVolumes
         self._keepPartial = keepPartial
-        self._engine = pythonExecutable, script
-        self._job: Job.EngineJob | None = None
         self._indexValues: list[str] = []
         self._geometry: Geometry | None = None
         self._frame = -1
         self._done = _Done()
-        self._stopMessage = ""
         self._isFinishing = False
         self._hasEnded = False
 
@@ -162,11 +157,6 @@ class SequenceRegistration:
     def isRunning(self) -> bool:
         """Whether it was started and has not ended yet."""
         return self._job is not None and not self._hasEnded
-
-    @property
-    def log(self) -> str:
-        """Last lines that the engine wrote for the present frame besides its progress."""
-        return self._job.log if self._job is not None else ""
 
     def start(self) -> None:
         """Start with the first frame and return.
@@ -185,15 +175,6 @@ class SequenceRegistration:
         except errors.EngineError as error:
             raise ValueError(str(error)) from error
 
-    def poll(self) -> None:
-        """Pass on news; only needed where no Qt event loop does it."""
-        if self._job is not None:
-            self._job.poll()
-
-    def cancel(self) -> None:
-        """Stop at the next opportunity; `onFailed` tells when it has happened."""
-        self._stop(_("The registration was canceled."))
-
     def finish(self) -> None:
         """End after the present frame; `onFinished` gets the frames done until then."""
         self._isFinishing = True
@@ -210,22 +191,13 @@ class SequenceRegistration:
             self.close()
             raise
         if self.failure is not None or self.outcome is None:
-            failure = self.failure or contract.Failure(errors.CANCELLED, self._stopMessage)
-            raise RuntimeError(f"{failure.message} {failure.hint}".strip())
+            self._raiseFailure()
         return self.outcome
 
     def close(self) -> None:
         """End the engine at once; no callback is called any more, and nothing is added to the scene."""
-        self._callbacks = Callbacks()
         self._hasEnded = True
-        self._stopMessage = self._stopMessage or _("The registration was closed.")
-        if self._job is not None:
-            self._job.close()
-
-    def _stop(self, message: str) -> None:
-        self._stopMessage = self._stopMessage or message
-        if self._job is not None:
-            self._job.cancel()
+        super().close()
 
     def _nextFrame(self) -> int | None:
         """Return the next frame to register; None after the last one."""

@@ -32,7 +32,59 @@ class Stopped(Exception):
     """The task was canceled, or one of its inputs vanished."""
 
 
-class Task:
+class Work:
+    """What the engine does for nodes of the scene, in one job after another, and how it is stopped."""
+
+    def __init__(self, callbacks: Any, pythonExecutable: str | None, script: Path) -> None:
+        """Prepare; nothing is done yet.
+
+        :param callbacks: whom to tell.
+        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
+        :param script: engine to run.
+        """
+        self.outcome: Any = None
+        self.failure: contract.Failure | None = None
+        self._callbacks = callbacks
+        self._engine = pythonExecutable, script
+        self._job: Job.EngineJob | None = None
+        self._stopMessage = ""
+
+    @property
+    def log(self) -> str:
+        """Last lines that the engine wrote besides its progress, in the present job."""
+        return self._job.log if self._job is not None else ""
+
+    def poll(self) -> None:
+        """Pass on news; only needed where no Qt event loop does it."""
+        if self._job is not None:
+            self._job.poll()
+
+    def cancel(self) -> None:
+        """Stop at the next opportunity; `onFailed` tells when it has happened."""
+        self._stop(_("The registration was canceled."))
+
+    def close(self) -> None:
+        """End the engine at once; no callback is called any more, and nothing is added to the scene."""
+        self._callbacks = type(self._callbacks)()  # which tell nobody
+        self._stopMessage = self._stopMessage or _("The registration was closed.")
+        if self._job is not None:
+            self._job.close()
+
+    def _stop(self, message: str) -> None:
+        self._stopMessage = self._stopMessage or message
+        if self._job is not None:
+            self._job.cancel()
+
+    def _raiseFailure(self) -> None:
+        """Raise why there is no outcome.
+
+        :raises RuntimeError: says why and what to do.
+        """
+        failure = self.failure or contract.Failure(errors.CANCELLED, self._stopMessage)
+        raise RuntimeError(f"{failure.message} {failure.hint}".strip())
+
+
+class Task(Work):
     """Works without blocking; `start` it, then `wait` or let the callbacks come. Subclasses say what is done."""
 
     def __init__(
@@ -41,18 +93,8 @@ class Task:
         pythonExecutable: str | None = None,
         script: Path = Job.ENGINE_SCRIPT,
     ) -> None:
-        """Prepare; nothing is done before `start`.
-
-        :param callbacks: whom to tell.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
-        """
-        self.outcome: Any = None
-        self.failure: contract.Failure | None = None
-        self._callbacks = callbacks or Callbacks()
-        self._engine = pythonExecutable, script
-        self._job: Job.EngineJob | None = None
-        self._stopMessage = ""
+        """Prepare; parameters as `Work`."""
+        super().__init__(callbacks or Callbacks(), pythonExecutable, script)
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
@@ -84,11 +126,6 @@ class Task:
         """Whether it was started and has neither finished nor failed."""
         return self._job is not None and not self._job.isClosed
 
-    @property
-    def log(self) -> str:
-        """Last lines that the engine wrote besides its progress."""
-        return self._job.log if self._job is not None else ""
-
     def start(self) -> None:
         """Export the nodes, start the engine and return.
 
@@ -114,15 +151,6 @@ class Task:
         finally:
             self._release()
 
-    def poll(self) -> None:
-        """Pass on news; only needed where no Qt event loop does it."""
-        if self._job is not None:
-            self._job.poll()
-
-    def cancel(self) -> None:
-        """Stop at the next opportunity; `onFailed` tells when it has happened."""
-        self._stop(_("The registration was canceled."))
-
     def finish(self) -> None:
         """End early; `onFinished` gets the best found so far."""
         if self._job is not None:
@@ -135,21 +163,8 @@ class Task:
         """
         self._job.wait()
         if self.outcome is None:
-            failure = self.failure or contract.Failure(errors.CANCELLED, self._stopMessage)
-            raise RuntimeError(f"{failure.message} {failure.hint}".strip())
+            self._raiseFailure()
         return self.outcome
-
-    def close(self) -> None:
-        """End the engine at once; no callback is called any more, and nothing is added to the scene."""
-        self._callbacks = Callbacks()
-        self._stopMessage = self._stopMessage or _("The registration was closed.")
-        if self._job is not None:
-            self._job.close()
-
-    def _stop(self, message: str) -> None:
-        self._stopMessage = self._stopMessage or message
-        if self._job is not None:
-            self._job.cancel()
 
     def _tell(self, stage: str, message: str) -> None:
         """Report progress of this side; the callback may cancel."""
