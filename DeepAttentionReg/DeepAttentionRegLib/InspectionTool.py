@@ -9,6 +9,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import Metrics, PanelParts, PanelRun, Record, Subject
+from .Parameters import DeepAttentionRegParameterNode
 
 
 class InspectionTool(PanelParts.Section):
@@ -66,11 +67,6 @@ class InspectionTool(PanelParts.Section):
             self._tell(str(error))
         return None
 
-    def tellTable(self, node: slicer.vtkMRMLTableNode) -> None:
-        """Tell of a table that has been made, and what has to be known to read it."""
-        text = _('Wrote "{table}". {note}').format(table=node.GetName(), note=node.GetDescription() or "")
-        self._tell(text.strip())
-
     def showTable(self, role: str) -> None:
         """Show the table that the deformation remembers in a role."""
         table = Record.attached(self._parameters.inspected, role)
@@ -78,3 +74,34 @@ class InspectionTool(PanelParts.Section):
             self._tell(_("The table was removed."))
         else:
             Metrics.showTable(table)
+
+
+class TableTool(InspectionTool):
+    """A tool that makes nodes with a table on demand, and then shows of them what is chosen."""
+
+    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+        """Take the widgets; parameters as `InspectionTool`."""
+        super().__init__(ui, tell, logic)
+        self._shown: tuple[object, ...] | None = None
+
+    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
+        """Take other choices."""
+        super().follow(parameters)
+        self._shown = None
+
+    def make(self, work: Callable[[], Any]) -> None:
+        """Make the nodes, and tell of their table and what has to be known to read it.
+
+        :param work: makes the nodes; the result has a `table`.
+        """
+        nodes = self.attempt(work)
+        if nodes is not None:
+            self._shown = None
+            text = _('Wrote "{table}". {note}')
+            self._tell(text.format(table=nodes.table.GetName(), note=nodes.table.GetDescription() or "").strip())
+
+    def showOnce(self, show: Callable[..., None], *wanted: object) -> None:
+        """Show what is chosen, unless it has been shown since: the user may have changed it elsewhere."""
+        if self._shown != wanted:
+            self._shown = wanted
+            show(*wanted)

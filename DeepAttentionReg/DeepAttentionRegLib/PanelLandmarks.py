@@ -7,24 +7,17 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from . import Landmarks
-from .InspectionTool import InspectionTool
-from .Parameters import DeepAttentionRegParameterNode
+from .InspectionTool import TableTool
 
 
-class LandmarksTool(InspectionTool):
+class LandmarksTool(TableTool):
     """Makes the arrows and the table, and shows of them what is chosen."""
 
     def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
         super().__init__(ui, tell, logic)
-        self._shown: tuple[object, ...] | None = None
         ui.measureLandmarksButton.connect("clicked(bool)", self.onMeasure)
         ui.landmarksTableButton.connect("clicked(bool)", lambda: self.showTable(Landmarks.TABLE_ROLE))
-
-    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
-        """Take other choices."""
-        super().follow(parameters)
-        self._shown = None
 
     def update(self, problem: str) -> None:
         """Say whether landmarks can be measured, and show what is chosen of those that have been."""
@@ -38,17 +31,12 @@ class LandmarksTool(InspectionTool):
         self.offer(["landmarksMomentComboBox", "landmarksTableButton"], missing)
         ui.landmarksLabel.text = text
         ui.landmarksLabel.visible = bool(text)
-        # What has been shown once may have been changed elsewhere since.
-        if text and self._shown != (subject, chosen.inspectLandmarks):
-            self._shown = subject, chosen.inspectLandmarks
-            Landmarks.show(subject, chosen.inspectLandmarks.value)
+        if text:
+            self.showOnce(Landmarks.show, subject, chosen.inspectLandmarks.value)
 
     def onMeasure(self) -> None:
         """Measure the landmarks."""
         chosen = self._parameters
-        nodes = self.attempt(
+        self.make(
             lambda: Landmarks.create(Landmarks.measure(self.subject(), chosen.fixedLandmarks, chosen.movingLandmarks))
         )
-        if nodes is not None:
-            self._shown = None
-            self.tellTable(nodes.table)

@@ -6,29 +6,22 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from . import PanelParts, SegmentNodes, Segments, Subject
-from .InspectionTool import InspectionTool
-from .Parameters import DeepAttentionRegParameterNode
+from . import PanelParts, SegmentNodes, Segments
+from .InspectionTool import TableTool
 
 # What shows the segments that have been compared.
 SHOWING = ("segmentsMomentComboBox", "segmentComboBox", "segments3dCheckBox", "segmentsTableButton")
 
 
-class SegmentsTool(InspectionTool):
+class SegmentsTool(TableTool):
     """Makes the regions and the table, and shows of them what is chosen."""
 
     def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
         super().__init__(ui, tell, logic)
-        self._shown: tuple[object, ...] | None = None
         ui.compareSegmentsButton.connect("clicked(bool)", self.onCompare)
         ui.segmentComboBox.connect("currentIndexChanged(int)", self.onSegment)
         ui.segmentsTableButton.connect("clicked(bool)", lambda: self.showTable(SegmentNodes.TABLE_ROLE))
-
-    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
-        """Take other choices."""
-        super().follow(parameters)
-        self._shown = None
 
     def update(self, problem: str) -> None:
         """Say whether segments can be compared, and show what is chosen of those that have been."""
@@ -44,29 +37,18 @@ class SegmentsTool(InspectionTool):
         ui.segmentsLabel.text = SegmentNodes.describe(subject, structure) if names else ""
         ui.segmentsLabel.visible = bool(names)
         if names:
-            self._show(subject, structure)
+            wanted = subject, chosen.inspectSegments.value, structure, chosen.inspectSegments3d
+            self.showOnce(SegmentNodes.show, *wanted)
 
     def onCompare(self) -> None:
         """Compare the segmentations."""
         chosen = self._parameters
-        nodes = self.attempt(
+        self.make(
             lambda: SegmentNodes.create(
                 Segments.compare(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation)
             )
         )
-        if nodes is not None:
-            self._shown = None
-            self.tellTable(nodes.table)
 
     def onSegment(self, index: int) -> None:
         """Show another segment."""
         self._parameters.inspectSegment = self._ui.segmentComboBox.itemData(index)
-
-    def _show(self, subject: Subject.Subject, structure: str) -> None:
-        """Show what is chosen, unless it has been shown since: the user may have changed it elsewhere."""
-        chosen = self._parameters
-        wanted = subject, chosen.inspectSegments, structure, chosen.inspectSegments3d
-        if self._shown == wanted:
-            return
-        self._shown = wanted
-        SegmentNodes.show(subject, chosen.inspectSegments.value, structure, chosen.inspectSegments3d)

@@ -16,7 +16,6 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine import metrics
 from DeepAttentionRegEngine.geometry import Geometry
@@ -144,19 +143,14 @@ def _labelsOf(
 ) -> np.ndarray:
     """Return a label map (k, j, i) of a node drawn on a grid of the world; arguments as of `Warping.drawSegments`."""
     if not isinstance(node, slicer.vtkMRMLSegmentationNode):
-        return _arrayOf(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
+        return Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
     drawn = Warping.drawSegments(node, toFrame, transform, geometry)
     labels = np.zeros(geometry.shape, np.int32)
     for segmentId, number in numbers.items():
         segment = drawn.GetSegment(segmentId)
         image = segment.GetRepresentation(BINARY_LABELMAP)
-        if image.GetNumberOfPoints():
-            labels[_arrayOf(image, geometry) == segment.GetLabelValue()] = number
+        labels[Warping.drawnArray(image, geometry) == segment.GetLabelValue()] = number
     return labels
-
-
-def _arrayOf(image: vtk.vtkImageData, geometry: Geometry) -> np.ndarray:
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(geometry.shape)
 
 
 def _setColumn(node: slicer.vtkMRMLTableNode, column: int, name: str, values: list[float]) -> None:

@@ -181,17 +181,11 @@ def _draw(
         segments = {number: drawn.GetSegment(name) for name, number in numbers.items()}
         images = {number: segment.GetRepresentation(BINARY_LABELMAP) for number, segment in segments.items()}
         return {
-            number: _Drawn(_arrayOf(images[number], geometry), segment.GetLabelValue())
+            number: _Drawn(Warping.drawnArray(images[number], geometry), segment.GetLabelValue())
             for number, segment in segments.items()
         }
-    labels = _arrayOf(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
+    labels = Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
     return {value: _Drawn(labels, value) for value in _namesOf(node, numbers)}
-
-
-def _arrayOf(image: vtk.vtkImageData, geometry: Geometry) -> np.ndarray:
-    if image.GetNumberOfPoints() == 0:  # no segment of this layer has a voxel
-        return np.zeros(geometry.shape, np.uint8)
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(geometry.shape)
 
 
 def _volumes(

@@ -195,6 +195,13 @@ def drawVolume(
     )
 
 
+def drawnArray(image: vtk.vtkImageData, geometry: Geometry) -> np.ndarray:
+    """Return the voxels (k, j, i) of what `drawVolume` or `drawSegments` drew; a layer without segments is empty."""
+    if image.GetNumberOfPoints() == 0:
+        return np.zeros(geometry.shape, np.uint8)
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(geometry.shape)
+
+
 def drawSegments(
     node: slicer.vtkMRMLSegmentationNode,
     nodeToFrame: np.ndarray,
