@@ -32,12 +32,12 @@ def mind_ssc(image: Tensor, *, window: int = 3, dilation: int = 2) -> Tensor:
     """Return the descriptor of an image.
 
     Args:
-        image: `(1, 1, *spatial)`.
+        image: `(B, 1, *spatial)`.
         window: Odd patch edge in voxels.
         dilation: Distance of the compared neighbours from the centre, in voxels.
 
     Returns:
-        `(1, 12, *spatial)` in 3D, `(1, 4, *spatial)` in 2D, values in (0, 1].
+        `(B, 12, *spatial)` in 3D, `(B, 4, *spatial)` in 2D, values in (0, 1].
 
     Source: Heinrich et al., MICCAI 2013 (self-similarity context).
     """
@@ -46,6 +46,6 @@ def mind_ssc(image: Tensor, *, window: int = 3, dilation: int = 2) -> Tensor:
     distance = torch.cat(distances, 1)
     distance = distance - distance.min(1, keepdim=True).values
     variance = distance.mean(1, keepdim=True)
-    mean = variance.mean()
-    variance = variance.clamp(float(mean) * NOISE_FLOOR, float(mean) / NOISE_FLOOR).clamp_min(1e-12)
+    mean = variance.detach().mean(tuple(range(1, image.ndim)), keepdim=True)
+    variance = variance.clamp(mean * NOISE_FLOOR, mean / NOISE_FLOOR).clamp_min(1e-12)
     return torch.exp(-distance / variance)

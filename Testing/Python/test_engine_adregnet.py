@@ -343,6 +343,8 @@ class TestLearning:
             {"velocity_steps": 5},
             {"neighbourhood_levels": (1, 2)},
             {"neighbourhood_radius": 2},
+            {"folded": True},
+            {"force_levels": (1, 2)},
         ],
         ids=str,
     )

@@ -1,12 +1,16 @@
-"""The demons force against ramps, whose displacement is known, and R2N2 that looks at it where its Gaussians lie."""
+"""The demons force against ramps and blobs, whose displacement is known, and the networks that are guided by it."""
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from DeepAttentionRegEngine.gaussians import grid_coordinates
-from DeepAttentionRegEngine.networks.forces import NOISE, demons_force, gradient
+from DeepAttentionRegEngine.networks import build
+from DeepAttentionRegEngine.networks.base import ImagePair
+from DeepAttentionRegEngine.networks.forces import NOISE, START_GAIN, Guide, demons_force, descriptors, gradient
 from DeepAttentionRegEngine.networks.r2n2 import INNER, _at
+from DeepAttentionRegEngine.warp import warp
+from engine_cases import smooth_noise
 from r2n2_cases import image_pair, make_network, states
 
 pytestmark = pytest.mark.torch
@@ -30,7 +34,7 @@ def inner(values: torch.Tensor) -> torch.Tensor:
 class TestForce:
     def test_gradient_of_a_ramp_is_its_slopes_in_axis_order(self, size: tuple[int, ...]) -> None:
         slopes = (0.5, -0.25, 2.0)[: len(size)]
-        found = inner(gradient(ramp(size, slopes)))
+        found = inner(gradient(ramp(size, slopes))[:, 0])
         for axis, slope in enumerate(slopes):
             torch.testing.assert_close(found[:, axis], torch.full_like(found[:, axis], slope))
 
@@ -78,3 +82,60 @@ def test_all_weights_of_a_local_network_with_forces_learn(nd: int) -> None:
     *_, last = network.recurse(image_pair((16,) * nd), 2)
     last.displacement.square().sum().backward()
     assert not [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
+
+
+def shifted_pair(size: tuple[int, ...], *, inverted: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a fixed and a moving image, two voxels apart along the first axis, of one contrast or of opposite ones."""
+    moving = smooth_noise(size, seed=3, sigma=3.0)
+    moving = (moving - moving.min()) / (moving.max() - moving.min())
+    displacement = torch.zeros(1, len(size), *size)
+    displacement[:, 0] = 2.0
+    fixed = warp(moving, displacement)
+    return (1 - fixed) ** 2 if inverted else fixed, moving
+
+
+class TestGuide:
+    @pytest.mark.parametrize("inverted", [False, True], ids=["one contrast", "two contrasts"])
+    @pytest.mark.parametrize("size", [(48, 52), (40, 36, 44)], ids=["2d", "3d"])
+    def test_descriptors_pull_the_right_way_whatever_the_contrast(self, size: tuple[int, ...], inverted: bool) -> None:
+        fixed, moving = (descriptors(image, (1,))[1] for image in shifted_pair(size, inverted=inverted))
+        force = demons_force(fixed, moving)
+        assert force.shape == (1, len(size), *(n // 2 for n in size))
+        assert float(force[:, 0].mean()) > 5 * float(force[:, 1:].mean((0, *range(2, force.ndim))).abs().max())
+
+    def test_each_image_of_a_batch_has_its_own_descriptor(self) -> None:
+        images = torch.cat(shifted_pair((32, 36), inverted=True))
+        both = descriptors(images, (0, 1))
+        for index in range(2):
+            alone = descriptors(images[index : index + 1], (0, 1))
+            for level in (0, 1):
+                torch.testing.assert_close(both[level][index : index + 1], alone[level])
+
+    def test_forces_of_all_scales_add_up_in_voxels_of_the_features(self) -> None:
+        guide = Guide(2, 4, 2)
+        fine, coarse = torch.full((1, 2, 8, 8), 0.25), torch.full((1, 2, 4, 4), -0.5)
+        found = guide(torch.randn(1, 4, 8, 8), [fine, coarse])
+        torch.testing.assert_close(found, torch.full((1, 2, 8, 8), START_GAIN * (0.25 - 2 * 0.5)))
+
+    @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
+    @pytest.mark.parametrize("size", [(64, 70), (48, 52, 49)], ids=["2d", "3d"])
+    def test_guided_network_goes_the_right_way_untrained(self, size: tuple[int, ...], architecture: str) -> None:
+        torch.manual_seed(0)
+        settings = {"nd": len(size), "widths": "tiny", "flow_level": 1, "force_levels": (1, 2), "velocity_steps": 5}
+        network = build(architecture, settings).eval()
+        fixed, moving = shifted_pair(size, inverted=True)
+        with torch.no_grad():
+            *_, last = network.recurse(ImagePair(fixed, moving), 4)
+        inside = last.displacement[(..., *(slice(8, -8),) * len(size))]
+        assert 0.5 < float(inside[:, 0].mean()) < 3.0
+        assert float(inside[:, 1:].mean((0, *range(2, inside.ndim))).abs().max()) < 0.5
+
+    @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
+    def test_gain_learns(self, architecture: str) -> None:
+        torch.manual_seed(0)
+        network = build(architecture, {"nd": 2, "widths": "tiny", "flow_level": 1, "force_levels": (1, 2)})
+        *_, last = network.recurse(ImagePair(*shifted_pair((40, 44), inverted=True)), 2)
+        last.displacement.square().mean().backward()
+        gains = [value.grad for name, value in network.named_parameters() if "guide" in name]
+        assert gains
+        assert all(float(grad.abs().sum()) > 0 for grad in gains)

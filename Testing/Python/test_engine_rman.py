@@ -10,7 +10,7 @@ from torch import Tensor
 from DeepAttentionRegEngine.losses import diffusion, mean_squared
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, StepNetwork
-from DeepAttentionRegEngine.networks.blocks import count_weights, enlarge, pool
+from DeepAttentionRegEngine.networks.blocks import count_weights, enlarge, fold, pool
 from DeepAttentionRegEngine.networks.rman import Rman, RmanSettings
 from DeepAttentionRegEngine.warp import compose, identity_grid, jacobian_determinant, warp
 from engine_cases import smooth_noise
@@ -295,10 +295,47 @@ class TestCascade:
         with_attention, without = (count_weights(make_step(3, **arguments)) for arguments in ({}, self.RCN))
         assert without < with_attention
 
-    @pytest.mark.parametrize("arguments", [{"siamese": False}, {**RCN, "decoder": "siamese"}, {"decoder": "twin"}])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"siamese": False},
+            {**RCN, "decoder": "siamese"},
+            {"decoder": "twin"},
+            {"decoder": "siamese", "force_levels": (1,)},
+        ],
+    )
     def test_options_that_contradict_are_refused(self, arguments: dict[str, object]) -> None:
         with pytest.raises(ValueError, match="decoder"):
             make_step(2, **arguments)
+
+
+@sizes
+class TestFolded:
+    def test_folding_keeps_every_voxel(self, spatial: tuple[int, ...]) -> None:
+        image = image_pair(spatial)[0]
+        folded = fold(image)
+        assert folded.shape == (1, 2 ** len(spatial), *(n // 2 for n in spatial))
+        torch.testing.assert_close(folded.mean(1, keepdim=True), pool(image))
+        even = image[(..., *(slice(n // 2 * 2) for n in spatial))]
+        assert torch.equal(folded.flatten().sort().values, even.flatten().sort().values)
+
+    def test_field_has_the_size_of_the_image(self, spatial: tuple[int, ...]) -> None:
+        network = make_step(len(spatial), flow_level=1, folded=True)
+        state = states(network, *image_pair(spatial), 1)[0]
+        assert state.displacement.shape == (1, len(spatial), *spatial)
+        assert float(state.displacement.abs().max()) > 0
+
+    def test_constant_prediction_is_the_same_length_everywhere(self, spatial: tuple[int, ...]) -> None:
+        network = make_step(len(spatial), flow=0.0, flow_level=1, folded=True)
+        network.flow.bias.data = torch.arange(1.0, len(spatial) + 1)
+        with torch.no_grad():
+            field = network(*image_pair(spatial))
+        expected = 2 * network.flow.bias.detach().view(1, -1, *[1] * len(spatial))
+        torch.testing.assert_close(field, expected.expand_as(field))
+
+    def test_field_at_full_resolution_is_refused(self, spatial: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match="flow_level 1"):
+            make_step(len(spatial), flow_level=0, folded=True)
 
 
 class TestOddSize:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from ..warp import compose, identity_grid, integrate_velocity, resize, resize_displacement, sample, warp
 from .base import AttentionMap, Evidence, StepNetwork
-from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head, single_precision
+from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head, fold, single_precision
 from .cross_attention import GlobalAttention, NeighbourhoodAttention, at_least_single
+from .forces import Guide, demons_force, descriptors
 from .regional import SLOPE, RegionalAttention
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16, 16),
+    "slim": (16, 16, 32, 64, 64),
     "light": (16, 32, 48, 64, 64),
     "default": (16, 32, 64, 96, 128),
 }
@@ -42,6 +44,10 @@ class AdregnetSettings:
         regional_attention: False leaves out regional gains and relevance.
         levels: Coarsest level that adds to the field, 1 to 4; coarser ones only give features.
         flow_level: Finest level, which the field comes from: 1 for half resolution (then enlarged by two), 0 for full.
+        folded: The first block works at half resolution too, on images folded by two (`blocks.fold`). Needs a field at
+            half resolution.
+        force_levels: Levels whose field is guided (`forces.Guide`) by the demons force between MIND descriptors of the
+            images, the moving one warped by the field so far: where to go, whatever their contrasts.
         velocity_steps: Squarings of each level's stationary velocity; 0 predicts displacements directly.
         neighbourhood_levels: Levels below 3 with neighbourhood attention.
         neighbourhood_radius: Its reach in voxels of the level.
@@ -54,15 +60,23 @@ class AdregnetSettings:
     regional_attention: bool = True
     levels: int = 4
     flow_level: int = 1
+    folded: bool = False
+    force_levels: tuple[int, ...] = ()
     velocity_steps: int = 0
     neighbourhood_levels: tuple[int, ...] = (2,)
     neighbourhood_radius: int = 1
     regions: int = 8
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a level that there is not."""
+        """Raise ValueError for a level that there is not, or for folded images with a field at full resolution."""
         if not 1 <= self.levels <= COARSEST or self.flow_level not in (0, 1):
             msg = f"levels ({self.levels}) must be 1 to {COARSEST}, flow_level ({self.flow_level}) 0 or 1"
+            raise ValueError(msg)
+        if self.folded and self.flow_level == 0:
+            msg = "folded images need a field at half resolution, flow_level 1"
+            raise ValueError(msg)
+        if not set(self.force_levels) <= set(range(self.flow_level, self.levels + 1)):
+            msg = f"force_levels {self.force_levels} must lie in {self.flow_level} to {self.levels}"
             raise ValueError(msg)
         if not set(self.neighbourhood_levels) <= set(range(self.flow_level, GLOBAL_FROM)):
             msg = f"neighbourhood_levels {self.neighbourhood_levels} must lie in {self.flow_level} to {GLOBAL_FROM - 1}"
@@ -119,8 +133,13 @@ def _single_precision(device: torch.device, *, when: bool) -> AbstractContextMan
 class Block(nn.Module):
     """Two convolutions of kernel 3, each with instance normalisation and leaky rectification."""
 
-    def __init__(self, nd: int, channels_in: int, channels_out: int, stride: int = 1) -> None:
+    def __init__(self, nd: int, channels_in: int, channels_out: int, stride: int = 1, *, image: bool = False) -> None:
+        """Build the block; `image` tells that its input is an image, which is not rounded.
+
+        Its mean is large beside its detail; what would be rounded there is most of what is rounded at all.
+        """
         super().__init__()
+        self.image = image
         layer = CONVOLUTIONS[nd]
         self.first = layer(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
         self.second = layer(channels_out, channels_out, 3, padding=1, bias=False)
@@ -130,8 +149,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, *spatial)` to `(B, channels_out, *spatial / stride)`."""
-        # Of an image, whose mean is large beside its detail; what is rounded here is most of what is rounded at all.
-        with _single_precision(x.device, when=x.shape[1] == 1):
+        with _single_precision(x.device, when=self.image):
             x = self.first(x)
         x = F.leaky_relu(self.norms[0](x), SLOPE, inplace=True)
         return F.leaky_relu(self.norms[1](self.second(x)), SLOPE, inplace=True)
@@ -154,6 +172,7 @@ class Level(nn.Module):
             channels += self.exchange.motion_channels
         self.block = Block(nd, channels, width)
         self.flow = flow_head(nd, width) if level <= settings.levels else None
+        self.guide = Guide(nd, width, 1) if level in settings.force_levels else None
 
     def _exchange(self, settings: AdregnetSettings, width: int) -> GlobalAttention | NeighbourhoodAttention | None:
         if self.level >= GLOBAL_FROM:
@@ -163,7 +182,12 @@ class Level(nn.Module):
         return None
 
     def forward(
-        self, moving: Tensor, fixed: Tensor, coarser: LevelState | None, evidence: Evidence | None
+        self,
+        moving: Tensor,
+        fixed: Tensor,
+        coarser: LevelState | None,
+        described: tuple[Tensor, Tensor] | None,
+        evidence: Evidence | None,
     ) -> LevelState:
         """Return the state of this level.
 
@@ -171,6 +195,7 @@ class Level(nn.Module):
             moving: `(B, C, *spatial)`, features of the moving image.
             fixed: Same shape.
             coarser: State of the next coarser level; None at the coarsest.
+            described: Descriptors of the moving and the fixed image at this level, if it sees forces.
             evidence: Add to it which places the fixed image looked at.
         """
         above = None if coarser is None else coarser.enlarged(fixed.shape[2:])
@@ -187,14 +212,24 @@ class Level(nn.Module):
         if self.regional is not None:
             b, a, relevance = self.regional(b, a, None if above is None else above.relevance)
         features = self.block(torch.cat([x.to(b.dtype) for x in (b, a, *inputs)], 1))
-        return LevelState(features, self._synthesise(features, field, relevance), relevance)
+        force = None if described is None else self._force(*described, field)
+        return LevelState(features, self._synthesise(features, force, field, relevance), relevance)
 
-    def _synthesise(self, features: Tensor, field: Tensor | None, relevance: Tensor | None) -> Tensor | None:
+    @torch.no_grad()
+    def _force(self, moving: Tensor, fixed: Tensor, field: Tensor | None) -> Tensor:
+        """Return the demons force between descriptors, the moving one warped by the field so far."""
+        return demons_force(fixed, moving if field is None else warp(moving, field.to(moving.dtype)))
+
+    def _synthesise(
+        self, features: Tensor, force: Tensor | None, field: Tensor | None, relevance: Tensor | None
+    ) -> Tensor | None:
         """Return the field so far composed with this level's."""
         if self.flow is None:
             return None
         with single_precision(features.device):
             velocity = self.flow(at_least_single(features))
+            if self.guide is not None and force is not None:
+                velocity = velocity + self.guide(at_least_single(features), [force])
         velocity = velocity if relevance is None else relevance * velocity
         step = integrate_velocity(velocity, self.velocity_steps)
         return step if field is None else compose(field, step)
@@ -209,9 +244,11 @@ class Adregnet(StepNetwork):
         super().__init__()
         self.settings = settings
         widths = WIDTHS[settings.widths]
+        inputs = (2**settings.nd if settings.folded else 1, *widths[:-1])
+        strides = (1, 1 if settings.folded else 2, 2, 2, 2)
         self.encoder = nn.ModuleList(
-            Block(settings.nd, c_in, c_out, stride=1 if level == 0 else 2)
-            for level, (c_in, c_out) in enumerate(zip((1, *widths[:-1]), widths, strict=True))
+            Block(settings.nd, *sizes, image=level == 0)
+            for level, sizes in enumerate(zip(inputs, widths, strides, strict=True))
         )
         self.decoder = nn.ModuleDict(
             {str(level): Level(settings, level) for level in range(COARSEST, settings.flow_level - 1, -1)}
@@ -233,11 +270,12 @@ class Adregnet(StepNetwork):
         """
         spatial = fixed.shape[2:]
         moving_features, fixed_features = self._encode(warped), self._encode(fixed)
+        described = self._described(warped, fixed)
         states: dict[int, LevelState] = {}
         for level in range(COARSEST, self.settings.flow_level - 1, -1):
             step, features = self.decoder[str(level)], (moving_features[level], fixed_features[level])
             with _single_precision(fixed.device, when=level >= GLOBAL_FROM):
-                states[level] = step(*features, states.get(level + 1), evidence)
+                states[level] = step(*features, states.get(level + 1), described.get(level), evidence)
         fields = {level: state.displacement for level, state in states.items() if state.displacement is not None}
         relevances = {
             level: _cropped(state.relevance, 2**level, spatial)
@@ -252,12 +290,20 @@ class Adregnet(StepNetwork):
         cropped = {level: _cropped(field, 2**level, spatial, vectors=True) for level, field in fields.items()}
         return Pyramid(clamp_displacement(whole), cropped, relevances)
 
+    def _described(self, moving: Tensor, fixed: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return the descriptors of both images at the levels that see forces."""
+        if not self.settings.force_levels:
+            return {}
+        a, b = (descriptors(_padded(image), self.settings.force_levels) for image in (moving, fixed))
+        return {level: (a[level], b[level]) for level in a}
+
     def _encode(self, image: Tensor) -> dict[int, Tensor]:
         """Return the features by level of an image, repeated at the ends to a multiple of the coarsest stride.
 
         Levels finer than the field are left out. One image at a time: both at once take more memory, no less time.
         """
-        x, features = F.pad(image, _excess(image.shape[2:]), mode="replicate"), {}
+        x, features = _padded(image), {}
+        x = fold(x) if self.settings.folded else x
         for level, stage in enumerate(self.encoder):
             with _single_precision(image.device, when=level >= GLOBAL_FROM):
                 x = stage(at_least_single(x) if level >= GLOBAL_FROM else x)
@@ -269,6 +315,11 @@ class Adregnet(StepNetwork):
 def _excess(spatial: Sequence[int]) -> list[int]:
     """Return what `F.pad` has to add at the ends for a multiple of the coarsest stride."""
     return [side for n in reversed(spatial) for side in (0, -n % 2**COARSEST)]
+
+
+def _padded(image: Tensor) -> Tensor:
+    """Repeat the ends of an image to a multiple of the coarsest stride."""
+    return F.pad(image, _excess(image.shape[2:]), mode="replicate")
 
 
 def _cropped(maps: Tensor, stride: int, spatial: Sequence[int], *, vectors: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 """Convolution blocks for 2D and 3D, chosen by the number of spatial axes."""
 
+import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -76,6 +77,22 @@ def pool(x: Tensor) -> Tensor:
     even = x[(slice(None), slice(None), *(slice(2 * n) for n in half))]
     # Linear interpolation half way between two voxels is their mean; `avg_pool3d` is slow in channels-last layout.
     return resize(even, half)
+
+
+def fold(x: Tensor) -> Tensor:
+    """Halve every spatial axis by stacking the 2^nd voxels of each block as channels; an odd last slice is dropped.
+
+    Nothing is lost, and a convolution that follows costs an eighth in 3D of what it costs at full resolution.
+
+    Args:
+        x: `(B, C, *spatial)`.
+
+    Returns:
+        `(B, 2^nd C, *spatial // 2)`.
+    """
+    halves = [slice(start, 2 * (n // 2), 2) for n in x.shape[2:] for start in (0, 1)]
+    starts = itertools.product(*zip(halves[::2], halves[1::2], strict=True))
+    return torch.cat([x[(slice(None), slice(None), *index)] for index in starts], 1)
 
 
 def enlarge(x: Tensor, spatial: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ encoder of four residual down-sampling blocks, two mutual attention modules, res
 formula and decoder are this project's choice, hence "RMAn-style".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,22 @@ from torch import Tensor, nn
 from ..warp import integrate_velocity
 from .attention import MutualAttention
 from .base import Evidence, ImagePair, Recursion, StepNetwork
-from .blocks import ResidualBlock, clamp_displacement, enlarge, flow_head, pool, single_precision, use_channels_last
+from .blocks import (
+    ResidualBlock,
+    clamp_displacement,
+    enlarge,
+    flow_head,
+    fold,
+    pool,
+    single_precision,
+    use_channels_last,
+)
+from .forces import Guide, demons_force, descriptors
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16),
     "small": (8, 16, 16, 32),
+    "slim": (16, 16, 32, 64),
     "base": (16, 32, 32, 64),
     "large": (16, 32, 64, 128),
 }
@@ -43,10 +54,15 @@ class RmanSettings:
         decoder: "fused" decodes both images' features together, "siamese" each by the same weights, to join before the
             last convolution.
         flow_level: 0 predicts the field at full resolution, 1 at half resolution (then enlarged by two).
+        folded: The first block works at half resolution too, on images folded by two (`blocks.fold`): a third of the
+            time. Needs a field at half resolution, which sees the first block's features pooled all the same.
+        force_levels: Levels (0 full, 1 half resolution, ...) at which demons forces between MIND descriptors of the
+            images guide the field (`forces.Guide`): where to go, whatever their contrasts.
         velocity_steps: Squarings of a stationary velocity per recursion; 0 predicts the displacement directly.
 
     Raises:
-        ValueError: For an unknown decoder, or for attention or a Siamese decoder without a Siamese encoder.
+        ValueError: For an unknown decoder, for attention or a Siamese decoder without a Siamese encoder, or for folded
+            images with a field at full resolution.
     """
 
     nd: int = 3
@@ -59,11 +75,19 @@ class RmanSettings:
     siamese: bool = True
     decoder: str = "fused"
     flow_level: int = 0
+    folded: bool = False
+    force_levels: tuple[int, ...] = ()
     velocity_steps: int = 0
 
     def __post_init__(self) -> None:
+        if self.folded and self.flow_level == 0:
+            msg = "folded images need a field at half resolution, flow_level 1"
+            raise ValueError(msg)
         if self.decoder not in DECODERS:
             msg = f"decoder {self.decoder!r} is unknown; known: {', '.join(DECODERS)}"
+            raise ValueError(msg)
+        if self.force_levels and self.decoder == "siamese":
+            msg = "forces need a fused decoder"
             raise ValueError(msg)
         if not self.siamese and (self.attention or self.decoder == "siamese"):
             msg = "attention and a Siamese decoder need a Siamese encoder"
@@ -81,7 +105,8 @@ class Rman(StepNetwork):
         nd, widths = settings.nd, WIDTHS[settings.widths]
         side_by_side = 2 if settings.siamese and settings.decoder == "fused" else 1
         attention_levels = settings.attention_levels if settings.attention else ()
-        inputs = (1 if settings.siamese else 2, *widths[:-1])
+        images = 1 if settings.siamese else 2
+        inputs = (images * 2**nd if settings.folded else images, *widths[:-1])
         self.down = nn.ModuleList(ResidualBlock(nd, c_in, c_out) for c_in, c_out in zip(inputs, widths, strict=True))
         self.mutual = nn.ModuleDict()
         for level in attention_levels:
@@ -94,6 +119,7 @@ class Rman(StepNetwork):
         for level in range(LEVELS - 1, settings.flow_level - 1, -1):
             self.up.append(ResidualBlock(nd, channels + side_by_side * widths[level], widths[level]))
             channels = widths[level]
+        self.guide = Guide(nd, channels, len(settings.force_levels)) if settings.force_levels else None
         self.flow = flow_head(nd, 2 * channels if settings.decoder == "siamese" else channels)
         use_channels_last(self, nd)
 
@@ -108,13 +134,31 @@ class Rman(StepNetwork):
             return
         self.require_size(pair.fixed)
         with self.precision(pair.fixed.device):
-            known = _Known(self, self.down[0](pair.fixed))
+            known = _Known(self, self.first(pair.fixed), self.described(pair.fixed))
         yield from known.recurse(pair, recursions, attend=attend)
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Predict one recursion's displacement, as `StepNetwork.forward`."""
         images = [warped, fixed] if self.settings.siamese else [torch.cat([warped, fixed], 1)]
-        return self.predict([self.down[0](image) for image in images], evidence)
+        forces = self.forces(warped, self.described(fixed))
+        return self.predict([self.first(image) for image in images], forces, fixed.shape[2:], evidence)
+
+    def first(self, image: Tensor) -> Tensor:
+        """Return the features of the first block."""
+        return self.down[0](fold(image) if self.settings.folded else image)
+
+    def described(self, image: Tensor) -> dict[int, Tensor]:
+        """Return the descriptors of an image at the levels that see forces."""
+        return descriptors(image, self.settings.force_levels) if self.settings.force_levels else {}
+
+    def forces(self, warped: Tensor, fixed: dict[int, Tensor]) -> list[Tensor]:
+        """Return the demons force of each level; no gradient flows through it.
+
+        Args:
+            warped: `(B, 1, *spatial)`, moving image warped by the displacement so far.
+            fixed: Descriptors of the fixed image.
+        """
+        return [demons_force(fixed[level], moving) for level, moving in self.described(warped).items()]
 
     def encode(self, branches: list[Tensor], evidence: Evidence | None = None) -> list[tuple[Tensor, ...]]:
         """Return the features of the four blocks and those at 1/16, fine to coarse, a tuple over the branches each.
@@ -125,7 +169,7 @@ class Rman(StepNetwork):
         """
         features = [tuple(branches)]
         for level in range(1, LEVELS + 1):
-            inputs = [pool(x) for x in features[-1]]
+            inputs = list(features[-1]) if level == 1 and self.settings.folded else [pool(x) for x in features[-1]]
             if str(level) in self.mutual:
                 inputs = self.mutual[str(level)](*inputs, evidence)
             if level < LEVELS:
@@ -133,30 +177,39 @@ class Rman(StepNetwork):
             features.append(tuple(inputs))
         return features
 
-    def predict(self, branches: list[Tensor], evidence: Evidence | None = None) -> Tensor:
-        """Return one recursion's displacement; arguments as `encode`."""
+    def predict(
+        self,
+        branches: list[Tensor],
+        forces: list[Tensor],
+        spatial: Sequence[int],
+        evidence: Evidence | None = None,
+    ) -> Tensor:
+        """Return one recursion's displacement on a grid of size `spatial`; see `encode` and `forces`."""
         siamese = self.settings.decoder == "siamese"
         *skips, coarsest = self.encode(branches, evidence)
-        sizes = [maps[0].shape[2:] for maps in skips]
+        sizes = [spatial, *(maps[0].shape[2:] for maps in skips[1:])]
         join = 0 if siamese else 1  # the decoder's streams are a batch, or one stream has the channels of both images
         with single_precision(coarsest[0].device):
             x = self.fuse(torch.cat(coarsest, join).float())
-        for block, maps, size in zip(self.up, reversed(skips), reversed(sizes), strict=False):
-            x = block(torch.cat([enlarge(x, size), torch.cat(maps, join)], 1))
-        velocity = self.flow(torch.cat(x.chunk(2), 1) if siamese else x)
-        flow = integrate_velocity(velocity.float(), self.settings.velocity_steps)
+        for level, block in zip(range(LEVELS - 1, self.settings.flow_level - 1, -1), self.up, strict=True):
+            x = block(torch.cat([enlarge(x, sizes[level]), torch.cat(skips[level], join)], 1))
+        velocity = self.flow(torch.cat(x.chunk(2), 1) if siamese else x).float()
+        if self.guide is not None:
+            velocity = velocity + self.guide(x, forces)
+        flow = integrate_velocity(velocity, self.settings.velocity_steps)
         for size in reversed(sizes[: self.settings.flow_level]):
             flow = 2 * enlarge(flow, size)
         return clamp_displacement(flow)
 
 
 class _Known(StepNetwork):
-    """A network whose first block has seen the fixed image."""
+    """A network that has seen the fixed image: features of the first block, descriptors."""
 
-    def __init__(self, network: Rman, features: Tensor) -> None:
+    def __init__(self, network: Rman, features: Tensor, described: dict[int, Tensor]) -> None:
         super().__init__()
-        self.network, self.features = network, features
+        self.network, self.features, self.described = network, features, described
         self.half_precision, self.checkpointed = network.half_precision, network.checkpointed
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
-        return self.network.predict([self.network.down[0](warped), self.features], evidence)
+        branches, forces = [self.network.first(warped), self.features], self.network.forces(warped, self.described)
+        return self.network.predict(branches, forces, fixed.shape[2:], evidence)
