@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from augmentation import Augmenter
 from cases import Case, CaseSet, one_hot
-from config import Config
+from config import Config, Synthesis
+from synthesis import Synthesiser, anatomies
 
 Batch = dict[str, Tensor]
 
@@ -92,11 +93,14 @@ class Batches(Dataset[Batch]):
         self.source = source
         data = source.config.data
         self.pairing = Pairing(source.cases, data.pairing, self_pairs=data.self_pairs)
+        self.anatomies = {} if source.config.synthesis is None else anatomies(source.cases)
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step; see `pair_batch` and `case_batch`."""
         config, cases = self.source.config, self.source.cases.cases
         rng = generator(config, step, self.source.rank)
+        if config.synthesis is not None:
+            return self._synthesised(config.synthesis, rng)
         augment = Augmenter(config.augmentation, rng)
         if config.task != "registration":
             drawn = [cases[index] for index in rng.integers(len(cases), size=config.run.batch)]
@@ -105,6 +109,17 @@ class Batches(Dataset[Batch]):
         for _ in range(config.run.batch):
             fixed, moving = (case_channels(cases[index], config.data.labels) for index in self.pairing.draw(rng))
             pairs.append(self._augmented(fixed, moving, augment, rng))
+        return pair_batch(pairs)
+
+    def _synthesised(self, settings: Synthesis, rng: np.random.Generator) -> Batch:
+        config = self.source.config
+        spatial = tuple(settings.shapes[rng.integers(len(settings.shapes))])
+        draw = Synthesiser(settings, self.anatomies, config.data.labels, rng)
+        pairs = []
+        for _ in range(config.run.batch):
+            fixed, moving = draw.pair(spatial)
+            same = rng.random() < config.identity_share
+            pairs.append((moving, moving) if same else (fixed, moving))
         return pair_batch(pairs)
 
     def _augmented(

@@ -64,6 +64,36 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Synthesis:
+    """Pairs that are drawn instead of read (synthesis.py).
+
+    Attributes:
+        shapes: Grids, array axis order; each pair gets one of them.
+        kinds: Weight of each kind of pair: "shapes", random blobs and the same deformed; "anatomy", a label map and the
+            same deformed; "subjects", label maps of two cases; "real", images and label maps of two cases.
+        zoom: Range of the field of view as a share of the label map's.
+        strength: Largest standard deviation of the random deformation, as a share of the distance of its knots.
+        turn: Standard deviation of the angles in radians.
+        stretch: Standard deviation of the change of size along each axis.
+        shift: Standard deviation of the translation as a share of the grid.
+        alike: Share of pairs of one contrast.
+        blur: Largest standard deviation in voxels.
+        noise: Largest standard deviation.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    kinds: dict[str, float] = field(default_factory=lambda: {"shapes": 1.0})
+    zoom: tuple[float, float] = (0.5, 1.0)
+    strength: float = 0.35
+    turn: float = 0.08
+    stretch: float = 0.05
+    shift: float = 0.03
+    alike: float = 0.4
+    blur: float = 1.2
+    noise: float = 0.1
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """How weights are updated.
 
@@ -199,6 +229,7 @@ class Config:
         identity_share: Share of pairs of an image with itself, which must not move.
         optimizer: Of the weights.
         augmentation: Of the images.
+        synthesis: Training pairs that are drawn; None for the cases themselves.
         validation: During training.
         evaluation: Afterwards.
         release: None for weights that are not shipped.
@@ -218,6 +249,7 @@ class Config:
     identity_share: float = 0.0
     optimizer: Optimizer = field(default_factory=Optimizer)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    synthesis: Synthesis | None = None
     validation: Validation = field(default_factory=Validation)
     evaluation: Evaluation = field(default_factory=Evaluation)
     release: Release | None = None

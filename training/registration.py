@@ -120,6 +120,8 @@ class Registration(Task):
             fixed_points=batch.get("fixed_points"),
             moving_points=batch.get("moving_points"),
             spacing=batch["fixed_spacing"][0] if "fixed_spacing" in batch else None,
+            truth=batch.get("fixed_displacement"),
+            known=batch.get("fixed_known"),
             encode=None if self.autoencoder is None else self.autoencoder.encode,
         )
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from cases import with_background
 from DeepAttentionRegEngine import losses, overlap_losses
-from DeepAttentionRegEngine.warp import shrink, warp
+from DeepAttentionRegEngine.warp import resize_displacement, shrink, warp
 
 
 @dataclass(frozen=True)
 class View:
-    """What a term may look at after one recursion, all `(B, C, *spatial)`.
+    """What a term may look at after one recursion, all `(B, C, *spatial)`; labels may lie on a coarser grid.
 
     Attributes:
         fixed: Image the similarity is taken with.
@@ -30,6 +30,8 @@ class View:
         moving_points: Same shape.
         spacing: `(nd,)` mm per voxel.
         encode: From label channels with background to codes.
+        truth: `(B, nd, *spatial)`, the displacement to be found.
+        known: `(B,)`, 1 where `truth` is one.
     """
 
     fixed: Tensor
@@ -43,6 +45,8 @@ class View:
     moving_points: Tensor | None = None
     spacing: Tensor | None = None
     encode: Callable[[Tensor], Tensor] | None = None
+    truth: Tensor | None = None
+    known: Tensor | None = None
 
     def label_pair(self, *, background: bool) -> tuple[Tensor, Tensor]:
         """Return warped and fixed label channels.
@@ -53,7 +57,8 @@ class View:
         if self.fixed_labels is None or self.moving_labels is None:
             msg = "a loss of labels needs cases with labels"
             raise ValueError(msg)
-        pair = warp(self.moving_labels, self.displacement), self.fixed_labels
+        displacement = resize_displacement(self.displacement, self.fixed_labels.shape[2:])
+        pair = warp(self.moving_labels, displacement), self.fixed_labels
         return tuple(with_background(labels) for labels in pair) if background else pair
 
 
@@ -84,6 +89,15 @@ def _stillness(view: View) -> Tensor:
     return (squared * view.same).mean()
 
 
+def _known_displacement(view: View) -> Tensor:
+    if view.truth is None or view.known is None:
+        msg = "the loss known_displacement needs pairs that are drawn (synthesis)"
+        raise ValueError(msg)
+    size = [max(1, n // 4) for n in view.truth.shape[2:]]
+    error = shrink(view.displacement - view.truth, size).square().sum(1).add(1.0).sqrt() - 1
+    return (error.flatten(1).mean(1) * view.known).mean()
+
+
 def _landmark_distance(view: View) -> Tensor:
     if view.fixed_points is None or view.moving_points is None or view.spacing is None:
         msg = "a loss of landmarks needs cases with landmarks"
@@ -112,6 +126,7 @@ FIELDS: dict[str, Term] = {
     "diffusion": lambda view: losses.diffusion(view.displacement),
     "fold_penalty": lambda view, **options: losses.fold_penalty(view.displacement, **options),
     "landmark_distance": _landmark_distance,
+    "known_displacement": _known_displacement,
 }
 # Of the task itself, as they need more than one state or image.
 OTHERS = ("deep_supervision", "inverse_consistency")

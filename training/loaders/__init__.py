@@ -7,6 +7,7 @@ from dataclasses import replace
 from cases import CaseSet, data_folder, read_split, reduced
 from config import ConfigError, Data
 
+from .anatomies import load_anatomies
 from .chest import load_chest_xray
 from .cine import load_cine
 from .dirlab import load_dirlab
@@ -15,6 +16,7 @@ from .ixi import load_ixi
 from .learn2reg import load_learn2reg
 
 LOADERS: dict[str, Callable[..., CaseSet]] = {
+    "anatomies": load_anatomies,
     "chest_xray": load_chest_xray,
     "cine": load_cine,
     "dirlab": load_dirlab,
