@@ -41,18 +41,10 @@ def load_anatomies(
         Cases of subset and group `<set>`; labels are numbered in the order of their values within each set. A case
         without an image has an empty one.
     """
-    cases = []
+    cases: list[Case] = []
     for name, given in sets.items():
-        unknown = set(given) - set(SET_KEYS)
-        if unknown:
-            msg = f"sets: {name}: unknown {', '.join(sorted(unknown))} (known: {', '.join(SET_KEYS)})"
-            raise ConfigError(msg)
-        options = {**SET_KEYS, **given}
-        files = sorted((folder / name / options["labels"]).glob("*.nii.gz"))
-        chosen = [path for path in files if names is None or f"{name}/{path.name}" in names]
-        if not chosen:
-            msg = f"no label map of {name} in {folder / name / options['labels']} is of this part of the split"
-            raise FileNotFoundError(msg)
+        options = _options(name, given)
+        chosen = _files(folder / name / options["labels"], name, names)
         maps = [read_oriented(path) for path in chosen]
         values = np.unique(np.concatenate([np.unique(labels) for labels, _ in maps]))
         for path, (stored, spacing) in zip(chosen, maps, strict=True):
@@ -61,13 +53,12 @@ def load_anatomies(
             image = np.empty(0, np.float32)
             if options["images"] is not None:
                 image = _reduced(read_oriented(folder / name / options["images"] / path.name)[0], labels.shape)
-                image = normalize(image, path.name, percentiles)
-            labels, image = (_cut(array, labels, crop, plane) for array in (labels, image))
+                image = _cut(normalize(image, path.name, percentiles), labels, crop, plane)
             cases.append(
                 Case(
                     name=f"{name}/{path.name}",
                     image=torch.from_numpy(image)[None] if image.size else torch.empty(0),
-                    labels=torch.from_numpy(np.ascontiguousarray(labels)),
+                    labels=torch.from_numpy(np.ascontiguousarray(_cut(labels, labels, crop, plane))),
                     spacing=tuple(mm * step for axis, mm in enumerate(spacing) if axis != plane),
                     subset=name,
                     group=name,
@@ -76,14 +67,29 @@ def load_anatomies(
     return CaseSet(cases)
 
 
+def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(given) - set(SET_KEYS)
+    if unknown:
+        msg = f"sets: {name}: unknown {', '.join(sorted(unknown))} (known: {', '.join(SET_KEYS)})"
+        raise ConfigError(msg)
+    return {**SET_KEYS, **given}
+
+
+def _files(folder: Path, name: str, names: list[str] | None) -> list[Path]:
+    files = sorted(folder.glob("*.nii.gz"))
+    chosen = [path for path in files if names is None or f"{name}/{path.name}" in names]
+    if not chosen:
+        msg = f"no label map of {name} in {folder} is of this part of the split"
+        raise FileNotFoundError(msg)
+    return chosen
+
+
 def _reduced(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return shrink(torch.from_numpy(image.astype(np.float32))[None, None], size)[0, 0].numpy()
 
 
 def _cut(array: np.ndarray, labels: np.ndarray, crop: list[int] | None, plane: int | None) -> np.ndarray:
-    """Return what is kept of an image (or nothing of an empty one) or of the label map itself."""
-    if not array.size:
-        return array
+    """Return what is kept of an image, or of the label map itself."""
     center = np.argwhere(labels).mean(0).round().astype(int)
     if plane is not None:
         array = np.take(array, center[plane], plane)
