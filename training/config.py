@@ -225,6 +225,7 @@ class Config:
         architecture: Name in `networks.ARCHITECTURES`, for registration.
         parts: Trained parts, each the name of the configuration whose run gives it: "segmenter" (of the network),
             "autoencoder" (of the loss).
+        start: Name of the configuration whose run gives the weights to start from; None starts from chance.
         recursions: How many.
         identity_share: Share of pairs of an image with itself, which must not move.
         optimizer: Of the weights.
@@ -245,6 +246,7 @@ class Config:
     seed: int = 0
     architecture: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
+    start: str | None = None
     recursions: Recursions = field(default_factory=Recursions)
     identity_share: float = 0.0
     optimizer: Optimizer = field(default_factory=Optimizer)

@@ -60,6 +60,8 @@ class Registration(Task):
         return (*SIMILARITIES, *INCREMENTS, *FIELDS, *OTHERS)
 
     def _load_parts(self, runs: Path) -> None:
+        if self.config.start is not None:
+            self.network.load_state_dict(trained_part(self.config.start, runs)["average"])
         if "segmenter" in self.config.parts:
             self.network.segmenter.load_state_dict(trained_part(self.config.parts["segmenter"], runs)["average"])
         if "autoencoder" in self.config.parts:

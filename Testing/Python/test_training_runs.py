@@ -106,6 +106,18 @@ class TestParts:
             Registration(config)(Batches(Source(config, load(config.data, "train")))[0], 1)
 
 
+class TestStart:
+    def test_weights_of_another_run_are_where_a_run_starts(self, folder: Path) -> None:
+        first = trained(chest_config(folder, name="first", **ACREGNET), folder / "runs" / "first")
+        config = read_config(chest_config(folder, start="first", **ACREGNET))
+        assert same_tensors(first["average"], Registration(config, folder / "runs").network.state_dict())
+
+    def test_missing_run_is_named(self, folder: Path) -> None:
+        config = read_config(chest_config(folder, start="first"))
+        with pytest.raises(ConfigError, match="first"):
+            Registration(config, folder / "runs")
+
+
 class TestLosses:
     @pytest.mark.parametrize("name", sorted({*SIMILARITIES, *INCREMENTS, *FIELDS, *OTHERS} - {"code_distance"}))
     def test_each_is_finite_and_has_a_gradient(self, folder: Path, name: str) -> None:
@@ -116,7 +128,8 @@ class TestLosses:
             weight.data.normal_(0, 0.1)
         batch = Batches(Source(config, load(config.data, "train")))[1]
         points = {f"{role}_points": 30 * torch.rand(2, 2, 3) for role in ("fixed", "moving")}
-        batch |= {**points, "fixed_spacing": torch.ones(2, 2)}
+        truth = {"fixed_displacement": torch.ones(2, 2, *batch["fixed_image"].shape[2:]), "fixed_known": torch.ones(2)}
+        batch |= {**points, **truth, "fixed_spacing": torch.ones(2, 2)}
         terms = task(batch, 2)
         terms["loss"].backward()
         assert terms["loss"].isfinite()
