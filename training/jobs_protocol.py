@@ -6,19 +6,26 @@ from typing import Any
 
 from batches import Pairing
 from cases import CaseSet, data_folder
-from config import Config
-from DeepAttentionRegEngine.contract import METHOD_NONE, RegisterJob
+from config import Config, Evaluation
+from DeepAttentionRegEngine.contract import METHOD_NONE, Job, RegisterJob
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.reporting import Reporter
 from protocols import PAIR_SEED, Row
 from scoring import Figures, summarized
 
+Files = dict[str, str]
 
-def settings(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the compared settings by name."""
-    method, steps = config.release.method, config.evaluation.refinement_steps
-    usual = {"method": method, "weights": config.release.id}
-    table = {f"K={k}": {**usual, "recursions": k} for k in config.evaluation.recursions}
+
+def settings(method: str, weights: str, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Return the compared settings of a registration job by name.
+
+    Args:
+        method: Name of the method file.
+        weights: Id or file of the weights.
+        evaluation: Numbers of recursions, and steps of refinement.
+    """
+    usual, steps = {"method": method, "weights": weights}, evaluation.refinement_steps
+    table = {f"K={k}": {**usual, "recursions": k} for k in evaluation.recursions}
     table["refined"] = {**usual, "refinement_steps": steps}
     table["refinement only"] = {"method": METHOD_NONE, "refinement_steps": steps}
     return table
@@ -33,7 +40,7 @@ def job_rows(config: Config, validation: CaseSet) -> list[Row]:
     pairs = Pairing(validation, config.data.pairing).sampled(config.evaluation.pairs, PAIR_SEED)
     names = [tuple(validation.cases[index].name for index in pair) for pair in pairs]
     rows: list[Row] = []
-    for setting, options in settings(config).items():
+    for setting, options in settings(config.release.method, config.release.id, config.evaluation).items():
         values = [_register(folder, pair, options) for pair in names]
         if not rows:
             for stage, title in (("before", "as stored"), ("aligned", "centres aligned")):
@@ -46,28 +53,38 @@ def _row(subset: str, setting: str, figures: list[Figures]) -> Row:
     return {"subset": subset, "setting": setting, "pairs": len(figures), "figures": summarized(figures)}
 
 
+def stored_files(folder: Path, pair: tuple[str, str]) -> Files:
+    """Return images and labels of a pair (fixed, moving) of names in a data set of folders, by field of a job."""
+    return {
+        side + suffix: str(folder / part / name)
+        for side, name in zip(("fixed", "moving"), pair, strict=True)
+        for suffix, part in (("", "images"), ("_labels", "labels"))
+    }
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Run a job of the engine without a word and return what it found."""
+    return run(job, Reporter(lambda event: None, lambda: False)).values
+
+
+def score_figures(scores: dict[str, Any]) -> Figures:
+    """Return the means of what a job scored, such as its "after"."""
+    return {name: scores[name]["mean"] for name in ("dice", "hd95_mm", "assd_mm", "tre_mm") if name in scores}
+
+
+def regularity_figures(values: dict[str, Any]) -> Figures:
+    """Return folds and spread of the Jacobian determinant of the values of a job."""
+    return {
+        "folded_percent": values["jacobian"]["fold_percent"],
+        "sd_log_jacobian": values["jacobian"]["sd_log_jacobian"],
+    }
+
+
 def _register(folder: Path, pair: tuple[str, str], options: dict[str, Any]) -> dict[str, Any]:
-    fixed, moving = pair
-    job = RegisterJob(
-        fixed=str(folder / "images" / fixed),
-        moving=str(folder / "images" / moving),
-        fixed_labels=str(folder / "labels" / fixed),
-        moving_labels=str(folder / "labels" / moving),
-        device="cpu",
-        **options,
-    )
     started = time.perf_counter()
-    values = run(job, Reporter(lambda event: None, lambda: False)).values
+    values = run_job(RegisterJob(**stored_files(folder, pair), device="cpu", **options))
     return {**values, "seconds": time.perf_counter() - started}
 
 
 def _figures(values: dict[str, Any]) -> Figures:
-    after = values["after"]
-    return {
-        "dice": after["dice"]["mean"],
-        "hd95_mm": after["hd95_mm"]["mean"],
-        "assd_mm": after["assd_mm"]["mean"],
-        "folded_percent": values["jacobian"]["fold_percent"],
-        "sd_log_jacobian": values["jacobian"]["sd_log_jacobian"],
-        "seconds": values["seconds"],
-    }
+    return {**score_figures(values["after"]), **regularity_figures(values), "seconds": values["seconds"]}
