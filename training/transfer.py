@@ -1,0 +1,180 @@
+"""Measure weights on anatomies that they were not trained on, beside refinement alone and ANTs SyN.
+
+    python training/transfer.py training/configs/rman_general.json --date 2026-11-30
+
+Writes training/results/<config>_transfer.json; `results.py` makes the tables. All methods start at the same linear
+alignment: the moving image is resampled through it once, and nothing linear follows. Shipped weights are measured, or
+those of `--weights`; the network of the configuration says whether on volumes or on single slices.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from config import Config, ConfigError, read_config
+from DeepAttentionRegEngine.contract import METHOD_NONE, MetricsJob, RegisterJob
+from DeepAttentionRegEngine.jobs import versions
+from DeepAttentionRegEngine.registry import load_method
+from evaluate import RESULTS, hardware, write
+from jobs_protocol import Files, regularity_figures, run_job, score_figures, settings
+from peers import import_ants, syn
+from protocols import Row
+from scoring import Figures, summarized
+from transfer_cases import SETS, TestSet, aligned
+
+ALIGNED, SYN = "aligned", "ANTs SyN"
+Register = Callable[[Files, str], object]
+
+
+def methods(config: Config, weights: str | None, similarity: str) -> dict[str, Register]:
+    """Return what registers a pair and writes its displacement, by setting.
+
+    Args:
+        config: Names the method.
+        weights: File of weights; None for the shipped ones.
+        similarity: What refinement and SyN maximise.
+
+    Raises:
+        ConfigError: If there are neither.
+    """
+    if config.release is None and weights is None:
+        msg = "it has no release, so there are no shipped weights; name a file with --weights"
+        raise ConfigError(msg)
+    method = config.architecture if config.release is None else config.release.method
+    usual = replace(config.evaluation, recursions=(load_method(method).recursions.default,))
+    table: dict[str, Register] = {
+        name: partial(_by_job, options={**options, "similarity": similarity})
+        for name, options in settings(method, weights or config.release.id, usual).items()
+    }
+    table[SYN] = lambda pair, output: syn(pair["fixed"], pair["moving"], output, similarity)
+    return table
+
+
+def _by_job(pair: Files, output: str, options: dict[str, Any]) -> None:
+    images = {name: pair[name] for name in ("fixed", "moving")}
+    run_job(RegisterJob(**images, alignment="none", device="cpu", output_transform=output, **options))
+
+
+def set_rows(found: TestSet, table: dict[str, Register], limit: int | None) -> list[Row]:
+    """Return the rows of a test set: the alignment alone, then every setting.
+
+    Args:
+        found: The test set.
+        table: Of `methods`.
+        limit: Pairs at most; None for all.
+
+    Raises:
+        FileNotFoundError: If its data are not there.
+    """
+    figures: dict[str, list[Figures]] = {}
+    with TemporaryDirectory() as name:
+        for pair in islice(found.pairs(Path(name)), limit):
+            told = dict(pair_figures(aligned(pair, found.alignment, Path(name)), table, f"{name}/transform.mha"))
+            for setting, scored in told.items():
+                figures.setdefault(setting, []).append(scored)
+            print(found.title, *(f"{setting} {scored['dice']:.3f}" for setting, scored in told.items()), sep=", ")
+    return [_row(found.title, setting, scored, figures[ALIGNED]) for setting, scored in figures.items()]
+
+
+def pair_figures(pair: Files, table: dict[str, Register], output: str) -> Iterator[tuple[str, Figures]]:
+    """Yield the figures of a pair by setting, each scored by the same job, which takes no part in the seconds.
+
+    Args:
+        pair: Files of aligned images.
+        table: Of `methods`.
+        output: File for the displacement of each.
+    """
+    reference = {name: file for name, file in pair.items() if name not in ("fixed", "moving")}
+    for number, (setting, register) in enumerate(table.items()):
+        started = time.perf_counter()
+        register(pair, output)
+        seconds = time.perf_counter() - started
+        values = run_job(MetricsJob(transform=output, **reference))
+        if number == 0:
+            yield ALIGNED, score_figures(values["before"])
+        yield setting, {**score_figures(values["after"]), **regularity_figures(values), "seconds": seconds}
+
+
+def _row(subset: str, setting: str, scored: list[Figures], before: list[Figures]) -> Row:
+    summary = summarized(scored)
+    if setting != ALIGNED:
+        worse = sum(after["dice"] < first["dice"] for after, first in zip(scored, before, strict=True))
+        summary["worse"] = {"mean": worse, "sd": 0}
+    row = {"subset": subset, "setting": setting, "pairs": len(scored), "figures": summary}
+    # What no weights take part in is told once, however many are compared.
+    without = {ALIGNED: METHOD_NONE, "refinement only": METHOD_NONE, SYN: "ANTs"}
+    return {**row, "method": without[setting]} if setting in without else row
+
+
+def kept_rows(path: Path, seed: int, found: TestSet) -> list[Row]:
+    """Return what a results file says of other test sets."""
+    if not path.exists():
+        return []
+    run = json.loads(path.read_text(encoding="ascii"))["runs"].get(str(seed), {"rows": []})
+    return [row for row in run["rows"] if row["subset"] != found.title]
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure set by set, and write after each, for all of them take hours.
+
+    Raises:
+        ConfigError: If the configuration or its network does not fit, or no data are there.
+    """
+    import_ants()
+    config = read_config(arguments.config)
+    weights = None if arguments.weights is None else str(arguments.weights)
+    path = arguments.results / f"{arguments.config.stem}_transfer.json"
+    fitting = {name: found for name, found in SETS.items() if found.nd == config.network["nd"]}
+    if unfit := set(arguments.sets or fitting) - set(fitting):
+        msg = f"its network does not fit the sets {', '.join(sorted(unfit))}; those that do: {', '.join(fitting)}"
+        raise ConfigError(msg)
+    measured = 0
+    for found in (fitting[name] for name in arguments.sets or fitting):
+        try:
+            rows = set_rows(found, methods(config, weights, found.similarity), arguments.pairs)
+        except FileNotFoundError as error:
+            print(f"{found.title} is left out: {error}")
+            continue
+        run = {
+            "seed": config.seed,
+            "weights": config.release.id if weights is None else Path(weights).name,
+            "hardware": hardware(torch.device("cpu")),
+            "date": arguments.date,
+            "versions": {**versions(), "antspyx": version("antspyx")},
+            "rows": kept_rows(path, config.seed, found) + rows,
+        }
+        write(path, replace(config, group=f"{config.group}, beside ANTs SyN"), run)
+        measured += 1
+    if not measured:
+        msg = "none of the test sets is there; set DAR_DATA to the folder that holds them (training/README.md)"
+        raise ConfigError(msg)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--date", required=True, help="of the measurement, such as 2026-11-21")
+    parser.add_argument("--weights", type=Path, help="weight file (.pt) to measure instead of the shipped weights")
+    parser.add_argument("--sets", nargs="+", choices=SETS, help="measure these; the file keeps its rows of others")
+    parser.add_argument("--pairs", type=int, help="largest number of pairs of a set")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results files")
+    arguments = parser.parse_args()
+    # ANTs reads it when it is first used; by default it would take all cores, whatever PyTorch takes.
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(torch.get_num_threads())
+    measure(arguments)
+
+
+if __name__ == "__main__":
+    main()
