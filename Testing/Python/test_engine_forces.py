@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from DeepAttentionRegEngine.gaussians import grid_coordinates
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.base import ImagePair
-from DeepAttentionRegEngine.networks.forces import NOISE, START_GAIN, Guide, demons_force, descriptors, gradient
+from DeepAttentionRegEngine.networks.forces import NOISE, Guide, demons_force, descriptors, gradient
 from DeepAttentionRegEngine.networks.r2n2 import INNER, _at
 from DeepAttentionRegEngine.warp import warp
 from engine_cases import smooth_noise
@@ -115,7 +115,7 @@ class TestGuide:
         guide = Guide(2, 4, 2)
         fine, coarse = torch.full((1, 2, 8, 8), 0.25), torch.full((1, 2, 4, 4), -0.5)
         found = guide(torch.randn(1, 4, 8, 8), [fine, coarse])
-        torch.testing.assert_close(found, torch.full((1, 2, 8, 8), START_GAIN * (0.25 - 2 * 0.5)))
+        torch.testing.assert_close(found, torch.full((1, 2, 8, 8), 0.25 - 2 * 0.5))
 
     @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
     @pytest.mark.parametrize("size", [(64, 70), (48, 52, 49)], ids=["2d", "3d"])

@@ -18,7 +18,7 @@ from ..warp import compose, identity_grid, integrate_velocity, resize, resize_di
 from .base import AttentionMap, Evidence, StepNetwork
 from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head, fold, single_precision
 from .cross_attention import GlobalAttention, NeighbourhoodAttention, at_least_single
-from .forces import Guide, demons_force, descriptors
+from .forces import GUIDED_DEVIATION, Guide, demons_force, descriptors
 from .regional import SLOPE, RegionalAttention
 
 WIDTHS = {
@@ -171,8 +171,9 @@ class Level(nn.Module):
         if self.exchange is not None:
             channels += self.exchange.motion_channels
         self.block = Block(nd, channels, width)
-        self.flow = flow_head(nd, width) if level <= settings.levels else None
         self.guide = Guide(nd, width, 1) if level in settings.force_levels else None
+        start = (GUIDED_DEVIATION,) if settings.force_levels else ()
+        self.flow = flow_head(nd, width, *start) if level <= settings.levels else None
 
     def _exchange(self, settings: AdregnetSettings, width: int) -> GlobalAttention | NeighbourhoodAttention | None:
         if self.level >= GLOBAL_FROM:

@@ -1,10 +1,8 @@
 """The demons force: which way, and how far, the moving image wants to go at each voxel; and networks guided by it."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
@@ -14,7 +12,8 @@ from .blocks import CONVOLUTIONS, pool
 
 POOLS = {2: avg_pool2d, 3: avg_pool3d}
 NOISE = 1e-3  # of images of deviation 1: smaller contrasts say nothing
-START_GAIN = 2.0  # of forces that guide; they are the short steps of an optimiser
+GUIDED_DEVIATION = 3e-3  # of the weights of a guided flow head: features learn from the first step
+LARGEST_GAIN = 2.0  # of forces that guide, half of it at the start; with more, recursions overshoot
 BLUR = 5  # voxels, of the forces that guide
 DESCRIPTOR_NOISE = 1e-4  # of a descriptor's channels, which lie in (0, 1]
 
@@ -42,7 +41,7 @@ def demons_force(fixed: Tensor, warped: Tensor) -> Tensor:
 
 
 class Guide(nn.Module):
-    """What forces of several scales ask for, each times a gain that features decide at every voxel.
+    """What forces of several scales ask for, each times a gain below 2 that features decide at every voxel; 1 at first.
 
     Normalised features know neither how far to go nor which way all is displaced; forces do. A network that starts from
     them learns where to trust them and what they miss, which takes far fewer pairs than learning to match.
@@ -53,7 +52,7 @@ class Guide(nn.Module):
         super().__init__()
         self.gain = CONVOLUTIONS[nd](channels, count, 3, padding=1)
         nn.init.zeros_(self.gain.weight)
-        nn.init.constant_(self.gain.bias, math.log(math.expm1(START_GAIN)))
+        nn.init.zeros_(self.gain.bias)
 
     def forward(self, features: Tensor, forces: Sequence[Tensor]) -> Tensor:
         """Return a velocity `(B, nd, *spatial)` in voxels of the features' grid.
@@ -62,7 +61,7 @@ class Guide(nn.Module):
             features: `(B, channels, *spatial)`.
             forces: `(B, nd, *size)` in voxels of grids of any size over the same field of view.
         """
-        gains = F.softplus(self.gain(features).float())
+        gains = LARGEST_GAIN * self.gain(features).float().sigmoid()
         blur = POOLS[features.ndim - 2]
         total = torch.zeros_like(gains[:, :1])
         for index, force in enumerate(forces):

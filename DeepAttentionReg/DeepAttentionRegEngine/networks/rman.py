@@ -24,7 +24,7 @@ from .blocks import (
     single_precision,
     use_channels_last,
 )
-from .forces import Guide, demons_force, descriptors
+from .forces import GUIDED_DEVIATION, Guide, demons_force, descriptors
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16),
@@ -120,7 +120,8 @@ class Rman(StepNetwork):
             self.up.append(ResidualBlock(nd, channels + side_by_side * widths[level], widths[level]))
             channels = widths[level]
         self.guide = Guide(nd, channels, len(settings.force_levels)) if settings.force_levels else None
-        self.flow = flow_head(nd, 2 * channels if settings.decoder == "siamese" else channels)
+        start = (GUIDED_DEVIATION,) if settings.force_levels else ()
+        self.flow = flow_head(nd, 2 * channels if settings.decoder == "siamese" else channels, *start)
         use_channels_last(self, nd)
 
     def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
