@@ -18,6 +18,7 @@ from .gaussian_refine import GaussianRefinement, refine_gaussians
 from .gaussians import Gaussians, render
 from .geometry import Geometry
 from .losses import local_ncc
+from .mind import mind_ssc
 from .networks import load_network
 from .networks.base import ImagePair, Recursion, RegistrationNetwork
 from .networks.bspline import Bspline, BsplineSettings
@@ -34,6 +35,19 @@ SIMILARITY_WINDOW = 7
 def similarity(pair: WorkingPair, displacement: Tensor) -> float:
     """Return the local correlation of the pair under a displacement, in [0, 1]."""
     return float(local_ncc(warp(pair.moving, displacement), pair.fixed, SIMILARITY_WINDOW, pair.weight))
+
+
+def structures_closer(pair: WorkingPair, displacement: Tensor) -> bool:
+    """Return whether a displacement brings the self-similarities (MIND-SSC) of the pair closer to each other.
+
+    Two modalities may be well aligned without correlating; whatever is not a number is not closer.
+    """
+    fixed, moving = mind_ssc(pair.fixed), mind_ssc(pair.moving)
+    before, after = (
+        ((image - fixed).abs().mean(1, keepdim=True) * pair.weight).mean()
+        for image in (moving, warp(moving, displacement))
+    )
+    return bool(after < before)
 
 
 def network_size(spatial: tuple[int, ...], policy: GridPolicy) -> tuple[int, ...]:

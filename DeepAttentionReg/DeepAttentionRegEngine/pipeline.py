@@ -18,7 +18,7 @@ from .files import require_writable
 from .gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .gaussian_files import write_sequence
 from .inputs import Inputs, load_inputs
-from .method_run import MethodRun, Proposal, similarity
+from .method_run import MethodRun, Proposal, similarity, structures_closer
 from .preprocess import GridLimits, WorkingPair, field_on_fixed, prepare, warp_volume
 from .refine import RefineSettings, refine
 from .registry import Method, Variant, choose_variant, load_method
@@ -67,7 +67,8 @@ class Registration:
         similarities = found.similarities
         best = int(np.nanargmax(similarities))
         self.values.update(recursions=len(similarities) - 1, similarity=similarities, best_recursion=best)
-        if not similarities[-1] >= similarities[0]:  # written so that it holds for a broken field, not a number, too
+        better = similarities[-1] >= similarities[0]  # false for a broken field, not a number, too
+        if not better and not structures_closer(found.view, found.displacement):
             self.warnings.append(
                 f"{method.title} made the volumes less similar, so its deformation was left out; "
                 "it may not suit the anatomy or modality."

@@ -153,6 +153,16 @@ class TestNetwork:
         run(shifted(method="rman", recursions=2, output_transform=str(tmp_path / "t.nrrd")), quiet())
         assert not images.read_displacement(tmp_path / "t.nrrd")[0].any()
 
+    @pytest.mark.parametrize(("shift", "kept"), [(2.0, True), (-2.0, False)])
+    def test_field_that_brings_structures_together_is_kept_whatever_correlation_says(
+        self, shifted: Callable, scripted: Callable, shift: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scripted(shift)
+        falling = iter([0.5, 0.4, 0.4])  # as of two modalities
+        monkeypatch.setattr(method_run, "similarity", lambda *_: next(falling))
+        warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
+        assert any("less similar" in warning for warning in warnings) != kept
+
     def test_user_is_told_when_it_is_left_out(self, shifted: Callable, scripted: Callable) -> None:
         scripted(-2.0)
         warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
