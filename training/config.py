@@ -197,6 +197,7 @@ class Release:
         training_data: Data set, number of cases, terms.
         licence: Licence of the weights.
         method: Name of the method file that gets a variant.
+        general: For any anatomy: the method's first choice.
         extent_mm: Range of fields of view, along the longest axis, that the weights are for; None for any.
         refinement: Refinement settings that suit them.
     """
@@ -205,6 +206,7 @@ class Release:
     training_data: str
     licence: str
     method: str
+    general: bool = False
     extent_mm: tuple[float, float] | None = None
     refinement: dict[str, Any] = field(default_factory=dict)
 

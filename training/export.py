@@ -68,7 +68,7 @@ def list_weights(resources: Path, entry: dict[str, Any]) -> None:
 
 
 def list_variant(resources: Path, config: Config) -> None:
-    """Add the variant of a configuration to its method's file, in place of one with the same weights.
+    """Add the variant of a configuration to its method's file, in place of one of the same weights; general ones first.
 
     Arguments of the network are told where they differ from the method's own.
 
@@ -89,8 +89,9 @@ def list_variant(resources: Path, config: Config) -> None:
     variant["extent_mm"] = None if release.extent_mm is None else list(release.extent_mm)
     variant["refinement"] = release.refinement
     variants = method["variants"]
-    place = next((n for n, other in enumerate(variants) if other["weights"] == release.id), len(variants))
-    variants[place : place + 1] = [variant]
+    last = 0 if release.general else len(variants)
+    place = next((n for n, other in enumerate(variants) if other["weights"] == release.id), None)
+    variants[slice(last, last) if place is None else slice(place, place + 1)] = [variant]
     _write(path, method)
 
 

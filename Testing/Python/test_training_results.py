@@ -268,6 +268,11 @@ class TestExport:
         export(arguments)
         assert len(registry.load_weights()) == len(registry.load_method("agf").variants) == 1
 
+    def test_general_weights_are_the_first_choice(self, folder: Path, resources: Path) -> None:
+        for name, general in (("heart", False), ("any", True), ("lung", False), ("any", True)):
+            export(self.arguments(folder, resources, id=name, general=general))
+        assert [variant.weights for variant in registry.load_method("agf").variants] == ["any", "heart", "lung"]
+
     def test_figures_alone_leave_the_rest(self, folder: Path, resources: Path) -> None:
         arguments = self.arguments(folder, resources)
         export(arguments)
