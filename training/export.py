@@ -3,7 +3,8 @@
     python training/export.py training/configs/agf_jsrt.json --checkpoint runs/agf_jsrt/checkpoint.pt --date 2026-11-30
 
 The averaged weights are stored in half precision. Figures come from training/results/<config>.json if `evaluate.py` has
-measured the run; where it measures the shipped file itself, run --figures afterwards, which writes them alone.
+measured the run; where it measures the shipped file itself, run --figures afterwards, which writes them alone. Those of
+general weights come from `transfer.py` in the same way.
 """
 
 import argparse
@@ -120,7 +121,8 @@ def export(arguments: argparse.Namespace) -> None:
         msg = f"{arguments.config.name} has no release"
         raise ValueError(msg)
     checkpoint = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
-    figures = validation(arguments.results / f"{arguments.config.stem}.json", checkpoint["config"]["seed"])
+    measured = arguments.config.stem + ("_transfer" if release.general else "")
+    figures = validation(arguments.results / f"{measured}.json", checkpoint["config"]["seed"])
     if arguments.figures:
         list_weights(resources, {"id": release.id, "validation": figures})
         return

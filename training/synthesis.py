@@ -6,7 +6,6 @@ one label map, random shapes behind sparse anatomy, thick slices and cut fields 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +15,15 @@ from torch import Tensor
 
 from cases import CaseSet
 from config import ConfigError, Synthesis
-from DeepAttentionRegEngine.intensity import normalize
 from DeepAttentionRegEngine.warp import (
     compose,
     identity_grid,
     integrate_velocity,
-    resize,
     resize_displacement,
     sample,
     warp,
 )
+from painting import Chance, Painter
 
 KINDS = ("shapes", "anatomy", "subjects", "real")
 SQUARINGS = 4  # of random velocities, which are smooth
@@ -89,12 +87,13 @@ class Synthesiser:
         if unknown:
             msg = f"synthesis: kinds: {', '.join(sorted(unknown))} unknown (known: {', '.join(KINDS)})"
             raise ConfigError(msg)
-        self.settings, self.subsets, self.labels, self.rng = settings, subsets, labels, rng
+        self.settings, self.subsets, self.labels = settings, subsets, labels
         self.with_images = [name for name, members in subsets.items() if members[0].image is not None]
         if settings.kinds.get("real") and not self.with_images:
             msg = "synthesis: real pairs need a data set with images"
             raise ConfigError(msg)
-        self.torch = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        self.chance, self.rng = Chance(rng), rng
+        self.painter = Painter(settings, self.chance)
 
     def pair(self, spatial: tuple[int, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return "image" `(1, *spatial)` and "labels" `(L, *spatial / 2)` of a fixed and a moving side.
@@ -106,14 +105,12 @@ class Synthesiser:
         chosen = self._chosen(scene)
         fixed, moving = (
             {"image": image[0], "labels": _shares(labels, chosen, self.labels)}
-            for image, labels in zip(scene.images or self._drawn(scene), (scene.fixed, scene.moving), strict=True)
+            for image, labels in zip(scene.images or self._painted(scene), (scene.fixed, scene.moving), strict=True)
         )
         still = torch.zeros(len(spatial), *spatial)
         fixed["displacement"] = still if scene.displacement is None else scene.displacement[0]
         fixed["known"] = torch.tensor(float(scene.displacement is not None))
         return fixed, {**moving, "displacement": still, "known": torch.tensor(1.0)}  # of the moving side to itself
-
-    # What is shown
 
     def _scene(self, spatial: tuple[int, ...]) -> Scene:
         kinds, weights = zip(*self.settings.kinds.items(), strict=True)
@@ -152,7 +149,7 @@ class Synthesiser:
     def _shapes(self, spatial: tuple[int, ...]) -> Tensor:
         """Return a label map of random blobs."""
         count, wave = int(self.rng.integers(5, 17)), float(self.rng.uniform(6, 20))
-        return self._smooth(count, spatial, wave).argmax(1, keepdim=True).float()
+        return self.chance.smooth(count, spatial, wave).argmax(1, keepdim=True).float()
 
     def _on_shapes(self, labels: Tensor) -> Tensor:
         """Return a label map whose background, most times, shows random blobs."""
@@ -168,7 +165,7 @@ class Synthesiser:
         velocity = torch.zeros(1, nd, *half)
         for wave in WAVES:
             amplitude = float(self.rng.uniform(0, strength)) * wave / 2
-            velocity += amplitude * self._smooth(nd, half, wave / 2)
+            velocity += amplitude * self.chance.smooth(nd, half, wave / 2)
         elastic = resize_displacement(integrate_velocity(velocity, SQUARINGS), spatial)
         matrix = _rotation(self.rng.normal(0, self.settings.turn, 3))[-nd:, -nd:] - np.eye(nd)
         matrix += np.diag(self.rng.normal(0, self.settings.stretch, nd))
@@ -179,80 +176,14 @@ class Synthesiser:
         affine = (torch.from_numpy(matrix).float() @ off + torch.from_numpy(shift).float()).view_as(elastic)
         return compose(affine, elastic)
 
-    # How it looks
-
-    def _drawn(self, scene: Scene) -> tuple[Tensor, Tensor]:
-        """Return images of both sides, of one contrast or of two."""
-        count = int(max(scene.fixed.max(), scene.moving.max())) + 1
-        texture = self._texture(scene.moving)
-        other = self._texture(scene.fixed) if scene.displacement is None else warp(texture, scene.displacement)
-        moving_means = self._means(count)
-        alike = self.rng.random() < self.settings.alike
-        fixed_means = moving_means + 0.03 * self._normal(count) if alike else self._means(count)
-        if not alike:
-            other = other * float(self.rng.uniform(-1, 1))
-        sides = ((scene.fixed, fixed_means, other), (scene.moving, moving_means, texture))
-        fixed, moving = (self._pictured(means[labels.long()] + shade) for labels, means, shade in sides)
-        return fixed, moving
-
-    def _means(self, count: int) -> Tensor:
-        means = torch.rand(count, generator=self.torch)
-        if self.rng.random() < 0.6:
-            means[0] = 0.0
-        return means
-
-    def _texture(self, labels: Tensor) -> Tensor:
-        """Return what varies within structures, for half of them."""
-        spatial = tuple(labels.shape[2:])
-        fine = self._smooth(1, spatial, float(self.rng.uniform(2, 6))) * float(self.rng.uniform(0, 0.15))
-        count = int(labels.max()) + 1
-        share = (torch.rand(count, generator=self.torch) < 0.5).float()
-        share[0] *= float(self.rng.random() < 0.3)
-        return fine * share[labels.long()]
-
-    def _pictured(self, image: Tensor) -> Tensor:
-        """Return an image as a scanner might show it, in [0, 1] between the percentiles of the engine."""
-        spatial = tuple(image.shape[2:])
-        image = _blurred(image, float(self.rng.uniform(0.2, self.settings.blur)))
-        image = image * (float(self.rng.uniform(0, 0.4)) * self._smooth(1, spatial, max(spatial) / 3)).exp()
-        if self.rng.random() < 0.25:
-            image = self._thick_slices(image)
-        image = image + float(self.rng.uniform(0, self.settings.noise)) * self._normal(*image.shape)
-        if self.rng.random() < 0.15:
-            self._cut(image)
-        if not image.std() > 0:  # a label map of nothing, without noise
-            return torch.zeros_like(image)
-        image = torch.from_numpy(normalize(image.numpy()))
-        return image ** math.exp(self.rng.normal(0, 0.25))
-
-    def _thick_slices(self, image: Tensor) -> Tensor:
-        axis, factor = int(self.rng.integers(image.ndim - 2)), int(self.rng.integers(2, 5))
-        size = list(image.shape[2:])
-        size[axis] = max(2, size[axis] // factor)
-        return resize(F.interpolate(image, size=size, mode="area"), image.shape[2:])
-
-    def _cut(self, image: Tensor) -> None:
-        """Blank the end of one axis, as beyond a field of view."""
-        axis = int(self.rng.integers(2, image.ndim))
-        lost = int(image.shape[axis] * self.rng.uniform(0, 0.2))
-        start = 0 if self.rng.random() < 0.5 else image.shape[axis] - lost
-        image.narrow(axis, start, lost).zero_()
+    def _painted(self, scene: Scene) -> tuple[Tensor, Tensor]:
+        return self.painter.pair(scene.fixed, scene.moving, scene.displacement)
 
     def _chosen(self, scene: Scene) -> Tensor:
         """Return the labels of the pair that the loss sees: those that both sides show."""
         common = np.intersect1d(scene.fixed.unique().numpy(), scene.moving.unique().numpy())
         common = common[common > 0]
         return torch.from_numpy(self.rng.permutation(common)[: self.labels].copy())
-
-    # Chance
-
-    def _normal(self, *size: int) -> Tensor:
-        return torch.randn(size, generator=self.torch)
-
-    def _smooth(self, channels: int, spatial: Sequence[int], wave: float) -> Tensor:
-        """Return smooth noise `(1, channels, *spatial)` of unit variance or less, `wave` voxels from knot to knot."""
-        coarse = [max(2, round(n / wave) + 1) for n in spatial]
-        return resize(self._normal(1, channels, *coarse), spatial)
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
@@ -280,21 +211,6 @@ def _seen(
     places = matrix[:, :-1] @ (grid[0] - center).flatten(1) + matrix[:, -1:] + middle[:, None]
     flat = sample(volume[None, None].float(), places.view(1, 3, 1, 1, -1), nearest=nearest)
     return flat.view(1, 1, *spatial)
-
-
-def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """Return an image smoothed by a Gaussian of `sigma` voxels."""
-    radius = max(1, math.ceil(2.5 * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    nd = image.ndim - 2
-    for axis in range(nd):
-        shape, pad = [1] * nd, [0] * (2 * nd)
-        shape[axis] = 2 * radius + 1
-        pad[2 * (nd - 1 - axis)] = pad[2 * (nd - 1 - axis) + 1] = radius
-        padded = F.pad(image, pad, mode="replicate")
-        image = (F.conv2d if nd == 2 else F.conv3d)(padded, kernel.view(1, 1, *shape))
-    return image
 
 
 def _shares(labels: Tensor, chosen: Tensor, count: int) -> Tensor:
