@@ -163,11 +163,6 @@ class TestNetwork:
         warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
         assert any("less similar" in warning for warning in warnings) != kept
 
-    def test_user_is_told_when_it_is_left_out(self, shifted: Callable, scripted: Callable) -> None:
-        scripted(-2.0)
-        warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
-        assert any("less similar" in warning for warning in warnings)
-
     def test_similarity_is_told_on_one_grid_throughout(
         self, shifted: Callable, scripted: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
