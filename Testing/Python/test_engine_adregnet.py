@@ -344,7 +344,7 @@ class TestLearning:
             {"neighbourhood_levels": (1, 2)},
             {"neighbourhood_radius": 2},
             {"folded": True},
-            {"force_levels": (1, 2)},
+            {"guides": ((1, 5), (2, 5))},
         ],
         ids=str,
     )

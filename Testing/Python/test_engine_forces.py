@@ -7,7 +7,16 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from DeepAttentionRegEngine.gaussians import grid_coordinates
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.base import ImagePair
-from DeepAttentionRegEngine.networks.forces import NOISE, Guide, demons_force, descriptors, gradient
+from DeepAttentionRegEngine.networks.forces import (
+    LONGEST,
+    NOISE,
+    START_GAIN,
+    Guide,
+    demons_force,
+    descriptors,
+    gradient,
+    lucas_kanade,
+)
 from DeepAttentionRegEngine.networks.r2n2 import INNER, _at
 from DeepAttentionRegEngine.warp import warp
 from engine_cases import smooth_noise
@@ -97,11 +106,27 @@ def shifted_pair(size: tuple[int, ...], *, inverted: bool) -> tuple[torch.Tensor
 class TestGuide:
     @pytest.mark.parametrize("inverted", [False, True], ids=["one contrast", "two contrasts"])
     @pytest.mark.parametrize("size", [(48, 52), (40, 36, 44)], ids=["2d", "3d"])
-    def test_descriptors_pull_the_right_way_whatever_the_contrast(self, size: tuple[int, ...], inverted: bool) -> None:
+    def test_flow_of_descriptors_is_the_shift_whatever_the_contrast(
+        self, size: tuple[int, ...], inverted: bool
+    ) -> None:
         fixed, moving = (descriptors(image, (1,))[1] for image in shifted_pair(size, inverted=inverted))
-        force = demons_force(fixed, moving)
-        assert force.shape == (1, len(size), *(n // 2 for n in size))
-        assert float(force[:, 0].mean()) > 5 * float(force[:, 1:].mean((0, *range(2, force.ndim))).abs().max())
+        for flow in lucas_kanade(fixed, moving, (5, 9)):
+            assert flow.shape == (1, len(size), *(n // 2 for n in size))
+            inside = flow[(..., *(slice(4, -4),) * len(size))]
+            assert 0.4 < float(inside[:, 0].mean()) < 1.2  # of one voxel at half resolution
+            assert float(inside[:, 1:].mean((0, *range(2, flow.ndim))).abs().max()) < 0.2
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_flow_of_a_ramp_is_the_shift_but_no_longer_than_can_be_seen(self, size: tuple[int, ...]) -> None:
+        # A ramp along every axis in a channel of its own, so that the shift has one solution.
+        channels = [ramp(size, tuple(float(axis == other) for other in range(len(size)))) for axis in range(len(size))]
+        moving = torch.cat(channels, 1)
+        shift = torch.tensor([0.5, -0.25, 0.1][: len(size)]).view(1, -1, *[1] * len(size))
+        (found,) = lucas_kanade(moving + shift, moving, (3,))
+        damped = shift / (1 + 0.05 * len(size))
+        torch.testing.assert_close(inner(found), inner(damped.expand_as(found)), rtol=1e-3, atol=1e-3)
+        (far,) = lucas_kanade(moving + 100 * shift, moving, (3,))
+        assert float(far.norm(dim=1).max()) == pytest.approx(LONGEST)
 
     def test_each_image_of_a_batch_has_its_own_descriptor(self) -> None:
         images = torch.cat(shifted_pair((32, 36), inverted=True))
@@ -111,17 +136,23 @@ class TestGuide:
             for level in (0, 1):
                 torch.testing.assert_close(both[level][index : index + 1], alone[level])
 
-    def test_forces_of_all_scales_add_up_in_voxels_of_the_features(self) -> None:
+    def test_candidates_of_all_scales_add_up_in_voxels_of_the_features(self) -> None:
         guide = Guide(2, 4, 2)
         fine, coarse = torch.full((1, 2, 8, 8), 0.25), torch.full((1, 2, 4, 4), -0.5)
         found = guide(torch.randn(1, 4, 8, 8), [fine, coarse])
-        torch.testing.assert_close(found, torch.full((1, 2, 8, 8), 0.25 - 2 * 0.5))
+        torch.testing.assert_close(found, torch.full((1, 2, 8, 8), START_GAIN * (0.25 - 2 * 0.5)))
 
     @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
     @pytest.mark.parametrize("size", [(64, 70), (48, 52, 49)], ids=["2d", "3d"])
     def test_guided_network_goes_the_right_way_untrained(self, size: tuple[int, ...], architecture: str) -> None:
         torch.manual_seed(0)
-        settings = {"nd": len(size), "widths": "tiny", "flow_level": 1, "force_levels": (1, 2), "velocity_steps": 5}
+        settings = {
+            "nd": len(size),
+            "widths": "tiny",
+            "flow_level": 1,
+            "guides": ((1, 5), (1, 9), (2, 9)),
+            "velocity_steps": 5,
+        }
         network = build(architecture, settings).eval()
         fixed, moving = shifted_pair(size, inverted=True)
         with torch.no_grad():
@@ -133,7 +164,7 @@ class TestGuide:
     @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
     def test_gain_learns(self, architecture: str) -> None:
         torch.manual_seed(0)
-        network = build(architecture, {"nd": 2, "widths": "tiny", "flow_level": 1, "force_levels": (1, 2)})
+        network = build(architecture, {"nd": 2, "widths": "tiny", "flow_level": 1, "guides": ((1, 5), (1, 9), (2, 9))})
         *_, last = network.recurse(ImagePair(*shifted_pair((40, 44), inverted=True)), 2)
         last.displacement.square().mean().backward()
         gains = [value.grad for name, value in network.named_parameters() if "guide" in name]

@@ -301,7 +301,7 @@ class TestCascade:
             {"siamese": False},
             {**RCN, "decoder": "siamese"},
             {"decoder": "twin"},
-            {"decoder": "siamese", "force_levels": (1,)},
+            {"decoder": "siamese", "guides": ((1, 5),)},
         ],
     )
     def test_options_that_contradict_are_refused(self, arguments: dict[str, object]) -> None:

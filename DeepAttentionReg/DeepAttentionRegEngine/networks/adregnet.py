@@ -18,7 +18,7 @@ from ..warp import compose, identity_grid, integrate_velocity, resize, resize_di
 from .base import AttentionMap, Evidence, StepNetwork
 from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head, fold, single_precision
 from .cross_attention import GlobalAttention, NeighbourhoodAttention, at_least_single
-from .forces import GUIDED_DEVIATION, Guide, demons_force, descriptors
+from .forces import GUIDED_DEVIATION, Guide, Guides, descriptors, lucas_kanade
 from .regional import SLOPE, RegionalAttention
 
 WIDTHS = {
@@ -46,8 +46,8 @@ class AdregnetSettings:
         flow_level: Finest level, which the field comes from: 1 for half resolution (then enlarged by two), 0 for full.
         folded: The first block works at half resolution too, on images folded by two (`blocks.fold`). Needs a field at
             half resolution.
-        force_levels: Levels whose field is guided (`forces.Guide`) by the demons force between MIND descriptors of the
-            images, the moving one warped by the field so far: where to go, whatever their contrasts.
+        guides: Level and window of the optical flows between MIND descriptors of the images, the moving one warped by
+            the field so far, that the level's field starts from (`forces.Guide`): where to go, whatever their contrasts.
         velocity_steps: Squarings of each level's stationary velocity; 0 predicts displacements directly.
         neighbourhood_levels: Levels below 3 with neighbourhood attention.
         neighbourhood_radius: Its reach in voxels of the level.
@@ -61,7 +61,7 @@ class AdregnetSettings:
     levels: int = 4
     flow_level: int = 1
     folded: bool = False
-    force_levels: tuple[int, ...] = ()
+    guides: Guides = ()
     velocity_steps: int = 0
     neighbourhood_levels: tuple[int, ...] = (2,)
     neighbourhood_radius: int = 1
@@ -75,8 +75,8 @@ class AdregnetSettings:
         if self.folded and self.flow_level == 0:
             msg = "folded images need a field at half resolution, flow_level 1"
             raise ValueError(msg)
-        if not set(self.force_levels) <= set(range(self.flow_level, self.levels + 1)):
-            msg = f"force_levels {self.force_levels} must lie in {self.flow_level} to {self.levels}"
+        if not {level for level, _ in self.guides} <= set(range(self.flow_level, self.levels + 1)):
+            msg = f"levels of guides {self.guides} must lie in {self.flow_level} to {self.levels}"
             raise ValueError(msg)
         if not set(self.neighbourhood_levels) <= set(range(self.flow_level, GLOBAL_FROM)):
             msg = f"neighbourhood_levels {self.neighbourhood_levels} must lie in {self.flow_level} to {GLOBAL_FROM - 1}"
@@ -171,8 +171,9 @@ class Level(nn.Module):
         if self.exchange is not None:
             channels += self.exchange.motion_channels
         self.block = Block(nd, channels, width)
-        self.guide = Guide(nd, width, 1) if level in settings.force_levels else None
-        start = (GUIDED_DEVIATION,) if settings.force_levels else ()
+        self.windows = [window for at, window in settings.guides if at == level]
+        self.guide = Guide(nd, width, len(self.windows)) if self.windows else None
+        start = (GUIDED_DEVIATION,) if settings.guides else ()
         self.flow = flow_head(nd, width, *start) if level <= settings.levels else None
 
     def _exchange(self, settings: AdregnetSettings, width: int) -> GlobalAttention | NeighbourhoodAttention | None:
@@ -196,7 +197,7 @@ class Level(nn.Module):
             moving: `(B, C, *spatial)`, features of the moving image.
             fixed: Same shape.
             coarser: State of the next coarser level; None at the coarsest.
-            described: Descriptors of the moving and the fixed image at this level, if it sees forces.
+            described: Descriptors of the moving and the fixed image at this level, if it has guides.
             evidence: Add to it which places the fixed image looked at.
         """
         above = None if coarser is None else coarser.enlarged(fixed.shape[2:])
@@ -213,24 +214,24 @@ class Level(nn.Module):
         if self.regional is not None:
             b, a, relevance = self.regional(b, a, None if above is None else above.relevance)
         features = self.block(torch.cat([x.to(b.dtype) for x in (b, a, *inputs)], 1))
-        force = None if described is None else self._force(*described, field)
-        return LevelState(features, self._synthesise(features, force, field, relevance), relevance)
+        flows = [] if described is None else self._flows(*described, field)
+        return LevelState(features, self._synthesise(features, flows, field, relevance), relevance)
 
     @torch.no_grad()
-    def _force(self, moving: Tensor, fixed: Tensor, field: Tensor | None) -> Tensor:
-        """Return the demons force between descriptors, the moving one warped by the field so far."""
-        return demons_force(fixed, moving if field is None else warp(moving, field.to(moving.dtype)))
+    def _flows(self, moving: Tensor, fixed: Tensor, field: Tensor | None) -> list[Tensor]:
+        """Return the optical flows between descriptors, the moving one warped by the field so far."""
+        return lucas_kanade(fixed, moving if field is None else warp(moving, field.to(moving.dtype)), self.windows)
 
     def _synthesise(
-        self, features: Tensor, force: Tensor | None, field: Tensor | None, relevance: Tensor | None
+        self, features: Tensor, flows: list[Tensor], field: Tensor | None, relevance: Tensor | None
     ) -> Tensor | None:
         """Return the field so far composed with this level's."""
         if self.flow is None:
             return None
         with single_precision(features.device):
             velocity = self.flow(at_least_single(features))
-            if self.guide is not None and force is not None:
-                velocity = velocity + self.guide(at_least_single(features), [force])
+            if self.guide is not None:
+                velocity = velocity + self.guide(at_least_single(features), flows)
         velocity = velocity if relevance is None else relevance * velocity
         step = integrate_velocity(velocity, self.velocity_steps)
         return step if field is None else compose(field, step)
@@ -292,10 +293,11 @@ class Adregnet(StepNetwork):
         return Pyramid(clamp_displacement(whole), cropped, relevances)
 
     def _described(self, moving: Tensor, fixed: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return the descriptors of both images at the levels that see forces."""
-        if not self.settings.force_levels:
+        """Return the descriptors of both images at the levels of the guides."""
+        if not self.settings.guides:
             return {}
-        a, b = (descriptors(_padded(image), self.settings.force_levels) for image in (moving, fixed))
+        levels = [level for level, _ in self.settings.guides]
+        a, b = (descriptors(_padded(image), levels) for image in (moving, fixed))
         return {level: (a[level], b[level]) for level in a}
 
     def _encode(self, image: Tensor) -> dict[int, Tensor]:

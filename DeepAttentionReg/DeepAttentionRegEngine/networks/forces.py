@@ -1,4 +1,4 @@
-"""The demons force: which way, and how far, the moving image wants to go at each voxel; and networks guided by it."""
+"""Where the moving image wants to go at each voxel by optical flow, and networks whose fields start from it."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,85 +6,73 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
+from ..losses import box_mean
 from ..mind import mind_ssc
 from ..warp import resize_displacement
 from .blocks import CONVOLUTIONS, pool
 
 POOLS = {2: avg_pool2d, 3: avg_pool3d}
 NOISE = 1e-3  # of images of deviation 1: smaller contrasts say nothing
+DAMPING, FLOOR = 0.05, 1e-4  # of the structure tensor of descriptors: a share of its trace, and what noise has
+LONGEST = 2.0  # voxels: what is further away is not to be seen from here
+START_GAIN = 0.3
 GUIDED_DEVIATION = 3e-3  # of the weights of a guided flow head: features learn from the first step
-LARGEST_GAIN = 2.0  # of forces that guide, half of it at the start; with more, recursions overshoot
-BLUR = 5  # voxels, of the forces that guide
-DESCRIPTOR_NOISE = 1e-4  # of a descriptor's channels, which lie in (0, 1]
+
+Guides = tuple[tuple[int, int], ...]  # level (0 full, 1 half resolution, ...) and window in voxels of it
 
 
 def demons_force(fixed: Tensor, warped: Tensor) -> Tensor:
     """Return the displacement in voxels by which linearly varying intensities would agree.
 
-    `sum_c (F - W)_c grad_c / sum_c (|grad_c|^2 + (F - W)_c^2)` of the channels averaged over three voxels per axis,
-    grad being that of their mean; no longer than half a voxel. Source: Thirion 1998, with the symmetric gradient of
-    Vercauteren et al. 2009.
+    `(F - W) grad / (|grad|^2 + (F - W)^2)` of the images averaged over three voxels per axis, grad being that of their
+    mean; no longer than half a voxel. Source: Thirion 1998, with the symmetric gradient of Vercauteren et al. 2009.
 
     Args:
-        fixed: `(B, C, *spatial)`: an image of mean 0 and deviation 1, or a descriptor.
+        fixed: `(B, 1, *spatial)`, mean 0 and deviation 1.
         warped: Same shape.
 
     Returns:
         `(B, nd, *spatial)`, components in array axis order.
     """
-    channels = fixed.shape[1]
-    noise = NOISE if channels == 1 else DESCRIPTOR_NOISE * channels
-    fixed, warped = (POOLS[fixed.ndim - 2](image, 3, 1, 1, count_include_pad=False) for image in (fixed, warped))
-    difference, slope = fixed - warped, gradient((fixed + warped) / 2)
-    power = slope.square().sum((1, 2)) + difference.square().sum(1)
-    return (difference[:, :, None] * slope).sum(1) / (power[:, None] + noise)
+    difference, slope = _differences(fixed, warped)
+    slope = slope[:, 0]
+    return difference * slope / (slope.square().sum(1, keepdim=True) + difference.square() + NOISE)
 
 
-class Guide(nn.Module):
-    """What forces of several scales ask for, each times a gain below 2 that features decide at every voxel; 1 at first.
+def lucas_kanade(fixed: Tensor, warped: Tensor, windows: Iterable[int]) -> list[Tensor]:
+    """Return the displacement in voxels that explains the difference of two descriptors best, for each window.
 
-    Normalised features know neither how far to go nor which way all is displaced; forces do. A network that starts from
-    them learns where to trust them and what they miss, which takes far fewer pairs than learning to match.
-    """
-
-    def __init__(self, nd: int, channels: int, count: int) -> None:
-        """Build the module for features of so many channels and forces of `count` scales."""
-        super().__init__()
-        self.gain = CONVOLUTIONS[nd](channels, count, 3, padding=1)
-        nn.init.zeros_(self.gain.weight)
-        nn.init.zeros_(self.gain.bias)
-
-    def forward(self, features: Tensor, forces: Sequence[Tensor]) -> Tensor:
-        """Return a velocity `(B, nd, *spatial)` in voxels of the features' grid.
-
-        Args:
-            features: `(B, channels, *spatial)`.
-            forces: `(B, nd, *size)` in voxels of grids of any size over the same field of view.
-        """
-        gains = LARGEST_GAIN * self.gain(features).float().sigmoid()
-        blur = POOLS[features.ndim - 2]
-        total = torch.zeros_like(gains[:, :1])
-        for index, force in enumerate(forces):
-            smooth = blur(force, BLUR, 1, BLUR // 2, count_include_pad=False)
-            total = total + gains[:, index : index + 1] * resize_displacement(smooth, features.shape[2:])
-        return total
-
-
-@torch.no_grad()
-def descriptors(image: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
-    """Return the MIND-SSC of an image halved as often as each level says; what they tell does not hang on contrast.
+    Solves `(sum grad grad^T + damping) u = sum grad (F - W)`, sums over channels and over the window about each voxel;
+    no longer than `LONGEST`. Source: Lucas and Kanade 1981.
 
     Args:
-        image: `(B, 1, *spatial)`.
-        levels: 0 is the image itself.
+        fixed: `(B, C, *spatial)`.
+        warped: Same shape.
+        windows: Odd edge lengths in voxels.
+
+    Returns:
+        `(B, nd, *spatial)` for each window, components in array axis order.
     """
-    wanted, result = sorted(levels), {}
-    with torch.autocast(image.device.type, enabled=False):
-        for level in range(wanted[-1] + 1):
-            image = image if level == 0 else pool(image)
-            if level in wanted:
-                result[level] = mind_ssc(image, dilation=1)
-    return result
+    difference, slope = _differences(fixed, warped)
+    nd = slope.shape[2]
+    wanted = (difference[:, :, None] * slope).sum(1)
+    tensor = torch.cat([(slope[:, :, axis, None] * slope).sum(1) for axis in range(nd)], 1)
+    return [_solved(box_mean(tensor, window), box_mean(wanted, window)) for window in windows]
+
+
+def _solved(tensor: Tensor, wanted: Tensor) -> Tensor:
+    nd = wanted.shape[1]
+    matrix = tensor.movedim(1, -1).unflatten(-1, (nd, nd))
+    weight = DAMPING * matrix.diagonal(dim1=-2, dim2=-1).sum(-1) + FLOOR
+    damped = matrix + weight[..., None, None] * torch.eye(nd, device=matrix.device)
+    found = torch.linalg.solve(damped, wanted.movedim(1, -1)[..., None])[..., 0].movedim(-1, 1)
+    return found * (LONGEST / found.norm(dim=1, keepdim=True).clamp_min(LONGEST))
+
+
+def _differences(fixed: Tensor, warped: Tensor) -> tuple[Tensor, Tensor]:
+    """Return difference and mean gradient (`gradient`) of maps averaged over three voxels per axis."""
+    fixed, warped = (POOLS[fixed.ndim - 2](image, 3, 1, 1, count_include_pad=False) for image in (fixed, warped))
+    return fixed - warped, gradient((fixed + warped) / 2)
 
 
 def gradient(image: Tensor) -> Tensor:
@@ -99,3 +87,57 @@ def gradient(image: Tensor) -> Tensor:
         ahead, behind = (inner.narrow(axis, start, image.shape[axis]) for start in (2, 0))
         slopes.append((ahead - behind) / 2)
     return torch.stack(slopes, 2)
+
+
+@torch.no_grad()
+def descriptors(image: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
+    """Return the MIND-SSC of an image halved as often as each level says; what they tell does not hang on contrast.
+
+    Args:
+        image: `(B, 1, *spatial)`.
+        levels: 0 is the image itself.
+    """
+    wanted, result = set(levels), {}
+    with torch.autocast(image.device.type, enabled=False):
+        for level in range(max(wanted) + 1):
+            image = image if level == 0 else pool(image)
+            if level in wanted:
+                result[level] = mind_ssc(image, dilation=1)
+    return result
+
+
+@torch.no_grad()
+def flows(fixed: dict[int, Tensor], warped: dict[int, Tensor], guides: Guides) -> list[Tensor]:
+    """Return the optical flow between descriptors of two images for every guide, level by level."""
+    return [
+        flow
+        for level in fixed
+        for flow in lucas_kanade(fixed[level], warped[level], [window for at, window in guides if at == level])
+    ]
+
+
+class Guide(nn.Module):
+    """Candidate velocities, each times a gain in (0, 1) that features decide at every voxel.
+
+    Normalised features know neither how far to go nor which way all is displaced; optical flow does. A network that
+    starts from it learns where to trust which window, and what they miss, which takes far fewer pairs than learning to
+    match.
+    """
+
+    def __init__(self, nd: int, channels: int, count: int) -> None:
+        """Build the module for features of so many channels and `count` candidates."""
+        super().__init__()
+        self.gain = CONVOLUTIONS[nd](channels, count, 3, padding=1)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.constant_(self.gain.bias, float(torch.tensor(START_GAIN).logit()))
+
+    def forward(self, features: Tensor, candidates: Sequence[Tensor]) -> Tensor:
+        """Return a velocity `(B, nd, *spatial)` in voxels of the features' grid.
+
+        Args:
+            features: `(B, channels, *spatial)`.
+            candidates: `(B, nd, *size)` in voxels of grids of any size over the same field of view.
+        """
+        gains = self.gain(features).float().sigmoid().split(1, 1)
+        steps = (resize_displacement(candidate, features.shape[2:]) for candidate in candidates)
+        return torch.stack([gain * step for gain, step in zip(gains, steps, strict=True)]).sum(0)

@@ -24,7 +24,7 @@ from .blocks import (
     single_precision,
     use_channels_last,
 )
-from .forces import GUIDED_DEVIATION, Guide, demons_force, descriptors
+from .forces import GUIDED_DEVIATION, Guide, Guides, descriptors, flows
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16),
@@ -56,8 +56,8 @@ class RmanSettings:
         flow_level: 0 predicts the field at full resolution, 1 at half resolution (then enlarged by two).
         folded: The first block works at half resolution too, on images folded by two (`blocks.fold`): a third of the
             time. Needs a field at half resolution, which sees the first block's features pooled all the same.
-        force_levels: Levels (0 full, 1 half resolution, ...) at which demons forces between MIND descriptors of the
-            images guide the field (`forces.Guide`): where to go, whatever their contrasts.
+        guides: Level and window of the optical flows between MIND descriptors of the images that the field starts from
+            (`forces.Guide`): where to go, whatever their contrasts.
         velocity_steps: Squarings of a stationary velocity per recursion; 0 predicts the displacement directly.
 
     Raises:
@@ -76,7 +76,7 @@ class RmanSettings:
     decoder: str = "fused"
     flow_level: int = 0
     folded: bool = False
-    force_levels: tuple[int, ...] = ()
+    guides: Guides = ()
     velocity_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -86,8 +86,8 @@ class RmanSettings:
         if self.decoder not in DECODERS:
             msg = f"decoder {self.decoder!r} is unknown; known: {', '.join(DECODERS)}"
             raise ValueError(msg)
-        if self.force_levels and self.decoder == "siamese":
-            msg = "forces need a fused decoder"
+        if self.guides and self.decoder == "siamese":
+            msg = "guides need a fused decoder"
             raise ValueError(msg)
         if not self.siamese and (self.attention or self.decoder == "siamese"):
             msg = "attention and a Siamese decoder need a Siamese encoder"
@@ -119,8 +119,8 @@ class Rman(StepNetwork):
         for level in range(LEVELS - 1, settings.flow_level - 1, -1):
             self.up.append(ResidualBlock(nd, channels + side_by_side * widths[level], widths[level]))
             channels = widths[level]
-        self.guide = Guide(nd, channels, len(settings.force_levels)) if settings.force_levels else None
-        start = (GUIDED_DEVIATION,) if settings.force_levels else ()
+        self.guide = Guide(nd, channels, len(settings.guides)) if settings.guides else None
+        start = (GUIDED_DEVIATION,) if settings.guides else ()
         self.flow = flow_head(nd, 2 * channels if settings.decoder == "siamese" else channels, *start)
         use_channels_last(self, nd)
 
@@ -141,25 +141,25 @@ class Rman(StepNetwork):
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Predict one recursion's displacement, as `StepNetwork.forward`."""
         images = [warped, fixed] if self.settings.siamese else [torch.cat([warped, fixed], 1)]
-        forces = self.forces(warped, self.described(fixed))
-        return self.predict([self.first(image) for image in images], forces, fixed.shape[2:], evidence)
+        guides = self.flows(warped, self.described(fixed))
+        return self.predict([self.first(image) for image in images], guides, fixed.shape[2:], evidence)
 
     def first(self, image: Tensor) -> Tensor:
         """Return the features of the first block."""
         return self.down[0](fold(image) if self.settings.folded else image)
 
     def described(self, image: Tensor) -> dict[int, Tensor]:
-        """Return the descriptors of an image at the levels that see forces."""
-        return descriptors(image, self.settings.force_levels) if self.settings.force_levels else {}
+        """Return the descriptors of an image at the levels of the guides."""
+        return descriptors(image, [level for level, _ in self.settings.guides]) if self.settings.guides else {}
 
-    def forces(self, warped: Tensor, fixed: dict[int, Tensor]) -> list[Tensor]:
-        """Return the demons force of each level; no gradient flows through it.
+    def flows(self, warped: Tensor, fixed: dict[int, Tensor]) -> list[Tensor]:
+        """Return the optical flow of each guide; no gradient flows through it.
 
         Args:
             warped: `(B, 1, *spatial)`, moving image warped by the displacement so far.
             fixed: Descriptors of the fixed image.
         """
-        return [demons_force(fixed[level], moving) for level, moving in self.described(warped).items()]
+        return flows(fixed, self.described(warped), self.settings.guides)
 
     def encode(self, branches: list[Tensor], evidence: Evidence | None = None) -> list[tuple[Tensor, ...]]:
         """Return the features of the four blocks and those at 1/16, fine to coarse, a tuple over the branches each.
@@ -181,11 +181,11 @@ class Rman(StepNetwork):
     def predict(
         self,
         branches: list[Tensor],
-        forces: list[Tensor],
+        guides: list[Tensor],
         spatial: Sequence[int],
         evidence: Evidence | None = None,
     ) -> Tensor:
-        """Return one recursion's displacement on a grid of size `spatial`; see `encode` and `forces`."""
+        """Return one recursion's displacement on a grid of size `spatial`; see `encode` and `flows`."""
         siamese = self.settings.decoder == "siamese"
         *skips, coarsest = self.encode(branches, evidence)
         sizes = [spatial, *(maps[0].shape[2:] for maps in skips[1:])]
@@ -196,7 +196,7 @@ class Rman(StepNetwork):
             x = block(torch.cat([enlarge(x, sizes[level]), torch.cat(skips[level], join)], 1))
         velocity = self.flow(torch.cat(x.chunk(2), 1) if siamese else x).float()
         if self.guide is not None:
-            velocity = velocity + self.guide(x, forces)
+            velocity = velocity + self.guide(x, guides)
         flow = integrate_velocity(velocity, self.settings.velocity_steps)
         for size in reversed(sizes[: self.settings.flow_level]):
             flow = 2 * enlarge(flow, size)
@@ -212,5 +212,5 @@ class _Known(StepNetwork):
         self.half_precision, self.checkpointed = network.half_precision, network.checkpointed
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
-        branches, forces = [self.network.first(warped), self.features], self.network.forces(warped, self.described)
-        return self.network.predict(branches, forces, fixed.shape[2:], evidence)
+        branches, guides = [self.network.first(warped), self.features], self.network.flows(warped, self.described)
+        return self.network.predict(branches, guides, fixed.shape[2:], evidence)
