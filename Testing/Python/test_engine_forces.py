@@ -106,9 +106,7 @@ def shifted_pair(size: tuple[int, ...], *, inverted: bool) -> tuple[torch.Tensor
 class TestGuide:
     @pytest.mark.parametrize("inverted", [False, True], ids=["one contrast", "two contrasts"])
     @pytest.mark.parametrize("size", [(48, 52), (40, 36, 44)], ids=["2d", "3d"])
-    def test_flow_of_descriptors_is_the_shift_whatever_the_contrast(
-        self, size: tuple[int, ...], inverted: bool
-    ) -> None:
+    def test_flow_is_the_shift_whatever_the_contrast(self, size: tuple[int, ...], inverted: bool) -> None:
         fixed, moving = (descriptors(image, (1,))[1] for image in shifted_pair(size, inverted=inverted))
         for flow in lucas_kanade(fixed, moving, (5, 9)):
             assert flow.shape == (1, len(size), *(n // 2 for n in size))
@@ -116,7 +114,7 @@ class TestGuide:
             assert 0.4 < float(inside[:, 0].mean()) < 1.2  # of one voxel at half resolution
             assert float(inside[:, 1:].mean((0, *range(2, flow.ndim))).abs().max()) < 0.2
 
-    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("size", [(14, 16), (13, 14, 15)])
     def test_flow_of_a_ramp_is_the_shift_but_no_longer_than_can_be_seen(self, size: tuple[int, ...]) -> None:
         # A ramp along every axis in a channel of its own, so that the shift has one solution.
         channels = [ramp(size, tuple(float(axis == other) for other in range(len(size)))) for axis in range(len(size))]
@@ -124,7 +122,8 @@ class TestGuide:
         shift = torch.tensor([0.5, -0.25, 0.1][: len(size)]).view(1, -1, *[1] * len(size))
         (found,) = lucas_kanade(moving + shift, moving, (3,))
         damped = shift / (1 + 0.05 * len(size))
-        torch.testing.assert_close(inner(found), inner(damped.expand_as(found)), rtol=1e-3, atol=1e-3)
+        inside = found[(..., *(slice(4, -4),) * len(size))]
+        torch.testing.assert_close(inside, damped.expand_as(inside), rtol=1e-3, atol=1e-3)
         (far,) = lucas_kanade(moving + 100 * shift, moving, (3,))
         assert float(far.norm(dim=1).max()) == pytest.approx(LONGEST)
 

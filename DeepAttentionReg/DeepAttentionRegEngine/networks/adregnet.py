@@ -47,7 +47,7 @@ class AdregnetSettings:
         folded: The first block works at half resolution too, on images folded by two (`blocks.fold`). Needs a field at
             half resolution.
         guides: Level and window of the optical flows between MIND descriptors of the images, the moving one warped by
-            the field so far, that the level's field starts from (`forces.Guide`): where to go, whatever their contrasts.
+            the field so far, that the level's field starts from (`forces.Guide`), whatever their contrasts.
         velocity_steps: Squarings of each level's stationary velocity; 0 predicts displacements directly.
         neighbourhood_levels: Levels below 3 with neighbourhood attention.
         neighbourhood_radius: Its reach in voxels of the level.
