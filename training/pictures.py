@@ -3,7 +3,7 @@
     python training/pictures.py training/configs/agf_jsrt.json --checkpoint runs/agf_jsrt/checkpoint.pt
 
 Only outlines of labels and the deformed grid are drawn, no image, so that the pictures may be published whatever the
-terms of the images are. A row per data set; 2D cases only.
+terms of the images are. A row per data set; of a volume, the slice that shows most of the fixed labels.
 """
 
 import argparse
@@ -53,12 +53,12 @@ def scored(part: Measured, recursions: int) -> list[tuple[float, tuple[int, int]
 
 @torch.no_grad()
 def predicted(part: Measured, pairs: list[tuple[int, int]], recursions: int) -> Tensor:
-    """Return displacements `(B, 2, height, width)` in pixels of the cases' own grid."""
+    """Return displacements `(B, nd, *spatial)` in voxels of the cases' own grid."""
     return dict(fields_of(part, pairs))[f"K={recursions}"]
 
 
 def moved(case: Case, field: Tensor, labels: int) -> np.ndarray:
-    """Return the label map of a moving case after a displacement `(2, height, width)` in pixels."""
+    """Return the label map of a moving case after a displacement `(nd, *spatial)` in voxels."""
     return warped_map(case_channels(case, labels)["labels"][None], field[None])[0].numpy()
 
 
@@ -66,15 +66,19 @@ def draw(axes: Axes, part: Measured, pair: tuple[int, int], field: Tensor) -> No
     """Draw one pair."""
     count = part.task.config.data.labels
     fixed, moving = (part.whole.cases[index] for index in pair)
+    maps = [moving.labels.numpy(), fixed.labels.numpy(), moved(moving, field, count)]
+    before, now = (dice(labels, maps[1], count) for labels in (maps[0], maps[2]))
+    if len(field) == 3:
+        place = int((maps[1] > 0).sum((1, 2)).argmax())
+        maps, field = [labels[place] for labels in maps], field[1:, place]
     rows, columns = np.mgrid[: field.shape[1], : field.shape[2]]
     down, right = rows + field[0].numpy(), columns + field[1].numpy()
     axes.plot(right[::GRID_STEP].T, down[::GRID_STEP].T, color=GRID, linewidth=0.4)
     axes.plot(right[:, ::GRID_STEP], down[:, ::GRID_STEP], color=GRID, linewidth=0.4)
-    after = moved(moving, field, count)
     for label in range(1, count + 1):
-        for labels, color in ((moving.labels.numpy(), MOVING), (fixed.labels.numpy(), FIXED), (after, WARPED)):
-            axes.contour(labels == label, [0.5], colors=color, linewidths=0.9)
-    before, now = (dice(labels, fixed.labels.numpy(), count) for labels in (moving.labels.numpy(), after))
+        for labels, color in zip(maps, (MOVING, FIXED, WARPED), strict=True):
+            if (labels == label).any():
+                axes.contour(labels == label, [0.5], colors=color, linewidths=0.9)
     axes.set_title(f"Dice {before:.3f} to {now:.3f}", fontsize=8)
     axes.set(xlim=(0, field.shape[2]), ylim=(field.shape[1], 0), aspect="equal", xticks=[], yticks=[])
 
