@@ -87,7 +87,8 @@ def test_prior_spreads_the_gaussians_of_an_untrained_network(nd: int, per_axis: 
 
 @pytest.mark.parametrize("nd", [2, 3])
 def test_all_weights_of_a_local_network_with_forces_learn(nd: int) -> None:
-    network = make_network(nd, awake=0.3, gaussians=4, spread=0.2, local=True, forces=True, norm="none").train()
+    seen = {"forces": True, "flows": (5, 9)}
+    network = make_network(nd, awake=0.3, gaussians=4, spread=0.2, local=True, norm="none", **seen).train()
     *_, last = network.recurse(image_pair((16,) * nd), 2)
     last.displacement.square().sum().backward()
     assert not [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]

@@ -1,8 +1,8 @@
 """Recurrent registration neural network: adds one local Gaussian deformation after another, with memory.
 
 Source: Sandkuehler et al., NeurIPS 2019 (Recurrent Registration Neural Networks), in 2D; the authors' code settles what
-the paper leaves open. 3D, several Gaussians per step, fold-free composition, and what `forces`, `local` and `spread`
-do are this project's.
+the paper leaves open. 3D, several Gaussians per step, fold-free composition, and what `forces`, `flows`, `local` and
+`spread` do are this project's.
 
 Coordinates are isotropic in 2D and 3D (gaussians.py): 1 is half the longest extent. The published network scales each
 axis to [-1, 1] and samples 0 outside the image; here the edge value continues (warp.py), and `losses.inside_image`
@@ -22,7 +22,7 @@ from ..gaussians import MODES, Gaussians, grid_coordinates, half_extent, limited
 from ..warp import compose, sample, shrink, warp
 from .base import AttentionMap, Evidence, ImagePair, Recursion, RegistrationNetwork
 from .blocks import CONVOLUTIONS, single_precision, use_channels_last
-from .forces import demons_force
+from .forces import demons_force, lucas_kanade
 from .recurrent import ACTIVATIONS, NORMALIZATIONS, Gr2u, Layer, initialised
 
 LEVELS = 3
@@ -57,6 +57,7 @@ class R2n2Settings:
         learn_temperature: Train it, one number per level.
         reduction: The images are averaged over this many voxels per axis first; fields keep full resolution.
         forces: Give the demons force between the images to the network beside them.
+        flows: Windows in voxels of the optical flows (`forces.lucas_kanade`) that it gets beside them, too.
         local: Read the shape and vector of a Gaussian from the features of all levels where it lies, too.
         spread: Standard deviation of a prior that keeps each Gaussian near a place of its own, which is learned; 0 is
             none.
@@ -83,6 +84,7 @@ class R2n2Settings:
     learn_temperature: bool = False
     reduction: int = 1
     forces: bool = False
+    flows: tuple[int, ...] = ()
     local: bool = False
     spread: float = 0.0
 
@@ -245,7 +247,7 @@ class R2n2(RegistrationNetwork):
         super().__init__()
         self.settings = settings
         nd, widths, style = settings.nd, settings.widths, (settings.activation, settings.norm)
-        inputs = 2 + nd * (settings.coordinates + settings.forces)
+        inputs = 2 + nd * (settings.coordinates + settings.forces + len(settings.flows))
         self.down = nn.ModuleList([Layer(nd, (inputs, widths[0]), 7, 2, style)])
         self.down.extend(Layer(nd, (widths[n], widths[n + 1]), 3, 2, style) for n in range(LEVELS - 1))
         last = (3, 2) if settings.last_down else (1, 1)
@@ -307,9 +309,11 @@ class R2n2(RegistrationNetwork):
             The Gaussians, the new states and the softmax maps of the positions of each level.
         """
         full = tuple(images.shape[2:])
+        fixed, warped = images.split(1, 1)
+        seen = [images, *lucas_kanade(fixed, warped, self.settings.flows)]
         if self.settings.forces:
-            images = torch.cat([images, demons_force(images[:, :1], images[:, 1:])], 1)
-        x = shrink(images, [-(-n // self.settings.reduction) for n in full])
+            seen.append(demons_force(fixed, warped))
+        x = shrink(torch.cat(seen, 1), [-(-n // self.settings.reduction) for n in full])
         if self.settings.coordinates:
             coordinates = grid_coordinates(x.shape[2:], full, images)
             x = torch.cat([x, coordinates.expand(len(x), *coordinates.shape[1:])], 1)
