@@ -21,11 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "DeepAttentionReg"), str(ROOT / "Testing" / "Python")]
 
 import demo_tables  # noqa: E402
-from DeepAttentionRegEngine import contract, errors, images, registry  # noqa: E402
+from DeepAttentionRegEngine import contract, errors  # noqa: E402
 from demo_case import Case, write_phantom  # noqa: E402
 
 ENGINE = ROOT / "DeepAttentionReg" / "Scripts" / "run_engine.py"
-DEFAULT_METHOD = "rman"
 DEFAULT_STEPS = 40
 GRAPHICS_PACKAGES = "apt-get install -y libegl1 libgl1 libosmesa6"
 # Rendering without a graphics library does not raise but ends the process, so it is tried in another one.
@@ -45,7 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--fixed-points", type=Path, help="landmarks on the fixed image (mrk.json, fcsv, csv), to score with")
     add("--moving-points", type=Path, help="the same landmarks on the moving image, same order")
     add("--flat", action="store_true", help="without a pair of your own: the phantom as a single slice")
-    add("--method", help="registration method; default: rman, or none where no weights suit the images")
+    add("--method", default="rman", help="registration method (default: %(default)s)")
     add("--recursions", type=int, help="passes of the network (default: those that suit the method)")
     add("--refine", type=int, default=DEFAULT_STEPS, help="refinement steps, 0: off (default: %(default)s)")
     add("--alignment", choices=contract.ALIGNMENTS, default="center", help="linear start (default: %(default)s)")
@@ -69,20 +68,6 @@ def make_case(options: argparse.Namespace) -> Case:
     title = f"{options.moving.name.split('.')[0]} onto {options.fixed.name.split('.')[0]}"
     labels = options.fixed_labels, options.moving_labels
     return Case(title, options.fixed, options.moving, *labels, options.fixed_points, options.moving_points)
-
-
-def choose_method(asked: str | None, fixed: Path) -> str:
-    """Return the method asked for, else the default one if its weights were trained on images of this extent."""
-    if asked is not None:
-        return asked
-    grid = images.read_volume(fixed).geometry
-    extent = max(count * spacing for count, spacing in zip(grid.size, grid.spacing, strict=True))
-    for variant in registry.load_method(DEFAULT_METHOD).variants:
-        low, high = variant.extent_mm
-        if variant.dimensions == (2 if grid.is_flat else 3) and low <= extent <= high:
-            return DEFAULT_METHOD
-    print(f"No network was trained on such images ({extent:.0f} mm), so alignment and refinement work alone.")
-    return contract.METHOD_NONE
 
 
 def show_progress(event: contract.Progress) -> None:
@@ -222,9 +207,8 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         case = make_case(options)
-        method = choose_method(options.method, case.fixed)
-        print(f"{case.title}: method {method}, {options.refine} refinement steps")
-        (run_in_scene if has_slicer else run_engine_alone)(case, options, method)
+        print(f"{case.title}: method {options.method}, {options.refine} refinement steps")
+        (run_in_scene if has_slicer else run_engine_alone)(case, options, options.method)
     except (errors.EngineError, RuntimeError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

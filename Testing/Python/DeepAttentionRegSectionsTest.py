@@ -113,7 +113,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.assertTrue(self.parameters.halfPrecision)
 
     def test_weights_are_offered_where_they_are_needed(self):
-        self.assertEqual(self.itemsOf(self.ui.weightsComboBox)[0], "rman-hippocampus-mr")
+        self.assertEqual(self.itemsOf(self.ui.weightsComboBox)[:2], ["rman-general", "rman-hippocampus-mr"])
         self.chooseMethod("bspline")
         self.assertTrue(self.ui.weightsComboBox.isHidden())
 

@@ -97,9 +97,9 @@ class TestWeights:
         (problem,) = Methods.checkMethod("long", volume)
         assert problem.startswith("Long has no trained weights for volumes")
 
-    def test_of_volumes_do_not_do_for_slices(self, scene):
-        (problem,) = Methods.checkMethod("rman", add_pair(grid((12, 1, 10))).fixedVolume)
-        assert "single slices" in problem
+    def test_of_slices_do_not_do_for_volumes(self, volume):
+        (problem,) = Methods.checkMethod("r2n2", volume)
+        assert "volumes" in problem
 
     def test_of_the_users_own_do(self, volume):
         assert Methods.checkMethod("long", volume, "mine.pt") == []
@@ -111,9 +111,9 @@ class TestWeights:
         assert Methods.checkMethod("none", volume) == []
 
     def test_missing_ones_are_a_reason_not_to_register(self, logic, scene):
-        pair = add_pair(grid((12, 1, 10)))
+        pair = add_pair(grid((12, 11, 10)))
         with pytest.raises(ValueError, match="no trained weights"):
-            logic.register(pair.fixedVolume, pair.movingVolume, "rman")
+            logic.register(pair.fixedVolume, pair.movingVolume, "r2n2")
 
 
 class TestEstimateText:

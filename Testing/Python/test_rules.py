@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -279,6 +280,34 @@ def cmake_list(path: Path, name: str) -> list[str]:
     return match.group(1).replace("${MODULE_NAME}", "DeepAttentionReg").split()
 
 
+def figure_rows(entry: dict[str, Any], usual: str) -> list[str]:
+    """Return the rows that the README has for weights, whose usual number of recursions is named "K=...".
+
+    General weights have one of Dice per data set: aligned, usual, refined, refined without the network, SyN.
+    """
+    rows, name = [], f"`{entry['id']}`"
+    by_set: dict[str, dict[str, dict[str, float]]] = {}
+    for title, mean in entry["validation"]["mean"].items():
+        subset, setting = title.rsplit(", ", 1)
+        by_set.setdefault(subset, {})[setting] = mean
+    for subset, found in by_set.items():
+        if "ANTs SyN" in found:
+            settings = ("aligned", usual, "refined", "refinement only", "ANTs SyN")
+            figures = " | ".join(f"{found[setting]['dice']:.3f}" for setting in settings)
+            rows.append(f"| {name} | {subset} | {figures} |")
+            continue
+        for setting, mean in found.items():
+            if setting.startswith("K=") and setting != usual:
+                continue
+            if "hd95_mm" in mean:
+                figures = f"{mean['dice']:.3f} | {mean['hd95_mm']:.2f} | {mean['folded_percent']:.3f}"
+                rows.append(f"| {name} | {subset}, {setting} | {figures} |")
+            elif "hd_px" in mean:
+                figures = f"{mean['dice']:.3f} | {mean['hd_px']:.2f} | {mean['folded_px']:.1f}"
+                rows.append(f"| {name} | {subset}, {setting} | {figures} |")
+    return rows
+
+
 class TestPackaging:
     def test_every_script_is_listed(self) -> None:
         on_disk = [path.relative_to(MODULE).as_posix() for path in SHIPPED]
@@ -313,15 +342,7 @@ class TestPackaging:
         usual = {item["weights"]: method["recursions"]["default"] for method in methods for item in method["variants"]}
         rows = []
         for entry in json.loads((resources / "weights.json").read_text(encoding="ascii"))["weights"]:
-            for name, mean in entry["validation"]["mean"].items():
-                if re.search(r", K=\d+$", name) and not name.endswith(f", K={usual[entry['id']]}"):
-                    continue
-                if "hd95_mm" in mean:
-                    figures = f"{mean['dice']:.3f} | {mean['hd95_mm']:.2f} | {mean['folded_percent']:.3f}"
-                    rows.append(f"| `{entry['id']}` | {name} | {figures} |")
-                elif "hd_px" in mean:
-                    figures = f"{mean['dice']:.3f} | {mean['hd_px']:.2f} | {mean['folded_px']:.1f}"
-                    rows.append(f"| `{entry['id']}` | {name} | {figures} |")
+            rows += figure_rows(entry, f"K={usual[entry['id']]}")
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
         assert rows
         assert not [row for row in rows if row not in readme]
