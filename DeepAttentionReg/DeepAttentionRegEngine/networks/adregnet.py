@@ -18,7 +18,7 @@ from ..warp import compose, identity_grid, integrate_velocity, resize, resize_di
 from .base import AttentionMap, Evidence, StepNetwork
 from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head, fold, single_precision
 from .cross_attention import GlobalAttention, NeighbourhoodAttention, at_least_single
-from .forces import GUIDED_DEVIATION, Guide, Guides, descriptors, lucas_kanade
+from .forces import Guide, Guides, descriptors, lucas_kanade
 from .regional import SLOPE, RegionalAttention
 
 WIDTHS = {
@@ -173,8 +173,7 @@ class Level(nn.Module):
         self.block = Block(nd, channels, width)
         self.windows = [window for at, window in settings.guides if at == level]
         self.guide = Guide(nd, width, len(self.windows)) if self.windows else None
-        start = (GUIDED_DEVIATION,) if settings.guides else ()
-        self.flow = flow_head(nd, width, *start) if level <= settings.levels else None
+        self.flow = flow_head(nd, width, guided=bool(settings.guides)) if level <= settings.levels else None
 
     def _exchange(self, settings: AdregnetSettings, width: int) -> GlobalAttention | NeighbourhoodAttention | None:
         if self.level >= GLOBAL_FROM:

@@ -125,16 +125,16 @@ def single_precision(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, enabled=False)
 
 
-def flow_head(nd: int, channels: int, deviation: float = 1e-5) -> nn.Module:
+def flow_head(nd: int, channels: int, *, guided: bool = False) -> nn.Module:
     """Return the convolution that predicts a displacement, almost zero at the start (RCN's choice, N(0, 1e-5)).
 
     Args:
         nd: Spatial axes.
         channels: Of the features.
-        deviation: Of the weights. Gradients of features before the layer are as small as these.
+        guided: It adds to what guides ask for: weights are larger, so that features learn from the first step.
     """
     layer = CONVOLUTIONS[nd](channels, nd, 3, padding=1)
-    nn.init.normal_(layer.weight, std=deviation)
+    nn.init.normal_(layer.weight, std=3e-3 if guided else 1e-5)
     layer.bias.data.zero_()
     return layer
 

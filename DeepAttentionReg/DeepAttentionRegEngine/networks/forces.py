@@ -16,7 +16,6 @@ NOISE = 1e-3  # of images of deviation 1: smaller contrasts say nothing
 DAMPING, FLOOR = 0.05, 1e-4  # of the structure tensor of descriptors: a share of its trace, and what noise has
 LONGEST = 2.0  # voxels: what is further away is not to be seen from here
 START_GAIN = 0.3
-GUIDED_DEVIATION = 3e-3  # of the weights of a guided flow head: features learn from the first step
 
 Guides = tuple[tuple[int, int], ...]  # level (0 full, 1 half resolution, ...) and window in voxels of it
 

@@ -24,7 +24,7 @@ from .blocks import (
     single_precision,
     use_channels_last,
 )
-from .forces import GUIDED_DEVIATION, Guide, Guides, descriptors, flows
+from .forces import Guide, Guides, descriptors, flows
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16),
@@ -54,8 +54,8 @@ class RmanSettings:
         decoder: "fused" decodes both images' features together, "siamese" each by the same weights, to join before the
             last convolution.
         flow_level: 0 predicts the field at full resolution, 1 at half resolution (then enlarged by two).
-        folded: The first block works at half resolution too, on images folded by two (`blocks.fold`): a third of the
-            time. Needs a field at half resolution, which sees the first block's features pooled all the same.
+        folded: The first block works at half resolution too, on images folded by two (`blocks.fold`), which saves a
+            third of the time. Needs a field at half resolution, which sees the first block's features pooled anyway.
         guides: Level and window of the optical flows between MIND descriptors of the images that the field starts from
             (`forces.Guide`): where to go, whatever their contrasts.
         velocity_steps: Squarings of a stationary velocity per recursion; 0 predicts the displacement directly.
@@ -120,8 +120,8 @@ class Rman(StepNetwork):
             self.up.append(ResidualBlock(nd, channels + side_by_side * widths[level], widths[level]))
             channels = widths[level]
         self.guide = Guide(nd, channels, len(settings.guides)) if settings.guides else None
-        start = (GUIDED_DEVIATION,) if settings.guides else ()
-        self.flow = flow_head(nd, 2 * channels if settings.decoder == "siamese" else channels, *start)
+        channels *= 2 if settings.decoder == "siamese" else 1
+        self.flow = flow_head(nd, channels, guided=bool(settings.guides))
         use_channels_last(self, nd)
 
     def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
