@@ -239,7 +239,8 @@ class TestNetwork:
         path = str(tmp_path / "large.nrrd")
         source = blob_source(centered((32, 32, 32), (4.0, 4.0, 4.0)))
         images.write_volume(path, source.array, source.geometry)
-        warnings = run(shifted(method="rman", recursions=1, fixed=path, moving=path), quiet()).warnings
+        job = shifted(method="rman", weights="rman-hippocampus-mr", recursions=1, fixed=path, moving=path)
+        warnings = run(job, quiet()).warnings
         assert any("fields of view" in warning for warning in warnings)
 
 
@@ -274,7 +275,7 @@ class TestNothingLeft:
         scripted(1.0, 1.0)
         reporter, polls = cancelled_at(10**6)
         run(job, reporter)
-        assert len(polls) == 10  # load, align, recursion (4), refine (2), evaluate, write
+        assert len(polls) == 12  # load, align, recursion (4), refine (4), evaluate, write
         for path in sorted(out.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         for poll in range(len(polls)):
@@ -365,11 +366,9 @@ class TestInputs:
             run(shifted(moving=str(tmp_path / "slice.nrrd")), quiet())
         assert caught.value.code == errors.INPUT_INVALID
 
-    def test_method_without_weights_for_slices_says_so(self, tmp_path: Path) -> None:
-        plane = centered((40, 40, 1), (2.0, 2.0, 2.0))
-        images.write_volume(tmp_path / "slice.nrrd", blob_source(plane).array, plane)
-        with pytest.raises(EngineError, match="2D") as caught:
-            run(RegisterJob(fixed=str(tmp_path / "slice.nrrd"), moving=str(tmp_path / "slice.nrrd")), quiet())
+    def test_method_without_weights_for_volumes_says_so(self, shifted: Callable) -> None:
+        with pytest.raises(EngineError, match="3D") as caught:
+            run(shifted(method="r2n2"), quiet())
         assert caught.value.code == errors.WEIGHTS_MISSING
 
     def test_mask_on_another_grid_counts_where_it_lies(self, shifted: Callable, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ class TestChoice:
     def test_unknown_loader_and_option_are_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DAR_DATA", str(tmp_path))
         (tmp_path / "set").mkdir()
-        with pytest.raises(ConfigError, match="loader 'dicom' is unknown; known: chest_xray"):
+        with pytest.raises(ConfigError, match="loader 'dicom' is unknown; known: anatomies, chest_xray"):
             load(Data(loader="dicom", folder="set"), "train")
         with pytest.raises(ConfigError, match=r"options of loader 'folders'.*size"):
             load(Data(loader="folders", folder="set", options={"size": 3}), "train")
