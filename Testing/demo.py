@@ -76,7 +76,7 @@ def show_progress(event: contract.Progress) -> None:
         print(f"  {event.stage}: {event.message}", flush=True)
 
 
-def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
+def run_in_scene(case: Case, options: argparse.Namespace) -> None:
     """Register in a MRML scene by the module's logic and write everything."""
     import vtk
 
@@ -94,7 +94,7 @@ def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
     views = demo_pictures.open_views(application)
     loaded = demo_scene.load(case)
     settings = {
-        "method": method,
+        "method": options.method,
         "recursions": options.recursions,
         "refinementSteps": options.refine,
         "alignment": options.alignment,
@@ -124,7 +124,7 @@ def run_in_scene(case: Case, options: argparse.Namespace, method: str) -> None:
     print(f"Scene: {scene} ({verdict})")
 
 
-def run_engine_alone(case: Case, options: argparse.Namespace, method: str) -> None:
+def run_engine_alone(case: Case, options: argparse.Namespace) -> None:
     """Register by the engine without Slicer's libraries; writes no scene and no pictures."""
     print("slicer-core is not installed here (the demo has it on Linux x86_64), so the engine runs alone:")
     print("no scene and no pictures are made.")
@@ -132,7 +132,7 @@ def run_engine_alone(case: Case, options: argparse.Namespace, method: str) -> No
     job = contract.RegisterJob(
         fixed=str(case.fixed),
         moving=str(case.moving),
-        method=method,
+        method=options.method,
         recursions=options.recursions,
         device=options.device,
         alignment=options.alignment,
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         case = make_case(options)
         print(f"{case.title}: method {options.method}, {options.refine} refinement steps")
-        (run_in_scene if has_slicer else run_engine_alone)(case, options, options.method)
+        (run_in_scene if has_slicer else run_engine_alone)(case, options)
     except (errors.EngineError, RuntimeError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

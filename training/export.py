@@ -90,9 +90,11 @@ def list_variant(resources: Path, config: Config) -> None:
     variant["extent_mm"] = None if release.extent_mm is None else list(release.extent_mm)
     variant["refinement"] = release.refinement
     variants = method["variants"]
-    last = 0 if release.general else len(variants)
     place = next((n for n, other in enumerate(variants) if other["weights"] == release.id), None)
-    variants[slice(last, last) if place is None else slice(place, place + 1)] = [variant]
+    if place is None:
+        variants.insert(0 if release.general else len(variants), variant)
+    else:
+        variants[place] = variant
     _write(path, method)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cases import CaseSet
@@ -188,13 +189,7 @@ class Synthesiser:
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
     """Return the rotation by angles (radians) about the three axes, one after the other."""
-    result = np.eye(3)
-    for axis, angle in enumerate(angles):
-        a, b = (n for n in range(3) if n != axis)
-        turn = np.eye(3)
-        turn[[a, a, b, b], [a, b, a, b]] = math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
-        result = result @ turn
-    return result
+    return Rotation.from_euler("XYZ", angles * [1, -1, 1]).as_matrix()
 
 
 def _seen(

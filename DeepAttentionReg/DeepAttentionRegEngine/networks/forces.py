@@ -52,6 +52,9 @@ def lucas_kanade(fixed: Tensor, warped: Tensor, windows: Iterable[int]) -> list[
     Returns:
         `(B, nd, *spatial)` for each window, components in array axis order.
     """
+    windows = tuple(windows)
+    if not windows:
+        return []
     difference, slope = _differences(fixed, warped)
     nd = slope.shape[2]
     wanted = (difference[:, :, None] * slope).sum(1)
