@@ -63,12 +63,21 @@ def lucas_kanade(fixed: Tensor, warped: Tensor, windows: Iterable[int]) -> list[
 
 
 def _solved(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Return the solution of damped linear systems, by cofactors: solvers take matrices one by one."""
     nd = wanted.shape[1]
-    matrix = tensor.movedim(1, -1).unflatten(-1, (nd, nd))
-    weight = DAMPING * matrix.diagonal(dim1=-2, dim2=-1).sum(-1) + FLOOR
-    damped = matrix + weight[..., None, None] * torch.eye(nd, device=matrix.device)
-    found = torch.linalg.solve(damped, wanted.movedim(1, -1)[..., None])[..., 0].movedim(-1, 1)
-    return found * (LONGEST / found.norm(dim=1, keepdim=True).clamp_min(LONGEST))
+    rows = list(tensor.split(nd, 1))
+    weight = DAMPING * torch.stack([row[:, axis] for axis, row in enumerate(rows)]).sum(0) + FLOOR
+    damping = weight[:, None] * torch.eye(nd, device=tensor.device).view(nd, 1, nd, *[1] * (tensor.ndim - 2))
+    rows = [row + added for row, added in zip(rows, damping, strict=True)]
+    if nd == 2:
+        (a, b), (c, d) = (row.split(1, 1) for row in rows)
+        columns = [torch.cat([d, -c], 1), torch.cat([-b, a], 1)]
+    else:
+        columns = [torch.linalg.cross(rows[n - 2], rows[n - 1], dim=1) for n in range(3)]
+    determinant = (rows[0] * columns[0]).sum(1, keepdim=True)
+    found = sum(column * wanted[:, n, None] for n, column in enumerate(columns)) / determinant
+    squared_length = found.square().sum(1, keepdim=True)  # `norm` takes several times as long
+    return found * (LONGEST / squared_length.clamp_min(LONGEST**2).sqrt())
 
 
 def _differences(fixed: Tensor, warped: Tensor) -> tuple[Tensor, Tensor]:
