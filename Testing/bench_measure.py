@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from DeepAttentionRegEngine.preprocess import (  # noqa: E402
     prepare,
     warp_volume,
 )
-from DeepAttentionRegEngine.refine import RefineSettings, refine  # noqa: E402
+from DeepAttentionRegEngine.refine import refine, usual_settings  # noqa: E402
 from DeepAttentionRegEngine.reporting import Reporter  # noqa: E402
 from DeepAttentionRegEngine.warp import resize_displacement  # noqa: E402
 
@@ -174,7 +175,7 @@ def measure_refinement(name: str, size: tuple[int, int, int], device: torch.devi
     pair = prepared(size, GridLimits(), device)
     zero = torch.zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:], device=device)
     metric, _, velocity = name.partition("-")
-    settings = RefineSettings(steps=TIMED_STEPS, similarity=metric, velocity=bool(velocity))
+    settings = replace(usual_settings(zero.shape[1], metric), steps=TIMED_STEPS, velocity=bool(velocity))
     steps, started = StepTimes(device), clock(device)
     refine(pair.fixed, pair.moving, zero, settings, weight=pair.weight, on_step=steps)
     seconds, step = clock(device) - started, steps.per_step([TIMED_STEPS] * len(settings.levels)).sum()

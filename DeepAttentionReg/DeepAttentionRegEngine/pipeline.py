@@ -20,7 +20,7 @@ from .gaussian_files import write_sequence
 from .inputs import Inputs, load_inputs
 from .method_run import MethodRun, Proposal, similarity, structures_closer
 from .preprocess import GridLimits, WorkingPair, field_on_fixed, prepare, warp_volume
-from .refine import RefineSettings, refine
+from .refine import RefineSettings, refine, usual_settings
 from .registry import Method, Variant, choose_variant, load_method
 from .reporting import Reporter
 from .tensors import choose_device, use_full_precision
@@ -119,7 +119,7 @@ class Registration:
             self.proposal = self.proposal.refined(job.refinement_steps, job.similarity, job.smoothness, on_step)
             self.displacement = self.proposal.displacement(tuple(pair.fixed.shape[2:]))
         else:
-            settings = _refine_settings(job, self.trusted)
+            settings = _refine_settings(job, pair.fixed.ndim - 2, self.trusted)
             settings = replace(settings, smoothness=settings.smoothness * job.smoothness)
             self.displacement = refine(
                 pair.fixed, pair.moving, self.displacement, settings, weight=pair.weight, on_step=on_step
@@ -208,9 +208,12 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
     return Result(state.files, state.values, state.warnings)
 
 
-def _refine_settings(job: RegisterJob, trusted: dict[str, Any]) -> RefineSettings:
+def _refine_settings(job: RegisterJob, axes: int, trusted: dict[str, Any]) -> RefineSettings:
     try:
-        return RefineSettings(steps=job.refinement_steps, similarity=job.similarity, velocity=job.velocity, **trusted)
+        usual = (
+            RefineSettings(similarity=job.similarity, **trusted) if trusted else usual_settings(axes, job.similarity)
+        )
+        return replace(usual, steps=job.refinement_steps, velocity=job.velocity)
     except TypeError as error:
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,

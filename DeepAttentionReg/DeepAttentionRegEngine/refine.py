@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -45,6 +45,15 @@ class RefineSettings:
     learning_rate: float = 0.1
     window: int = 5
     levels: tuple[int, ...] = (4, 2, 1)
+
+
+def usual_settings(axes: int, similarity: str) -> RefineSettings:
+    """Return the settings for pairs of which nothing is known, volumes (3 axes) or single slices (2 axes)."""
+    usual = RefineSettings(similarity=similarity)
+    if axes == 2 and similarity == "ncc":
+        # A square holds fewer voxels than a cube, and a heart in a slice moves further than a smoothness of 1 lets it.
+        return replace(usual, window=9, smoothness=0.4)
+    return usual
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from DeepAttentionRegEngine.refine import Objective, Pair, RefineSettings, level_size, refine
+from DeepAttentionRegEngine.refine import Objective, Pair, RefineSettings, level_size, refine, usual_settings
 from DeepAttentionRegEngine.warp import identity_grid, jacobian_determinant, shrink, warp
 from engine_cases import smooth_displacement, smooth_noise
 
@@ -21,6 +21,12 @@ def moved_pair(spatial: tuple[int, ...], peak: float = 3.0) -> tuple[Tensor, Ten
     """Return fixed and moving image and the displacement between them, smooth over 6 voxels."""
     moving, truth = smooth_noise(spatial, seed=1, sigma=2.0), smooth_displacement(spatial, peak=peak, seed=5, sigma=6.0)
     return warp(moving, truth), moving, truth
+
+
+def ring(radius: float) -> Tensor:
+    """Return a slice through a heart of that radius in voxels: bright wall of 6 voxels, darker cavity, body around."""
+    distance = (identity_grid((96, 96), torch.zeros(1)) - 47.5).norm(dim=1, keepdim=True)
+    return torch.sigmoid(radius - distance) * 0.3 + torch.exp(-(((distance - radius) / 3) ** 2)) * 0.6
 
 
 def mean_error(displacement: Tensor, truth: Tensor) -> float:
@@ -63,6 +69,15 @@ class TestAccuracy:
         from_truth, found = refine(fixed, moving, truth, SHORT), from_zero(fixed, moving, SHORT)
         # Both end 0.20 voxel from the truth, where the smoothness pulls them.
         assert mean_error(from_truth, found) < 0.1
+
+    def test_the_usual_settings_of_slices_follow_a_contraction(self) -> None:
+        fixed, moving = ring(24.0), ring(14.0)
+        found = [
+            from_zero(fixed, moving, replace(settings, steps=30))
+            for settings in (usual_settings(2, "ncc"), RefineSettings())
+        ]
+        slices, volumes = (float((warp(moving, field) - fixed).square().mean()) for field in found)
+        assert slices < 0.8 * volumes
 
     def test_anchor_holds_the_field_near_the_start(self) -> None:
         fixed, moving, truth = moved_pair(FLAT)
