@@ -65,13 +65,13 @@ def lucas_kanade(fixed: Tensor, warped: Tensor, windows: Iterable[int]) -> list[
 def _solved(tensor: Tensor, wanted: Tensor) -> Tensor:
     """Return the solution of damped linear systems, by cofactors: solvers take matrices one by one."""
     nd = wanted.shape[1]
-    rows = list(tensor.split(nd, 1))
-    weight = DAMPING * torch.stack([row[:, axis] for axis, row in enumerate(rows)]).sum(0) + FLOOR
-    damping = weight[:, None] * torch.eye(nd, device=tensor.device).view(nd, 1, nd, *[1] * (tensor.ndim - 2))
-    rows = [row + added for row, added in zip(rows, damping, strict=True)]
+    matrix = tensor.unflatten(1, (nd, nd))
+    weight = DAMPING * matrix.diagonal(dim1=1, dim2=2).sum(-1) + FLOOR
+    identity = torch.eye(nd, device=tensor.device).view(nd, nd, *[1] * (tensor.ndim - 2))
+    rows = (matrix + weight[:, None, None] * identity).unbind(1)
     if nd == 2:
-        (a, b), (c, d) = (row.split(1, 1) for row in rows)
-        columns = [torch.cat([d, -c], 1), torch.cat([-b, a], 1)]
+        (a, b), (c, d) = (row.unbind(1) for row in rows)
+        columns = [torch.stack([d, -c], 1), torch.stack([-b, a], 1)]
     else:
         columns = [torch.linalg.cross(rows[n - 2], rows[n - 1], dim=1) for n in range(3)]
     determinant = (rows[0] * columns[0]).sum(1, keepdim=True)
