@@ -210,10 +210,8 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
 
 def _refine_settings(job: RegisterJob, axes: int, trusted: dict[str, Any]) -> RefineSettings:
     try:
-        usual = (
-            RefineSettings(similarity=job.similarity, **trusted) if trusted else usual_settings(axes, job.similarity)
-        )
-        return replace(usual, steps=job.refinement_steps, velocity=job.velocity)
+        settings = RefineSettings(**trusted) if trusted else usual_settings(axes, job.similarity)
+        return replace(settings, steps=job.refinement_steps, similarity=job.similarity, velocity=job.velocity)
     except TypeError as error:
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,
