@@ -21,7 +21,7 @@ class Data:
 
     Attributes:
         loader: Name in `loaders.LOADERS`.
-        folder: Folder below the data folder (`cases.data_folder`).
+        folder: Folder below the data folder (`cases.data_folder`); empty for a loader that makes its cases.
         split: File below training/ with the names of "train" and "validation" cases; None where the data set says.
         shape: Grid of the network, array axis order; larger images are reduced to it, None keeps each image's own.
         labels: Number of labels without background.
@@ -33,7 +33,7 @@ class Data:
     """
 
     loader: str
-    folder: str
+    folder: str = ""
     split: str | None = None
     shape: tuple[int, ...] | None = None
     labels: int = 0
@@ -179,6 +179,8 @@ class Evaluation:
         pairs: Number of seeded pairs; None for all that the pairing allows, in both directions.
         batch: Pairs at once.
         refinement_steps: Of the refined rows of the "job" protocol.
+        true_masks: Also give a network that attends to masks those of the labels instead of its segmenter's: how far
+            the segmenter limits it.
     """
 
     protocol: str = "network"
@@ -186,6 +188,7 @@ class Evaluation:
     pairs: int | None = None
     batch: int = 16
     refinement_steps: int = 40
+    true_masks: bool = False
 
 
 @dataclass(frozen=True)

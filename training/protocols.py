@@ -13,6 +13,7 @@ from batches import Pairing, case_channels, pair_batch
 from cases import Case, CaseSet
 from DeepAttentionRegEngine.gaussians import numbers_each
 from DeepAttentionRegEngine.losses import ssim
+from DeepAttentionRegEngine.networks.base import ImagePair
 from DeepAttentionRegEngine.networks.bspline import Bspline
 from DeepAttentionRegEngine.networks.r2n2 import R2n2
 from DeepAttentionRegEngine.warp import resize, resize_displacement, warp
@@ -96,10 +97,15 @@ def fields_of(measured: Measured, pairs: list[tuple[int, int]]) -> Iterator[tupl
     chunk = [tuple(case_channels(cases[index], config.data.labels) for index in pair) for pair in pairs]
     batch = {name: value.to(measured.device) for name, value in pair_batch(chunk).items()}
     yield "identity", torch.zeros(len(pairs), len(whole), *whole)
+    given = {"": image_pair(batch)}
+    if config.evaluation.true_masks:
+        masks = (batch[f"{side}_labels"].sum(1, keepdim=True) for side in ("fixed", "moving"))
+        given[", true masks"] = ImagePair(batch["fixed_image"], batch["moving_image"], *masks)
     wanted = config.evaluation.recursions
-    for number, state in enumerate(measured.task.network.recurse(image_pair(batch), max(wanted)), start=1):
-        if number in wanted:
-            yield f"K={number}", resize_displacement(state.displacement, whole).cpu()
+    for told, pair in given.items():
+        for number, state in enumerate(measured.task.network.recurse(pair, max(wanted)), start=1):
+            if number in wanted:
+                yield f"K={number}{told}", resize_displacement(state.displacement, whole).cpu()
 
 
 def _times(measured: Measured, pairs: list[tuple[int, int]]) -> dict[str, Figures]:

@@ -26,6 +26,7 @@ from loaders.dirlab import CASES, load_dirlab, lung_box, read_landmarks, spacing
 from loaders.folders import load_folders
 from loaders.ixi import STRUCTURES, load_ixi, read_arrays
 from loaders.learn2reg import load_learn2reg
+from loaders.phantoms import load_phantoms
 
 
 class TestCases:
@@ -230,6 +231,22 @@ class TestCine:
         (tmp_path / "pig_cine" / "masks" / "s02" / "t00.png").unlink()
         assert [case.labels is None for case in load_cine(tmp_path, None).cases] == [True] + [False] * 4
         assert len(load_cine(tmp_path, None, labelled=True).cases) == 4
+
+
+class TestPhantoms:
+    def test_landmarks_lie_in_the_same_organ_of_both_states(self) -> None:
+        fixed, moving = load_phantoms(None, None, first=3, count=1).cases
+        assert fixed.group == moving.group == "3"
+        assert fixed.image.shape == moving.image.shape == (1, 48, 40, 48)
+        organs = [case.labels[tuple(case.points.round().long().T)] for case in (fixed, moving)]
+        assert (organs[0] == organs[1]).float().mean() > 0.9
+        assert (fixed.points - moving.points).norm(dim=1).max() > 1
+
+    def test_seeds_make_different_phantoms_and_no_folder_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("DAR_DATA", raising=False)
+        data = Data("phantoms", options={"first": 0, "count": 1}, validation_options={"first": 1})
+        train, validation = (load(data, part).cases for part in ("train", "validation"))
+        assert not torch.allclose(train[0].image, validation[0].image, atol=0.05)
 
 
 class TestChoice:

@@ -26,6 +26,7 @@ from config import ConfigError, read_config
 from DeepAttentionRegEngine import metrics, registry
 from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegEngine.networks import build, load_network
+from DeepAttentionRegEngine.networks.agf import Agf
 from export import as_json, export
 from scoring import Surfaces
 from train import make_task
@@ -125,6 +126,16 @@ class TestEvaluation:
         assert once["figures"]["folded_px"]["mean"] == 0
         assert {"hd_px", "hd_mm", "assd_px", "ssim", "mse", "seconds"} <= set(once["figures"])
         assert once["figures"]["numbers"]["mean"] == 2 * EDGE**2
+
+    def test_true_masks_take_the_place_of_the_segmenters(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        given, recurse = [], Agf.recurse
+        monkeypatch.setattr(Agf, "recurse", lambda self, pair, count: given.append(pair) or recurse(self, pair, count))
+        path = chest_config(folder, evaluation={"true_masks": True, "pairs": 1})
+        rows = evaluate.measure(read_config(path), checkpoint(path), CPU)
+        assert [row["setting"] for row in rows] == ["identity", "K=1", "K=1, true masks"]
+        assert given[0].fixed_mask is given[0].moving_mask is None
+        assert torch.equal(given[1].fixed_mask.unique(), torch.tensor([0.0, 1.0]))
+        assert given[1].moving[given[1].moving_mask > 0].mean() < given[1].moving[given[1].moving_mask == 0].mean()
 
     def test_numbers_are_those_of_gaussians_and_of_the_finest_spline(self, folder: Path) -> None:
         network = {"nd": 2, "widths": [4, 4, 4, 4], "blocks": 1, "hidden": 4, "gaussians": 3}

@@ -14,6 +14,7 @@ from .dirlab import load_dirlab
 from .folders import load_folders
 from .ixi import load_ixi
 from .learn2reg import load_learn2reg
+from .phantoms import load_phantoms
 
 LOADERS: dict[str, Callable[..., CaseSet]] = {
     "anatomies": load_anatomies,
@@ -23,6 +24,7 @@ LOADERS: dict[str, Callable[..., CaseSet]] = {
     "folders": load_folders,
     "ixi": load_ixi,
     "learn2reg": load_learn2reg,
+    "phantoms": load_phantoms,
 }
 
 
@@ -41,7 +43,7 @@ def load(data: Data, part: str, *, whole: bool = False) -> CaseSet:
     if data.loader not in LOADERS:
         msg = f"data: loader {data.loader!r} is unknown; known: {', '.join(LOADERS)}"
         raise ConfigError(msg)
-    folder = data_folder(data.folder)
+    folder = data_folder(data.folder) if data.folder else None
     names = None if data.split is None else read_split(data.split)[part]
     loader = LOADERS[data.loader]
     options = {**data.options, **(data.validation_options if part == "validation" else {})}
