@@ -174,7 +174,7 @@ class Evaluation:
 
     Attributes:
         protocol: "network": through the network, on the cases' own grid; "job": whole jobs as users run them, with the
-            shipped weights.
+            shipped weights or those of a run.
         recursions: Numbers of recursions; each makes a row.
         pairs: Number of seeded pairs; None for all that the pairing allows, in both directions.
         batch: Pairs at once.

@@ -4,20 +4,22 @@
         --checkpoint runs/agf_jsrt/checkpoint.pt --date 2026-11-30
 
 Writes training/results/<config>.json, where every seed has its place; `results.py` makes the tables. Configurations
-whose protocol is "job" measure the shipped weights and need no checkpoint, like methods that learn nothing.
+whose protocol is "job" measure the shipped weights where no checkpoint is named; methods that learn nothing need none.
 """
 
 import argparse
 import json
 import platform
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from cases import TRAINING
+from cases import TRAINING, CaseSet
 from config import Config, ConfigError, read_config
 from DeepAttentionRegEngine.jobs import versions
+from export import write_own
 from jobs_protocol import job_rows
 from loaders import load
 from protocols import Measured, Row, autoencoder_rows, registration_rows, segmentation_rows
@@ -40,7 +42,7 @@ def measure(config: Config, checkpoint: dict[str, Any] | None, device: torch.dev
     """
     seen = load(config.data, "validation")
     if config.evaluation.protocol == "job":
-        return job_rows(config, seen)
+        return whole_jobs(config, checkpoint, seen)
     whole = load(config.data, "validation", whole=True)
     task = make_task(config, None)
     if checkpoint is not None:
@@ -54,6 +56,19 @@ def measure(config: Config, checkpoint: dict[str, Any] | None, device: torch.dev
     if config.task == "segmentation":
         return segmentation_rows(task, seen, whole, device)
     return autoencoder_rows(task, seen, device)
+
+
+def whole_jobs(config: Config, checkpoint: dict[str, Any] | None, seen: CaseSet) -> list[Row]:
+    """Return the rows of whole jobs with the weights of a checkpoint, or with the shipped ones for None."""
+    if checkpoint is None:
+        if config.release is None:
+            msg = "it has no release, so there are no shipped weights; name a --checkpoint"
+            raise ConfigError(msg)
+        return job_rows(config, seen, config.release.id)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.pt"
+        write_own(config, checkpoint, file)
+        return job_rows(config, seen, str(file))
 
 
 def hardware(device: torch.device) -> str:

@@ -4,7 +4,7 @@
 
 The averaged weights are stored in half precision. Figures come from training/results/<config>.json if `evaluate.py` has
 measured the run; where it measures the shipped file itself, run --figures afterwards, which writes them alone. Those of
-general weights come from `transfer.py` in the same way.
+general weights come from `transfer.py` in the same way. With --file it writes that file alone, for one's own use.
 """
 
 import argparse
@@ -35,6 +35,15 @@ def write_weights(checkpoint: dict[str, Any], target: Path) -> None:
     if target.stat().st_size > MAXIMUM_BYTES:
         msg = f"{target.name} has {target.stat().st_size} bytes, may have {MAXIMUM_BYTES}"
         raise ValueError(msg)
+
+
+def write_own(config: Config, checkpoint: dict[str, Any], target: Path) -> None:
+    """Write a weight file that jobs take by its path, and beside it what its method's file does not tell."""
+    write_weights(checkpoint, target)
+    told: dict[str, Any] = {"network": to_dict(config)["network"]}
+    if config.release is not None:
+        told |= {"extent_mm": config.release.extent_mm, "refinement": config.release.refinement}
+    _write(target.with_suffix(".json"), told)
 
 
 def validation(results: Path, seed: int) -> dict[str, Any]:
@@ -119,10 +128,13 @@ def export(arguments: argparse.Namespace) -> None:
     """Write what the command line asks for."""
     config = read_config(arguments.config)
     release, resources = config.release, arguments.resources
-    if release is None:
-        msg = f"{arguments.config.name} has no release"
-        raise ValueError(msg)
     checkpoint = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
+    if arguments.file is not None:
+        write_own(config, checkpoint, arguments.file)
+        return
+    if release is None:
+        msg = f"{arguments.config.name} has no release; write its weights with --file"
+        raise ValueError(msg)
     measured = arguments.config.stem + ("_transfer" if release.general else "")
     figures = validation(arguments.results / f"{measured}.json", checkpoint["config"]["seed"])
     if arguments.figures:
@@ -154,11 +166,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--date", required=True, help="of the training, such as 2026-11-30")
+    parser.add_argument("--date", help="of the training, such as 2026-11-30")
+    parser.add_argument("--file", type=Path, help="write this weight file (.pt) alone, for jobs to take by its path")
     parser.add_argument("--figures", action="store_true", help="write the figures of listed weights alone")
     parser.add_argument("--results", type=Path, default=TRAINING / "results", help="folder of the results files")
     parser.add_argument("--resources", type=Path, default=RESOURCES, help="folder that gets the weights")
-    export(parser.parse_args())
+    arguments = parser.parse_args()
+    if arguments.date is None and arguments.file is None:
+        parser.error("give the --date of the training, or a --file")
+    export(arguments)
 
 
 if __name__ == "__main__":

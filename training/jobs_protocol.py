@@ -1,4 +1,4 @@
-"""Measures shipped weights by whole jobs of the engine, exactly as users run them: alignment, network, refinement."""
+"""Measures weights by whole jobs of the engine, exactly as users run them: alignment, network, refinement."""
 
 import time
 from pathlib import Path
@@ -31,16 +31,24 @@ def settings(method: str, weights: str, evaluation: Evaluation) -> dict[str, dic
     return table
 
 
-def job_rows(config: Config, validation: CaseSet) -> list[Row]:
+def method_of(config: Config) -> str:
+    """Return the name of the method file that the weights of a configuration are for."""
+    return config.architecture if config.release is None else config.release.method
+
+
+def job_rows(config: Config, validation: CaseSet, weights: str) -> list[Row]:
     """Return a row for the images as stored, with centres aligned, and for each setting.
 
-    Needs a data set of images and labels in folders.
+    Args:
+        config: The experiment.
+        validation: Cases of a data set of images and labels in folders.
+        weights: Id or file of the weights.
     """
     folder = data_folder(config.data.folder)
     pairs = Pairing(validation, config.data.pairing).sampled(config.evaluation.pairs, PAIR_SEED)
     names = [tuple(validation.cases[index].name for index in pair) for pair in pairs]
     rows: list[Row] = []
-    for setting, options in settings(config.release.method, config.release.id, config.evaluation).items():
+    for setting, options in settings(method_of(config), weights, config.evaluation).items():
         values = [_register(folder, pair, options) for pair in names]
         if not rows:
             for stage, title in (("before", "as stored"), ("aligned", "centres aligned")):

@@ -27,7 +27,7 @@ from DeepAttentionRegEngine.contract import METHOD_NONE, MetricsJob, RegisterJob
 from DeepAttentionRegEngine.jobs import versions
 from DeepAttentionRegEngine.registry import load_method
 from evaluate import RESULTS, hardware, write
-from jobs_protocol import Files, regularity_figures, run_job, score_figures, settings
+from jobs_protocol import Files, method_of, regularity_figures, run_job, score_figures, settings
 from peers import import_ants, syn
 from protocols import Row
 from scoring import Figures, summarized
@@ -51,7 +51,7 @@ def methods(config: Config, weights: str | None, similarity: str) -> dict[str, R
     if config.release is None and weights is None:
         msg = "it has no release, so there are no shipped weights; name a file with --weights"
         raise ConfigError(msg)
-    method = config.architecture if config.release is None else config.release.method
+    method = method_of(config)
     usual = replace(config.evaluation, recursions=(load_method(method).recursions.default,))
     table: dict[str, Register] = {
         name: partial(_by_job, options={**options, "similarity": similarity})

@@ -182,6 +182,23 @@ class TestEvaluation:
         with pytest.raises(ConfigError, match="needs --checkpoint"):
             evaluate.measure(read_config(chest_config(folder)), None, CPU)
 
+    def test_whole_jobs_measure_the_weights_of_a_run(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        names = [f"{number}.nii.gz" for number in range(2)]
+        for name in names:
+            for part, array in zip(("images", "labels"), lungs(rng), strict=True):
+                write(folder / "slices" / part / name, array[None])
+        (folder / "slices.json").write_text(json.dumps({"train": names, "validation": names}))
+        data = {"loader": "folders", "folder": "slices", "split": str(folder / "slices.json"), "labels": 2}
+        network = {**NETWORK, "attention": False, "scales": 2}
+        told = {"protocol": "job", "pairs": 1, "refinement_steps": 1}
+        path = chest_config(folder, data=data, network=network, evaluation=told)
+        with pytest.raises(ConfigError, match="name a --checkpoint"):
+            evaluate.measure(read_config(path), None, CPU)
+        rows = evaluate.measure(read_config(path), checkpoint(path), CPU)
+        assert [row["setting"] for row in rows] == ["as stored", "centres aligned", "K=1", "refined", "refinement only"]
+        assert all(0.3 < row["figures"]["dice"]["mean"] <= 1 for row in rows)
+
     def test_landmarks_give_a_registration_error(self, folder: Path) -> None:
         rng = np.random.default_rng(0)
         points = folder / "l2r" / "landmarksTr"
@@ -246,6 +263,7 @@ class TestExport:
             checkpoint=folder / "checkpoint.pt",
             date="2026-11-30",
             figures=False,
+            file=None,
             results=folder / "results",
             resources=resources,
         )
@@ -297,6 +315,15 @@ class TestExport:
         arguments = self.arguments(folder, resources)
         with pytest.raises(ValueError, match="has no release"):
             export(argparse.Namespace(**{**vars(arguments), "config": chest_config(folder)}))
+
+    def test_weights_for_own_use_are_taken_by_their_path(self, folder: Path, resources: Path) -> None:
+        arguments = self.arguments(folder, resources, refinement={"smoothness": 2.0})
+        export(argparse.Namespace(**{**vars(arguments), "file": folder / "mine.pt"}))
+        variant = registry.choose_variant(registry.load_method("agf"), 2, str(folder / "mine.pt"))
+        assert variant.network["scales"] == 2
+        assert variant.refinement == {"smoothness": 2.0}
+        assert load_network("agf", variant).settings.scales == 2
+        assert not (resources / "Models").exists()
 
     def test_json_keeps_short_things_on_one_line(self) -> None:
         value = {"a": [1, 2], "b": {"c": ["x" * 70, "y" * 70]}}

@@ -1,0 +1,72 @@
+"""Plot how accuracy depends on the recursions in training and in use: Figure 5 of the RMAn paper (arXiv 2206.01863).
+
+    python training/figure5.py
+
+Reads training/results/{rman,rcn}-k{1,2,3}_hippocampus.json, which `evaluate.py` writes, and draws
+training/results/figure5_hippocampus.png: Dice, ASSD and folds against the recursions in use. RMAn is drawn in full
+lines, RCn, the cascade without attention, in dashed ones; with several seeds a line is their mean.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from cases import TRAINING
+from results import merged_rows
+
+NETWORKS = {"rman": ("RMAn-style", "-"), "rcn": ("RCn", "--")}
+TRAINED = {1: "#D55E00", 2: "#0072B2", 3: "#009E73"}  # Okabe and Ito's colours, which the colour-blind can tell apart
+PANELS = {"dice": "Dice", "assd_mm": "ASSD, mm", "folded_percent": "folded voxels, %"}
+
+
+def curves(results: Path, network: str, trained: int) -> dict[str, list[tuple[int, float]]]:
+    """Return (recursions in use, mean) by figure; without registration there are 0 recursions.
+
+    Args:
+        results: Folder of the results files.
+        network: Of `NETWORKS`.
+        trained: Recursions in training.
+
+    Raises:
+        FileNotFoundError: If it has not been measured.
+    """
+    report = json.loads((results / f"{network}-k{trained}_hippocampus.json").read_text(encoding="ascii"))
+    found: dict[str, list[tuple[int, float]]] = {name: [] for name in PANELS}
+    for row in merged_rows(report):
+        used = 0 if row["setting"] == "identity" else int(row["setting"].removeprefix("K="))
+        for name in PANELS:
+            found[name].append((used, row["figures"][name][0]))
+    return found
+
+
+def picture(results: Path) -> Figure:
+    """Return the figure."""
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(9.5, 3.2))
+    for network, (title, style) in NETWORKS.items():
+        for trained, color in TRAINED.items():
+            label = f"{title}, trained with K={trained}"
+            for axes, points in zip(panels, curves(results, network, trained).values(), strict=True):
+                axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=3, label=label)
+    for axes, title in zip(panels, PANELS.values(), strict=True):
+        axes.set(xlabel="recursions in use", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=TRAINING / "results", help="folder of the results files")
+    arguments = parser.parse_args()
+    mpl.use("Agg")
+    picture(arguments.results).savefig(arguments.results / "figure5_hippocampus.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
