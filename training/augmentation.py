@@ -61,6 +61,22 @@ class Augmenter:
         return cases
 
 
+def cut(batch: dict[str, Tensor], most: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Cut up to `most` voxels off either end of each axis, so that a network sees fields of view of many sizes.
+
+    Args:
+        batch: Maps `(B, C, *spatial)` and points `(B, nd, N)` of names that end in those of `MAPS` and in "points".
+        most: Voxels.
+        rng: Source of the amounts.
+    """
+    spatial = next(value.shape[2:] for name, value in batch.items() if name.endswith("image"))
+    ends = rng.integers(0, most + 1, (2, len(spatial)))
+    kept = (..., *(slice(int(low), n - int(high)) for low, high, n in zip(*ends, spatial, strict=True)))
+    result = {name: value[kept] if name.endswith(MAPS) else value for name, value in batch.items()}
+    offset = torch.from_numpy(ends[0]).float()[:, None]
+    return result | {name: value - offset for name, value in batch.items() if name.endswith("points")}
+
+
 def _flip(case: dict[str, Tensor], axis: int) -> dict[str, Tensor]:
     flipped = {name: value.flip(axis + 1) if name in MAPS else value for name, value in case.items()}
     if "points" in case:

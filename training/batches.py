@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from augmentation import Augmenter
+from augmentation import Augmenter, cut
 from cases import Case, CaseSet, one_hot
 from config import Config, Synthesis
 from synthesis import Synthesiser, anatomies
@@ -104,12 +104,14 @@ class Batches(Dataset[Batch]):
         augment = Augmenter(config.augmentation, rng)
         if config.task != "registration":
             drawn = [cases[index] for index in rng.integers(len(cases), size=config.run.batch)]
-            return case_batch([augment(case_channels(case, config.data.labels)) for case in drawn])
-        pairs = []
-        for _ in range(config.run.batch):
-            fixed, moving = (case_channels(cases[index], config.data.labels) for index in self.pairing.draw(rng))
-            pairs.append(self._augmented(fixed, moving, augment, rng))
-        return pair_batch(pairs)
+            batch = case_batch([augment(case_channels(case, config.data.labels)) for case in drawn])
+        else:
+            pairs = []
+            for _ in range(config.run.batch):
+                fixed, moving = (case_channels(cases[index], config.data.labels) for index in self.pairing.draw(rng))
+                pairs.append(self._augmented(fixed, moving, augment, rng))
+            batch = pair_batch(pairs)
+        return cut(batch, config.augmentation.cut, rng) if config.augmentation.cut else batch
 
     def _synthesised(self, settings: Synthesis, rng: np.random.Generator) -> Batch:
         config = self.source.config

@@ -53,6 +53,7 @@ class Augmentation:
         shift: Standard deviation of the translation in voxels.
         flip: Array axes that are flipped in half of the pairs, both images alike.
         gamma: Standard deviation of the logarithm of the exponent of the intensities.
+        cut: Voxels that may be cut off either end of each axis, at random, of all images of a batch alike.
         intensity: Transforms of MONAI by name, with their arguments, applied to images alone.
     """
 
@@ -60,6 +61,7 @@ class Augmentation:
     shift: float = 0.0
     flip: tuple[int, ...] = ()
     gamma: float = 0.0
+    cut: int = 0
     intensity: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

@@ -37,9 +37,9 @@ FIXED, MOVING, WARPED, GRID = "#0072B2", "#999999", "#D55E00", "#bbbbbb"
 
 
 def scored(part: Measured, recursions: int) -> list[tuple[float, tuple[int, int]]]:
-    """Return Dice and indices (fixed, moving) of up to `PAIRS` seeded pairs of one data set, worst first."""
+    """Return Dice and indices (fixed, moving) of the evaluated pairs of one data set, up to `PAIRS`, worst first."""
     config = part.task.config
-    pairs = Pairing(part.seen, config.data.pairing).sampled(PAIRS, PAIR_SEED)
+    pairs = Pairing(part.seen, config.data.pairing).sampled(min(PAIRS, config.evaluation.pairs or PAIRS), PAIR_SEED)
     found = []
     for start in range(0, len(pairs), config.evaluation.batch):
         chunk = pairs[start : start + config.evaluation.batch]

@@ -368,7 +368,7 @@ class TestInputs:
 
     def test_method_without_weights_for_volumes_says_so(self, shifted: Callable) -> None:
         with pytest.raises(EngineError, match="3D") as caught:
-            run(shifted(method="r2n2"), quiet())
+            run(shifted(method="agf"), quiet())
         assert caught.value.code == errors.WEIGHTS_MISSING
 
     def test_mask_on_another_grid_counts_where_it_lies(self, shifted: Callable, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class TestWeights:
         assert problem.startswith("Long has no trained weights for volumes")
 
     def test_of_slices_do_not_do_for_volumes(self, volume):
-        (problem,) = Methods.checkMethod("r2n2", volume)
+        (problem,) = Methods.checkMethod("agf", volume)
         assert "volumes" in problem
 
     def test_of_the_users_own_do(self, volume):
@@ -113,7 +113,7 @@ class TestWeights:
     def test_missing_ones_are_a_reason_not_to_register(self, logic, scene):
         pair = add_pair(grid((12, 11, 10)))
         with pytest.raises(ValueError, match="no trained weights"):
-            logic.register(pair.fixedVolume, pair.movingVolume, "r2n2")
+            logic.register(pair.fixedVolume, pair.movingVolume, "agf")
 
 
 class TestEstimateText:

@@ -13,7 +13,7 @@ from training_cases import chest_config, same_tensors, write_chest
 pytest.importorskip("lightning_fabric", reason="training needs the extra 'train'")
 pytest.importorskip("monai", reason="training needs the extra 'train'")
 
-from augmentation import Augmenter
+from augmentation import Augmenter, cut
 from batches import Batches, Pairing, Source, case_batch, recursions_at
 from cases import Case, CaseSet
 from config import Augmentation, ConfigError, read_config
@@ -124,6 +124,26 @@ class TestAugmentation:
             assert first["image"][0, row, column] == 1
             seen.add(int(column))
         assert seen == {2, 4}
+
+    def test_cut_takes_the_same_off_all_images_and_moves_landmarks(self) -> None:
+        image = torch.arange(2 * 9 * 7.0).view(2, 1, 9, 7)
+        points = torch.tensor([[4.0], [3.0]]).expand(2, 2, 1)
+        whole = {
+            "fixed_image": image,
+            "moving_labels": image,
+            "fixed_points": points,
+            "same": torch.tensor([True, False]),
+        }
+        sizes = set()
+        for seed in range(9):
+            found = cut(whole, 2, np.random.default_rng(seed))
+            assert torch.equal(found["fixed_image"], found["moving_labels"])
+            assert torch.equal(found["same"], whole["same"])
+            row, column = found["fixed_points"][0, :, 0].long().tolist()
+            assert found["fixed_image"][0, 0, row, column] == image[0, 0, 4, 3]
+            sizes.add(tuple(found["fixed_image"].shape[2:]))
+        assert len(sizes) > 3
+        assert min(sizes)[0] >= 5
 
     def test_monai_transforms_are_seeded_and_leave_labels_alone(self) -> None:
         settings = Augmentation(intensity={"RandGaussianNoise": {"prob": 1.0, "std": 0.1}})

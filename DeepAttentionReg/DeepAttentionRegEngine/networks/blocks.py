@@ -14,6 +14,7 @@ from ..warp import resize
 CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORMS: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 SLOPE = 0.2
+SMALLEST_HALF = 8  # voxels along the shortest axis; below, half precision gains nothing and may be NaN on the CPU
 
 
 def convolution(nd: int, channels_in: int, channels_out: int, *, dilation: int = 1, stride: int = 1) -> nn.Module:

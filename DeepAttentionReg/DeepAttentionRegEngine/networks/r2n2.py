@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from ..gaussians import MODES, Gaussians, grid_coordinates, half_extent, limited, render, rotation_2d, rotation_3d
 from ..warp import compose, sample, shrink, warp
 from .base import AttentionMap, Evidence, ImagePair, Recursion, RegistrationNetwork
-from .blocks import CONVOLUTIONS, single_precision, use_channels_last
+from .blocks import CONVOLUTIONS, SMALLEST_HALF, single_precision, use_channels_last
 from .forces import demons_force, lucas_kanade
 from .recurrent import ACTIVATIONS, NORMALIZATIONS, Gr2u, Layer, initialised
 
@@ -31,7 +31,6 @@ SMALLEST_SIGMA = {2: 1e-5, 3: 1e-3}
 SMALLEST_COMPOSED = 2.0  # voxels; what folds nowhere may still fold between the voxels that sample it
 INNER = 0.4  # reach of the first places of Gaussians; what moves is rarely at the border
 LARGEST_TURN = 2 * math.pi / 3  # an ellipsoid turned further equals one turned less about another axis
-SMALLEST_HALF = 8  # voxels along the shortest axis; below, half precision gains nothing and may be NaN on the CPU
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import CONVOLUTIONS, norm_layer
+from .blocks import CONVOLUTIONS, SMALLEST_HALF, norm_layer, single_precision
 
 POOLINGS = 4
 STRIDE = 2**POOLINGS
@@ -48,12 +48,20 @@ class Segmenter(nn.Module):
         x = F.pad(image, excess, mode="replicate")
         skips = []
         for stage in self.down[:-1]:
-            skips.append(stage(x))
+            skips.append(_run(stage, x))
             x = self.pool(skips[-1])
-        x = self.down[-1](x)
+        x = _run(self.down[-1], x)
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
-            x = merge(torch.cat([up(x), skip], 1))
+            x = _run(merge, torch.cat([_run(up, x), skip], 1))
         return self.output(x)[(..., *[slice(0, n) for n in spatial])]
+
+
+def _run(stage: nn.Module, x: Tensor) -> Tensor:
+    """Apply a stage, to small maps in single precision."""
+    if min(x.shape[2:]) >= SMALLEST_HALF:
+        return stage(x)
+    with single_precision(x.device):
+        return stage(x.float())
 
 
 def _stage(nd: int, channels_in: int, channels_out: int, norm: str) -> nn.Sequential:
