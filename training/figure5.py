@@ -3,8 +3,8 @@
     python training/figure5.py
 
 Reads training/results/{rman,rcn}-k{1,2,3}_hippocampus.json, which `evaluate.py` writes, and draws
-training/results/figure5_hippocampus.png: Dice, ASSD and folds against the recursions in use. RMAn is drawn in full
-lines, RCn, the cascade without attention, in dashed ones; with several seeds a line is their mean.
+training/results/figure5_hippocampus.png: Dice, ASSD and HD against the recursions in use. Full lines are RMAn, dashed ones
+RCn, the cascade without attention; with several seeds a line is their mean.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from results import merged_rows
 
 NETWORKS = {"rman": ("RMAn-style", "-"), "rcn": ("RCn", "--")}
 TRAINED = {1: "#D55E00", 2: "#0072B2", 3: "#009E73"}  # Okabe and Ito's colours, which the colour-blind can tell apart
-PANELS = {"dice": "Dice", "assd_mm": "ASSD, mm", "folded_percent": "folded voxels, %"}
+PANELS = {"dice": "Dice", "assd_mm": "ASSD, mm", "hd_mm": "HD, mm"}
 
 
 def curves(results: Path, network: str, trained: int) -> dict[str, list[tuple[int, float]]]:
-    """Return (recursions in use, mean) by figure; without registration there are 0 recursions.
+    """Return (recursions in use, mean) by figure.
 
     Args:
         results: Folder of the results files.
@@ -37,9 +37,9 @@ def curves(results: Path, network: str, trained: int) -> dict[str, list[tuple[in
     report = json.loads((results / f"{network}-k{trained}_hippocampus.json").read_text(encoding="ascii"))
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in PANELS}
     for row in merged_rows(report):
-        used = 0 if row["setting"] == "identity" else int(row["setting"].removeprefix("K="))
-        for name in PANELS:
-            found[name].append((used, row["figures"][name][0]))
+        if row["setting"] != "identity":
+            for name in PANELS:
+                found[name].append((int(row["setting"].removeprefix("K=")), row["figures"][name][0]))
     return found
 
 
