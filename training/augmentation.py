@@ -68,8 +68,14 @@ def cut(batch: dict[str, Tensor], most: int, rng: np.random.Generator) -> dict[s
         batch: Maps `(B, C, *spatial)` and points `(B, nd, N)` of names that end in those of `MAPS` and in "points".
         most: Voxels.
         rng: Source of the amounts.
+
+    Raises:
+        ConfigError: If that may leave nothing.
     """
     spatial = next(value.shape[2:] for name, value in batch.items() if name.endswith("image"))
+    if 2 * most >= min(spatial):
+        msg = f"augmentation: a cut of {most} voxels at either end may leave nothing of images of {tuple(spatial)}"
+        raise ConfigError(msg)
     ends = rng.integers(0, most + 1, (2, len(spatial)))
     kept = (..., *(slice(int(low), n - int(high)) for low, high, n in zip(*ends, spatial, strict=True)))
     result = {name: value[kept] if name.endswith(MAPS) else value for name, value in batch.items()}

@@ -59,7 +59,11 @@ def measure(config: Config, checkpoint: dict[str, Any] | None, device: torch.dev
 
 
 def whole_jobs(config: Config, checkpoint: dict[str, Any] | None, seen: CaseSet) -> list[Row]:
-    """Return the rows of whole jobs with the weights of a checkpoint, or with the shipped ones for None."""
+    """Return the rows of whole jobs with the weights of a checkpoint, or with the shipped ones for None.
+
+    Raises:
+        ConfigError: If there are neither.
+    """
     if checkpoint is None:
         if config.release is None:
             msg = "it has no release, so there are no shipped weights; name a --checkpoint"

@@ -3,8 +3,8 @@
     python training/figure5.py
 
 Reads training/results/{rman,rcn}-k{1,2,3}_hippocampus.json, which `evaluate.py` writes, and draws
-training/results/figure5_hippocampus.png: Dice, ASSD and HD against the recursions in use. Full lines are RMAn, dashed ones
-RCn, the cascade without attention; with several seeds a line is their mean.
+training/results/figure5_hippocampus.png: Dice, ASSD and HD against the recursions in use. Full lines are RMAn, dashed
+ones RCn, the cascade without attention; with several seeds a line is their mean.
 """
 
 import argparse

@@ -144,6 +144,8 @@ class TestAugmentation:
             sizes.add(tuple(found["fixed_image"].shape[2:]))
         assert len(sizes) > 3
         assert min(sizes)[0] >= 5
+        with pytest.raises(ConfigError, match="may leave nothing"):
+            cut(whole, 4, np.random.default_rng(0))
 
     def test_monai_transforms_are_seeded_and_leave_labels_alone(self) -> None:
         settings = Augmentation(intensity={"RandGaussianNoise": {"prob": 1.0, "std": 0.1}})
