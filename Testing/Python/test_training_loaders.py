@@ -255,5 +255,7 @@ class TestChoice:
         (tmp_path / "set").mkdir()
         with pytest.raises(ConfigError, match="loader 'dicom' is unknown; known: anatomies, chest_xray"):
             load(Data(loader="dicom", folder="set"), "train")
+        with pytest.raises(ConfigError, match="'folders' needs a folder"):
+            load(Data(loader="folders"), "train")
         with pytest.raises(ConfigError, match=r"options of loader 'folders'.*size"):
             load(Data(loader="folders", folder="set", options={"size": 3}), "train")

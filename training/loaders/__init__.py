@@ -26,6 +26,7 @@ LOADERS: dict[str, Callable[..., CaseSet]] = {
     "learn2reg": load_learn2reg,
     "phantoms": load_phantoms,
 }
+MAKERS = ("phantoms",)  # make their cases and read no folder
 
 
 def load(data: Data, part: str, *, whole: bool = False) -> CaseSet:
@@ -37,11 +38,14 @@ def load(data: Data, part: str, *, whole: bool = False) -> CaseSet:
         whole: Keep the images' own grid instead of reducing them to the network's.
 
     Raises:
-        ConfigError: For an unknown loader or option.
+        ConfigError: For an unknown loader or option, or without a folder where one is read.
         FileNotFoundError: If the data are not there.
     """
     if data.loader not in LOADERS:
         msg = f"data: loader {data.loader!r} is unknown; known: {', '.join(LOADERS)}"
+        raise ConfigError(msg)
+    if not data.folder and data.loader not in MAKERS:
+        msg = f"data: loader {data.loader!r} needs a folder"
         raise ConfigError(msg)
     folder = data_folder(data.folder) if data.folder else None
     names = None if data.split is None else read_split(data.split)[part]
