@@ -111,7 +111,7 @@ class Batches(Dataset[Batch]):
                 fixed, moving = (case_channels(cases[index], config.data.labels) for index in self.pairing.draw(rng))
                 pairs.append(self._augmented(fixed, moving, augment, rng))
             batch = pair_batch(pairs)
-        return cut(batch, config.augmentation.cut, rng) if config.augmentation.cut else batch
+        return cut(batch, config.augmentation.cut, rng)
 
     def _synthesised(self, settings: Synthesis, rng: np.random.Generator) -> Batch:
         config = self.source.config

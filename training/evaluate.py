@@ -20,7 +20,7 @@ from cases import TRAINING, CaseSet
 from config import Config, ConfigError, read_config
 from DeepAttentionRegEngine.jobs import versions
 from export import write_own
-from jobs_protocol import job_rows
+from jobs_protocol import job_rows, shipped_weights
 from loaders import load
 from protocols import Measured, Row, autoencoder_rows, registration_rows, segmentation_rows
 from train import make_task
@@ -65,10 +65,7 @@ def whole_jobs(config: Config, checkpoint: dict[str, Any] | None, seen: CaseSet)
         ConfigError: If there are neither.
     """
     if checkpoint is None:
-        if config.release is None:
-            msg = "it has no release, so there are no shipped weights; name a --checkpoint"
-            raise ConfigError(msg)
-        return job_rows(config, seen, config.release.id)
+        return job_rows(config, seen, shipped_weights(config, "a --checkpoint"))
     with TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pt"
         write_own(config, checkpoint, file)

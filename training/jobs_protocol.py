@@ -6,7 +6,7 @@ from typing import Any
 
 from batches import Pairing
 from cases import CaseSet, data_folder
-from config import Config, Evaluation
+from config import Config, ConfigError, Evaluation
 from DeepAttentionRegEngine.contract import METHOD_NONE, Job, RegisterJob
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.reporting import Reporter
@@ -34,6 +34,22 @@ def settings(method: str, weights: str, evaluation: Evaluation) -> dict[str, dic
 def method_of(config: Config) -> str:
     """Return the name of the method file that the weights of a configuration are for."""
     return config.architecture if config.release is None else config.release.method
+
+
+def shipped_weights(config: Config, instead: str) -> str:
+    """Return the id of the weights that a configuration ships.
+
+    Args:
+        config: The experiment.
+        instead: What else the user can name.
+
+    Raises:
+        ConfigError: If it ships none.
+    """
+    if config.release is None:
+        msg = f"it has no release, so there are no shipped weights; name {instead}"
+        raise ConfigError(msg)
+    return config.release.id
 
 
 def job_rows(config: Config, validation: CaseSet, weights: str) -> list[Row]:

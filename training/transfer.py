@@ -27,7 +27,7 @@ from DeepAttentionRegEngine.contract import METHOD_NONE, MetricsJob, RegisterJob
 from DeepAttentionRegEngine.jobs import versions
 from DeepAttentionRegEngine.registry import load_method
 from evaluate import RESULTS, hardware, write
-from jobs_protocol import Files, method_of, regularity_figures, run_job, score_figures, settings
+from jobs_protocol import Files, method_of, regularity_figures, run_job, score_figures, settings, shipped_weights
 from peers import import_ants, syn
 from protocols import Row
 from scoring import Figures, summarized
@@ -48,14 +48,12 @@ def methods(config: Config, weights: str | None, similarity: str) -> dict[str, R
     Raises:
         ConfigError: If there are neither.
     """
-    if config.release is None and weights is None:
-        msg = "it has no release, so there are no shipped weights; name a file with --weights"
-        raise ConfigError(msg)
+    weights = weights or shipped_weights(config, "a file with --weights")
     method = method_of(config)
     usual = replace(config.evaluation, recursions=(load_method(method).recursions.default,))
     table: dict[str, Register] = {
         name: partial(_by_job, options={**options, "similarity": similarity})
-        for name, options in settings(method, weights or config.release.id, usual).items()
+        for name, options in settings(method, weights, usual).items()
     }
     table[SYN] = lambda pair, output: syn(pair["fixed"], pair["moving"], output, similarity)
     return table
