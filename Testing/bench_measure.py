@@ -32,7 +32,6 @@ from DeepAttentionRegEngine.geometry import Geometry  # noqa: E402
 from DeepAttentionRegEngine.method_run import image_pair, network_size, similarity  # noqa: E402
 from DeepAttentionRegEngine.networks import ARCHITECTURES, build  # noqa: E402
 from DeepAttentionRegEngine.preprocess import (  # noqa: E402
-    GridLimits,
     Source,
     WorkingPair,
     field_on_fixed,
@@ -42,6 +41,7 @@ from DeepAttentionRegEngine.preprocess import (  # noqa: E402
 from DeepAttentionRegEngine.refine import refine, usual_settings  # noqa: E402
 from DeepAttentionRegEngine.reporting import Reporter  # noqa: E402
 from DeepAttentionRegEngine.warp import resize_displacement  # noqa: E402
+from DeepAttentionRegEngine.working_grid import GridLimits  # noqa: E402
 
 GRAIN = 8  # voxels between the random numbers of which the images are made
 TIMED_RECURSIONS = 3

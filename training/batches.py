@@ -147,7 +147,7 @@ def case_channels(case: Case, labels: int) -> Batch:
 
     Returns:
         "image" `(1, *spatial)`, and as far as known "labels" `(L, *spatial)` without background, "mask"
-        `(1, *spatial)`, "points" `(nd, N)` in voxels and with them "spacing" `(nd,)` in mm.
+        `(structures, *spatial)`, "points" `(nd, N)` in voxels and with them "spacing" `(nd,)` in mm.
     """
     channels = {"image": case.image}
     if case.labels is not None:

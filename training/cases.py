@@ -28,7 +28,7 @@ class Case:
         subset: Data set it belongs to; results are told per subset.
         group: Patient, slice or the like within which pairs make sense.
         points: Landmarks `(N, nd)` in voxels, array axis order; the same row is the same place in all cases of a group.
-        mask: `(1, *spatial)`, where a network attends; None if not known yet.
+        mask: `(structures, *spatial)`, where a network attends; None if not known yet.
         shares: `(L, *spatial)`, the share of each voxel that each label covers; None where `labels` says all.
     """
 

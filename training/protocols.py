@@ -29,7 +29,7 @@ from scoring import (
     surface_figures,
     warped_map,
 )
-from tasks import Autoencoding, Segmentation, reconstruction_target
+from tasks import Autoencoding, Segmentation, reconstruction_target, structure_channels
 
 PAIR_SEED = 1
 TIMED_PAIRS = 5
@@ -99,7 +99,8 @@ def fields_of(measured: Measured, pairs: list[tuple[int, int]]) -> Iterator[tupl
     yield "identity", torch.zeros(len(pairs), len(whole), *whole)
     given = {"": image_pair(batch)}
     if config.evaluation.true_masks:
-        masks = (batch[f"{side}_labels"].sum(1, keepdim=True) for side in ("fixed", "moving"))
+        structures = measured.task.network.settings.structures
+        masks = (structure_channels(batch[f"{side}_labels"], structures) for side in ("fixed", "moving"))
         given[", true masks"] = ImagePair(batch["fixed_image"], batch["moving_image"], *masks)
     wanted = config.evaluation.recursions
     for told, pair in given.items():
@@ -169,14 +170,19 @@ class PairScorer:
 
 @torch.no_grad()
 def segmentation_rows(task: Segmentation, seen: CaseSet, whole: CaseSet, device: torch.device) -> list[Row]:
-    """Return a row per data set: masks predicted on the network's grid, enlarged, cut at one half."""
+    """Return a row per data set: masks predicted on the network's grid, enlarged, cut at one half.
+
+    Of several structures each voxel belongs to the likeliest.
+    """
     figures: dict[str, list[Figures]] = {}
     for small, case in zip(seen.cases, whole.cases, strict=True):
         probability = task.network(small.image[None].to(device)).sigmoid().cpu()
-        mask = (resize(probability, case.image.shape[1:])[0, 0] >= 0.5).numpy().astype("uint8")
-        target = (case.labels > 0).numpy().astype("uint8")
-        surfaces = (Surfaces(labels, 1, case.spacing) for labels in (mask, target))
-        figures.setdefault(case.subset, []).append({"dice": dice(mask, target, 1), **surface_figures(*surfaces)})
+        likeliest, label = resize(probability, case.image.shape[1:])[0].max(0)
+        mask = ((likeliest >= 0.5) * (label + 1)).numpy().astype("uint8")
+        target = case.labels.clamp(max=task.structures).numpy().astype("uint8")
+        surfaces = (Surfaces(labels, task.structures, case.spacing) for labels in (mask, target))
+        scores = {"dice": dice(mask, target, task.structures), **surface_figures(*surfaces)}
+        figures.setdefault(case.subset, []).append(scores)
     return _rows(figures, "mask")
 
 

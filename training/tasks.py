@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batches import Batch
-from cases import Case, CaseSet, with_background
+from cases import Case, CaseSet, one_hot, with_background
 from config import Config, ConfigError
 from DeepAttentionRegEngine import losses, overlap_losses
 from DeepAttentionRegEngine.networks.autoencoder import Autoencoder, swap_pairs
@@ -67,7 +67,7 @@ class Task(nn.Module):
 
 
 class Segmentation(Task):
-    """Finds the structure that AGF attends to: any label of the cases.
+    """Finds what AGF attends to: any label of the cases, or each of them where the network tells structures apart.
 
     Source: He, He, Cao 2022 (AGF), eq. 3.
     """
@@ -77,10 +77,14 @@ class Segmentation(Task):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.network = Segmenter(**config.network)
+        self.structures: int = config.network.get("structures", 1)
+        if self.structures not in (1, config.data.labels):
+            msg = f"network: structures must be 1 or the {config.data.labels} of the labels, not {self.structures}"
+            raise ConfigError(msg)
 
     def forward(self, batch: Batch, recursions: int) -> Terms:
-        """Return cross-entropy and contour loss of the probability of foreground."""
-        target = batch["labels"].sum(1, keepdim=True)
+        """Return cross-entropy and contour loss of the probabilities."""
+        target = structure_channels(batch["labels"], self.structures)
         logits = self.network(batch["image"]).float()
         terms = {
             "cross_entropy": lambda: F.binary_cross_entropy_with_logits(logits, target),
@@ -90,14 +94,19 @@ class Segmentation(Task):
 
     @torch.no_grad()
     def validate(self, found: CaseSet, device: torch.device) -> Score:
-        """Return the mean Dice of the mask at a probability of one half."""
+        """Return the mean Dice of the masks at a probability of one half."""
         scores, images = [], []
         for case in found.cases[: self.config.validation.pairs]:
             mask = (self.network(case.image[None].to(device)) >= 0).float().cpu()
-            target = (case.labels > 0).float()[None, None]
+            target = structure_channels(one_hot(case.labels, self.config.data.labels)[None], self.structures)
             scores.append(float(losses.soft_dice(mask, target)))
             images.append([middle(case.image[None]), middle(mask), middle(target)])
         return Score(sum(scores) / len(scores), images[:4])
+
+
+def structure_channels(labels: Tensor, structures: int) -> Tensor:
+    """Return labels `(B, L, *spatial)` as what a segmenter finds: all of them as one structure, or each."""
+    return labels.sum(1, keepdim=True) if structures == 1 else labels
 
 
 class Autoencoding(Task):

@@ -10,10 +10,11 @@ import SimpleITK as sitk
 from torch import device as Device
 
 from . import errors
-from .geometry import Geometry
+from .geometry import Geometry, index_map
 from .intensity import normalize
-from .preprocess import GridLimits, Source, index_map, plan_grid, resample, spatial_shape
+from .preprocess import Source, resample
 from .tensors import to_array
+from .working_grid import GridLimits, plan_grid, spatial_shape
 
 ALIGNMENT_VOXELS = 500_000  # a linear map needs no finer image
 HISTOGRAM_BINS = 32

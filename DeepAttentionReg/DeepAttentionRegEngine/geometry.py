@@ -192,6 +192,11 @@ class Geometry:
         return cls(**data)
 
 
+def index_map(target: Geometry, source: Geometry, target_to_source: np.ndarray) -> np.ndarray:
+    """Return the 4x4 map of target voxel indices to source voxel indices, both (i, j, k)."""
+    return source.lps_to_ijk @ target_to_source @ target.ijk_to_lps
+
+
 def _plain(name: str, values: Sequence[float], kind: type[int] | type[float]) -> tuple[int | float, ...]:
     try:
         numbers = tuple(kind(value) for value in values)

@@ -19,13 +19,14 @@ from .gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .gaussian_files import write_sequence
 from .inputs import Inputs, load_inputs
 from .method_run import MethodRun, Proposal, similarity, structures_closer
-from .preprocess import GridLimits, WorkingPair, field_on_fixed, prepare, warp_volume
+from .preprocess import WorkingPair, field_on_fixed, prepare, warp_volume
 from .refine import RefineSettings, refine, usual_settings
 from .registry import Method, Variant, choose_variant, load_method
 from .reporting import Reporter
 from .tensors import choose_device, use_full_precision
 from .uncertainty import Spread, perturb
 from .warp import resize_displacement
+from .working_grid import GridLimits
 
 
 @dataclass

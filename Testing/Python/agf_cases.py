@@ -48,6 +48,13 @@ def image_pair(spatial: tuple[int, ...], sigma: float = 1.5) -> ImagePair:
     return ImagePair(smooth_noise(spatial, seed=1, sigma=sigma), smooth_noise(spatial, seed=2, sigma=sigma))
 
 
+def halves(spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return masks of the first and of the last half along the last axis."""
+    first = torch.zeros(1, 1, *spatial)
+    first[..., : spatial[-1] // 2] = 1
+    return first, 1 - first
+
+
 @torch.no_grad()
 def states(network: Agf, pair: ImagePair, recursions: int = 1, *, attend: bool = False) -> list[Recursion]:
     return list(network.recurse(pair, recursions, attend=attend))

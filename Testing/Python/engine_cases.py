@@ -1,5 +1,6 @@
 """Synthetic images, grids and displacements that the engine's tests share."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,18 @@ def centered(
     axes = np.reshape(direction, (3, 3))
     origin = np.array(center) - axes @ ((np.array(size) - 1) / 2 * spacing)
     return Geometry.from_arrays(size, spacing, origin, axes)
+
+
+def restored(geometry: Geometry, order: tuple[int, ...], signs: tuple[int, ...]) -> Geometry:
+    """Return the same field of view with its axes stored in another order and sense."""
+    direction = np.reshape(geometry.direction, (3, 3))[:, order] * signs
+    size = tuple(geometry.size[axis] for axis in order)
+    return centered(size, tuple(geometry.spacing[axis] for axis in order), direction, tuple(geometry.center_lps))
+
+
+def storage_orders() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return all 48 orders and senses in which the axes of a volume can be stored."""
+    return list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 
 
 def positions(geometry: Geometry) -> np.ndarray:

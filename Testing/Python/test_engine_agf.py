@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
-from agf_cases import FLAT, VOLUME, image_pair, loss_terms, make_agf, scales_of, states
+from agf_cases import FLAT, VOLUME, halves, image_pair, loss_terms, make_agf, scales_of, states
 from DeepAttentionRegEngine.losses import global_ncc, mean_squared, ssim
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.agf import Agf, AgfSettings
@@ -127,13 +126,6 @@ class TestStart:
 
 
 class TestMasks:
-    @staticmethod
-    def halves(spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return masks of the first and of the last half along the last axis."""
-        first = torch.zeros(1, 1, *spatial)
-        first[..., : spatial[-1] // 2] = 1
-        return first, 1 - first
-
     @sizes
     def test_network_sees_what_the_segmenter_finds(self, spatial: tuple[int, ...]) -> None:
         pair = image_pair(spatial)
@@ -165,19 +157,19 @@ class TestMasks:
 
     @sizes
     def test_given_masks_replace_the_segmenter(self, spatial: tuple[int, ...]) -> None:
-        pair, (first, last) = image_pair(spatial), self.halves(spatial)
+        pair, (first, last) = image_pair(spatial), halves(spatial)
         seen = make_agf(len(spatial), level=0.4).masked(replace(pair, fixed_mask=first, moving_mask=last))
         assert torch.equal(seen.fixed, pair.fixed * first)
         assert torch.equal(seen.moving, pair.moving * last)
 
     def test_one_given_mask_leaves_the_other_to_the_segmenter(self) -> None:
-        pair, (first, _) = image_pair(FLAT), self.halves(FLAT)
+        pair, (first, _) = image_pair(FLAT), halves(FLAT)
         seen = make_agf(2, level=0.4).masked(replace(pair, fixed_mask=first))
         assert torch.equal(seen.fixed_mask, first)
         assert torch.equal(seen.moving_mask, (pair.moving >= 0.4).float())
 
     def test_what_lies_outside_the_masks_does_not_matter(self) -> None:
-        network, pair, (first, last) = make_agf(2, flow=1000.0), image_pair(FLAT), self.halves(FLAT)
+        network, pair, (first, last) = make_agf(2, flow=1000.0), image_pair(FLAT), halves(FLAT)
         masks = {"fixed_mask": first, "moving_mask": first}
         changed = ImagePair(pair.fixed * first + 0.7 * last, pair.moving * first, **masks)
         before, after = (states(network, p, 2)[-1].displacement for p in (replace(pair, **masks), changed))
@@ -197,7 +189,7 @@ class TestMasks:
         assert bool(torch.isfinite(states(network, ImagePair(empty, empty, empty, empty), 2)[-1].displacement).all())
 
     def test_without_attention_masks_do_nothing(self) -> None:
-        network, pair, (first, last) = make_agf(2, flow=1000.0, attention=False), image_pair(FLAT), self.halves(FLAT)
+        network, pair, (first, last) = make_agf(2, flow=1000.0, attention=False), image_pair(FLAT), halves(FLAT)
         before, after = (states(network, p)[-1] for p in (pair, ImagePair(pair.fixed, pair.moving, first, last)))
         assert torch.equal(before.displacement, after.displacement)
 

@@ -126,16 +126,16 @@ class TestFile:
 class TestWorkingSize:
     @pytest.mark.parametrize(("size", "spacing"), list(itertools.product(SIZES, SPACINGS)))
     def test_is_that_of_the_working_grid(self, size: tuple[int, ...], spacing: tuple[float, ...]) -> None:
-        preprocess = pytest.importorskip("DeepAttentionRegEngine.preprocess", reason="PyTorch is not installed")
+        working_grid = pytest.importorskip("DeepAttentionRegEngine.working_grid", reason="PyTorch is not installed")
         axes = np.eye(3)[:, [2, 0, 1]] * (1, -1, 1)
-        limits = preprocess.GridLimits(24, 300_000)
-        grid = preprocess.plan_grid(Geometry.from_arrays(size, spacing, (0.0, 0.0, 0.0), axes), limits)
+        limits = working_grid.GridLimits(24, 300_000)
+        grid = working_grid.plan_grid(Geometry.from_arrays(size, spacing, (0.0, 0.0, 0.0), axes), limits)
         found = estimate.working_size(size, spacing, GridPolicy(24, 300_000, 1))
-        assert sorted(found) == sorted(preprocess.spatial_shape(grid))
+        assert sorted(found) == sorted(working_grid.spatial_shape(grid))
 
     def test_refinement_alone_has_the_limits_of_the_pipeline(self) -> None:
-        preprocess = pytest.importorskip("DeepAttentionRegEngine.preprocess", reason="PyTorch is not installed")
-        limits, policy = preprocess.GridLimits(), estimate.REFINEMENT_POLICY
+        working_grid = pytest.importorskip("DeepAttentionRegEngine.working_grid", reason="PyTorch is not installed")
+        limits, policy = working_grid.GridLimits(), estimate.REFINEMENT_POLICY
         assert (policy.minimum_size, policy.maximum_voxels) == (limits.minimum_size, limits.maximum_voxels)
 
 

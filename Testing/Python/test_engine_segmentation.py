@@ -41,6 +41,9 @@ class TestSize:
         assert logits.shape == (1, 1, *spatial)
         assert bool(torch.isfinite(logits).all())
 
+    def test_structures_have_a_channel_each(self) -> None:
+        assert Segmenter(2, 4, "instance", structures=3)(smooth_noise((32, 32))).shape == (1, 3, 32, 32)
+
     def test_padding_continues_the_image(self) -> None:
         network, image = make_segmenter(2).eval(), smooth_noise((33, 45))
         with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 
 pytestmark = pytest.mark.torch
 
-from training_cases import EDGE, NETWORK, TRAINING, chest_config, lungs, write, write_chest
+from training_cases import EDGE, NETWORK, TRAINING, chest_config, lungs, write, write_chest, write_slices
 
 pytest.importorskip("lightning_fabric", reason="training needs the extra 'train'")
 pytest.importorskip("matplotlib", reason="training needs the extra 'train'").use("Agg")
@@ -183,16 +183,9 @@ class TestEvaluation:
             evaluate.measure(read_config(chest_config(folder)), None, CPU)
 
     def test_whole_jobs_measure_the_weights_of_a_run(self, folder: Path) -> None:
-        rng = np.random.default_rng(0)
-        names = [f"{number}.nii.gz" for number in range(2)]
-        for name in names:
-            for part, array in zip(("images", "labels"), lungs(rng), strict=True):
-                write(folder / "slices" / part / name, array[None])
-        (folder / "slices.json").write_text(json.dumps({"train": names, "validation": names}))
-        data = {"loader": "folders", "folder": "slices", "split": str(folder / "slices.json"), "labels": 2}
         network = {**NETWORK, "attention": False, "scales": 2}
         told = {"protocol": "job", "pairs": 1, "refinement_steps": 1}
-        path = chest_config(folder, data=data, network=network, evaluation=told)
+        path = chest_config(folder, data=write_slices(folder, 2), network=network, evaluation=told)
         with pytest.raises(ConfigError, match="name a --checkpoint"):
             evaluate.measure(read_config(path), None, CPU)
         rows = evaluate.measure(read_config(path), checkpoint(path), CPU)

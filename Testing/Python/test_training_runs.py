@@ -1,6 +1,7 @@
 """Runs of a few steps: every task and loss trains, a resumed run equals one that never stopped."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ import torch
 
 pytestmark = pytest.mark.torch
 
-from training_cases import EDGE, NETWORK, chest_config, same_tensors, write_chest
+from training_cases import EDGE, NETWORK, chest_config, same_tensors, write_chest, write_slices
 
 pytest.importorskip("lightning_fabric", reason="training needs the extra 'train'")
 pytest.importorskip("monai", reason="training needs the extra 'train'")
 
 from batches import Batches, Source
-from config import ConfigError, Optimizer, read_config
+from cases import one_hot
+from config import Config, ConfigError, Optimizer, read_config
 from loaders import load
 from loop import average_into, learning_rate
+from protocols import segmentation_rows
 from registration import PREDICTORS, Registration, recorded_fields
+from tasks import Segmentation
 from terms import FIELDS, INCREMENTS, OTHERS, SIMILARITIES
 from train import make_task, run
 
@@ -104,6 +108,54 @@ class TestParts:
         config = read_config(chest_config(folder, losses={"code_distance": 1.0}))
         with pytest.raises(ValueError, match="needs parts"):
             Registration(config)(Batches(Source(config, load(config.data, "train")))[0], 1)
+
+
+class TestStructures:
+    """A segmenter of two labels apart."""
+
+    @pytest.fixture
+    def config(self, folder: Path) -> Config:
+        network = {"nd": 2, "width": 2, "norm": "instance", "structures": 2}
+        losses = {"cross_entropy": 1.0, "contour": 1.75}
+        data = write_slices(folder, 3)
+        path = chest_config(folder, data=data, task="segmentation", network=network, losses=losses, architecture=None)
+        return read_config(path)
+
+    def test_right_masks_cost_little(self, config: Config) -> None:
+        task = Segmentation(config)
+        batch = Batches(Source(config, load(config.data, "train")))[0]
+        right = 20 * batch["labels"] - 10
+        costs = []
+        for logits in (right, right.flip(1)):
+            task.network.forward = lambda _image, logits=logits: logits
+            costs.append(float(task(batch, 1)["loss"]))
+        assert costs[0] < 0.01
+        assert costs[1] > 1
+
+    def test_validation_and_results_tell_them_apart(self, config: Config) -> None:
+        task, found, device = Segmentation(config), load(config.data, "validation"), torch.device("cpu")
+        targets = [one_hot(case.labels, 2)[None] for case in found.cases]
+        scores = []
+        for logits in ([20 * target - 10 for target in targets], [20 * target.flip(1) - 10 for target in targets]):
+            answers = iter(logits * 2)
+            task.network.forward = lambda _image, answers=answers: next(answers)
+            (row,) = segmentation_rows(task, found, found, device)
+            scores.append((task.validate(found, device).value, row["figures"]["dice"]["mean"]))
+        assert scores[0] == (pytest.approx(1), 1)
+        assert max(scores[1]) < 0.1
+
+    def test_registration_gets_a_mask_of_each(self, config: Config) -> None:
+        settings = {"nd": 2, "widths": "tiny", "segmenter_width": 2, "structures": 2, "soft_mask": True}
+        config = replace(config, task="registration", architecture="agf", network=settings, losses={"ssim": 1.0})
+        task = Registration(config)
+        cases = task.prepare(load(config.data, "train"))
+        batch = Batches(Source(config, cases))[0]
+        assert batch["fixed_mask"].shape[1] == 2
+        assert task(batch, 1)["loss"].isfinite()
+
+    def test_another_number_than_that_of_the_labels_is_refused(self, config: Config) -> None:
+        with pytest.raises(ConfigError, match="must be 1 or the 2"):
+            Segmentation(replace(config, network={**config.network, "structures": 3}))
 
 
 class TestStart:

@@ -49,6 +49,17 @@ def write_chest(data: Path, count: int = 6) -> None:
             write(data / "chest_xray" / part / "masks_64" / f"{number}.png", labels.astype(np.uint8))
 
 
+def write_slices(folder: Path, count: int) -> dict[str, Any]:
+    """Write single slices with labels 1 and 2 in folders, and their split; return the configuration's "data"."""
+    rng = np.random.default_rng(0)
+    names = [f"{number}.nii.gz" for number in range(count)]
+    for name in names:
+        for part, array in zip(("images", "labels"), lungs(rng), strict=True):
+            write(folder / "slices" / part / name, array[None])
+    (folder / "slices.json").write_text(json.dumps({"train": names, "validation": names}))
+    return {"loader": "folders", "folder": "slices", "split": str(folder / "slices.json"), "labels": 2}
+
+
 def chest_config(folder: Path, **changes: Any) -> Path:
     """Write a split of four and two cases, and the configuration of a tiny AGF on it; return the latter's path.
 

@@ -40,6 +40,8 @@ class AgfSettings:
         segmenter_width: Channels of the segmentation network at full resolution.
         threshold: Probability from which a voxel is attended to.
         soft_mask: Weight voxels by their probabilities instead, which keeps where within a voxel a boundary lies.
+        structures: That the segmenter tells apart; the network sees the image once within each, so that it knows the
+            boundaries between them, too. The paper has 1.
     """
 
     nd: int = 3
@@ -53,6 +55,7 @@ class AgfSettings:
     segmenter_width: int = 16
     threshold: float = 0.5
     soft_mask: bool = False
+    structures: int = 1
 
 
 class Agf(StepNetwork):
@@ -74,10 +77,11 @@ class Agf(StepNetwork):
             raise ValueError(msg)
         self.settings = settings
         nd, norm, widths = settings.nd, settings.norm, WIDTHS[settings.widths]
+        seen = 2 * (settings.structures if settings.attention else 1)
         self.down, self.up, self.merge = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for scale, width in enumerate(widths, start=1):
-            seen = 2 if scale == 1 else widths[scale - 2] + 2 * settings.image_pyramid
-            self.down.append(nn.Sequential(Unit(nd, seen, width, norm), Unit(nd, width, width, norm)))
+            c_in = seen if scale == 1 else widths[scale - 2] + seen * settings.image_pyramid
+            self.down.append(nn.Sequential(Unit(nd, c_in, width, norm), Unit(nd, width, width, norm)))
         for c_in, c_out in zip(widths[:0:-1], widths[-2::-1], strict=True):
             self.up.append(convolution(nd, c_in, c_out))
             self.merge.append(nn.Sequential(Unit(nd, 2 * c_out, c_out, norm), Unit(nd, c_out, c_out, norm)))
@@ -85,7 +89,8 @@ class Agf(StepNetwork):
         self.gates = nn.ModuleDict({str(k): FieldAttention(nd) for k in range(1, settings.scales)})
         self.segmenter: Segmenter | None = None
         if settings.attention:
-            self.segmenter = Segmenter(nd, settings.segmenter_width, settings.norm).requires_grad_(False).eval()
+            segmenter = Segmenter(nd, settings.segmenter_width, norm, settings.structures)
+            self.segmenter = segmenter.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Agf":
         """Set the mode of all but the segmenter."""
@@ -101,16 +106,18 @@ class Agf(StepNetwork):
         """
         self.require_size(pair.fixed)
         masked = self.masked(pair)
-        masks = (("fixed", masked.fixed_mask), ("moving", masked.moving_mask))
+        maps = self._mask_maps(masked)
         for state in super().recurse(masked, recursions, attend=attend):
             if state.evidence is not None:
-                state.evidence.maps += [AttentionMap("attention mask", image, m) for image, m in masks if m is not None]
+                state.evidence.maps += maps
             yield replace(state, warped=warp(pair.moving, state.displacement))
 
     def masked(self, pair: ImagePair) -> ImagePair:
         """Return the images that the network sees, with the masks that were applied; both unchanged without attention.
 
-        Masks that the pair lacks come from the segmenter. An empty mask counts as none: the whole image is seen.
+        Images and masks get a channel per structure. Masks that the pair lacks come from the segmenter; one mask is
+        shared among several structures as the segmenter sees them. An empty mask counts as none: the whole image is
+        seen.
         """
         if self.segmenter is None:
             return replace(pair, fixed_mask=None, moving_mask=None)
@@ -120,11 +127,28 @@ class Agf(StepNetwork):
 
     @torch.no_grad()
     def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None) -> Tensor:
-        probability = segmenter(image).sigmoid() if given is None else given
-        threshold = self.settings.threshold
+        threshold, count = self.settings.threshold, self.settings.structures
+        if given is not None and given.shape[1] == count:
+            probability = given
+        else:
+            probability = segmenter(image).sigmoid()
+            if given is not None:
+                probability = given * probability / probability.sum(1, keepdim=True).clamp(min=1e-12)
         empty = probability.amax(tuple(range(1, probability.ndim)), keepdim=True) < threshold
         mask = probability if self.settings.soft_mask else probability >= threshold
         return mask.to(image.dtype).masked_fill(empty, 1)
+
+    def _mask_maps(self, masked: ImagePair) -> list[AttentionMap]:
+        """Return the masks as maps, one of each structure."""
+        structures = range(self.settings.structures)
+        names = (
+            [f"attention mask, structure {n + 1}" for n in structures] if len(structures) > 1 else ["attention mask"]
+        )
+        maps: list[AttentionMap] = []
+        for image, mask in (("fixed", masked.fixed_mask), ("moving", masked.moving_mask)):
+            if mask is not None:
+                maps += [AttentionMap(name, image, mask[:, n : n + 1]) for n, name in enumerate(names)]
+        return maps
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Predict one recursion's displacement from masked images, as `StepNetwork.forward`."""
@@ -134,7 +158,7 @@ class Agf(StepNetwork):
         """Predict one recursion's displacement at every scale, for deep supervision.
 
         Args:
-            warped: `(B, 1, *spatial)`, masked moving image warped by the displacement so far.
+            warped: `(B, structures, *spatial)`, masked moving image warped by the displacement so far.
             fixed: Same shape, masked.
             evidence: Add to it how much of the coarser fields was taken over.
 

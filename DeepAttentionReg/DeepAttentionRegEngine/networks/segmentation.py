@@ -1,4 +1,4 @@
-"""Segments the structure that AGF attends to."""
+"""Segments the structures that AGF attends to."""
 
 import torch
 import torch.nn.functional as F
@@ -13,19 +13,20 @@ MAX_POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class Segmenter(nn.Module):
-    """U-Net of four poolings from an image to the logit of one structure.
+    """U-Net of four poolings from an image to a logit per structure.
 
     Source: He, He, Cao 2022 (AGF), section 3.2. The paper gives a U-Net and its size alone; the layers are those of
     Buda's brain-segmentation U-Net, which has that size at 16 channels.
     """
 
-    def __init__(self, nd: int, width: int = 16, norm: str = "batch") -> None:
+    def __init__(self, nd: int, width: int = 16, norm: str = "batch", structures: int = 1) -> None:
         """Build the network.
 
         Args:
             nd: Spatial axes, 2 or 3.
             width: Channels at full resolution; they double at each pooling.
             norm: "batch" or "instance".
+            structures: Told apart; the paper has 1.
         """
         super().__init__()
         widths = [width * 2**level for level in range(POOLINGS + 1)]
@@ -37,10 +38,10 @@ class Segmenter(nn.Module):
         for channels in reversed(widths[:-1]):
             self.up.append(TRANSPOSED[nd](2 * channels, channels, 2, stride=2))
             self.merge.append(_stage(nd, 2 * channels, channels, norm))
-        self.output = CONVOLUTIONS[nd](width, 1, 1)
+        self.output = CONVOLUTIONS[nd](width, structures, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits `(B, 1, *spatial)` of an image of the same shape in [0, 1], of any size."""
+        """Return logits `(B, structures, *spatial)` of an image `(B, 1, *spatial)` in [0, 1], of any size."""
         spatial = image.shape[2:]
         # At least twice the stride: a map of one voxel cannot be normalised.
         padded = [max(2, -(-n // STRIDE)) * STRIDE for n in spatial]
