@@ -69,10 +69,11 @@ class Task(nn.Module):
 class Segmentation(Task):
     """Finds what AGF attends to: any label of the cases, or each of them where the network tells structures apart.
 
-    Source: He, He, Cao 2022 (AGF), eq. 3.
+    Source: He, He, Cao 2022 (AGF), eq. 3; the overlap, without which small structures may stay unlearned, is this
+    project's choice.
     """
 
-    losses = ("cross_entropy", "contour")
+    losses = ("cross_entropy", "contour", "soft_dice")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -83,12 +84,13 @@ class Segmentation(Task):
             raise ConfigError(msg)
 
     def forward(self, batch: Batch, recursions: int) -> Terms:
-        """Return cross-entropy and contour loss of the probabilities."""
+        """Return cross-entropy, contour loss and overlap of the probabilities."""
         target = structure_channels(batch["labels"], self.structures)
         logits = self.network(batch["image"]).float()
         terms = {
             "cross_entropy": lambda: F.binary_cross_entropy_with_logits(logits, target),
             "contour": lambda: overlap_losses.contour(logits.sigmoid(), target),
+            "soft_dice": lambda: 1 - losses.soft_dice(logits.sigmoid(), target),
         }
         return self.total({name: terms[name]() for name in self.weights})
 

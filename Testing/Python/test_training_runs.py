@@ -116,7 +116,7 @@ class TestStructures:
     @pytest.fixture
     def config(self, folder: Path) -> Config:
         network = {"nd": 2, "width": 2, "norm": "instance", "structures": 2}
-        losses = {"cross_entropy": 1.0, "contour": 1.75}
+        losses = {"cross_entropy": 1.0, "contour": 1.75, "soft_dice": 1.0}
         data = write_slices(folder, 3)
         path = chest_config(folder, data=data, task="segmentation", network=network, losses=losses, architecture=None)
         return read_config(path)
