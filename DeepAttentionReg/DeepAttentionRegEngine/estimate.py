@@ -15,7 +15,6 @@ from .contract import METHOD_NONE
 from .registry import GridPolicy, load_method, resources
 
 FILE = "costs.json"
-MARGIN = 0.1  # of the fixed field of view, by which the working grid may exceed it on each side
 REFINEMENT_POLICY = GridPolicy(minimum_size=32, maximum_voxels=4_100_000, network_voxels=4_100_000)
 
 Law = dict[str, float]
@@ -28,8 +27,6 @@ class Plan:
     Attributes:
         size: Voxels of the fixed volume along i, j, k.
         spacing: Its voxel size in mm along i, j, k.
-        moving_size: Voxels of the moving volume; None if it is not known yet.
-        moving_spacing: Its voxel size.
     """
 
     size: tuple[int, int, int]
@@ -40,8 +37,6 @@ class Plan:
     refinement_steps: int = 0
     similarity: str = "ncc"
     velocity: bool = False
-    moving_size: tuple[int, int, int] | None = None
-    moving_spacing: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,31 +63,12 @@ def working_size(size: Sequence[int], spacing: Sequence[float], policy: GridPoli
     Returns:
         Three numbers, two for a single slice, whose own axis is left out.
     """
-    axes = _axes(size)
+    flat = list(size).index(1) if list(size).count(1) == 1 else None
+    axes = [axis for axis in range(3) if axis != flat]
     edge = math.prod(spacing[axis] for axis in axes) ** (1 / len(axes))
     extent = [size[axis] * spacing[axis] for axis in axes]
     edge *= max(1.0, (math.prod(extent) / edge ** len(axes) / policy.maximum_voxels) ** (1 / len(axes)))
     return tuple(max(policy.minimum_size, math.ceil(length / edge - 1e-6)) for length in extent)
-
-
-def _axes(size: Sequence[int]) -> list[int]:
-    """Return the axes of a volume, without that of a single slice."""
-    flat = list(size).index(1) if list(size).count(1) == 1 else None
-    return [axis for axis in range(3) if axis != flat]
-
-
-def working_voxels(plan: Plan, policy: GridPolicy) -> int:
-    """Return about how many voxels the working grid of a pair has, its margin towards the moving volume included.
-
-    How the volumes lie to each other is not known before the alignment; long sides are taken to lie along long sides.
-    """
-    voxels = math.prod(working_size(plan.size, plan.spacing, policy))
-    if plan.moving_size is None or plan.moving_spacing is None:
-        return voxels
-    volumes = (plan.size, plan.spacing), (plan.moving_size, plan.moving_spacing)
-    fixed, moving = (sorted(size[axis] * spacing[axis] for axis in _axes(size)) for size, spacing in volumes)
-    growth = math.prod(min(max(b / a, 1), 1 + 2 * MARGIN) for a, b in zip(fixed, moving, strict=False))
-    return round(min(voxels * growth, max(voxels, policy.maximum_voxels)))
 
 
 def evaluate(law: Law, voxels: dict[str, int]) -> float:
@@ -144,7 +120,7 @@ def _estimate(plan: Plan, costs: dict[str, Any], on_cpu: float, on_device: float
     axes = "2" if plan.size.count(1) == 1 else "3"
     method = None if plan.method == METHOD_NONE else load_method(plan.method)
     policy = REFINEMENT_POLICY if method is None else method.grid[int(axes)]
-    working = working_voxels(plan, policy)
+    working = math.prod(working_size(plan.size, plan.spacing, policy))
     voxels = {"fixed": math.prod(plan.size), "working": working, "network": min(working, policy.network_voxels)}
     job = costs["job"][axes]
     seconds = on_cpu * (evaluate(job["seconds"], voxels) + evaluate(costs["alignment"][plan.alignment][axes], voxels))

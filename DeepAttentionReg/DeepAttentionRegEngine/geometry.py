@@ -160,12 +160,6 @@ class Geometry:
         origin = matrix[:3, 3] + matrix[:3, :3] @ ((factor - 1) / 2)
         return Geometry.from_arrays(size, spacing, origin, self.direction)
 
-    def padded(self, below: Sequence[int], above: Sequence[int]) -> "Geometry":
-        """Return the grid grown by whole voxels below index 0 and above the last one, along i, j, k."""
-        size = np.array(self.size) + below + above
-        origin = self.index_to_lps(-np.array(below, float)[None])[0]
-        return Geometry.from_arrays(size, self.spacing, origin, self.direction)
-
     def coarsened(self, voxels: int) -> "Geometry":
         """Return a grid of at most so many voxels, but two per axis, whose corner voxels are those of this one."""
         axes = sum(n > 1 for n in self.size)

@@ -17,7 +17,7 @@ from .geometry import Geometry, index_map
 from .intensity import normalize
 from .tensors import to_array, to_tensor
 from .warp import sample, shrink
-from .working_grid import GridLimits, plan_pair_grid, spatial_shape
+from .working_grid import GridLimits, plan_grid, spatial_shape
 
 SLAB_VOXELS = 2_000_000  # bounds the memory of coordinates while whole volumes are resampled
 MINIMUM_OVERLAP = 0.02
@@ -166,12 +166,12 @@ def nearest_voxels(array: np.ndarray, index: Tensor) -> np.ndarray:
 def prepare(
     fixed: Source, moving: Source, alignment: np.ndarray, limits: GridLimits, device: torch.device
 ) -> WorkingPair:
-    """Bring two volumes onto their working grid (`plan_pair_grid`).
+    """Bring two volumes onto the working grid over the fixed volume.
 
     Raises:
         EngineError: If the volumes do not overlap, a mask leaves nothing, or an image is constant or all NaN.
     """
-    geometry = plan_pair_grid(fixed.geometry, moving.geometry, alignment, limits)
+    geometry = plan_grid(fixed.geometry, limits)
     shape, spatial = geometry.shape, spatial_shape(geometry)
     images: list[Tensor] = []
     masks: list[Tensor | None] = []

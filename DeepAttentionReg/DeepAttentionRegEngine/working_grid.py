@@ -1,16 +1,12 @@
-"""The isotropic grid on which a pair is registered.
-
-Matrices are 4x4 and act on column vectors.
-"""
+"""The isotropic grid on which a pair is registered."""
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from .estimate import MARGIN
-from .geometry import Geometry, index_map
+from .geometry import Geometry
 from .intensity import PERCENTILES
 
 
@@ -67,39 +63,6 @@ def plan_grid(volume: Geometry, limits: GridLimits) -> Geometry:
     half = (np.array(size) - 1) / 2 * spacings
     origin = np.asarray(volume.center_lps) - direction @ half
     return Geometry.from_arrays(size, spacings, origin, direction)
-
-
-def plan_pair_grid(fixed: Geometry, moving: Geometry, alignment: np.ndarray, limits: GridLimits) -> Geometry:
-    """Return the working grid of a pair: the fixed field of view, and what the moving volume shows just beyond it.
-
-    Anatomy that lies beyond the edge in the moving volume can then be pulled in.
-
-    Args:
-        fixed: Grid of the fixed volume.
-        moving: Grid of the moving volume.
-        alignment: Linear map of fixed to moving points, 4x4 LPS.
-        limits: Size policy of the method; of the voxels, too, with the margin.
-    """
-    plain = plan_grid(fixed, limits)
-    grown = _grown(plain, moving, alignment)
-    if math.prod(grown.size) <= max(limits.maximum_voxels, math.prod(plain.size)):
-        return grown
-    share = math.prod(plain.size) / math.prod(grown.size)
-    plain = plan_grid(fixed, replace(limits, maximum_voxels=int(limits.maximum_voxels * share)))
-    return _grown(plain, moving, alignment)
-
-
-def _grown(grid: Geometry, moving: Geometry, alignment: np.ndarray) -> Geometry:
-    """Return a grid grown by whole voxels towards the moving volume's faces, by `MARGIN` at most."""
-    size = np.array(grid.size)
-    faces = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in moving.size))))
-    to_grid = index_map(moving, grid, np.linalg.inv(alignment))
-    index = faces @ to_grid[:3, :3].T + to_grid[:3, 3]
-    most = np.where(size > 1, np.round(MARGIN * size), 0)
-    # 1e-3: volumes of one field of view get no margin despite rounding.
-    below = np.clip(np.ceil(-0.5 - index.min(0) - 1e-3), 0, most)
-    above = np.clip(np.ceil(index.max(0) - size + 0.5 - 1e-3), 0, most)
-    return grid.padded(below.astype(int).tolist(), above.astype(int).tolist())
 
 
 def spatial_shape(geometry: Geometry) -> tuple[int, ...]:

@@ -95,12 +95,9 @@ def estimateText(arguments: Mapping[str, Any], speeds: Mapping[str, float] | Non
     if size is None or device is None:
         return ""
     names = ("method", "recursions", "alignment", "similarity", "velocity")
-    moving = arguments["movingVolume"]
     plan = estimate.Plan(
         size,
         arguments["fixedVolume"].GetSpacing(),
-        moving_size=_sizeOf(moving),
-        moving_spacing=moving.GetSpacing() if moving is not None else None,
         refinement_steps=arguments["refinementSteps"],
         **{name: arguments[name] for name in names},
     )

@@ -56,6 +56,19 @@ class TestStructures:
         bright = (pair.fixed > 0.45) & (first > 0)
         assert bool((mask[:, :1][bright] > 0.99).all())
 
+    @pytest.mark.parametrize("soft", [False, True])
+    @pytest.mark.parametrize("logits", [(0.5, 0.4, 0.3), (-300.0, -301.0, -302.0)], ids=["alike", "faint"])
+    def test_given_mask_stays_whole_however_unsure_the_segmenter_is(
+        self, logits: tuple[float, ...], soft: bool
+    ) -> None:
+        pair, (first, _) = image_pair(FLAT), halves(FLAT)
+        network = make_agf(2, structures=3, soft_mask=soft)
+        values = torch.tensor(logits).view(1, 3, 1, 1)
+        network.segmenter.forward = lambda image: values.expand(1, 3, *image.shape[2:])
+        mask = network.masked(replace(pair, fixed_mask=first)).fixed_mask
+        torch.testing.assert_close(mask.sum(1, keepdim=True), first)
+        assert bool((mask[:, 0] >= mask[:, 2]).all())
+
     def test_all_empty_count_as_no_mask(self) -> None:
         pair = image_pair(FLAT)
         empty = replace(pair, fixed_mask=torch.zeros(1, 2, *FLAT), moving_mask=torch.zeros(1, 1, *FLAT))

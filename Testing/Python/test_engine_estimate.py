@@ -66,21 +66,6 @@ class TestEstimate:
         large = replace(VOLUME, size=(200, 200, 200))
         assert estimate.estimate(large).seconds == pytest.approx(2 + 8 + 1 + 2 * limit / 1e6)
 
-    def test_grid_reaches_towards_a_larger_moving_volume(self) -> None:
-        moving = replace(REFINEMENT, moving_size=(105, 300, 50), moving_spacing=(1.0, 1.0, 1.0))
-        growth = 1.05 * 1.2  # a twentieth more along one side, the most there is along another
-        assert estimate.estimate(moving).seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1 * growth)
-
-    def test_margin_does_not_exceed_the_policy(self) -> None:
-        large = replace(REFINEMENT, size=(400, 400, 400))
-        wide = replace(large, moving_size=(500, 500, 500), moving_spacing=(1.0, 1.0, 1.0))
-        assert estimate.estimate(wide) == estimate.estimate(large)
-
-    def test_slice_within_a_volume_has_a_margin_in_its_plane(self) -> None:
-        policy = GridPolicy(24, 300_000, 1)
-        moving = replace(SLICE, moving_size=(110, 110, 1), moving_spacing=(1.0, 1.0, 1.0))
-        assert estimate.working_voxels(moving, policy) == round(1.1 * 1.1 * 10_000)
-
     def test_memory_is_the_process_and_its_hungriest_stage(self) -> None:
         assert estimate.estimate(VOLUME).bytes == pytest.approx(1000 + 500 + 2e6)
         assert estimate.estimate(replace(VOLUME, refinement_steps=1)).bytes == pytest.approx(1000 + 3e6)

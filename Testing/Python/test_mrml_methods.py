@@ -39,8 +39,8 @@ def scene(application, monkeypatch):
     application.scene.Clear(True)
 
 
-def grid(size: tuple[int, int, int], spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Geometry:
-    return Geometry.from_arrays(size, spacing, (0.0, 0.0, 0.0), np.eye(3))
+def grid(size: tuple[int, int, int]) -> Geometry:
+    return Geometry.from_arrays(size, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
 
 
 @pytest.fixture
@@ -136,11 +136,9 @@ class TestEstimateText:
         assert Methods.estimateText(arguments, None) == "Roughly 12 s and 1.3 GB on a CPU"
 
     def test_asks_for_what_is_chosen(self, arguments, asked):
-        moving = add_pair(grid((9, 8, 7), (2.0, 2.0, 3.0))).movingVolume
-        Methods.estimateText({**arguments, "movingVolume": moving, "velocity": True}, {"cpu": 80.0})
+        Methods.estimateText({**arguments, "velocity": True}, {"cpu": 80.0})
         plan, speeds = asked[0]
-        expected = estimate.Plan((12, 11, 10), (1.0, 1.0, 1.0), "rman", 3, "center", 40, "ncc", True)
-        assert plan == replace(expected, moving_size=(9, 8, 7), moving_spacing=(2.0, 2.0, 3.0))
+        assert plan == estimate.Plan((12, 11, 10), (1.0, 1.0, 1.0), "rman", 3, "center", 40, "ncc", True)
         assert speeds == {"cpu": 80.0, "device": 80.0}
 
     def test_takes_the_speed_of_the_gpu_where_that_is_used(self, arguments, asked):
@@ -152,10 +150,6 @@ class TestEstimateText:
     def test_is_empty_without_a_volume_or_the_gpu_asked_for(self, arguments):
         assert Methods.estimateText({**arguments, "fixedVolume": None}, None) == ""
         assert Methods.estimateText({**arguments, "device": "cuda"}, {"cpu": 80.0}) == ""
-
-    def test_does_not_need_a_moving_volume(self, arguments, asked):
-        assert Methods.estimateText(arguments, None)
-        assert asked[0][0].moving_size is None
 
     def test_is_empty_where_costs_are_unknown(self, arguments, monkeypatch):
         monkeypatch.setattr(estimate, "estimate", lambda _plan, **_speeds: None)

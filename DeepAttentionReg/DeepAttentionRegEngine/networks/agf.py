@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..warp import compose, integrate_velocity, resize_displacement, warp
@@ -116,8 +117,8 @@ class Agf(StepNetwork):
         """Return the images that the network sees, with the masks that were applied; both unchanged without attention.
 
         Images and masks get a channel per structure. Masks that the pair lacks come from the segmenter; one mask is
-        shared among several structures as the segmenter sees them. An empty mask counts as none: the whole image is
-        seen.
+        shared among several structures as the segmenter sees them. Masks that are empty of all structures count as
+        none: the whole image is seen.
         """
         if self.segmenter is None:
             return replace(pair, fixed_mask=None, moving_mask=None)
@@ -127,16 +128,23 @@ class Agf(StepNetwork):
 
     @torch.no_grad()
     def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None) -> Tensor:
-        threshold, count = self.settings.threshold, self.settings.structures
-        if given is not None and given.shape[1] == count:
+        threshold = self.settings.threshold
+        if given is not None and given.shape[1] == self.settings.structures:
             probability = given
         else:
-            probability = segmenter(image).sigmoid()
-            if given is not None:
-                probability = given * probability / probability.sum(1, keepdim=True).clamp(min=1e-12)
-        empty = probability.amax(tuple(range(1, probability.ndim)), keepdim=True) < threshold
+            probability = self._found(segmenter(image), given)
+        told = probability if given is None else given
+        empty = told.amax(tuple(range(1, told.ndim)), keepdim=True) < threshold
         mask = probability if self.settings.soft_mask else probability >= threshold
         return mask.to(image.dtype).masked_fill(empty, 1)
+
+    def _found(self, logits: Tensor, given: Tensor | None) -> Tensor:
+        """Return the probabilities of structures, or how they share a given mask `(B, 1, *spatial)`."""
+        if given is None:
+            return logits.sigmoid()
+        # In proportion to the probabilities, by their logarithms: where the segmenter sees nothing they are too small.
+        shares = F.logsigmoid(logits).softmax(1)
+        return given * (shares if self.settings.soft_mask else shares == shares.amax(1, keepdim=True))
 
     def _mask_maps(self, masked: ImagePair) -> list[AttentionMap]:
         """Return the masks as maps, one of each structure."""

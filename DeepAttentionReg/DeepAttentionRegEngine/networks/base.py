@@ -1,7 +1,8 @@
 """What all registration networks have in common: their input, the state after each recursion, what they attended to.
 
-Shapes: images and masks `(B, 1, *spatial)`, displacements `(B, nd, *spatial)` in voxels of the grid the network works
-on, nd 2 or 3, channels in array axis order (warp.py). Whatever a network attended to is kept for B = 1 only.
+Shapes: images and masks `(B, 1, *spatial)`, of AGF a channel per structure; displacements `(B, nd, *spatial)` in voxels
+of the grid the network works on, nd 2 or 3, channels in array axis order (warp.py). Whatever a network attended to is
+kept for B = 1 only.
 """
 
 from collections.abc import Iterator
@@ -168,7 +169,7 @@ class StepNetwork(RegistrationNetwork):
         """Predict one recursion's displacement.
 
         Args:
-            warped: `(B, 1, *spatial)`, moving image warped by the displacement so far.
+            warped: `(B, C, *spatial)`, moving image warped by the displacement so far.
             fixed: Same shape.
             evidence: Add to it what was attended to.
 
