@@ -58,9 +58,7 @@ class TestStructures:
 
     @pytest.mark.parametrize("soft", [False, True])
     @pytest.mark.parametrize("logits", [(0.5, 0.4, 0.3), (-300.0, -301.0, -302.0)], ids=["alike", "faint"])
-    def test_given_mask_stays_whole_however_unsure_the_segmenter_is(
-        self, logits: tuple[float, ...], soft: bool
-    ) -> None:
+    def test_given_mask_stays_whole(self, logits: tuple[float, ...], soft: bool) -> None:
         pair, (first, _) = image_pair(FLAT), halves(FLAT)
         network = make_agf(2, structures=3, soft_mask=soft)
         values = torch.tensor(logits).view(1, 3, 1, 1)

@@ -148,14 +148,14 @@ class Agf(StepNetwork):
 
     def _mask_maps(self, masked: ImagePair) -> list[AttentionMap]:
         """Return the masks as maps, one of each structure."""
-        structures = range(self.settings.structures)
-        names = (
-            [f"attention mask, structure {n + 1}" for n in structures] if len(structures) > 1 else ["attention mask"]
-        )
+        count = self.settings.structures
+        names = [f"attention mask, structure {n}" for n in range(1, count + 1)] if count > 1 else ["attention mask"]
         maps: list[AttentionMap] = []
         for image, mask in (("fixed", masked.fixed_mask), ("moving", masked.moving_mask)):
             if mask is not None:
-                maps += [AttentionMap(name, image, mask[:, n : n + 1]) for n, name in enumerate(names)]
+                maps += [
+                    AttentionMap(name, image, channel) for name, channel in zip(names, mask.split(1, 1), strict=True)
+                ]
         return maps
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
