@@ -128,23 +128,23 @@ class Agf(StepNetwork):
 
     @torch.no_grad()
     def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None) -> Tensor:
-        threshold = self.settings.threshold
-        if given is not None and given.shape[1] == self.settings.structures:
+        settings = self.settings
+        if given is None:
+            probability = segmenter(image).sigmoid()
+        elif given.shape[1] == settings.structures:
             probability = given
         else:
-            probability = self._found(segmenter(image), given)
+            probability = given * self._shares(segmenter(image))
         told = probability if given is None else given
-        empty = told.amax(tuple(range(1, told.ndim)), keepdim=True) < threshold
-        mask = probability if self.settings.soft_mask else probability >= threshold
+        empty = told.amax(tuple(range(1, told.ndim)), keepdim=True) < settings.threshold
+        mask = probability if settings.soft_mask else probability >= settings.threshold
         return mask.to(image.dtype).masked_fill(empty, 1)
 
-    def _found(self, logits: Tensor, given: Tensor | None) -> Tensor:
-        """Return the probabilities of structures, or how they share a given mask `(B, 1, *spatial)`."""
-        if given is None:
-            return logits.sigmoid()
-        # In proportion to the probabilities, by their logarithms: where the segmenter sees nothing they are too small.
+    def _shares(self, logits: Tensor) -> Tensor:
+        """Return how structures share a voxel: by their probabilities, of hard masks the likeliest takes it all."""
+        # By logarithms: where the segmenter sees nothing, the probabilities are too small to be divided.
         shares = F.logsigmoid(logits).softmax(1)
-        return given * (shares if self.settings.soft_mask else shares == shares.amax(1, keepdim=True))
+        return shares if self.settings.soft_mask else (shares == shares.amax(1, keepdim=True)).to(logits.dtype)
 
     def _mask_maps(self, masked: ImagePair) -> list[AttentionMap]:
         """Return the masks as maps, one of each structure."""
