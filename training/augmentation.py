@@ -1,4 +1,4 @@
-"""Random changes of training cases: one affine map for image, labels, mask and landmarks, and changes of intensity."""
+"""Random changes of training cases: one map of space for image, labels, mask and landmarks, and changes of intensity."""
 
 from typing import Any
 
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from config import Augmentation, ConfigError
 from DeepAttentionRegEngine.warp import identity_grid, sample
+from painting import Chance
 
 MAPS = ("image", "labels", "mask")
+WAVE = 12.0  # voxels between the control points of elastic changes
 
 
 class Augmenter:
@@ -21,14 +23,17 @@ class Augmenter:
         self.transforms = [_transform(name, arguments) for name, arguments in settings.intensity.items()]
 
     def __call__(self, case: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a case under a random affine map and random changes of its intensities.
+        """Return a case under a random map of space and random changes of its intensities.
 
         Args:
             case: Channels `(C, *spatial)` by name, of which `MAPS` and "points" `(nd, N)` are moved.
+
+        Raises:
+            ConfigError: If landmarks were to be moved elastically.
         """
         moved = dict(case)
-        if self.settings.strength or self.settings.shift:
-            moved |= self._affine(case)
+        if self.settings.strength or self.settings.shift or self.settings.elastic:
+            moved |= self._moved(case)
         image = moved["image"]
         if self.settings.gamma:
             image = image.clamp(0, 1) ** float(np.exp(self.rng.normal(0, self.settings.gamma)))
@@ -37,8 +42,8 @@ class Augmenter:
             image = torch.as_tensor(transform(image)).float().clamp(0, 1)
         return {**moved, "image": image}
 
-    def _affine(self, case: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the maps and points under `x -> A (x - c) + c + t`, from new to old voxels."""
+    def _moved(self, case: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the maps and points under `x -> A (x - c) + c + t + u(x)`, from new to old voxels."""
         spatial = case["image"].shape[1:]
         nd = len(spatial)
         matrix = torch.from_numpy(np.eye(nd) + self.rng.normal(0, self.settings.strength, (nd, nd))).float()
@@ -46,6 +51,11 @@ class Augmenter:
         offset = center + torch.from_numpy(self.rng.normal(0, self.settings.shift, (nd, 1))).float()
         grid = identity_grid(spatial, case["image"])
         coordinates = (matrix @ (grid.flatten(2) - center) + offset).view_as(grid)
+        if self.settings.elastic:
+            if "points" in case:
+                msg = "augmentation: elastic changes cannot move landmarks"
+                raise ConfigError(msg)
+            coordinates += self.settings.elastic * Chance(self.rng).smooth(nd, spatial, WAVE)
         present = [name for name in MAPS if name in case]
         maps = sample(torch.cat([case[name] for name in present])[None], coordinates)[0]
         moved = dict(zip(present, maps.split([len(case[name]) for name in present]), strict=True))

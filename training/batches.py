@@ -104,7 +104,8 @@ class Batches(Dataset[Batch]):
         augment = Augmenter(config.augmentation, rng)
         if config.task != "registration":
             drawn = [cases[index] for index in rng.integers(len(cases), size=config.run.batch)]
-            batch = case_batch([augment(case_channels(case, config.data.labels)) for case in drawn])
+            channels = [augment(case_channels(case, config.data.labels)) for case in drawn]
+            batch = case_batch([augment.flipped(case)[0] for case in channels])
         else:
             pairs = []
             for _ in range(config.run.batch):

@@ -51,7 +51,8 @@ class Augmentation:
     Attributes:
         strength: Standard deviation of the entries of the affine matrix.
         shift: Standard deviation of the translation in voxels.
-        flip: Array axes that are flipped in half of the pairs, both images alike.
+        elastic: Standard deviation in voxels of a smooth random displacement; not for cases with landmarks.
+        flip: Array axes that are flipped in half of the cases or pairs, both images of a pair alike.
         gamma: Standard deviation of the logarithm of the exponent of the intensities.
         cut: Voxels that may be cut off either end of each axis, at random, of all images of a batch alike.
         intensity: Transforms of MONAI by name, with their arguments, applied to images alone.
@@ -59,6 +60,7 @@ class Augmentation:
 
     strength: float = 0.0
     shift: float = 0.0
+    elastic: float = 0.0
     flip: tuple[int, ...] = ()
     gamma: float = 0.0
     cut: int = 0
@@ -232,7 +234,8 @@ class Config:
         architecture: Name in `networks.ARCHITECTURES`, for registration.
         parts: Trained parts, each the name of the configuration whose run gives it: "segmenter" (of the network),
             "autoencoder" (of the loss).
-        start: Name of the configuration whose run gives the weights to start from; None starts from chance.
+        start: Name of the configuration whose run gives the weights to start from, except those of `parts`; None starts
+            from chance.
         recursions: How many.
         identity_share: Share of pairs of an image with itself, which must not move.
         optimizer: Of the weights.

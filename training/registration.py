@@ -60,10 +60,15 @@ class Registration(Task):
         return (*SIMILARITIES, *INCREMENTS, *FIELDS, *OTHERS)
 
     def _load_parts(self, runs: Path) -> None:
+        weights = self.network.state_dict()
         if self.config.start is not None:
-            self.network.load_state_dict(trained_part(self.config.start, runs)["average"])
+            weights = trained_part(self.config.start, runs)["average"]
         if "segmenter" in self.config.parts:
-            self.network.segmenter.load_state_dict(trained_part(self.config.parts["segmenter"], runs)["average"])
+            # Its own run counts, not that of the start, whose segmenter may be of another width.
+            own = trained_part(self.config.parts["segmenter"], runs)["average"]
+            weights = {name: value for name, value in weights.items() if not name.startswith("segmenter.")}
+            weights |= {f"segmenter.{name}": value for name, value in own.items()}
+        self.network.load_state_dict(weights)
         if "autoencoder" in self.config.parts:
             trained = trained_part(self.config.parts["autoencoder"], runs)
             self.autoencoder = Autoencoder(**trained["config"]["network"]).requires_grad_(False).eval()

@@ -95,6 +95,19 @@ class TestParts:
         kept = {n.removeprefix("segmenter."): v for n, v in result["network"].items() if n.startswith("segmenter.")}
         assert same_tensors(given, kept)
 
+    def test_a_wider_segmenter_takes_the_place_of_that_of_the_start(self, folder: Path, runs: Path) -> None:
+        parts = {"segmenter": "segmenter"}
+        first = trained(chest_config(folder, name="first", parts=parts), runs / "first")
+        wide = {"nd": 2, "width": 3, "norm": "batch"}
+        losses = {"cross_entropy": 1.0}
+        path = chest_config(folder, name="wide", task="segmentation", network=wide, losses=losses, architecture=None)
+        given = trained(path, runs / "wide", stop=2)["average"]
+        config = read_config(chest_config(folder, parts={"segmenter": "wide"}, start="first"))
+        network = replace(config, network={**config.network, "segmenter_width": 3})
+        result = Registration(network, runs).network
+        assert same_tensors(given, result.segmenter.state_dict())
+        assert torch.equal(result.flows["1"].weight, first["average"]["flows.1.weight"])
+
     def test_statistics_of_the_autoencoder_stay(self, folder: Path, runs: Path) -> None:
         losses = {"global_ncc": 1.0, "code_distance": 0.1}
         config = read_config(chest_config(folder, losses=losses, parts={"autoencoder": "autoencoder"}))
