@@ -127,7 +127,8 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     """
     method, axes = registry.load_method(name), 2 if size.count(1) == 1 else 3
     policy, before = method.grid[axes], peak_bytes(device)
-    pair = prepared(size, GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization), device)
+    limits = GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization, policy.margin)
+    pair = prepared(size, limits, device)
     started = clock(device)
     is_iterative = method.role == "iterative"
     arguments, usual = shortened(method, axes) if is_iterative else (method.networks[axes], ())

@@ -68,7 +68,8 @@ def working_size(size: Sequence[int], spacing: Sequence[float], policy: GridPoli
     edge = math.prod(spacing[axis] for axis in axes) ** (1 / len(axes))
     extent = [size[axis] * spacing[axis] for axis in axes]
     edge *= max(1.0, (math.prod(extent) / edge ** len(axes) / policy.maximum_voxels) ** (1 / len(axes)))
-    return tuple(max(policy.minimum_size, math.ceil(length / edge - 1e-6)) for length in extent)
+    around = 2 * policy.margin
+    return tuple(max(policy.minimum_size, math.ceil(length / edge - 1e-6) + around) for length in extent)
 
 
 def evaluate(law: Law, voxels: dict[str, int]) -> float:

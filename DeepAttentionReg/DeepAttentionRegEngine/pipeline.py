@@ -223,7 +223,7 @@ def _refine_settings(job: RegisterJob, axes: int, trusted: dict[str, Any]) -> Re
 
 def _limits(method: Method, dimensions: int) -> GridLimits:
     policy = method.grid[dimensions]
-    return GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization)
+    return GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization, policy.margin)
 
 
 def _deform(state: Registration, method: Method | None) -> None:

@@ -21,13 +21,17 @@ class GridPolicy:
 
     Attributes:
         minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
-        maximum_voxels: The working grid has as many voxels as the fixed volume, but no more than this.
+        maximum_voxels: The working grid has as many voxels as the fixed volume, but no more than this and its margin.
         network_voxels: Above this the network sees the images reduced, and its field is enlarged.
+        margin: Voxels that the working grid reaches beyond either end of the field of view. A convolution sees zeros
+            beyond its grid, so that fields are worst at the border; and what the fixed image ends with may have its
+            counterpart beyond.
     """
 
     minimum_size: int
     maximum_voxels: int
     network_voxels: int
+    margin: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,15 @@ class GridLimits:
 
     Attributes:
         minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
-        maximum_voxels: Voxels at most; the spacing grows if need be.
+        maximum_voxels: Voxels of the field of view at most; the spacing grows if need be.
         percentiles: Of each volume that become 0 and 1.
+        margin: Voxels that the grid reaches beyond either end of the field of view.
     """
 
     minimum_size: int = 32
     maximum_voxels: int = 4_100_000
     percentiles: tuple[float, float] = PERCENTILES
+    margin: int = 0
 
 
 def canonical_axes(geometry: Geometry) -> tuple[list[int], list[int]]:
@@ -55,7 +57,8 @@ def plan_grid(volume: Geometry, limits: GridLimits) -> Geometry:
     spacing = math.prod(volume.spacing[axis] for axis in order[:used]) ** (1 / used)
     spacing *= max(1.0, (math.prod(extent[:used]) / spacing**used / limits.maximum_voxels) ** (1 / used))
     # 1e-6: a volume that is isotropic already keeps its size despite rounding.
-    size = [max(limits.minimum_size, math.ceil(length / spacing - 1e-6)) for length in extent[:used]]
+    around = 2 * limits.margin
+    size = [max(limits.minimum_size, math.ceil(length / spacing - 1e-6) + around) for length in extent[:used]]
     spacings = [spacing] * used
     if volume.is_flat:
         size.append(1)

@@ -1,6 +1,7 @@
 """The measurement of time and memory is complete, and what it writes is read as it was measured."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -24,10 +25,9 @@ PROCESS_BYTES, NETWORK_BYTES, WORKING_BYTES = 10**8, 600.0, 40.0
 def voxels_of(size: str, name: str = "rman") -> dict[str, int]:
     """Return the voxels of each grid for a volume with isotropic voxels."""
     i, j, *k = (int(part) for part in size.split("x"))
-    policy = registry.load_method(name).grid[2 + len(k)]
-    fixed = i * j * (k[0] if k else 1)
-    working = min(fixed, policy.maximum_voxels)
-    return {"fixed": fixed, "working": working, "network": min(working, policy.network_voxels)}
+    policy, whole = registry.load_method(name).grid[2 + len(k)], (i, j, k[0] if k else 1)
+    working = math.prod(estimate.working_size(whole, (1.0, 1.0, 1.0), policy))
+    return {"fixed": math.prod(whole), "working": working, "network": min(working, policy.network_voxels)}
 
 
 def pretend(case: bench.Case) -> bench_costs.Numbers:
@@ -70,13 +70,14 @@ class TestCosts:
 
     def test_give_back_the_laws_of_time(self):
         found = estimate.estimate(Plan((80, 80, 80), (1.0, 1.0, 1.0), "rman", 4, "none", 10))
-        wanted = START_S + 2 * SETUP_S + 4 * RECURSION_S * 80**3 + 10 * STEP_S * 80**3
+        voxels = voxels_of("80x80x80")
+        wanted = START_S + 2 * SETUP_S + 4 * RECURSION_S * voxels["network"] + 10 * STEP_S * voxels["working"]
         assert found.seconds == pytest.approx(wanted, rel=1e-3)
 
     def test_give_back_the_laws_of_memory(self):
         found = estimate.estimate(Plan((150, 150, 150), (1.0, 1.0, 1.0), "rman", 4, "none"))
-        network = registry.load_method("rman").grid[3].network_voxels
-        wanted = PROCESS_BYTES + NETWORK_BYTES * network + WORKING_BYTES * 150**3
+        voxels = voxels_of("150x150x150")
+        wanted = PROCESS_BYTES + NETWORK_BYTES * voxels["network"] + WORKING_BYTES * voxels["working"]
         assert found.bytes == pytest.approx(wanted, rel=1e-3)
 
 

@@ -11,7 +11,7 @@ from DeepAttentionRegEngine.estimate import Plan
 from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegEngine.registry import GridPolicy
 
-VOLUME = Plan((100, 100, 100), (1.0, 1.0, 1.0), "rman", recursions=2)
+VOLUME = Plan((100, 100, 100), (1.0, 1.0, 1.0), "adregnet", recursions=2)
 SLICE = replace(VOLUME, size=(100, 1, 100))
 SIZES = [(96, 96, 96), (512, 512, 40), (20, 300, 7), (512, 512, 300), (9, 1, 1), (64, 64, 1), (1, 700, 900)]
 SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (2.3, 0.4, 1.1)]
@@ -32,7 +32,7 @@ COSTS = {
         for name in ("ncc", "ncc-velocity")
     },
     "methods": {
-        "rman": {
+        "adregnet": {
             axes: {"setup": law(1.0), "recursion": law(network=1e-6), "bytes": law(500.0, network=2.0)} for axes in "23"
         }
     },
@@ -51,7 +51,7 @@ class TestEstimate:
         assert estimate.estimate(VOLUME).seconds == pytest.approx(2 + 1 + 1 + 2 * 1)
 
     def test_counts_the_usual_recursions_where_none_are_given(self) -> None:
-        usual = registry.load_method("rman").recursions.default
+        usual = registry.load_method("adregnet").recursions.default
         assert estimate.estimate(replace(VOLUME, recursions=None)).seconds == pytest.approx(2 + 1 + 1 + usual)
 
     def test_adds_the_alignment(self) -> None:
@@ -61,8 +61,14 @@ class TestEstimate:
     def test_adds_the_steps_of_the_refinement(self) -> None:
         assert estimate.estimate(REFINEMENT).seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1)
 
+    def test_margin_of_the_working_grid_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        method = registry.load_method("adregnet")
+        wider = replace(method, grid={3: replace(method.grid[3], margin=10, network_voxels=2_000_000)})
+        monkeypatch.setattr(estimate, "load_method", lambda _: wider)
+        assert estimate.estimate(VOLUME).seconds == pytest.approx(2 + 1 + 1 + 2 * 1.2**3)
+
     def test_network_sees_no_more_voxels_than_its_policy_allows(self) -> None:
-        limit = registry.load_method("rman").grid[3].network_voxels
+        limit = registry.load_method("adregnet").grid[3].network_voxels
         large = replace(VOLUME, size=(200, 200, 200))
         assert estimate.estimate(large).seconds == pytest.approx(2 + 8 + 1 + 2 * limit / 1e6)
 
@@ -113,9 +119,9 @@ class TestWorkingSize:
     def test_is_that_of_the_working_grid(self, size: tuple[int, ...], spacing: tuple[float, ...]) -> None:
         working_grid = pytest.importorskip("DeepAttentionRegEngine.working_grid", reason="PyTorch is not installed")
         axes = np.eye(3)[:, [2, 0, 1]] * (1, -1, 1)
-        limits = working_grid.GridLimits(24, 300_000)
+        limits = working_grid.GridLimits(24, 300_000, margin=3)
         grid = working_grid.plan_grid(Geometry.from_arrays(size, spacing, (0.0, 0.0, 0.0), axes), limits)
-        found = estimate.working_size(size, spacing, GridPolicy(24, 300_000, 1))
+        found = estimate.working_size(size, spacing, GridPolicy(24, 300_000, 1, margin=3))
         assert sorted(found) == sorted(working_grid.spatial_shape(grid))
 
     def test_refinement_alone_has_the_limits_of_the_pipeline(self) -> None:

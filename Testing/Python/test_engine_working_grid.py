@@ -1,6 +1,7 @@
 """The working grid covers the fixed volume, whatever its storage order."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,19 @@ class TestWorkingGrid:
     def test_volume_within_limits_keeps_its_grid(self) -> None:
         geometry = centered((32, 36, 28), (1.3, 1.3, 1.3))
         assert_same_grid(plan_grid(geometry, LIMITS), geometry)
+
+    def test_margin_surrounds_the_grid_of_the_volume(self) -> None:
+        for size in ((40, 44, 36), (512, 512, 200), *FLATS):
+            volume = centered(size, (1.0, 2.0, 1.5), OBLIQUE, (10.0, 20.0, -30.0))
+            grid, wider = plan_grid(volume, LIMITS), plan_grid(volume, replace(LIMITS, margin=3))
+            axes = 2 if volume.is_flat else 3
+            assert wider.spacing == grid.spacing
+            assert wider.size == tuple(n + 6 * (axis < axes) for axis, n in enumerate(grid.size))
+            corner = wider.index_to_lps(np.array([3.0] * axes + [0.0] * (3 - axes)))
+            np.testing.assert_allclose(corner, grid.origin, atol=1e-9)
+
+    def test_margin_of_a_tiny_volume_counts_as_what_it_lacks(self) -> None:
+        assert plan_grid(centered((3, 5, 14), (1.0, 1.0, 1.0)), replace(LIMITS, margin=3)).size == (16, 16, 20)
 
     def test_axes_stay_parallel_to_the_volume(self) -> None:
         grid = plan_grid(centered((32, 36, 28), (1.0, 1.2, 2.0), OBLIQUE), LIMITS)
