@@ -59,6 +59,18 @@ def methods(config: Config, weights: str | None, similarity: str) -> dict[str, R
     return table
 
 
+def chosen(table: dict[str, Register], names: list[str] | None) -> dict[str, Register]:
+    """Return the settings of these names, all for None.
+
+    Raises:
+        ConfigError: If one is unknown.
+    """
+    if unknown := set(names or ()) - set(table):
+        msg = f"there are no settings {', '.join(sorted(unknown))}; there are {', '.join(table)}"
+        raise ConfigError(msg)
+    return {name: register for name, register in table.items() if names is None or name in names}
+
+
 def _by_job(pair: Files, output: str, options: dict[str, Any]) -> None:
     images = {name: pair[name] for name in ("fixed", "moving")}
     run_job(RegisterJob(**images, alignment="none", device="cpu", output_transform=output, **options))
@@ -115,12 +127,13 @@ def _row(subset: str, setting: str, scored: list[Figures], before: list[Figures]
     return {**row, "method": without[setting]} if setting in without else row
 
 
-def kept_rows(path: Path, seed: int, found: TestSet) -> list[Row]:
-    """Return what a results file says of other test sets."""
+def kept_rows(path: Path, seed: int, measured: list[Row]) -> list[Row]:
+    """Return what a results file says of other test sets and settings than those measured."""
     if not path.exists():
         return []
     run = json.loads(path.read_text(encoding="ascii"))["runs"].get(str(seed), {"rows": []})
-    return [row for row in run["rows"] if row["subset"] != found.title]
+    known = {(row["subset"], row["setting"]) for row in measured}
+    return [row for row in run["rows"] if (row["subset"], row["setting"]) not in known]
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -140,7 +153,7 @@ def measure(arguments: argparse.Namespace) -> None:
     measured = 0
     for found in (fitting[name] for name in arguments.sets or fitting):
         try:
-            rows = set_rows(found, methods(config, weights, found.similarity), arguments.pairs)
+            rows = set_rows(found, chosen(methods(config, weights, found.similarity), arguments.settings), arguments.pairs)
         except FileNotFoundError as error:
             print(f"{found.title} is left out: {error}")
             continue
@@ -150,7 +163,7 @@ def measure(arguments: argparse.Namespace) -> None:
             "hardware": hardware(torch.device("cpu")),
             "date": arguments.date,
             "versions": {**versions(), "antspyx": version("antspyx")},
-            "rows": kept_rows(path, config.seed, found) + rows,
+            "rows": kept_rows(path, config.seed, rows) + rows,
         }
         write(path, replace(config, group=f"{config.group}, beside ANTs SyN"), run)
         measured += 1
@@ -166,6 +179,7 @@ def main() -> None:
     parser.add_argument("--date", required=True, help="of the measurement, such as 2026-11-21")
     parser.add_argument("--weights", type=Path, help="weight file (.pt) to measure instead of the shipped weights")
     parser.add_argument("--sets", nargs="+", choices=SETS, help="measure these; the file keeps its rows of others")
+    parser.add_argument("--settings", nargs="+", help='measure these, such as "K=3" refined; the file keeps its others')
     parser.add_argument("--pairs", type=int, help="largest number of pairs of a set")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results files")
     arguments = parser.parse_args()

@@ -125,21 +125,36 @@ class TestMeasure:
         """A configuration of a method of single slices, two test sets for it and one method that does nothing."""
         there = {"one": SLICES, "two": TestSet("More", 2, SLICES.pairs), "volumes": TestSet("Volumes", 3, phantoms)}
         monkeypatch.setattr(transfer, "SETS", there)
-        monkeypatch.setattr(transfer, "methods", lambda *_: {"K=3": partial(write_motion, 0.0)})
+        table = {name: partial(write_motion, 0.0) for name in ("K=3", "refined")}
+        monkeypatch.setattr(transfer, "methods", lambda *_: table)
         release = {"id": "tiny", "training_data": "Made up", "licence": "CC0-1.0", "method": "rman"}
         return training_cases.chest_config(tmp_path, release=release)
 
-    def measure(self, config: Path, *sets: str) -> dict[str, Any]:
+    def measure(self, config: Path, *sets: str, settings: list[str] | None = None) -> dict[str, Any]:
         given = {"config": config, "date": "2026-11-30", "weights": None, "pairs": 1, "results": config.parent}
-        transfer.measure(argparse.Namespace(**given, sets=sets or None))
+        transfer.measure(argparse.Namespace(**given, sets=sets or None, settings=settings))
         return json.loads((config.parent / "tiny_transfer.json").read_text())
 
     def test_sets_measured_again_leave_the_rows_of_others(self, config: Path) -> None:
         self.measure(config)
         report = self.measure(config, "one")
         (run,) = report["runs"].values()
-        assert [row["subset"] for row in run["rows"]] == ["More", "More", "Slices", "Slices"]
+        assert [row["subset"] for row in run["rows"]] == ["More"] * 3 + ["Slices"] * 3
         assert run["weights"] == "tiny"
+
+    def test_settings_measured_again_leave_the_rows_of_others(
+        self, config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (before,) = self.measure(config, "one")["runs"].values()
+        monkeypatch.setattr(transfer, "methods", lambda *_: {"refined": partial(write_motion, np.array([30.0, 0, 0]))})
+        (after,) = self.measure(config, "one", settings=["refined"])["runs"].values()
+        old, new = ({row["setting"]: row["figures"]["dice"] for row in run["rows"]} for run in (before, after))
+        assert old.keys() == new.keys() == {"aligned", "K=3", "refined"}
+        assert {name for name in old if old[name] != new[name]} == {"refined"}
+
+    def test_unknown_settings_are_named(self, config: Path) -> None:
+        with pytest.raises(ConfigError, match="no settings K=9; there are K=3, refined"):
+            self.measure(config, "one", settings=["K=9"])
 
     def test_tables_tell_methods_apart_and_count_pairs_made_worse(self, config: Path) -> None:
         lines = results.to_markdown([self.measure(config, "one")], {}).splitlines()
