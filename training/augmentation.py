@@ -1,4 +1,4 @@
-"""Random changes of training cases: one map of space for image, labels, mask and landmarks, and changes of intensity."""
+"""Random changes of training cases: one map of space for image, labels, mask and landmarks, changes of intensity."""
 
 from typing import Any
 

@@ -153,7 +153,8 @@ def measure(arguments: argparse.Namespace) -> None:
     measured = 0
     for found in (fitting[name] for name in arguments.sets or fitting):
         try:
-            rows = set_rows(found, chosen(methods(config, weights, found.similarity), arguments.settings), arguments.pairs)
+            table = chosen(methods(config, weights, found.similarity), arguments.settings)
+            rows = set_rows(found, table, arguments.pairs)
         except FileNotFoundError as error:
             print(f"{found.title} is left out: {error}")
             continue

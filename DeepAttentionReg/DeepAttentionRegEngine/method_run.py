@@ -24,7 +24,7 @@ from .networks.base import ImagePair, Recursion, RegistrationNetwork
 from .networks.bspline import Bspline, BsplineSettings
 from .preprocess import WorkingPair
 from .recursions import INDEX
-from .refine import OnStep
+from .refine import Masks, OnStep
 from .registry import GridPolicy, Method, Variant
 from .reporting import Reporter
 from .warp import warp
@@ -112,6 +112,7 @@ class Applied:
         displacement: `(1, nd, *spatial)` in voxels of the network's grid.
         view: The pair on that grid.
         similarities: Before the first and after every recursion, in [0, 1].
+        masks: Of the structures that the network sees, on the same grid, for refinement.
         proposal: Of Gaussians, where the method makes one and it was asked for.
         index: Of the folder of recursions, where one was asked for.
     """
@@ -119,6 +120,7 @@ class Applied:
     displacement: Tensor
     view: WorkingPair
     similarities: list[float]
+    masks: Masks | None
     proposal: Proposal | None
     index: Path | None
 
@@ -175,7 +177,9 @@ class MethodRun:
             if self.reporter.enough():
                 break
         proposal = Proposal(steps, view, network.settings) if steps else None
-        return Applied(state.displacement, view, similarities, proposal, None if folder is None else folder.close())
+        masks = network.attended(image_pair(view)) if self.job.refinement_steps else None
+        kept = None if folder is None else folder.close()
+        return Applied(state.displacement, view, similarities, masks, proposal, kept)
 
     def _network(self, device: torch.device) -> RegistrationNetwork:
         network = load_network(self.method.architecture, self.variant).to(device)

@@ -20,12 +20,12 @@ from .gaussian_files import write_sequence
 from .inputs import Inputs, load_inputs
 from .method_run import MethodRun, Proposal, similarity, structures_closer
 from .preprocess import WorkingPair, field_on_fixed, prepare, warp_volume
-from .refine import RefineSettings, refine, usual_settings
+from .refine import Masks, RefineSettings, refine, usual_settings
 from .registry import Method, Variant, choose_variant, load_method
 from .reporting import Reporter
 from .tensors import choose_device, use_full_precision
 from .uncertainty import Spread, perturb
-from .warp import resize_displacement
+from .warp import resize, resize_displacement
 from .working_grid import GridLimits
 
 
@@ -33,7 +33,8 @@ from .working_grid import GridLimits
 class Registration:
     """A job under way: the displacement so far, how to refine it if it is trusted, and what to tell about it.
 
-    `view` is the pair on the grid on which similarity is told, that of the method; `spread_mm` is the uncertainty.
+    `view` is the pair on the grid on which similarity is told, that of the method; `masks` are those of the structures
+    that the method sees; `spread_mm` is the uncertainty.
     """
 
     job: RegisterJob
@@ -43,6 +44,7 @@ class Registration:
     displacement: Tensor
     view: WorkingPair
     trusted: dict[str, Any] = field(default_factory=dict)
+    masks: Masks | None = None
     proposal: Proposal | None = None
     spread_mm: np.ndarray | None = None
     values: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +80,8 @@ class Registration:
                 self.warnings.append(f"There are no Gaussians left to write as {self.job.output_gaussians}.")
             return
         self.displacement = resize_displacement(found.displacement, spatial)
+        if found.masks is not None:
+            self.masks = resize(found.masks[0], spatial), resize(found.masks[1], spatial)
         self.trusted = variant.refinement if self._fits(variant) else {}
         if self.job.output_gaussians is not None:
             self.proposal = found.proposal
@@ -123,7 +127,13 @@ class Registration:
             settings = _refine_settings(job, pair.fixed.ndim - 2, self.trusted)
             settings = replace(settings, smoothness=settings.smoothness * job.smoothness)
             self.displacement = refine(
-                pair.fixed, pair.moving, self.displacement, settings, weight=pair.weight, on_step=on_step
+                pair.fixed,
+                pair.moving,
+                self.displacement,
+                settings,
+                weight=pair.weight,
+                masks=self.masks,
+                on_step=on_step,
             )
         seen = resize_displacement(self.displacement, tuple(self.view.fixed.shape[2:]))
         self.values["refined_similarity"] = similarity(self.view, seen)

@@ -19,6 +19,7 @@ VELOCITY_STEPS = 5
 SMALLEST_LEVEL = 8  # voxels; coarser than this an axis holds no structure
 
 OnStep = Callable[[int, int, float], bool]
+Masks = tuple[Tensor, Tensor]  # of structures on the fixed and on the moving image
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class RefineSettings:
         learning_rate: Adam step in voxels of the level.
         window: Edge of the correlation window in voxels.
         levels: Down-sampling factors, coarse to fine.
+        structures: Weight of the squared difference of masks, in units of the fixed mask's variance.
     """
 
     steps: int = 60
@@ -45,6 +47,7 @@ class RefineSettings:
     learning_rate: float = 0.1
     window: int = 5
     levels: tuple[int, ...] = (4, 2, 1)
+    structures: float = 0.0
 
 
 def usual_settings(axes: int, similarity: str) -> RefineSettings:
@@ -58,11 +61,15 @@ def usual_settings(axes: int, similarity: str) -> RefineSettings:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared at one level: images or features `(1, C, *spatial)` and weights `(1, 1, *spatial)` or None."""
+    """What is compared at one level: images or features `(1, C, *spatial)` and weights `(1, 1, *spatial)` or None.
+
+    `masks` are those of the structures on either image, `(1, S, *spatial)`.
+    """
 
     fixed: Tensor
     moving: Tensor
     weight: Tensor | None
+    masks: Masks | None = None
 
     @cached_property
     def contrast(self) -> Tensor:
@@ -72,7 +79,8 @@ class Pair:
     def at(self, spatial: tuple[int, ...]) -> "Pair":
         """Return the pair resampled to another size, area-averaged against aliasing."""
         weight = None if self.weight is None else shrink(self.weight, spatial)
-        return Pair(shrink(self.fixed, spatial), shrink(self.moving, spatial), weight)
+        masks = None if self.masks is None else (shrink(self.masks[0], spatial), shrink(self.masks[1], spatial))
+        return Pair(shrink(self.fixed, spatial), shrink(self.moving, spatial), weight, masks)
 
 
 def level_size(spatial: tuple[int, ...], factor: int) -> tuple[int, ...]:
@@ -84,8 +92,14 @@ def dissimilarity(pair: Pair, displacement: Tensor, settings: RefineSettings) ->
     """Return what refinement minimises besides regularity, 0 for a perfect match."""
     warped = warp(pair.moving, displacement)
     if settings.similarity == "ncc":
-        return 1 - local_ncc(warped, pair.fixed, settings.window, pair.weight)
-    return mean_squared(warped, pair.fixed, pair.weight) / pair.contrast
+        value = 1 - local_ncc(warped, pair.fixed, settings.window, pair.weight)
+    else:
+        value = mean_squared(warped, pair.fixed, pair.weight) / pair.contrast
+    if pair.masks is None:
+        return value
+    fixed, moving = pair.masks
+    apart = mean_squared(warp(moving, displacement), fixed, pair.weight) / fixed.var().clamp_min(1e-8)
+    return value + settings.structures * apart
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,7 @@ def refine(
     settings: RefineSettings,
     *,
     weight: Tensor | None = None,
+    masks: Masks | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Refine a displacement on one pair of images.
@@ -141,6 +156,8 @@ def refine(
         initial: `(1, nd, *spatial)` in voxels, from a network or zero.
         settings: How to refine.
         weight: `(1, 1, *spatial)` non-negative; where the similarity counts. None: everywhere.
+        masks: Of structures on the fixed and the moving image, `(1, S, *spatial)` in [0, 1], whose overlap counts as
+            much as `settings.structures` says.
         on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
 
     Returns:
@@ -149,9 +166,9 @@ def refine(
     if settings.steps == 0:
         return initial
     full = tuple(fixed.shape[2:])
-    whole = Pair(fixed, moving, weight)
+    whole = Pair(fixed, moving, weight, masks if settings.structures else None)
     if settings.similarity == "mind":
-        whole = Pair(mind_ssc(fixed), mind_ssc(moving), weight)
+        whole = replace(whole, fixed=mind_ssc(fixed), moving=mind_ssc(moving))
     displacement = initial
     total = settings.steps * len(settings.levels)
     enough = False

@@ -74,6 +74,18 @@ class TestStructures:
         assert torch.equal(seen.fixed, torch.cat([pair.fixed] * 2, 1))
         assert torch.equal(seen.moving, torch.cat([pair.moving] * 2, 1))
 
+    def test_attended_are_the_masks_seen(self) -> None:
+        network, pair = self.network(2), image_pair(FLAT)
+        seen = network.masked(pair)
+        fixed, moving = network.attended(pair)
+        assert torch.equal(fixed, seen.fixed_mask)
+        assert torch.equal(moving, seen.moving_mask)
+
+    def test_nothing_is_attended_where_an_image_shows_no_structure(self) -> None:
+        network, pair = self.network(2), image_pair(FLAT)
+        assert network.attended(replace(pair, moving_mask=torch.zeros(1, 2, *FLAT))) is None
+        assert make_agf(2, attention=False).attended(pair) is None
+
     def test_evidence_has_a_mask_of_each(self) -> None:
         *_, last = states(self.network(2), image_pair(FLAT), attend=True)
         names = [(found.name, found.image) for found in last.evidence.maps if "mask" in found.name]

@@ -165,6 +165,37 @@ class TestMask:
         assert float(from_zero(fixed, moving, SHORT, weight=torch.zeros_like(fixed)).abs().max()) < 1e-6
 
 
+class TestStructures:
+    @staticmethod
+    def masks(spatial: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the masks of two structures, fixed and moving, and the displacement between them."""
+        *pair, truth = moved_pair(spatial)
+        bright_and_dark = (torch.cat([image - 0.6, 0.4 - image], 1) for image in pair)
+        fixed, moving = (torch.sigmoid(20 * level) for level in bright_and_dark)
+        return fixed, moving, truth
+
+    @sizes
+    @pytest.mark.parametrize("similarity", ["ncc", "mse", "mind"])
+    def test_lead_where_images_show_nothing(self, spatial: tuple[int, ...], similarity: str) -> None:
+        fixed, moving, truth = self.masks(spatial)
+        empty, settings = torch.full((1, 1, *spatial), 0.5), replace(SHORT, similarity=similarity)
+        unaware = from_zero(empty, empty, settings, masks=(fixed, moving))
+        aware = from_zero(empty, empty, replace(settings, structures=1.0), masks=(fixed, moving))
+        assert float(unaware.abs().max()) == 0
+        assert mean_error(aware, truth) < 0.6 * mean_error(unaware, truth)
+
+    def test_count_where_the_weight_is(self) -> None:
+        fixed, moving, _ = self.masks(FLAT)
+        empty, settings = torch.full((1, 1, *FLAT), 0.5), replace(SHORT, structures=1.0)
+        found = from_zero(empty, empty, settings, masks=(fixed, moving), weight=torch.zeros_like(empty))
+        assert float(found.abs().max()) < 1e-6
+
+    def test_that_fit_already_do_not_move(self) -> None:
+        fixed, _, _ = self.masks(FLAT)
+        image = smooth_noise(FLAT, seed=1, sigma=2.0)
+        assert float(from_zero(image, image, replace(SHORT, structures=1.0), masks=(fixed, fixed)).abs().max()) == 0
+
+
 class TestSteps:
     def test_no_steps_return_the_start_itself(self) -> None:
         fixed, moving, truth = moved_pair(FLAT)

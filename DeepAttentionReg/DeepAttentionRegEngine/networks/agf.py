@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..refine import Masks
 from ..warp import compose, integrate_velocity, resize_displacement, warp
 from .acregnet import WIDTHS, Unit, enlarge, halve, run_stage
 from .base import AttentionMap, Evidence, ImagePair, Recursion, StepNetwork
@@ -125,6 +126,15 @@ class Agf(StepNetwork):
         fixed_mask = self._mask(self.segmenter, pair.fixed, pair.fixed_mask)
         moving_mask = self._mask(self.segmenter, pair.moving, pair.moving_mask)
         return ImagePair(pair.fixed * fixed_mask, pair.moving * moving_mask, fixed_mask, moving_mask)
+
+    @torch.no_grad()
+    def attended(self, pair: ImagePair) -> Masks | None:
+        """Return the masks, as `RegistrationNetwork.attended`."""
+        seen = self.masked(pair)
+        if seen.fixed_mask is None or seen.moving_mask is None:
+            return None
+        masks = seen.fixed_mask, seen.moving_mask
+        return None if any(bool((mask == 1).all()) for mask in masks) else masks
 
     @torch.no_grad()
     def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None) -> Tensor:

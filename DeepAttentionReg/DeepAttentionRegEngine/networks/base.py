@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..gaussians import Gaussians
-from ..refine import OnStep
+from ..refine import Masks, OnStep
 from ..warp import compose, warp
 
 
@@ -142,6 +142,13 @@ class RegistrationNetwork(nn.Module):
             ValueError: If an axis is shorter than `minimum_size`.
         """
         raise NotImplementedError
+
+    def attended(self, pair: ImagePair) -> Masks | None:
+        """Return the masks of the structures that the network sees, `(B, structures, *spatial)` in [0, 1], fixed first.
+
+        None if it sees whole images, or an image shows none of them.
+        """
+        return None
 
     def precision(self, device: torch.device) -> AbstractContextManager[None]:
         """Return the context in which convolutions and attention are computed."""
