@@ -112,6 +112,21 @@ class TestAugmentation:
             center = torch.stack([(weights * y).sum(), (weights * x).sum()])
             assert torch.allclose(center, moved["points"][:, 0], atol=0.1)
 
+    def test_elastic_changes_bend_image_and_labels_alike(self) -> None:
+        ramp = torch.arange(40.0).expand(1, 40, 40)
+        case = {"image": ramp / 40, "labels": (ramp - 10) / 40}
+        moved = Augmenter(Augmentation(elastic=2.0), np.random.default_rng(4))(case)
+        inside = (slice(None), slice(8, -8), slice(8, -8))
+        shift = 40 * (moved["image"] - case["image"])[inside]
+        assert torch.allclose(moved["image"][inside], moved["labels"][inside] + 0.25, atol=1e-5)
+        assert 0.5 < float(shift.std()) < 3
+        assert float(shift.diff(dim=2).abs().max()) < 1
+
+    def test_elastic_changes_refuse_landmarks(self) -> None:
+        case = {"image": torch.zeros(1, 8, 8), "points": torch.tensor([[4.0], [3.0]])}
+        with pytest.raises(ConfigError, match="landmarks"):
+            Augmenter(Augmentation(elastic=1.0), np.random.default_rng(0))(case)
+
     def test_flip_turns_both_of_a_pair_and_their_landmarks(self) -> None:
         image = torch.zeros(1, 5, 7)
         image[0, 1, 2] = 1
