@@ -183,6 +183,7 @@ class Evaluation:
         pairs: Number of seeded pairs; None for all that the pairing allows, in both directions.
         batch: Pairs at once.
         refinement_steps: Of the refined rows of the "job" protocol.
+        refined_recursions: Recursions before that refinement; None for the method's usual number.
         true_masks: Also give a network that attends to masks those of the labels instead of its segmenter's: how far
             the segmenter limits it.
     """
@@ -192,6 +193,7 @@ class Evaluation:
     pairs: int | None = None
     batch: int = 16
     refinement_steps: int = 40
+    refined_recursions: int | None = None
     true_masks: bool = False
 
 

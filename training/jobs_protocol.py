@@ -26,7 +26,7 @@ def settings(method: str, weights: str, evaluation: Evaluation) -> dict[str, dic
     """
     usual, steps = {"method": method, "weights": weights}, evaluation.refinement_steps
     table = {f"K={k}": {**usual, "recursions": k} for k in evaluation.recursions}
-    table["refined"] = {**usual, "refinement_steps": steps}
+    table["refined"] = {**usual, "recursions": evaluation.refined_recursions, "refinement_steps": steps}
     table["refinement only"] = {"method": METHOD_NONE, "refinement_steps": steps}
     return table
 

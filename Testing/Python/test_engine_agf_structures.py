@@ -1,13 +1,22 @@
 """AGF that attends to several structures apart."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from agf_cases import FLAT, VOLUME, halves, image_pair, make_agf, states
+from DeepAttentionRegEngine import images, method_run, pipeline
+from DeepAttentionRegEngine.contract import RegisterJob
+from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.networks.agf import Agf, AgfSettings
+from DeepAttentionRegEngine.networks.base import Evidence, ImagePair, StepNetwork
+from DeepAttentionRegEngine.reporting import Reporter
+from engine_cases import blob_source, centered
 
 pytestmark = pytest.mark.torch
 
@@ -96,3 +105,39 @@ class TestStructures:
         one, two = (Agf(AgfSettings(nd=2, widths="tiny", segmenter_width=2, structures=n)) for n in (1, 2))
         assert two.segmenter.output.out_channels == 2
         assert two.down[0][0][0].in_channels == 2 * one.down[0][0][0].in_channels
+
+
+class Bright(StepNetwork):
+    """Moves nothing and attends to what is bright."""
+
+    def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
+        return torch.zeros(1, 3, *fixed.shape[2:])
+
+    def attended(self, pair: ImagePair) -> tuple[Tensor, Tensor]:
+        return pair.fixed, pair.moving
+
+
+class TestJob:
+    @pytest.mark.parametrize("known", [{"structures": 2.0}, {}], ids=["told", "untold"])
+    def test_structures_are_refined_where_the_weights_say_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, float]
+    ) -> None:
+        seen: dict[str, Any] = {}
+
+        def refine(fixed: Tensor, moving: Tensor, start: Tensor, settings: Any, **told: Any) -> Tensor:
+            seen.update(told, images=(fixed, moving), settings=settings)
+            return start
+
+        monkeypatch.setattr(method_run, "load_network", lambda *_: Bright())
+        monkeypatch.setattr(pipeline, "refine", refine)
+        path, weights = tmp_path / "image.nrrd", tmp_path / "own.pt"
+        source = blob_source(centered((32, 32, 32), (2.0, 2.0, 2.0)))
+        images.write_volume(path, source.array, source.geometry)
+        weights.touch()
+        weights.with_suffix(".json").write_text(json.dumps({"refinement": known}), encoding="ascii")
+        both = {"fixed": str(path), "moving": str(path), "device": "cpu"}
+        job = RegisterJob(**both, method="rman", recursions=1, weights=str(weights), refinement_steps=1)
+        run(job, Reporter(lambda event: None, lambda: False))
+        assert seen["settings"].structures == known.get("structures", 0)
+        for mask, image in zip(seen["masks"], seen["images"], strict=True):
+            assert torch.equal(mask, image)

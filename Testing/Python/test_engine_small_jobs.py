@@ -1,6 +1,5 @@
 """Small jobs: what recursions leave behind, stopping and failing without a trace, inputs that cannot work."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from DeepAttentionRegEngine.contract import Progress, RegisterJob
 from DeepAttentionRegEngine.errors import EngineError
 from DeepAttentionRegEngine.evaluation import linear_field
 from DeepAttentionRegEngine.jobs import run
-from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, ImagePair, StepNetwork
+from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, StepNetwork
 from DeepAttentionRegEngine.reporting import Reporter
 from engine_cases import blob_source, centered, matrix4, moved_grid, rotation
 
@@ -222,30 +221,6 @@ class TestNetwork:
         with pytest.raises(EngineError) as caught:
             run(shifted(method="rman", output_recursions=str(tmp_path / "file")), quiet())
         assert caught.value.code == errors.OUTPUT_UNWRITABLE
-
-    @pytest.mark.parametrize("trusted", [True, False])
-    def test_structures_of_the_method_are_refined_where_its_weights_say_so(
-        self, shifted: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
-    ) -> None:
-        class Bright(Scripted):
-            def attended(self, pair: ImagePair) -> tuple[torch.Tensor, torch.Tensor]:
-                return pair.fixed, pair.moving
-
-        seen: dict[str, Any] = {}
-
-        def refine(fixed: torch.Tensor, moving: torch.Tensor, start: torch.Tensor, *args: Any, **told: Any) -> Any:
-            seen.update(told, images=(fixed, moving), settings=args[0])
-            return start
-
-        monkeypatch.setattr(method_run, "load_network", lambda *_: Bright(0.5))
-        monkeypatch.setattr(pipeline, "refine", refine)
-        (tmp_path / "own.pt").touch()
-        known = {"structures": 2.0} if trusted else {}
-        (tmp_path / "own.json").write_text(json.dumps({"refinement": known}), encoding="ascii")
-        run(shifted(method="rman", recursions=1, weights=str(tmp_path / "own.pt"), refinement_steps=1), quiet())
-        assert seen["settings"].structures == known.get("structures", 0)
-        for mask, image in zip(seen["masks"], seen["images"], strict=True):
-            assert torch.equal(mask, image)
 
     def test_unknown_refinement_beside_the_weights_is_a_sentence(
         self, shifted: Callable, scripted: Callable, tmp_path: Path

@@ -19,10 +19,11 @@ pytest.importorskip("matplotlib", reason="training needs the extra 'train'").use
 pytest.importorskip("monai", reason="training needs the extra 'train'")
 
 import evaluate
+import jobs_protocol
 import pictures
 import results
 import scoring
-from config import ConfigError, read_config
+from config import ConfigError, Evaluation, read_config
 from DeepAttentionRegEngine import metrics, registry
 from DeepAttentionRegEngine.geometry import Geometry
 from DeepAttentionRegEngine.networks import build, load_network
@@ -191,6 +192,14 @@ class TestEvaluation:
         rows = evaluate.measure(read_config(path), checkpoint(path), CPU)
         assert [row["setting"] for row in rows] == ["as stored", "centres aligned", "K=1", "refined", "refinement only"]
         assert all(0.3 < row["figures"]["dice"]["mean"] <= 1 for row in rows)
+
+    @pytest.mark.parametrize("wanted", [None, 4])
+    def test_refined_rows_have_recursions_of_their_own(self, wanted: int | None) -> None:
+        table = jobs_protocol.settings("agf", "mine.pt", Evaluation(recursions=(1, 2), refined_recursions=wanted))
+        assert {name: options.get("recursions") for name, options in table.items()} == {
+            **{"K=1": 1, "K=2": 2},
+            **{"refined": wanted, "refinement only": None},
+        }
 
     def test_landmarks_give_a_registration_error(self, folder: Path) -> None:
         rng = np.random.default_rng(0)
