@@ -64,7 +64,7 @@ class Augmenter:
         return moved
 
     def flipped(self, *cases: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
-        """Return the cases of a pair, all or none of them flipped along each configured axis."""
+        """Return a case, or those of a pair, all or none of them flipped along each configured axis."""
         for axis in self.settings.flip:
             if self.rng.random() < 0.5:
                 cases = tuple(_flip(case, axis) for case in cases)

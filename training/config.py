@@ -51,7 +51,8 @@ class Augmentation:
     Attributes:
         strength: Standard deviation of the entries of the affine matrix.
         shift: Standard deviation of the translation in voxels.
-        elastic: Standard deviation in voxels of a smooth random displacement; not for cases with landmarks.
+        elastic: Standard deviation in voxels of a random displacement at control points, linear between them; not for
+            cases with landmarks.
         flip: Array axes that are flipped in half of the cases or pairs, both images of a pair alike.
         gamma: Standard deviation of the logarithm of the exponent of the intensities.
         cut: Voxels that may be cut off either end of each axis, at random, of all images of a batch alike.

@@ -127,13 +127,22 @@ def _row(subset: str, setting: str, scored: list[Figures], before: list[Figures]
     return {**row, "method": without[setting]} if setting in without else row
 
 
-def kept_rows(path: Path, seed: int, measured: list[Row]) -> list[Row]:
-    """Return what a results file says of other test sets and settings than those measured."""
+def kept_rows(path: Path, seed: int, measured: list[Row], settings: list[str] | None) -> list[Row]:
+    """Return what a results file says of other test sets and, where only some were measured, of other settings.
+
+    Raises:
+        ConfigError: If those settings were measured on other pairs.
+    """
     if not path.exists():
         return []
     run = json.loads(path.read_text(encoding="ascii"))["runs"].get(str(seed), {"rows": []})
-    known = {(row["subset"], row["setting"]) for row in measured}
-    return [row for row in run["rows"] if (row["subset"], row["setting"]) not in known]
+    subset, pairs = measured[0]["subset"], measured[0]["pairs"]
+    replaced = None if settings is None else {row["setting"] for row in measured}
+    kept = [row for row in run["rows"] if row["subset"] != subset or (replaced and row["setting"] not in replaced)]
+    if any(row["subset"] == subset and row["pairs"] != pairs for row in kept):
+        msg = f"{path.name} has other settings of {subset} on another number of pairs; measure all, or set --pairs"
+        raise ConfigError(msg)
+    return kept
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -164,7 +173,7 @@ def measure(arguments: argparse.Namespace) -> None:
             "hardware": hardware(torch.device("cpu")),
             "date": arguments.date,
             "versions": {**versions(), "antspyx": version("antspyx")},
-            "rows": kept_rows(path, config.seed, rows) + rows,
+            "rows": kept_rows(path, config.seed, rows, arguments.settings) + rows,
         }
         write(path, replace(config, group=f"{config.group}, beside ANTs SyN"), run)
         measured += 1

@@ -112,7 +112,7 @@ class Applied:
         displacement: `(1, nd, *spatial)` in voxels of the network's grid.
         view: The pair on that grid.
         similarities: Before the first and after every recursion, in [0, 1].
-        masks: Of the structures that the network sees, on the same grid, for refinement.
+        masks: Of the structures that the network sees, on the same grid; None unless refinement wants them.
         proposal: Of Gaussians, where the method makes one and it was asked for.
         index: Of the folder of recursions, where one was asked for.
     """
@@ -177,7 +177,8 @@ class MethodRun:
             if self.reporter.enough():
                 break
         proposal = Proposal(steps, view, network.settings) if steps else None
-        masks = network.attended(image_pair(view)) if self.job.refinement_steps else None
+        wanted = self.job.refinement_steps and self.variant.refinement.get("structures")
+        masks = network.attended(image_pair(view)) if wanted else None
         kept = None if folder is None else folder.close()
         return Applied(state.displacement, view, similarities, masks, proposal, kept)
 

@@ -36,7 +36,7 @@ class RefineSettings:
         learning_rate: Adam step in voxels of the level.
         window: Edge of the correlation window in voxels.
         levels: Down-sampling factors, coarse to fine.
-        structures: Weight of the squared difference of masks, in units of the fixed mask's variance.
+        structures: Weight of the squared difference of masks on the whole grid, in units of the fixed mask's variance.
     """
 
     steps: int = 60
@@ -97,8 +97,9 @@ def dissimilarity(pair: Pair, displacement: Tensor, settings: RefineSettings) ->
         value = mean_squared(warped, pair.fixed, pair.weight) / pair.contrast
     if pair.masks is None:
         return value
+    # Everywhere: a user's masks limit the weight to themselves, where their outlines would hardly count.
     fixed, moving = pair.masks
-    apart = mean_squared(warp(moving, displacement), fixed, pair.weight) / fixed.var().clamp_min(1e-8)
+    apart = mean_squared(warp(moving, displacement), fixed) / fixed.var().clamp_min(1e-8)
     return value + settings.structures * apart
 
 

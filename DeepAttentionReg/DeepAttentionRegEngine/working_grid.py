@@ -46,6 +46,8 @@ def canonical_axes(geometry: Geometry) -> tuple[list[int], list[int]]:
 def plan_grid(volume: Geometry, limits: GridLimits) -> Geometry:
     """Return the isotropic working grid over a volume's field of view, with as many voxels as it has, within limits.
 
+    The margin comes on top.
+
     Args:
         volume: Grid of the volume.
         limits: Size policy of the method.

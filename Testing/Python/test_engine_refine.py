@@ -184,11 +184,14 @@ class TestStructures:
         assert float(unaware.abs().max()) == 0
         assert mean_error(aware, truth) < 0.6 * mean_error(unaware, truth)
 
-    def test_count_where_the_weight_is(self) -> None:
+    def test_count_outside_the_weight_of_the_images(self) -> None:
         fixed, moving, _ = self.masks(FLAT)
-        empty, settings = torch.full((1, 1, *FLAT), 0.5), replace(SHORT, structures=1.0)
-        found = from_zero(empty, empty, settings, masks=(fixed, moving), weight=torch.zeros_like(empty))
-        assert float(found.abs().max()) < 1e-6
+        image, settings = torch.full((1, 1, *FLAT), 0.5), replace(SHORT, structures=1.0)
+        within = fixed[:, :1].round() * moving[:, :1].round()  # as a user's masks of one structure would have it
+        everywhere, found = (
+            from_zero(image, image, settings, masks=(fixed, moving), weight=weight) for weight in (None, within)
+        )
+        torch.testing.assert_close(found, everywhere)
 
     def test_that_fit_already_do_not_move(self) -> None:
         fixed, _, _ = self.masks(FLAT)

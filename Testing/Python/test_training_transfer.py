@@ -152,6 +152,22 @@ class TestMeasure:
         assert old.keys() == new.keys() == {"aligned", "K=3", "refined"}
         assert {name for name in old if old[name] != new[name]} == {"refined"}
 
+    def test_a_set_measured_again_as_a_whole_loses_its_old_settings(
+        self, config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.measure(config, "one")
+        monkeypatch.setattr(transfer, "methods", lambda *_: {"K=2": partial(write_motion, 0.0)})
+        (run,) = self.measure(config, "one")["runs"].values()
+        assert [row["setting"] for row in run["rows"]] == ["aligned", "K=2"]
+
+    def test_settings_on_other_pairs_are_not_mixed(self, config: Path) -> None:
+        report = self.measure(config, "one")
+        for row in report["runs"]["0"]["rows"]:
+            row["pairs"] = 4
+        (config.parent / "tiny_transfer.json").write_text(json.dumps(report))
+        with pytest.raises(ConfigError, match="another number of pairs"):
+            self.measure(config, "one", settings=["refined"])
+
     def test_unknown_settings_are_named(self, config: Path) -> None:
         with pytest.raises(ConfigError, match="no settings K=9; there are K=3, refined"):
             self.measure(config, "one", settings=["K=9"])
