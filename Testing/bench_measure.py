@@ -31,6 +31,7 @@ from DeepAttentionRegEngine.calibration import convolution_speed  # noqa: E402
 from DeepAttentionRegEngine.geometry import Geometry  # noqa: E402
 from DeepAttentionRegEngine.method_run import image_pair, network_size, similarity  # noqa: E402
 from DeepAttentionRegEngine.networks import ARCHITECTURES, build  # noqa: E402
+from DeepAttentionRegEngine.pipeline import grid_limits  # noqa: E402
 from DeepAttentionRegEngine.preprocess import (  # noqa: E402
     Source,
     WorkingPair,
@@ -126,15 +127,14 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
         recursions are levels of resolution and the last one costs most, all of them are "setup".
     """
     method, axes = registry.load_method(name), 2 if size.count(1) == 1 else 3
-    policy, before = method.grid[axes], peak_bytes(device)
-    limits = GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization, policy.margin)
-    pair = prepared(size, limits, device)
+    before = peak_bytes(device)
+    pair = prepared(size, grid_limits(method, axes), device)
     started = clock(device)
     is_iterative = method.role == "iterative"
     arguments, usual = shortened(method, axes) if is_iterative else (method.networks[axes], ())
     network = build(method.architecture, arguments).eval().to(device)
     network.on_step = steps = StepTimes(device)
-    view = pair.at(network_size(tuple(pair.fixed.shape[2:]), policy))
+    view = pair.at(network_size(tuple(pair.fixed.shape[2:]), method.grid[axes]))
     times = [clock(device)]
     for state in network.recurse(image_pair(view), timed_recursions(method)):
         similarity(view, state.displacement)

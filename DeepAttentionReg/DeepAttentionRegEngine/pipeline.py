@@ -203,7 +203,7 @@ def register(job: RegisterJob, reporter: Reporter) -> Result:
     with reporter.stage("load", "Reading the volumes."):
         inputs = load_inputs(job)
     dimensions = 2 if inputs.fixed.geometry.is_flat else 3
-    limits = GridLimits() if method is None else _limits(method, dimensions)
+    limits = GridLimits() if method is None else grid_limits(method, dimensions)
     with reporter.stage("align", "Aligning the volumes."):
         matrix = align(inputs.fixed, inputs.moving, job.alignment, inputs.initial, job.seed, device)
         pair = prepare(inputs.fixed, inputs.moving, matrix, limits, device)
@@ -231,7 +231,8 @@ def _refine_settings(job: RegisterJob, axes: int, trusted: dict[str, Any]) -> Re
         ) from error
 
 
-def _limits(method: Method, dimensions: int) -> GridLimits:
+def grid_limits(method: Method, dimensions: int) -> GridLimits:
+    """Return how volumes become images for a method, of 2 or 3 spatial axes."""
     policy = method.grid[dimensions]
     return GridLimits(policy.minimum_size, policy.maximum_voxels, method.normalization, policy.margin)
 
