@@ -30,8 +30,8 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
 .PHONY: demo test lint bench calibration screenshots clean
 
 demo: $(STAMP)
-	$(RUN) Testing/demo.py $(DEMO_OPTIONS)
-	$(RUN) Testing/demo_panel.py "$(OUT)"
+	$(RUN) Testing/Tools/demo.py $(DEMO_OPTIONS)
+	$(RUN) Testing/Tools/demo_panel.py "$(OUT)"
 
 test: lint
 	$(RUN) -m pytest
@@ -43,11 +43,11 @@ lint: $(STAMP)
 
 # make bench ARGS="--methods rman --sizes 96x96x96"; ARGS=--write measures anew what the panel's estimate is made of.
 bench: $(STAMP)
-	$(RUN) Testing/bench.py $(ARGS)
+	$(RUN) Testing/Tools/bench.py $(ARGS)
 
 # make calibration ARGS="--method bspline --refine 0"
 calibration: $(STAMP)
-	$(RUN) Testing/calibrate.py --output "$(OUT)/calibration" $(ARGS)
+	$(RUN) Testing/Tools/calibrate.py --output "$(OUT)/calibration" $(ARGS)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
@@ -61,10 +61,10 @@ $(STAMP): pyproject.toml
 
 # The pictures of the README.
 screenshots: $(STAMP)
-	$(RUN) Testing/demo.py --output "$(OUT)/volume"
-	$(RUN) Testing/demo.py --flat --output "$(OUT)/slice"
-	$(RUN) Testing/demo_panel.py "$(OUT)"
-	$(RUN) Testing/demo_screenshots.py montage="$(OUT)/volume/views/montage.png" slice="$(OUT)/slice/views/montage.png" \
+	$(RUN) Testing/Tools/demo.py --output "$(OUT)/volume"
+	$(RUN) Testing/Tools/demo.py --flat --output "$(OUT)/slice"
+	$(RUN) Testing/Tools/demo_panel.py "$(OUT)"
+	$(RUN) Testing/Tools/demo_screenshots.py montage="$(OUT)/volume/views/montage.png" slice="$(OUT)/slice/views/montage.png" \
 	  panel="$(OUT)/panel/done-light.png" panel-dark="$(OUT)/panel/running-dark.png" \
 	  panel-inspect="$(OUT)/panel/inspect-light.png"
 

@@ -12,7 +12,8 @@ from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import *
 from slicer.util import VTKObservationMixin
 
-from DeepAttentionRegLib import Install, Interpreter, SampleCases
+from DeepAttentionRegLib.engine import Install, Interpreter
+from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, Method
 
 HOMEPAGE = "https://github.com/DeepAttentionReg/SlicerDeepAttentionReg"
@@ -46,7 +47,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: binds its widgets to the parameter node, starts and stops the logic, tells how it goes.
 
     `_updateGui` derives the state of all widgets from the parameter node and from what is going on; each section of
-    the panel (Panel*.py) does so for its own widgets.
+    the panel (DeepAttentionRegLib/panel) does so for its own widgets.
     """
 
     def __init__(self, parent=None):
@@ -76,30 +77,26 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _addSections(self):
         # What they need takes a moment to import, which Slicer's start should not wait for.
-        from DeepAttentionRegLib import (
-            Arguments,
-            Methods,
-            PanelBatch,
-            PanelEngine,
-            PanelInspection,
-            PanelMethod,
-            PanelParts,
-            PanelProgress,
-            PanelRun,
-            PanelSequence,
-            PanelWarp,
-            Preview,
-        )
+        from DeepAttentionRegLib.engine import Methods
+        from DeepAttentionRegLib.panel import Arguments, Parts, Progress
+        from DeepAttentionRegLib.panel.Batch import BatchSection
+        from DeepAttentionRegLib.panel.Engine import EngineSection
+        from DeepAttentionRegLib.panel.Inspection import InspectionSection
+        from DeepAttentionRegLib.panel.Method import MethodSection
+        from DeepAttentionRegLib.panel.Run import RunSection
+        from DeepAttentionRegLib.panel.Sequence import SequenceSection
+        from DeepAttentionRegLib.panel.Warp import WarpSection
+        from DeepAttentionRegLib.views import Preview
 
         ui = self.ui
-        self._arguments, self._methods, self._previews, self._texts = Arguments, Methods, Preview, PanelProgress
-        self._method = PanelMethod.MethodSection(ui, self._tell)
-        self._engine = PanelEngine.EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
-        self._run = PanelRun.RunSection(ui, self._updateGui, self.logic, self._engine)
-        self._warp = PanelWarp.WarpSection(ui, self._tell)
-        self._sequence = PanelSequence.SequenceSection(ui, self._run, self.logic)
-        self._inspection = PanelInspection.InspectionSection(ui, self._run, self.logic, self.resourcePath)
-        self._batch = PanelBatch.BatchSection(ui, self._run, self.logic, self.resourcePath)
+        self._arguments, self._methods, self._previews, self._texts = Arguments, Methods, Preview, Progress
+        self._method = MethodSection(ui, self._tell)
+        self._engine = EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
+        self._run = RunSection(ui, self._updateGui, self.logic, self._engine)
+        self._warp = WarpSection(ui, self._tell)
+        self._sequence = SequenceSection(ui, self._run, self.logic)
+        self._inspection = InspectionSection(ui, self._run, self.logic, self.resourcePath)
+        self._batch = BatchSection(ui, self._run, self.logic, self.resourcePath)
         self._sections = (
             self._run,
             self._method,
@@ -109,7 +106,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._sequence,
             self._batch,
         )
-        PanelParts.alignLabels(ui)
+        Parts.alignLabels(ui)
 
     def cleanup(self):
         """Stop what runs and let go of the scene; called before a reload and when Slicer ends."""
@@ -353,7 +350,8 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: if the inputs or options cannot work.
         :raises RuntimeError: if one is running already, or, waited for, if it failed or was canceled.
         """
-        from DeepAttentionRegLib import Arguments, Registration
+        from DeepAttentionRegLib.panel import Arguments
+        from DeepAttentionRegLib.tasks import Registration
 
         arguments = {"fixedVolume": fixedVolume, "movingVolume": movingVolume, "method": method}
         given = Arguments.sort({**arguments, "recursions": recursions, **options})
@@ -388,7 +386,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: if the sequence or the options cannot work.
         :raises RuntimeError: as `register`.
         """
-        from DeepAttentionRegLib import Registration, Sequences
+        from DeepAttentionRegLib.tasks import Registration, Sequences
 
         make = functools.partial(
             Sequences.SequenceRegistration,
@@ -409,7 +407,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: if it cannot work; says why.
         :raises RuntimeError: as `register`.
         """
-        from DeepAttentionRegLib import Task
+        from DeepAttentionRegLib.engine import Task
 
         if self.isRunning:
             raise RuntimeError(_("A registration is running already; cancel it or wait for its end."))
@@ -499,7 +497,8 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
     def problems(self, **arguments):
         """Return why `register` would refuse these arguments, as sentences."""
-        from DeepAttentionRegLib import Arguments, Registration
+        from DeepAttentionRegLib.panel import Arguments
+        from DeepAttentionRegLib.tasks import Registration
 
         return Registration.checkAll(*Arguments.sort(arguments))
 
@@ -509,7 +508,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
         :param parameters: a `DeepAttentionRegParameterNode`.
         """
-        from DeepAttentionRegLib import Arguments
+        from DeepAttentionRegLib.panel import Arguments
 
         return Arguments.ofPair(parameters)
 
@@ -534,7 +533,7 @@ class DeepAttentionRegTest(ScriptedLoadableModuleTest):
         finding = Install.probe()
         if finding.state is not Install.State.READY:
             self.skipTest(finding.message)
-        from DeepAttentionRegEngine import phantom
+        from DeepAttentionRegEngine.volume import phantom
 
         geometry = phantom.default_geometry((48, 40, 48), (7.0, 6.0, 7.0))
         inputs = vars(SampleCases.addPhantom(geometry))

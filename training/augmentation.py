@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from config import Augmentation, ConfigError
-from DeepAttentionRegEngine.warp import identity_grid, sample
+from DeepAttentionRegEngine.deform.warp import identity_grid, sample
 from painting import Chance
 
 MAPS = ("image", "labels", "mask")

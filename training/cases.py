@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from config import TRAINING
-from DeepAttentionRegEngine.warp import shrink
+from DeepAttentionRegEngine.deform.warp import shrink
 
 ROOT = TRAINING.parent
 RESOURCES = ROOT / "DeepAttentionReg" / "Resources"

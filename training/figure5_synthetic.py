@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DeepAttentionRegEngine.losses import diffusion, mean_squared
+from DeepAttentionRegEngine.deform.losses import diffusion, mean_squared
+from DeepAttentionRegEngine.deform.warp import warp
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.base import ImagePair, RegistrationNetwork
-from DeepAttentionRegEngine.warp import warp
 
 NETWORKS: dict[str, dict[str, Any]] = {"RMAn": {}, "RCn": {"attention": False, "siamese": False}}
 TRAINED = (1, 2, 3)

@@ -7,9 +7,9 @@ from typing import Any
 from batches import Pairing
 from cases import CaseSet, data_folder
 from config import Config, ConfigError, Evaluation
-from DeepAttentionRegEngine.contract import METHOD_NONE, Job, RegisterJob
 from DeepAttentionRegEngine.jobs import run
-from DeepAttentionRegEngine.reporting import Reporter
+from DeepAttentionRegEngine.protocol.contract import METHOD_NONE, Job, RegisterJob
+from DeepAttentionRegEngine.protocol.reporting import Reporter
 from protocols import PAIR_SEED, Row
 from scoring import Figures, summarized
 

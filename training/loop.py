@@ -16,7 +16,7 @@ from tqdm import tqdm
 from batches import Batch, Batches, Source, recursions_at
 from cases import CaseSet
 from config import Optimizer, to_dict
-from DeepAttentionRegEngine.warp import resize
+from DeepAttentionRegEngine.deform.warp import resize
 from tasks import Score, Task
 
 LOG = logging.getLogger("training")

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config import Synthesis
-from DeepAttentionRegEngine.intensity import normalize
-from DeepAttentionRegEngine.warp import resize, warp
+from DeepAttentionRegEngine.deform.warp import resize, warp
+from DeepAttentionRegEngine.volume.intensity import normalize
 
 
 class Chance:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from config import ConfigError
-from DeepAttentionRegEngine import images
-from DeepAttentionRegEngine.intensity import normalize
+from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.intensity import normalize
 
 # The deformable stage of the script antsRegistrationSyN as antspyx has it: local correlation of radius 2, and for two
 # contrasts the mutual information of its quick form. Both look at every voxel, so there is no seed to fix.

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from batches import Pairing, case_channels, pair_batch
 from cases import Case, CaseSet
-from DeepAttentionRegEngine.gaussians import numbers_each
-from DeepAttentionRegEngine.losses import ssim
+from DeepAttentionRegEngine.deform.gaussians import numbers_each
+from DeepAttentionRegEngine.deform.losses import ssim
+from DeepAttentionRegEngine.deform.warp import resize, resize_displacement, warp
 from DeepAttentionRegEngine.networks.base import ImagePair
 from DeepAttentionRegEngine.networks.bspline import Bspline
 from DeepAttentionRegEngine.networks.r2n2 import R2n2
-from DeepAttentionRegEngine.warp import resize, resize_displacement, warp
 from registration import Registration, image_pair
 from scoring import (
     Figures,

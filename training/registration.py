@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from batches import Batch, Pairing, case_channels, pair_batch
 from cases import CaseSet
 from config import Config, ConfigError
-from DeepAttentionRegEngine.losses import soft_dice
+from DeepAttentionRegEngine.deform.losses import soft_dice
+from DeepAttentionRegEngine.deform.warp import warp
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.autoencoder import Autoencoder
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, RegistrationNetwork
-from DeepAttentionRegEngine.warp import warp
 from tasks import Score, Task, Terms, middle, trained_part, with_masks
 from terms import FIELDS, INCREMENTS, OTHERS, SIMILARITIES, Sight, View, deep_supervision, inverse_error
 

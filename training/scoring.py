@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from DeepAttentionRegEngine.warp import sample, warp
+from DeepAttentionRegEngine.deform.warp import sample, warp
 
 Figures = dict[str, float]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cases import CaseSet
 from config import ConfigError, Synthesis
-from DeepAttentionRegEngine.warp import (
+from DeepAttentionRegEngine.deform.warp import (
     compose,
     identity_grid,
     integrate_velocity,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from batches import Batch
 from cases import Case, CaseSet, one_hot, with_background
 from config import Config, ConfigError
-from DeepAttentionRegEngine import losses, overlap_losses
+from DeepAttentionRegEngine.deform import losses, overlap_losses
 from DeepAttentionRegEngine.networks.autoencoder import Autoencoder, swap_pairs
 from DeepAttentionRegEngine.networks.segmentation import Segmenter
 

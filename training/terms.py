@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cases import with_background
-from DeepAttentionRegEngine import losses, overlap_losses
-from DeepAttentionRegEngine.warp import resize_displacement, shrink, warp
+from DeepAttentionRegEngine.deform import losses, overlap_losses
+from DeepAttentionRegEngine.deform.warp import resize_displacement, shrink, warp
 
 
 @dataclass(frozen=True)

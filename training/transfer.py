@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from config import Config, ConfigError, read_config
-from DeepAttentionRegEngine.contract import METHOD_NONE, MetricsJob, RegisterJob
 from DeepAttentionRegEngine.jobs import versions
-from DeepAttentionRegEngine.registry import load_method
+from DeepAttentionRegEngine.protocol.contract import METHOD_NONE, MetricsJob, RegisterJob
+from DeepAttentionRegEngine.protocol.registry import load_method
 from evaluate import RESULTS, hardware, write
 from jobs_protocol import Files, method_of, regularity_figures, run_job, score_figures, settings, shipped_weights
 from peers import import_ants, syn

@@ -13,10 +13,10 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from batches import Pairing
 from cases import data_folder, read_split
-from DeepAttentionRegEngine import images
-from DeepAttentionRegEngine.contract import METHOD_NONE, RegisterJob
-from DeepAttentionRegEngine.geometry import Geometry
-from DeepAttentionRegEngine.phantom import PhantomSettings, default_geometry, make_phantom
+from DeepAttentionRegEngine.protocol.contract import METHOD_NONE, RegisterJob
+from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 from jobs_protocol import Files, run_job, stored_files
 from loaders.cine import SUNNYBROOK, load_cine
 from protocols import PAIR_SEED

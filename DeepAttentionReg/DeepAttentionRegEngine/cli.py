@@ -13,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import __version__, batch, contract, errors
-from .reporting import Reporter
-from .watchdog import Request, watch
+from . import __version__
+from .protocol import batch, contract, errors
+from .protocol.reporting import Reporter
+from .protocol.watchdog import Request, watch
 
 EXIT_FAILED, EXIT_CANCELLED = 1, 3
 BATCH_OUTPUTS = tuple(batch.OUTPUTS)

@@ -8,17 +8,29 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from . import __version__, errors, fields, images
-from .batch import run_batch
-from .calibration import convolution_speed
-from .contract import BatchJob, JacobianJob, Job, MetricsJob, ProbeJob, RegisterJob, RenderJob, Result, WarpJob
-from .evaluation import finite, regularity, score
-from .gaussian_files import read_sequence, render
-from .inputs import load_reference
-from .pipeline import register
-from .preprocess import Source, warp_volume
-from .reporting import Reporter
-from .tensors import describe_devices
+from . import __version__
+from .deform.tensors import describe_devices
+from .evidence.calibration import convolution_speed
+from .evidence.gaussian_files import read_sequence, render
+from .protocol import errors
+from .protocol.batch import run_batch
+from .protocol.contract import (
+    BatchJob,
+    JacobianJob,
+    Job,
+    MetricsJob,
+    ProbeJob,
+    RegisterJob,
+    RenderJob,
+    Result,
+    WarpJob,
+)
+from .protocol.reporting import Reporter
+from .registration.evaluation import finite, regularity, score
+from .registration.inputs import load_reference
+from .registration.pipeline import register
+from .registration.preprocess import Source, warp_volume
+from .volume import fields, images
 
 CPU = torch.device("cpu")
 

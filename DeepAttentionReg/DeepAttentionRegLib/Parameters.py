@@ -21,9 +21,9 @@ from slicer import (
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from DeepAttentionRegEngine import contract, errors, registry
+from DeepAttentionRegEngine.protocol import contract, errors, registry
 
-from .ComparisonModes import Arrangement, Divider, Layer, Mode
+from .views.ComparisonModes import Arrangement, Divider, Layer, Mode
 
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]

@@ -26,11 +26,11 @@ class DeepAttentionRegEvidenceTest(PanelCase):
 
     def attached(self, role):
         """Return a node that the inspected transform remembers."""
-        return sys.modules["DeepAttentionRegLib.Record"].attached(self.parameters.inspected, role)
+        return sys.modules["DeepAttentionRegLib.nodes.Record"].attached(self.parameters.inspected, role)
 
     def addSegmentations(self):
         """Choose segmentations of two boxes each, the moving ones shifted by a voxel."""
-        volumes = sys.modules["DeepAttentionRegLib.Volumes"]
+        volumes = sys.modules["DeepAttentionRegLib.nodes.Volumes"]
         for side, shift in (("fixed", 0), ("moving", 1)):
             volume = getattr(self, side)
             labels = np.zeros((8, 9, 10), np.uint8)
@@ -65,7 +65,7 @@ class DeepAttentionRegEvidenceTest(PanelCase):
 
     def writing(self, name):
         """Let the user name a file in the next dialog."""
-        parts = sys.modules["DeepAttentionRegLib.PanelParts"]
+        parts = sys.modules["DeepAttentionRegLib.panel.Parts"]
         return mock.patch.object(parts, "chooseNewFile", return_value=name and str(self.folder / name))
 
     def test_disabled_tools_say_what_to_choose(self):
@@ -119,7 +119,7 @@ class DeepAttentionRegEvidenceTest(PanelCase):
 
     def test_failed_comparison_is_told(self):
         self.addSegmentations()
-        segments = sys.modules["DeepAttentionRegLib.PanelSegments"].Segments
+        segments = sys.modules["DeepAttentionRegLib.panel.Segments"].Segments
         with mock.patch.object(segments, "compare", side_effect=ValueError("No segment fits.")):
             self.ui.compareSegmentsButton.click()
         self.assertIn("No segment fits.", self.ui.statusLabel.text)
@@ -197,14 +197,14 @@ class DeepAttentionRegEvidenceTest(PanelCase):
         self.assertIn("Choose the fixed and the moving volume", self.ui.statusLabel.text)
 
     def test_pictures_are_taken_where_the_views_cross(self):
-        crossing = sys.modules["DeepAttentionRegLib.PanelReport"].crossing
+        crossing = sys.modules["DeepAttentionRegLib.panel.Report"].crossing
         for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
             node = slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceNode")
             node.SetOrientation(orientation)
             node.JumpSliceByOffsetting(-3.0, -4.0, 5.0)
         np.testing.assert_allclose(crossing(), (-3.0, -4.0, 5.0))
         self.ui.reportViewsCheckBox.checked = True
-        report = sys.modules["DeepAttentionRegLib.PanelReport"].Report
+        report = sys.modules["DeepAttentionRegLib.panel.Report"].Report
         with self.writing("report.html"), mock.patch.object(report, "write", side_effect=report.write) as write:
             self.ui.writeReportButton.click()
         np.testing.assert_allclose(write.call_args.kwargs["pointRas"], (-3.0, -4.0, 5.0))

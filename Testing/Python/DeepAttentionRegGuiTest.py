@@ -234,7 +234,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertEqual(self.ui.movingVolumeSelector.currentNode().GetName(), "fixed")
 
     def test_recursions_have_the_range_of_the_method(self):
-        registry = sys.modules["DeepAttentionRegEngine.registry"]
+        registry = sys.modules["DeepAttentionRegEngine.protocol.registry"]
         parameters = self.widget._parameterNode
         for method in type(parameters.method):
             if method is not self.module.Method.REFINEMENT_ONLY:

@@ -20,7 +20,7 @@ class DeepAttentionRegMapsTest(PanelCase):
         """Register the two volumes and unfold the tools."""
         super().setUp()
         self.parameters = self.widget._parameterNode
-        self.record = sys.modules["DeepAttentionRegLib.Record"]
+        self.record = sys.modules["DeepAttentionRegLib.nodes.Record"]
 
     def registered(self):
         """Register and return the transform."""
@@ -180,7 +180,7 @@ class DeepAttentionRegMapsTest(PanelCase):
     def chooseTable(self, text):
         """Write a table and choose it and a folder."""
         images, volumes = (
-            sys.modules[name] for name in ("DeepAttentionRegEngine.images", "DeepAttentionRegLib.Volumes")
+            sys.modules[name] for name in ("DeepAttentionRegEngine.volume.images", "DeepAttentionRegLib.nodes.Volumes")
         )
         geometry = volumes.geometryOf(self.fixed, np.eye(4))
         images.write_volume(self.folder / "f.nrrd", slicer.util.arrayFromVolume(self.fixed), geometry)

@@ -21,7 +21,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
     def setUp(self):
         """Keep imported weights in a folder of the test."""
         super().setUp()
-        self.weights = sys.modules["DeepAttentionRegLib.Weights"]
+        self.weights = sys.modules["DeepAttentionRegLib.engine.Weights"]
         patch = mock.patch.object(self.weights, "userFolder", return_value=self.folder / "Weights")
         patch.start()
         self.addCleanup(patch.stop)
@@ -41,7 +41,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def choosingFile(self, path):
         """Let the user choose a file in the next dialogs."""
-        parts = sys.modules["DeepAttentionRegLib.PanelParts"]
+        parts = sys.modules["DeepAttentionRegLib.panel.Parts"]
         return mock.patch.object(parts, "chooseFile", return_value=str(path))
 
     def makeWeights(self):
@@ -209,7 +209,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.assertIn("moving to fixed (rman)", self.ui.statusLabel.text)
 
     def test_each_recursion_is_shown_and_nothing_of_it_is_left(self):
-        preview = sys.modules["DeepAttentionRegLib.Preview"].Preview
+        preview = sys.modules["DeepAttentionRegLib.views.Preview"].Preview
         seen = []
         real = preview.show
 
@@ -227,7 +227,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def test_views_show_what_they_did_once_the_registration_has_failed(self):
         before = self.layers()
-        preview = sys.modules["DeepAttentionRegLib.Preview"].Preview
+        preview = sys.modules["DeepAttentionRegLib.views.Preview"].Preview
         with mock.patch.object(preview, "show", side_effect=OSError("damaged")):
             self.register()
         self.assertEqual(self.shownNodes(), [])
@@ -255,11 +255,11 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def makePreview(self):
         """Show a field that a registration has left and return the live view."""
-        images = sys.modules["DeepAttentionRegEngine.images"]
-        geometry = sys.modules["DeepAttentionRegLib.Volumes"].geometryOf(self.fixed, np.eye(4))
+        images = sys.modules["DeepAttentionRegEngine.volume.images"]
+        geometry = sys.modules["DeepAttentionRegLib.nodes.Volumes"].geometryOf(self.fixed, np.eye(4))
         path = str(self.folder / "field.nrrd")
         images.write_displacement(path, np.zeros((*geometry.shape, 3), np.float32), geometry)
-        view = sys.modules["DeepAttentionRegLib.Preview"].Preview(self.fixed, self.moving)
+        view = sys.modules["DeepAttentionRegLib.views.Preview"].Preview(self.fixed, self.moving)
         view.show(path)
         self.assertEqual(len(self.shownNodes()), 3)
         return view

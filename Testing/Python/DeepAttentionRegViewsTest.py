@@ -19,7 +19,7 @@ class DeepAttentionRegViewsTest(PanelCase):
     def setUp(self):
         """Choose a deformation that moves tissue to the left."""
         super().setUp()
-        self.modes = sys.modules["DeepAttentionRegLib.ComparisonModes"]
+        self.modes = sys.modules["DeepAttentionRegLib.views.ComparisonModes"]
         self.parameters = self.widget._parameterNode
         self.showVolume(self.fixed)
         self.crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
@@ -31,7 +31,7 @@ class DeepAttentionRegViewsTest(PanelCase):
 
     def addTransform(self):
         """Add a deformation whose field points to the right."""
-        transforms, volumes = (sys.modules[f"DeepAttentionRegLib.{name}"] for name in ("Transforms", "Volumes"))
+        transforms, volumes = (sys.modules[f"DeepAttentionRegLib.nodes.{name}"] for name in ("Transforms", "Volumes"))
         geometry = volumes.geometryOf(self.fixed, np.eye(4))
         field = np.zeros((*geometry.shape, 3), np.float32)
         field[..., 0] = -SHIFT_MM
@@ -77,7 +77,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         return [name for name in names if not getattr(self.ui, name).isHidden()]
 
     def test_views_come_first_and_are_open(self):
-        inspection = sys.modules["DeepAttentionRegLib.PanelInspection"]
+        inspection = sys.modules["DeepAttentionRegLib.panel.Inspection"]
         self.assertEqual(next(iter(inspection.TOOLS)), "Views")
         self.assertFalse(self.ui.viewsGroupBox.collapsed)
         self.assertTrue(self.ui.readoutGroupBox.collapsed)
@@ -266,4 +266,4 @@ class DeepAttentionRegViewsTest(PanelCase):
 
     def sliceNode(self, index):
         """Return the node that says where a slice view lies."""
-        return sys.modules["DeepAttentionRegLib.ViewStates"].sliceNodeOf(self.views()[index])
+        return sys.modules["DeepAttentionRegLib.views.ViewStates"].sliceNodeOf(self.views()[index])

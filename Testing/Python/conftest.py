@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parents[1] / "DeepAttentionReg"))
-
-from DeepAttentionRegEngine.geometry import Geometry  # noqa: E402 - needs the path above
+from DeepAttentionRegEngine.volume.geometry import Geometry
 
 if TYPE_CHECKING:
     import slicer
@@ -27,8 +25,8 @@ ORIGIN = (-31.5, 12.25, 88.0)
 NEEDS_TORCH = "pytestmark = pytest.mark.torch"  # in a test file that imports PyTorch as a whole
 
 collect_ignore = [
-    path.name
-    for path in sorted(FOLDER.glob("test_*.py"))
+    path.relative_to(FOLDER).as_posix()
+    for path in sorted(FOLDER.rglob("test_*.py"))
     if find_spec("torch") is None and NEEDS_TORCH in path.read_text(encoding="utf-8")
 ]
 

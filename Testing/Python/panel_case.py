@@ -13,7 +13,7 @@ import numpy as np
 import slicer
 
 NAME = "DeepAttentionReg"
-FAKE_ENGINE = Path(__file__).resolve().with_name("fake_engine.py")
+FAKE_ENGINE = Path(__file__).resolve().with_name("support") / "fake_engine.py"
 TIMEOUT_S = 60.0
 PROBLEM = "PyTorch cannot be used."
 CARD = {"id": "cuda:0", "name": "Graphics card"}

@@ -25,11 +25,19 @@ MAX_FUNCTION_LINES = 50
 MAX_NESTING = 3
 MAX_PARAMETERS = 7
 
-STDLIB_ONLY = {"__init__", "batch", "contract", "errors", "estimate", "files", "pair_table", "registry", "reporting"}
-NUMPY_ONLY = {"geometry", "fields", "intensity", "phantom", "points", "recursions"}
-SIMPLEITK_TOO = {"images", "metrics", "similarity_map"}
-LIGHT = STDLIB_ONLY | NUMPY_ONLY | SIMPLEITK_TOO
-ENGINE_PACKAGES = {"numpy", "SimpleITK", "torch"}
+# Packages, lowest first: each imports from those above it in its list, and from itself.
+NUMPY, TORCH = {"numpy", "SimpleITK"}, {"numpy", "SimpleITK", "torch"}
+ENGINE_LAYERS: dict[str, set[str]] = {
+    "protocol": set(),
+    "volume": NUMPY,
+    "deform": TORCH,
+    "networks": TORCH,
+    "registration": TORCH,
+    "evidence": TORCH,
+}
+LIB_LAYERS = ("engine", "nodes", "tasks", "views", "evidence", "report", "Parameters", "panel")
+LIGHT = {"protocol", "volume"}  # what the process of the panel may load
+MAX_FOLDER_MODULES = 20
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}
 
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
@@ -77,13 +85,32 @@ def roots(path: Path) -> set[str]:
     return {name.split(".")[0] for level, name in imported(path) if level == 0} - set(sys.stdlib_module_names)
 
 
-def engine_files_used(path: Path) -> set[str]:
-    """Return the names of the engine's files that a file outside the engine imports."""
-    used = {name.split(".")[1] for _, name in imported(path) if name.startswith("DeepAttentionRegEngine.")}
-    for node in nodes(path, ast.ImportFrom):
-        if node.module == "DeepAttentionRegEngine":
-            used |= {alias.name for alias in node.names if not alias.name.startswith("__")}
-    return used
+def packages_used(path: Path, package: Path) -> set[str]:
+    """Return the first names below a package of ours that a file imports."""
+    names = {name.split(".")[1] for name in ours(path) if name.startswith(f"{package.name}.")}
+    return {name for name in names if not name.startswith("__")}
+
+
+def ours(path: Path) -> Iterator[str]:
+    """Yield the dotted names below `MODULE` of what a file imports, relative imports resolved."""
+    folder = path.parent.relative_to(MODULE).parts if path.is_relative_to(MODULE) else ()
+    for node in nodes(path, ast.Import, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+            continue
+        start = folder[: len(folder) - node.level + 1] if node.level else ()
+        module = [*start, *([node.module] if node.module else [])]
+        yield from (".".join([*module, alias.name]) for alias in node.names)
+
+
+def up_to(layer: str, layers: tuple[str, ...]) -> set[str]:
+    """Return a layer and those below it."""
+    return set(layers[: layers.index(layer) + 1])
+
+
+def dotted(path: Path) -> str:
+    """Return the name of a module below `MODULE`."""
+    return ".".join(path.relative_to(MODULE).with_suffix("").parts).removesuffix(".__init__")
 
 
 def public_definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
@@ -105,33 +132,32 @@ def nesting(node: ast.AST, depth: int = 0) -> int:
 
 
 class TestImportDirection:
-    def test_engine_imports_only_numpy_simpleitk_and_torch(self) -> None:
-        allowed = ENGINE_PACKAGES | {"DeepAttentionRegEngine"}
-        assert not offenders(ENGINE_FILES, lambda path: roots(path) - allowed)
+    @pytest.mark.parametrize("layer", ENGINE_LAYERS)
+    def test_engine_packages_need_no_more_than_their_layer(self, layer: str) -> None:
+        assert not offenders(python_files(ENGINE / layer), lambda path: roots(path) - ENGINE_LAYERS[layer])
 
-    @pytest.mark.parametrize(
-        ("files", "packages", "below"),
-        [
-            (STDLIB_ONLY, set(), set()),
-            (NUMPY_ONLY, {"numpy"}, STDLIB_ONLY),
-            (SIMPLEITK_TOO, {"numpy", "SimpleITK"}, STDLIB_ONLY | NUMPY_ONLY),
-        ],
-        ids=["stdlib", "numpy", "SimpleITK"],
-    )
-    def test_light_engine_files_import_only_their_layer(
-        self, files: set[str], packages: set[str], below: set[str]
-    ) -> None:
-        paths = [ENGINE / f"{name}.py" for name in sorted(files)]
-        assert not offenders(paths, lambda path: roots(path) - packages)
-        siblings = files | below
-        assert not offenders(paths, lambda path: {n.split(".")[0] for level, n in imported(path) if level} - siblings)
+    @pytest.mark.parametrize("layer", ENGINE_LAYERS)
+    def test_engine_packages_import_from_lower_ones_only(self, layer: str) -> None:
+        upper = set(ENGINE_LAYERS) - up_to(layer, tuple(ENGINE_LAYERS))
+        assert not offenders(python_files(ENGINE / layer), lambda path: packages_used(path, ENGINE) & upper)
+
+    @pytest.mark.parametrize("layer", LIB_LAYERS)
+    def test_slicer_packages_import_from_lower_ones_only(self, layer: str) -> None:
+        files = [*python_files(LIB / layer), *LIB.glob(f"{layer}.py")]
+        upper = set(LIB_LAYERS) - up_to(layer, LIB_LAYERS)
+        assert not offenders(files, lambda path: packages_used(path, LIB) & upper)
+
+    def test_every_package_has_its_layer(self) -> None:
+        assert {path.name for path in ENGINE.iterdir() if path.is_dir()} - {"__pycache__"} == set(ENGINE_LAYERS)
+        folders = {path.name for path in LIB.iterdir() if path.is_dir()} - {"__pycache__"}
+        assert folders == set(LIB_LAYERS) - {"Parameters"}
+
+    def test_slicer_side_uses_only_engine_packages_without_torch(self) -> None:
+        assert not offenders(SLICER_FILES, lambda path: packages_used(path, ENGINE) - LIGHT)
 
     def test_slicer_side_imports_only_what_slicer_ships(self) -> None:
         ours = {"DeepAttentionRegEngine", "DeepAttentionRegLib", "SampleData", "PyTorchUtils"}
         assert not offenders(SLICER_FILES, lambda path: roots(path) - SLICER_PACKAGES - ours)
-
-    def test_slicer_side_uses_only_engine_files_without_torch(self) -> None:
-        assert not offenders(SLICER_FILES, lambda path: engine_files_used(path) - LIGHT)
 
     def test_nothing_imports_tests_and_nothing_shipped_imports_training(self) -> None:
         assert not offenders(TRAINING_FILES, lambda path: roots(path) & {"Testing"})
@@ -155,16 +181,16 @@ class TestImportGraph:
         return set(done.stdout.splitlines()[-1].split("|"))
 
     def test_light_engine_files_leave_torch_unloaded(self) -> None:
-        code = "\n".join(f"import DeepAttentionRegEngine.{name}" for name in sorted(LIGHT))
+        code = "\n".join(f"import {dotted(path)}" for name in LIGHT for path in python_files(ENGINE / name))
         assert "torch" not in self.loaded_by(code, MODULE)
 
     @pytest.mark.mrml
     def test_gui_process_never_loads_torch(self) -> None:
         pytest.importorskip("slicer", reason="slicer-core is not installed")
-        modules = [f"DeepAttentionRegLib.{path.stem}" for path in python_files(LIB)]
+        modules = map(dotted, python_files(LIB))
         imports = "\n".join(f"import {name}" for name in [*modules, "DeepAttentionReg"])
         code = f"import slicer_stand_ins\nslicer_stand_ins.install()\n{imports}"
-        assert "torch" not in self.loaded_by(code, MODULE, TESTING / "Python")
+        assert "torch" not in self.loaded_by(code, MODULE, TESTING / "Python" / "support")
 
     @pytest.mark.torch
     def test_engine_process_never_loads_slicer(self) -> None:
@@ -184,6 +210,11 @@ class TestSize:
             return max(0, len(path.read_text(encoding="utf-8").splitlines()) - limit)
 
         assert not offenders(EVERY_FILE, surplus)
+
+    def test_folders_are_not_crowded(self) -> None:
+        folders = {path.parent for path in EVERY_FILE}
+        crowded = [folder for folder in folders if len(list(folder.glob("*.py"))) > MAX_FOLDER_MODULES + 1]
+        assert not [folder.relative_to(ROOT).as_posix() for folder in crowded]
 
     def test_functions_are_short(self) -> None:
         def long_functions(path: Path) -> list[str]:

@@ -9,8 +9,8 @@ import torch
 
 from cases import Case, CaseSet, centered
 from config import ConfigError
-from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
-from DeepAttentionRegEngine.warp import shrink
+from DeepAttentionRegEngine.deform.warp import shrink
+from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
 from .folders import read_oriented
 

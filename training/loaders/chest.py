@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 
 from cases import Case, CaseSet, relabelled
-from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
+from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
 # Both lungs; the heart, which only JSRT has, is dropped as in He, He, Cao 2022.
 LUNGS = {"jsrt": [1, 2], "montgomery": [255], "shenzhen": [255]}

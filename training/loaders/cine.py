@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from cases import Case, CaseSet, relabelled
-from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
+from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
 PIG = "pig_cine"
 SUNNYBROOK = "sunnybrook_cine"

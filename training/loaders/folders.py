@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 
 from cases import Case, CaseSet, centered, relabelled
-from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
+from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
 
 def read_oriented(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:

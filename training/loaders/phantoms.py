@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from cases import Case, CaseSet
-from DeepAttentionRegEngine.intensity import PERCENTILES, normalize
-from DeepAttentionRegEngine.phantom import PhantomSettings, default_geometry, make_phantom
+from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
+from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 
 SIZE, SPACING = (48, 40, 48), (7.0, 6.0, 7.0)  # along i, j, k: the demo's field of view at half its resolution
 SHALLOWEST, DEEPEST = 0.03, 0.1  # amplitude of the breathing, as `PhantomSettings` counts it

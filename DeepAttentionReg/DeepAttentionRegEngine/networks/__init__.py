@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .. import errors
-from ..registry import Variant, weight_file
+from ..protocol import errors
+from ..protocol.registry import Variant, weight_file
 from .acregnet import Acregnet, AcregnetSettings
 from .adregnet import Adregnet, AdregnetSettings
 from .agf import Agf, AgfSettings

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..warp import shrink
+from ..deform.warp import shrink
 from .base import Evidence, StepNetwork
 from .blocks import clamp_displacement, convolution, flow_head, norm_layer, single_precision
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..warp import compose, identity_grid, integrate_velocity, resize, resize_displacement, sample, warp
+from ..deform.warp import compose, identity_grid, integrate_velocity, resize, resize_displacement, sample, warp
 from .base import AttentionMap, Evidence, StepNetwork
 from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head, fold, single_precision
 from .cross_attention import GlobalAttention, NeighbourhoodAttention, at_least_single

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..refine import Masks
-from ..warp import compose, integrate_velocity, resize_displacement, warp
+from ..deform.refine import Masks
+from ..deform.warp import compose, integrate_velocity, resize_displacement, warp
 from .acregnet import WIDTHS, Unit, enlarge, halve, run_stage
 from .base import AttentionMap, Evidence, ImagePair, Recursion, StepNetwork
 from .blocks import clamp_displacement, convolution, flow_head, single_precision

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..warp import identity_grid
+from ..deform.warp import identity_grid
 from .base import CrossAttention, Evidence
 from .blocks import CONVOLUTIONS, InstanceNorm
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..warp import shrink
+from ..deform.warp import shrink
 from .blocks import CONVOLUTIONS, norm_layer
 
 SWAPPED = 0.1  # share of voxel pairs

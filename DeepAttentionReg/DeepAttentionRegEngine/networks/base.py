@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..gaussians import Gaussians
-from ..refine import Masks, OnStep
-from ..warp import compose, warp
+from ..deform.gaussians import Gaussians
+from ..deform.refine import Masks, OnStep
+from ..deform.warp import compose, warp
 
 
 @dataclass(frozen=True)

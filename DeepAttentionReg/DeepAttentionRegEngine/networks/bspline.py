@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..losses import inside_image, isotropic_total_variation, local_ncc, mean_squared
-from ..refine import level_size
-from ..warp import resize_displacement, shrink, warp
+from ..deform.losses import inside_image, isotropic_total_variation, local_ncc, mean_squared
+from ..deform.refine import level_size
+from ..deform.warp import resize_displacement, shrink, warp
 from .base import Evidence, ImagePair, Recursion, RegistrationNetwork
 
 

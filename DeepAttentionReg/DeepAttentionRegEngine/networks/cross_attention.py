@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..warp import identity_grid
+from ..deform.warp import identity_grid
 from .base import CrossAttention
 from .blocks import CONVOLUTIONS
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
-from ..losses import box_mean
-from ..mind import mind_ssc
-from ..warp import resize_displacement
+from ..deform.losses import box_mean
+from ..deform.mind import mind_ssc
+from ..deform.warp import resize_displacement
 from .blocks import CONVOLUTIONS, pool
 
 POOLS = {2: avg_pool2d, 3: avg_pool3d}

@@ -18,8 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..gaussians import MODES, Gaussians, grid_coordinates, half_extent, limited, render, rotation_2d, rotation_3d
-from ..warp import compose, sample, shrink, warp
+from ..deform.gaussians import (
+    MODES,
+    Gaussians,
+    grid_coordinates,
+    half_extent,
+    limited,
+    render,
+    rotation_2d,
+    rotation_3d,
+)
+from ..deform.warp import compose, sample, shrink, warp
 from .base import AttentionMap, Evidence, ImagePair, Recursion, RegistrationNetwork
 from .blocks import CONVOLUTIONS, SMALLEST_HALF, single_precision, use_channels_last
 from .forces import demons_force, lucas_kanade

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..warp import integrate_velocity
+from ..deform.warp import integrate_velocity
 from .attention import MutualAttention
 from .base import Evidence, ImagePair, Recursion, StepNetwork
 from .blocks import (

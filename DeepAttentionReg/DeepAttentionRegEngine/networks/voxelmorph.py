@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..warp import integrate_velocity, resize_displacement
+from ..deform.warp import integrate_velocity, resize_displacement
 from .base import Evidence, StepNetwork
 from .blocks import SLOPE, clamp_displacement, convolution, flow_head, single_precision, use_channels_last
 

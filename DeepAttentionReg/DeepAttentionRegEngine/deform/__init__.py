@@ -1,0 +1,1 @@
+"""Deformations as tensors: warping, composing, losses, and refining one pair."""

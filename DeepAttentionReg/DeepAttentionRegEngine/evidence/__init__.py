@@ -1,0 +1,1 @@
+"""What lets a registration be judged: uncertainty, recursions, Gaussians."""

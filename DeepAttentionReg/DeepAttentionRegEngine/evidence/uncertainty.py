@@ -1,0 +1,104 @@
+"""How far a displacement depends on what should not matter: its spread over registrations of slightly changed images.
+
+Each sample changes brightness and contrast of both images, adds noise, and bends the moving image smoothly, which is
+undone in the displacement found; refinement is up to four times as smooth or as loose. Where the images leave no doubt
+all samples agree; where they say little, as in uniform tissue, the samples keep part of what bent them, and the spread
+shows it. What all samples get wrong together, it cannot show. Testing/Tools/calibrate.py compares it with the true
+error.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..deform.warp import LINEAR_MODES, compose, warp
+from ..registration.preprocess import WorkingPair
+
+NOISE = 0.005  # standard deviation, of the range of the image
+GAMMA = 0.1  # contrast: exponent of the brightness, by which it differs from 1 at most
+GAIN = 0.05  # factor of the brightness, by which it differs from 1 at most
+BEND_POINTS = 3  # along each axis, between which the bending is interpolated
+BEND_SHARE = 0.06  # of the mean length of the axes: the largest component of the bending
+SMOOTHNESS = 4.0  # factor or divisor, at most
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """A slightly changed pair.
+
+    Attributes:
+        pair: The images.
+        bending: `(1, nd, *spatial)` in voxels of the working grid: where the changed moving image comes from.
+        smoothness: Factor of the smoothness of the refinement.
+    """
+
+    pair: WorkingPair
+    bending: Tensor
+    smoothness: float
+
+    def undo(self, displacement: Tensor) -> Tensor:
+        """Return what a displacement found for the changed pair means for the unchanged one, in voxels."""
+        return compose(self.bending, displacement)
+
+
+def perturb(pair: WorkingPair, generator: torch.Generator) -> Perturbed:
+    """Return a pair with changed brightness, contrast, noise and shape.
+
+    Args:
+        pair: On the working grid.
+        generator: Of the CPU, so that every device gets the same changes.
+    """
+    bending = _bending(tuple(pair.fixed.shape[2:]), generator).to(pair.fixed)
+    changed = replace(
+        pair,
+        fixed=_recolored(pair.fixed, generator),
+        moving=_recolored(warp(pair.moving, bending), generator),
+        moving_mask=None if pair.moving_mask is None else warp(pair.moving_mask, bending),
+    )
+    return Perturbed(changed, bending, math.exp(math.log(SMOOTHNESS) * _symmetric(generator)))
+
+
+def _symmetric(generator: torch.Generator) -> float:
+    """Return a random number between -1 and 1."""
+    return 2 * float(torch.rand(1, generator=generator)) - 1
+
+
+def _bending(spatial: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    axes = len(spatial)
+    coarse = torch.randn(1, axes, *[BEND_POINTS] * axes, generator=generator)
+    smooth = F.interpolate(coarse, size=spatial, mode=LINEAR_MODES[axes], align_corners=True)
+    return smooth * (BEND_SHARE * sum(spatial) / axes / float(smooth.abs().max()))
+
+
+def _recolored(image: Tensor, generator: torch.Generator) -> Tensor:
+    gamma, gain = (1 + limit * _symmetric(generator) for limit in (GAMMA, GAIN))
+    noise = NOISE * torch.randn(image.shape, generator=generator)
+    return gain * image.clamp_min(0) ** gamma + noise.to(image)
+
+
+class Spread:
+    """The standard deviation of displacements that are added one by one, without keeping them.
+
+    Source: Welford 1962, for vectors: the square root of the mean squared distance from the mean vector.
+    """
+
+    def __init__(self, displacement_lps_mm: np.ndarray) -> None:
+        """Start with a displacement `(k, j, i, 3)`, mm."""
+        self.count = 1
+        self._mean = displacement_lps_mm.astype(np.float32)
+        self._squares = np.zeros(displacement_lps_mm.shape[:3], np.float32)
+
+    def add(self, displacement_lps_mm: np.ndarray) -> None:
+        """Add another displacement on the same grid."""
+        self.count += 1
+        change = displacement_lps_mm - self._mean
+        self._mean += change / self.count
+        self._squares += np.einsum("...c,...c->...", change, displacement_lps_mm - self._mean)
+
+    def millimetres(self) -> np.ndarray:
+        """Return the standard deviation `(k, j, i)`, mm, of what was added; 0 for a single one."""
+        return np.sqrt(self._squares / max(self.count - 1, 1))

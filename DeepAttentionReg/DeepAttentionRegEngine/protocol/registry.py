@@ -1,0 +1,286 @@
+"""Methods and weights, as their JSON files in Resources describe them. Standard library only."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import errors
+
+ROLES = ("method", "iterative", "baseline")
+WEIGHT_SUFFIX = ".pt"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class GridPolicy:
+    """How large the grids are on which a method works; they are isotropic and cover the fixed field of view.
+
+    Attributes:
+        minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
+        maximum_voxels: The working grid has as many voxels as the fixed volume, but no more than this and its margin.
+        network_voxels: Above this the network sees the images reduced, and its field is enlarged.
+        margin: Voxels that the working grid reaches beyond either end of the field of view. A convolution sees zeros
+            beyond its grid, so that fields are worst at the border; and what the fixed image ends with may have its
+            counterpart beyond.
+    """
+
+    minimum_size: int
+    maximum_voxels: int
+    network_voxels: int
+    margin: int = 0
+
+
+@dataclass(frozen=True)
+class Recursions:
+    """What the number of recursions of a method means, and its range."""
+
+    default: int
+    minimum: int
+    maximum: int
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of a method that can be run.
+
+    Attributes:
+        weights: Id in weights.json or path of a weight file; None for a method that needs none.
+        dimensions: 2 or 3, the spatial axes it works on.
+        network: Arguments of the architecture.
+        extent_mm: Shortest and longest field of view, along its longest axis, that the weights were trained on; None
+            for any.
+        refinement: Refinement settings that suit a pair within that range, where the network's field is trusted.
+    """
+
+    weights: str | None
+    dimensions: int
+    network: dict[str, Any]
+    extent_mm: tuple[float, float] | None
+    refinement: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registration method.
+
+    Attributes:
+        name: File name without extension, the id used everywhere.
+        title: What users read.
+        summary: One sentence.
+        role: "method", "iterative" (optimises on the pair) or "baseline" (for comparison, not offered to clinicians).
+        architecture: Name of the network.
+        recursions: What a recursion means and how many there may be.
+        normalization: Percentiles of an image that become 0 and 1.
+        grid: Size policy by number of spatial axes, 2 and 3.
+        networks: Arguments of the architecture by number of spatial axes.
+        needs_weights: False for methods that learn nothing.
+        citation: How to cite the published method.
+        variants: Forms that can be run, the preferred first.
+    """
+
+    name: str
+    title: str
+    summary: str
+    role: str
+    architecture: str
+    recursions: Recursions
+    normalization: tuple[float, float]
+    grid: dict[int, GridPolicy]
+    networks: dict[int, dict[str, Any]]
+    needs_weights: bool
+    citation: str
+    variants: tuple[Variant, ...]
+
+    def recursions_for(self, wanted: int | None) -> int:
+        """Return a number of recursions within range, the default for None.
+
+        Raises:
+            EngineError: If the wanted number is out of range.
+        """
+        limits = self.recursions
+        count = limits.default if wanted is None else wanted
+        if not limits.minimum <= count <= limits.maximum:
+            raise errors.EngineError(
+                errors.CONTRACT,
+                f"{self.title} takes {limits.minimum} to {limits.maximum} recursions, not {count}.",
+                f"{limits.default} is the usual number.",
+            )
+        return count
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weight file.
+
+    Attributes:
+        id: Name used in jobs.
+        file: File name in Resources/Models.
+        sha256: Hash of the file.
+        bytes: Size of the file.
+        training_data: What it was trained on.
+        licence: Licence of the weights.
+        command: The command that made it.
+        date: When.
+        validation: Figures on held-out cases.
+    """
+
+    id: str
+    file: str
+    sha256: str
+    bytes: int
+    training_data: str
+    licence: str
+    command: str
+    date: str
+    validation: dict[str, Any]
+
+
+def resources() -> Path:
+    """Return the Resources folder: beside the engine in Slicer, its own package in a pip installation."""
+    parent = Path(__file__).resolve().parents[2]
+    beside = parent / "Resources"
+    return beside if beside.is_dir() else parent / "DeepAttentionRegResources"
+
+
+def _read(path: Path, make: Callable[[Any], T], hint: str = "Install the extension again.") -> T:
+    """Return what `make` builds from a JSON file; the hint tells how to mend a damaged one."""
+    try:
+        return make(json.loads(path.read_text(encoding="ascii")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise errors.EngineError(errors.WEIGHTS_CORRUPT, f"The file {path.name} is damaged ({error}).", hint) from error
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods."""
+    return sorted(path.stem for path in (resources() / "Methods").glob("*.json"))
+
+
+def load_method(name: str) -> Method:
+    """Read a method file.
+
+    Raises:
+        EngineError: If there is no such method, or its file is damaged.
+    """
+    if name not in method_names():
+        raise errors.EngineError(
+            errors.METHOD_UNKNOWN,
+            f"The method {name!r} is unknown.",
+            f"Choose one of: {', '.join(method_names())}, none.",
+        )
+    return _read(resources() / "Methods" / f"{name}.json", lambda data: _method(name, data))
+
+
+def _method(name: str, data: dict[str, Any]) -> Method:
+    data["recursions"] = Recursions(**data["recursions"])
+    data["grid"] = {int(axes): GridPolicy(**policy) for axes, policy in data["grid"].items()}
+    data["networks"] = {int(axes): _with_tuples(arguments) for axes, arguments in data["networks"].items()}
+    low, high = data["normalization"]
+    data["normalization"] = (low, high)
+    variants = []
+    for variant in data["variants"]:
+        network = data["networks"][variant["dimensions"]] | variant.pop("network", {})
+        variants.append(Variant(**_with_tuples({**variant, "network": network})))
+    return Method(**{**data, "name": name, "variants": tuple(variants)})
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turn JSON's lists into tuples, which settings can hold, at any depth."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def load_weights() -> dict[str, Weights]:
+    """Return all listed weight files by id.
+
+    Raises:
+        EngineError: If the list is damaged.
+    """
+    return _read(
+        resources() / "weights.json", lambda data: {entry["id"]: Weights(**entry) for entry in data["weights"]}
+    )
+
+
+def choose_variant(method: Method, dimensions: int, weights: str | None) -> Variant:
+    """Return the variant of a method for a pair of images.
+
+    Args:
+        method: The method.
+        dimensions: 2 for single slices, else 3.
+        weights: Id of listed weights or path of a weight file that the user asks for; None takes the first that fits.
+
+    Raises:
+        EngineError: If none fits.
+    """
+    if not method.needs_weights and weights is not None:
+        raise errors.EngineError(
+            errors.CONTRACT, f"{method.title} needs no weights.", "Leave them out, or choose another method."
+        )
+    if weights is not None and weights.endswith(WEIGHT_SUFFIX):
+        return _user_variant(method, dimensions, Path(weights))
+    fitting = [variant for variant in method.variants if variant.dimensions == dimensions]
+    chosen = [variant for variant in fitting if weights in (None, variant.weights)]
+    if not chosen:
+        known = ", ".join(str(variant.weights) for variant in fitting) or "none"
+        raise errors.EngineError(
+            errors.WEIGHTS_MISSING,
+            f"{method.title} has no {dimensions}D weights{'' if weights is None else f' named {weights!r}'} "
+            f"(available: {known}).",
+            "Choose another method or other weights, or the method 'none' with refinement.",
+        )
+    return chosen[0]
+
+
+def _user_variant(method: Method, dimensions: int, path: Path) -> Variant:
+    """Return the variant of the user's own weight file.
+
+    A JSON file of the same name beside it may hold what differs from the method's file: "network", "extent_mm" and
+    "refinement".
+    """
+
+    def make(told: dict[str, Any]) -> Variant:
+        network = method.networks[dimensions] | _with_tuples(told.get("network", {}))
+        extent = told.get("extent_mm")
+        within = None if extent is None else (float(extent[0]), float(extent[1]))
+        return Variant(str(path), dimensions, network, within, _with_tuples(dict(told.get("refinement", {}))))
+
+    beside = path.with_suffix(".json")
+    return _read(beside, make, "Correct it, or remove it.") if beside.is_file() else make({})
+
+
+def weight_file(identifier: str) -> Path:
+    """Return the path of a weight file: the user's own as it is, a listed one after checking its hash.
+
+    Raises:
+        EngineError: If the file is not listed, missing or damaged.
+    """
+    if identifier.endswith(WEIGHT_SUFFIX):
+        if not Path(identifier).is_file():
+            raise errors.EngineError(
+                errors.WEIGHTS_MISSING, f"The weight file {identifier} does not exist.", "Check its path."
+            )
+        return Path(identifier)
+    listed = load_weights()
+    if identifier not in listed:
+        raise errors.EngineError(
+            errors.WEIGHTS_MISSING, f"The weights {identifier!r} are not listed.", f"Known: {', '.join(listed)}."
+        )
+    entry = listed[identifier]
+    path = resources() / "Models" / entry.file
+    if not path.is_file():
+        raise errors.EngineError(
+            errors.WEIGHTS_MISSING, f"The weight file {path.name} is missing.", "Install the extension again."
+        )
+    if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+        raise errors.EngineError(
+            errors.WEIGHTS_CORRUPT,
+            f"The weight file {path.name} is damaged ({path.stat().st_size} bytes, expected {entry.bytes}).",
+            "Install the extension again.",
+        )
+    return path

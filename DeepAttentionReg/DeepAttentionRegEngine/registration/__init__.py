@@ -1,0 +1,1 @@
+"""Registers a pair of volumes: alignment, working grid, method, refinement, measures."""

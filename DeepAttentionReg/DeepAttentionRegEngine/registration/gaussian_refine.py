@@ -1,0 +1,103 @@
+"""Direct refinement of the numbers of a sequence of Gaussians on one pair, without a network.
+
+A remedy this project adds to R2N2: the sequence stays as compact as it was predicted.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..deform.gaussians import Gaussians, limited, render, rotation_2d, rotation_3d
+from ..deform.losses import isotropic_total_variation
+from ..networks.base import ImagePair
+from ..networks.bspline import dissimilarity, shrunk
+
+
+@dataclass(frozen=True)
+class GaussianRefinement:
+    """How to refine.
+
+    Attributes:
+        mode: Of the sequence, see gaussians.py.
+        kappa: Limit of each step in the modes that compose.
+        similarity: "mse", in units of the fixed image's variance, or "ncc" (local correlation).
+        window: Edge of the correlation window in voxels.
+        smoothness: Weight of the isotropic total variation of the field.
+        learning_rate: Adam step in the unit of the coordinates, of the logarithm of sigma and of radians.
+        voxels: Pairs are averaged to this size at most; Gaussians have no resolution of their own.
+    """
+
+    mode: str = "sum"
+    kappa: float = 0.9
+    similarity: str = "mse"
+    window: int = 7
+    smoothness: float = 0.02
+    learning_rate: float = 1e-2
+    voxels: int = 100_000
+
+
+def refine_gaussians(
+    pair: ImagePair,
+    sequence: Sequence[Gaussians],
+    steps: int,
+    settings: GaussianRefinement,
+    on_step: Callable[[int, int, float], bool] | None = None,
+) -> list[Gaussians]:
+    """Return the sequence with the lowest loss met.
+
+    Args:
+        pair: The images on the grid whose coordinates the sequence has; masks restrict where they are compared.
+        sequence: Gaussians of every step, from a network or of any origin.
+        steps: Adam iterations.
+        settings: How to refine.
+        on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
+    """
+    full = tuple(pair.fixed.shape[2:])
+    factor = max(1.0, (math.prod(full) / settings.voxels) ** (1 / len(full)))
+    size = [max(2, round(n / factor)) for n in full]
+    small = shrunk(pair, size)
+    with torch.enable_grad():
+        unknowns = [_unknowns(step) for step in sequence]
+        optimizer = torch.optim.Adam([value for values in unknowns for value in values], lr=settings.learning_rate)
+        best, lowest, enough = list(sequence), math.inf, False
+        for done in range(steps + 1):
+            pairs = zip(sequence, unknowns, strict=True)
+            current = [limited(_changed(step, values), settings.mode, settings.kappa) for step, values in pairs]
+            displacement = render(current, settings.mode, full, size)
+            loss = dissimilarity(small, displacement, settings.similarity, settings.window)
+            loss = loss + settings.smoothness * isotropic_total_variation(displacement)
+            value = float(loss.detach())
+            if value < lowest:
+                best, lowest = [_detached(step) for step in current], value
+            if done == steps or enough:
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            enough = on_step is not None and on_step(done + 1, steps, value)
+    return best
+
+
+def _unknowns(step: Gaussians) -> list[Tensor]:
+    """Return changes of center, log sigma, turn and vector, all 0."""
+    batch, count, nd = step.center.shape
+    sizes = (nd, nd, nd * (nd - 1) // 2, nd)
+    return [step.center.new_zeros(batch, count, size).requires_grad_() for size in sizes]
+
+
+def _changed(step: Gaussians, changes: list[Tensor]) -> Gaussians:
+    center, spread, turn, vector = changes
+    turned = rotation_2d(turn[..., 0]) if turn.shape[-1] == 1 else rotation_3d(turn)
+    return Gaussians(
+        step.center.detach() + center,
+        step.sigma.detach() * spread.exp(),
+        step.rotation.detach() @ turned,
+        step.vector.detach() + vector,
+    )
+
+
+def _detached(step: Gaussians) -> Gaussians:
+    return Gaussians(step.center.detach(), step.sigma.detach(), step.rotation.detach(), step.vector.detach())

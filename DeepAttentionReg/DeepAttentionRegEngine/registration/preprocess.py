@@ -1,0 +1,302 @@
+"""Any two volumes onto one working grid, and the field back onto the fixed grid.
+
+Matrices are 4x4 and act on column vectors. `alignment` is the linear map of fixed to moving points (LPS mm).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..deform.tensors import to_array, to_tensor
+from ..deform.warp import sample, shrink
+from ..protocol import errors
+from ..volume.geometry import Geometry, index_map
+from ..volume.intensity import normalize
+from .working_grid import GridLimits, plan_grid, spatial_shape
+
+SLAB_VOXELS = 2_000_000  # bounds the memory of coordinates while whole volumes are resampled
+MINIMUM_OVERLAP = 0.02
+
+
+@dataclass(frozen=True)
+class WorkingPair:
+    """Two images on the working grid, `(1, 1, *spatial)` in [0, 1]; spatial leaves the axis of a single slice out.
+
+    Attributes:
+        geometry: The working grid; a flat one has its single slice along k.
+        alignment: Linear map of fixed to moving points, 4x4 LPS.
+        fixed: Fixed image.
+        moving: Moving image sampled through the alignment.
+        weight: 1 where both images are known and inside the masks, else 0.
+        fixed_mask: 1 inside the user's mask of the fixed image; None without one.
+        moving_mask: The same of the moving image, sampled through the alignment.
+    """
+
+    geometry: Geometry
+    alignment: np.ndarray
+    fixed: Tensor
+    moving: Tensor
+    weight: Tensor
+    fixed_mask: Tensor | None = None
+    moving_mask: Tensor | None = None
+
+    def at(self, spatial: tuple[int, ...]) -> "WorkingPair":
+        """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing."""
+        i, j, *k = spatial[::-1]
+        return WorkingPair(
+            self.geometry.resized((i, j, k[0] if k else 1)),
+            self.alignment,
+            shrink(self.fixed, spatial),
+            shrink(self.moving, spatial),
+            shrink(self.weight, spatial),
+            None if self.fixed_mask is None else shrink(self.fixed_mask, spatial),
+            None if self.moving_mask is None else shrink(self.moving_mask, spatial),
+        )
+
+
+def slabs(shape: tuple[int, int, int]) -> Iterator[slice]:
+    """Yield slices along k that hold about `SLAB_VOXELS` each."""
+    step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+def slab_indices(shape: tuple[int, int, int], slab: slice, device: torch.device) -> Tensor:
+    """Return voxel indices `(3, k, j, i)` of a slab, channels in the order i, j, k."""
+    k, j, i = (torch.arange(n, device=device, dtype=torch.float32) for n in shape)
+    grid = torch.meshgrid(k[slab], j, i, indexing="ij")
+    return torch.stack(grid[::-1])
+
+
+def apply_matrix(matrix: np.ndarray, points: Tensor) -> Tensor:
+    """Apply a 4x4 matrix to points `(3, ...)`."""
+    linear = torch.as_tensor(matrix[:3, :3].tolist(), device=points.device, dtype=points.dtype)
+    offset = torch.as_tensor(matrix[:3, 3].tolist(), device=points.device, dtype=points.dtype)
+    return torch.einsum("ab,b...->a...", linear, points) + offset.view(3, *[1] * (points.ndim - 1))
+
+
+def _blurred(image: Tensor, factors: np.ndarray) -> Tensor:
+    """Smooth `(1, 1, k, j, i)` before it is sampled `factors` (k, j, i) times more coarsely."""
+    for axis, factor in enumerate(factors, start=2):
+        if factor <= 1.2 or image.shape[axis] == 1:
+            continue
+        sigma = 0.5 * math.sqrt(factor**2 - 1)
+        radius = max(1, math.ceil(2.5 * sigma))
+        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=image.device) / sigma) ** 2)
+        shape, pad = [1] * 5, [0] * 6
+        shape[axis] = 2 * radius + 1
+        pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = radius
+        image = F.conv3d(F.pad(image, pad, mode="replicate"), (kernel / kernel.sum()).view(shape))
+    return image
+
+
+def resample(
+    array: np.ndarray, matrix: np.ndarray, shape: tuple[int, int, int], device: torch.device, *, nearest: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Sample a volume on another grid.
+
+    Args:
+        array: Source `(k, j, i)`.
+        matrix: 4x4 map of target to source voxel indices (`index_map`).
+        shape: Target `(k, j, i)`.
+        device: Where to work.
+        nearest: Nearest neighbour, for masks and labels.
+
+    Returns:
+        Values `(k, j, i)`, edges continued, and a mask `(k, j, i)` that is True inside the source's field of view.
+    """
+    image = to_tensor(array, device)[None, None]
+    if not nearest:
+        steps = np.abs(np.linalg.norm(matrix[:3, :3], axis=1))[::-1]
+        image = _blurred(image, steps)
+    size = torch.tensor(array.shape[::-1], device=device, dtype=torch.float32).view(3, 1, 1, 1)
+    values, inside = [], []
+    for slab in slabs(shape):
+        index = apply_matrix(matrix, slab_indices(shape, slab, device))
+        values.append(sample(image, index.flip(0)[None], nearest=nearest)[0, 0])
+        inside.append(((index >= -0.501) & (index <= size - 0.499)).all(0))
+    return torch.cat(values), torch.cat(inside)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A volume to register: array `(k, j, i)`, grid, and an optional mask on the same grid."""
+
+    array: np.ndarray
+    geometry: Geometry
+    mask: np.ndarray | None = None
+
+
+def on_grid(labels: Source, geometry: Geometry) -> np.ndarray:
+    """Return a label map `(k, j, i)` on a grid, resampled (nearest, 0 outside) only if it lies on another."""
+    matrix = index_map(geometry, labels.geometry, np.eye(4))
+    if labels.geometry.size == geometry.size and np.allclose(matrix, np.eye(4), atol=1e-3):
+        return labels.array
+    result = np.empty(geometry.shape, labels.array.dtype)
+    for slab in slabs(geometry.shape):
+        result[slab] = nearest_voxels(
+            labels.array, apply_matrix(matrix, slab_indices(geometry.shape, slab, torch.device("cpu")))
+        )
+    return result
+
+
+def nearest_voxels(array: np.ndarray, index: Tensor) -> np.ndarray:
+    """Read the voxel nearest to each index, exactly whatever the type: atlas labels exceed what float32 can hold.
+
+    Args:
+        array: `(k, j, i)`.
+        index: `(3, ...)`, channels in the order i, j, k.
+
+    Returns:
+        `(...)`, 0 outside the array.
+    """
+    i, j, k = to_array(index.round().long())
+    size_k, size_j, size_i = array.shape
+    inside = (i >= 0) & (i < size_i) & (j >= 0) & (j < size_j) & (k >= 0) & (k < size_k)
+    result = np.zeros(i.shape, array.dtype)
+    result[inside] = array[k[inside], j[inside], i[inside]]
+    return result
+
+
+def prepare(
+    fixed: Source, moving: Source, alignment: np.ndarray, limits: GridLimits, device: torch.device
+) -> WorkingPair:
+    """Bring two volumes onto the working grid over the fixed volume.
+
+    Raises:
+        EngineError: If the volumes do not overlap, a mask leaves nothing, or an image is constant or all NaN.
+    """
+    geometry = plan_grid(fixed.geometry, limits)
+    shape, spatial = geometry.shape, spatial_shape(geometry)
+    images: list[Tensor] = []
+    masks: list[Tensor | None] = []
+    known, chosen = (torch.ones(shape, device=device, dtype=torch.bool) for _ in range(2))
+    for source, matrix, name in ((fixed, np.eye(4), "fixed image"), (moving, alignment, "moving image")):
+        to_source = index_map(geometry, source.geometry, matrix)
+        values, inside = resample(normalize(source.array, name, limits.percentiles), to_source, shape, device)
+        images.append(values.view(1, 1, *spatial))
+        known &= inside
+        _require_overlap(float(known.float().mean()) / _share_of_view(fixed.geometry, geometry))
+        mask = None
+        if source.mask is not None:
+            mask = resample(source.mask, to_source, shape, device, nearest=True)[0] > 0
+            chosen &= mask
+            _require_mask(bool((known & chosen).any()), name)
+        masks.append(None if mask is None else mask.float().view(1, 1, *spatial))
+    weight = (known & chosen).float()
+    return WorkingPair(geometry, alignment, images[0], images[1], weight.view(1, 1, *spatial), masks[0], masks[1])
+
+
+def _share_of_view(fixed: Geometry, working: Geometry) -> float:
+    """Return which share of the working grid the fixed field of view fills."""
+    return min(1.0, math.prod(fixed.size) * fixed.voxel_volume / (math.prod(working.size) * working.voxel_volume))
+
+
+def _require_overlap(share: float) -> None:
+    if share < MINIMUM_OVERLAP:
+        raise errors.EngineError(
+            errors.NO_OVERLAP,
+            f"After the initial alignment the volumes share {100 * share:.1f} % of the fixed volume's field of view.",
+            "Start from the centers of the volumes or of mass, or place the moving volume with a linear transform.",
+        )
+
+
+def _require_mask(found: bool, name: str) -> None:
+    if not found:
+        raise errors.EngineError(
+            errors.MASK_OUTSIDE,
+            f"The mask of the {name} selects no voxel where both volumes have data.",
+            "Check that the mask belongs to this volume and is not empty.",
+        )
+
+
+def displacement_to_lps(displacement: Tensor, geometry: Geometry) -> Tensor:
+    """Turn a working-grid displacement in voxels into LPS mm.
+
+    Args:
+        displacement: `(1, nd, *spatial)`, channels in array axis order.
+        geometry: The working grid.
+
+    Returns:
+        `(3, k, j, i)` with channels x, y, z; the slice axis of a single slice gets no motion.
+    """
+    ijk = displacement[0].flip(0)
+    if geometry.is_flat:
+        ijk = torch.cat([ijk, torch.zeros_like(ijk[:1])])[:, None]
+    matrix = geometry.ijk_to_lps.copy()
+    matrix[:3, 3] = 0
+    return apply_matrix(matrix, ijk)
+
+
+def field_on_fixed(displacement: Tensor, pair: WorkingPair, fixed: Geometry) -> np.ndarray:
+    """Return the whole displacement, alignment included, on the fixed grid.
+
+    `u(x) = A (x + v(x)) - x`, v the working-grid displacement interpolated linearly and A the alignment.
+
+    Args:
+        displacement: `(1, nd, *spatial)` in voxels of the working grid.
+        pair: The working pair it belongs to.
+        fixed: Grid of the fixed volume.
+
+    Returns:
+        float32 `(k, j, i, 3)`, LPS mm: the moving volume is sampled at x + u(x).
+    """
+    field = displacement_to_lps(displacement, pair.geometry)[None]
+    to_working = index_map(fixed, pair.geometry, np.eye(4))
+    # A (x + v) - x = (A - I)(x + v) + v keeps single precision where coordinates are hundreds of millimetres.
+    residual = pair.alignment - np.eye(4)
+    result = np.empty((*fixed.shape, 3), np.float32)
+    for slab in slabs(fixed.shape):
+        index = slab_indices(fixed.shape, slab, displacement.device)
+        motion = sample(field, apply_matrix(to_working, index).flip(0)[None])[0]
+        total = apply_matrix(residual, apply_matrix(fixed.ijk_to_lps, index) + motion) + motion
+        result[slab] = to_array(total.movedim(0, -1))
+    return result
+
+
+def warp_volume(
+    moving: Source, displacement_lps_mm: np.ndarray, fixed: Geometry, device: torch.device, *, nearest: bool = False
+) -> np.ndarray:
+    """Resample a volume through a displacement field, once, from its original voxels.
+
+    Outside the moving volume the result is 0 for labels and the volume's minimum for images.
+
+    Args:
+        moving: Volume to resample, any real type; non-finite voxels count as the minimum.
+        displacement_lps_mm: `(k, j, i, 3)` on the fixed grid.
+        fixed: The fixed grid.
+        device: Where to work.
+        nearest: Nearest neighbour, for label maps.
+
+    Returns:
+        `(k, j, i)` on the fixed grid, of the moving volume's type.
+    """
+    to_index = moving.geometry.lps_to_ijk @ fixed.ijk_to_lps
+    linear = moving.geometry.lps_to_ijk.copy()
+    linear[:3, 3] = 0
+    image, background = (None, 0.0) if nearest else _image_and_background(moving.array, device)
+    size = torch.tensor(moving.geometry.size, device=device, dtype=torch.float32).view(3, 1, 1, 1)
+    result = np.empty(fixed.shape, moving.array.dtype)
+    for slab in slabs(fixed.shape):
+        motion = to_tensor(displacement_lps_mm[slab], device).movedim(-1, 0)
+        index = apply_matrix(to_index, slab_indices(fixed.shape, slab, device)) + apply_matrix(linear, motion)
+        if image is None:
+            result[slab] = nearest_voxels(moving.array, index)
+            continue
+        values = sample(image, index.flip(0)[None])[0, 0]
+        inside = ((index >= -0.5) & (index <= size - 0.5)).all(0)
+        array = to_array(torch.where(inside, values, background))
+        result[slab] = np.rint(array) if np.issubdtype(result.dtype, np.integer) else array
+    return result
+
+
+def _image_and_background(array: np.ndarray, device: torch.device) -> tuple[Tensor, float]:
+    """Return an image `(1, 1, k, j, i)` and its minimum, which non-finite voxels take too."""
+    finite = np.isfinite(array)
+    background = float(array[finite].min()) if finite.any() else 0.0
+    return to_tensor(np.where(finite, array, background), device)[None, None], background

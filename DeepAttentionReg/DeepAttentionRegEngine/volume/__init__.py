@@ -1,0 +1,1 @@
+"""Volumes, their grids, points, fields and measures: NumPy and SimpleITK, without PyTorch."""

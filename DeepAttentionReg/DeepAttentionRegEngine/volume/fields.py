@@ -1,0 +1,284 @@
+"""Displacement fields in physical units: sampling, composition, inversion, Jacobian. numpy only.
+
+A field is a float32 array `(k, j, i, 3)` of LPS mm (x, y, z) on the grid of a `Geometry`; it maps the point x to
+x + u(x). Between grid nodes it is interpolated linearly; outside the grid the edge value continues.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..protocol import errors
+from .geometry import Geometry
+
+CHUNK_POINTS = 2**16  # temporaries of sampling that stay in the processor's cache: 3 to 5 times faster than 1 million
+CHUNK_VOXELS = 2**20  # bounds the temporaries of differences
+STEP_RANGE = (0.1, 10.0)  # of the inversion; a step of 1 is the plain fixed-point iteration
+FLOOR = 1e-6  # below it a Jacobian determinant has no logarithm worth showing
+
+
+def sample_field(displacement: np.ndarray, geometry: Geometry, points_lps: np.ndarray) -> np.ndarray:
+    """Return the displacement at points.
+
+    Args:
+        displacement: `(k, j, i, 3)` LPS mm (or any number of trailing components).
+        geometry: Its grid.
+        points_lps: `(N, 3)` LPS mm.
+
+    Returns:
+        `(N, 3)` LPS mm, float64.
+
+    Raises:
+        EngineError: If field and grid differ in size.
+    """
+    geometry.require_shape(displacement.shape[:3], "displacement field")
+    points_lps = np.asarray(points_lps, dtype=float).reshape(-1, 3)
+    result = np.empty((len(points_lps), displacement.shape[-1]))
+    values = np.ascontiguousarray(displacement)
+    for start in range(0, len(points_lps), CHUNK_POINTS):
+        chunk = slice(start, start + CHUNK_POINTS)
+        result[chunk] = _interpolate(values, geometry.lps_to_index(points_lps[chunk]))
+    return result
+
+
+def _interpolate(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Interpolate contiguous `(k, j, i, C)` linearly at voxel indices `(N, 3)` (i, j, k), clamped to the grid."""
+    size = np.array(values.shape[2::-1])
+    strides = np.array([1, size[0], size[0] * size[1]])
+    index = np.clip(index, 0, size - 1)
+    low = np.minimum(index.astype(np.intp), np.maximum(size - 2, 0))
+    share = (index - low).T
+    first = low @ strides
+    flat = values.reshape(-1, values.shape[-1])
+    result = np.zeros((len(index), values.shape[-1]))
+    for corner in itertools.product(*((0, 1) if n > 1 else (0,) for n in size)):
+        weight = math.prod(share[axis] if upper else 1 - share[axis] for axis, upper in enumerate(corner))
+        result += np.asarray(weight)[:, None] * flat[first + strides @ corner]
+    return result
+
+
+def transform_points(displacement: np.ndarray, geometry: Geometry, points_lps: np.ndarray) -> np.ndarray:
+    """Return x + u(x) for points `(N, 3)` LPS mm: where a fixed point lies in the moving volume."""
+    return np.asarray(points_lps, dtype=float).reshape(-1, 3) + sample_field(displacement, geometry, points_lps)
+
+
+def grid_slabs(geometry: Geometry) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield slabs along k and the LPS positions `(N, 3)` of their voxels, in array order."""
+    size_k, size_j, size_i = geometry.shape
+    step = max(1, CHUNK_POINTS // (size_j * size_i))
+    for start in range(0, size_k, step):
+        stop = min(start + step, size_k)
+        k, j, i = np.meshgrid(np.arange(start, stop), np.arange(size_j), np.arange(size_i), indexing="ij")
+        yield slice(start, stop), geometry.index_to_lps(np.stack([i.ravel(), j.ravel(), k.ravel()], 1))
+
+
+def compose(outer: np.ndarray, outer_geometry: Geometry, inner: np.ndarray, inner_geometry: Geometry) -> np.ndarray:
+    """Return the field of x -> outer(inner(x)) on the inner field's grid: `ui(x) + uo(x + ui(x))`.
+
+    Args:
+        outer: Field applied second, `(k, j, i, 3)` LPS mm.
+        outer_geometry: Its grid.
+        inner: Field applied first.
+        inner_geometry: Its grid.
+
+    Returns:
+        float32 `(k, j, i, 3)` LPS mm on the inner grid.
+    """
+    result = np.empty(inner.shape, np.float32)
+    for slab, points in grid_slabs(inner_geometry):
+        motion = inner[slab].reshape(-1, 3)
+        result[slab] = (motion + sample_field(outer, outer_geometry, points + motion)).reshape(result[slab].shape)
+    return result
+
+
+def resize(displacement: np.ndarray, geometry: Geometry, new_geometry: Geometry) -> np.ndarray:
+    """Return the field on another grid; the vectors stay in mm. float32 `(k, j, i, 3)`."""
+    result = np.empty((*new_geometry.shape, displacement.shape[-1]), np.float32)
+    for slab, points in grid_slabs(new_geometry):
+        result[slab] = sample_field(displacement, geometry, points).reshape(result[slab].shape)
+    return result
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """An approximate inverse field and how far it misses.
+
+    Attributes:
+        displacement: float32 `(k, j, i, 3)` LPS mm on the same grid.
+        residual_mm_max: Largest `|v(y) + u(y + v(y))|` over the grid nodes y.
+        residual_mm_mean: Mean of the same.
+        iterations: Iterations that the slowest node took.
+    """
+
+    displacement: np.ndarray
+    residual_mm_max: float
+    residual_mm_mean: float
+    iterations: int
+
+
+def invert(displacement: np.ndarray, geometry: Geometry, iterations: int = 100, tolerance_mm: float = 1e-3) -> Inverse:
+    """Invert a field on its own grid by fixed-point iteration, node by node.
+
+    In folds no inverse exists, and the residual says so. A node whose original lies beyond the grid is solved with the
+    field's edge value continued.
+
+    Args:
+        displacement: `(k, j, i, 3)` LPS mm.
+        geometry: Its grid.
+        iterations: Iterations at most.
+        tolerance_mm: A node is done when its residual is no larger.
+
+    Raises:
+        EngineError: If field and grid differ in size.
+
+    Source: Chen et al. 2008, "A simple fixed-point approach to invert a deformation field", with the step length of
+    Barzilai and Borwein 1988, which also converges where u changes by more than one mm per mm.
+    """
+    inverse = np.empty(displacement.shape, np.float32)
+    residual = np.empty(geometry.shape, np.float32)
+    used = 0
+    for slab, points in grid_slabs(geometry):
+        solution = _Inversion(displacement, geometry, points)
+        while solution.used < iterations and solution.iterate(tolerance_mm):
+            pass
+        inverse[slab] = solution.motion.reshape(inverse[slab].shape)
+        residual[slab] = solution.residual.reshape(residual[slab].shape)
+        used = max(used, solution.used)
+    return Inverse(inverse, float(residual.max()), float(residual.mean(dtype=float)), used)
+
+
+class _Inversion:
+    """Solves `motion + u(points + motion) = 0` for `motion` `(N, 3)`; every point has its own step length."""
+
+    def __init__(self, displacement: np.ndarray, geometry: Geometry, points_lps: np.ndarray) -> None:
+        self.displacement, self.geometry, self.points = displacement, geometry, points_lps
+        self.motion = -sample_field(displacement, geometry, points_lps)
+        self.error = self._miss(self.motion, points_lps)
+        self.residual = np.linalg.norm(self.error, axis=1)
+        self.step = np.ones(len(points_lps))
+        self.used = 0
+
+    def _miss(self, motion: np.ndarray, points_lps: np.ndarray) -> np.ndarray:
+        return motion + sample_field(self.displacement, self.geometry, points_lps + motion)
+
+    def iterate(self, tolerance_mm: float) -> bool:
+        """Improve the points that still miss by more than the tolerance; return whether there were any."""
+        todo = np.flatnonzero(self.residual > tolerance_mm)
+        if not todo.size:
+            return False
+        change = -self.step[todo, None] * self.error[todo]
+        motion = self.motion[todo] + change
+        error = self._miss(motion, self.points[todo])
+        residual = np.linalg.norm(error, axis=1)
+        better = residual < self.residual[todo]
+        curvature = np.einsum("nc,nc->n", change, error - self.error[todo])
+        length = np.einsum("nc,nc->n", change, change)
+        ideal = np.divide(length, curvature, out=np.ones_like(length), where=curvature > 0)
+        self.step[todo] = np.where(better, np.clip(ideal, *STEP_RANGE), 0.5 * self.step[todo])
+        done = todo[better]
+        self.motion[done], self.error[done], self.residual[done] = motion[better], error[better], residual[better]
+        self.used += 1
+        return True
+
+
+def jacobian_determinant(displacement: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return det(I + du/dx) at every node, direction cosines honoured.
+
+    Above 1 the fixed tissue element maps to a larger moving element, so moving tissue is shrunk into the fixed image;
+    at or below 0 the field folds. Central differences, one-sided at the border; along the axis of a single slice
+    nothing changes.
+
+    Args:
+        displacement: `(k, j, i, 3)` LPS mm.
+        geometry: Its grid.
+
+    Returns:
+        float32 `(k, j, i)`.
+
+    Raises:
+        EngineError: If field and grid differ in size.
+    """
+    geometry.require_shape(displacement.shape[:3], "displacement field")
+    result = np.empty(geometry.shape, np.float32)
+    matrix = geometry.ijk_to_lps[:3, :3]
+    size_k, size_j, size_i = geometry.shape
+    step = max(1, CHUNK_VOXELS // (size_j * size_i))
+    for start in range(0, size_k, step):
+        stop = min(start + step, size_k)
+        # One slice of overlap on each side, so that slabs have the central differences of the whole.
+        low, high = max(0, start - 1), min(size_k, stop + 1)
+        # With M = dx/d(index), det(I + du/dx) is det(M + du/d(index)) / det(M), which spares the chain rule per voxel.
+        columns = [_difference(displacement[low:high], 2 - axis) + matrix[:, axis] for axis in range(3)]
+        determinant = np.einsum("...c,...c->...", columns[0], np.cross(columns[1], columns[2]))
+        result[start:stop] = determinant[start - low : stop - low] / np.linalg.det(matrix)
+    return result
+
+
+def _difference(displacement: np.ndarray, axis: int) -> np.ndarray:
+    """Return the change per voxel along an array axis; 0 across a single slice."""
+    if displacement.shape[axis] == 1:
+        return np.zeros_like(displacement)
+    return np.gradient(displacement, axis=axis)
+
+
+def log_jacobian(jacobian: np.ndarray) -> np.ndarray:
+    """Return the natural logarithm of a determinant map; folded voxels get the logarithm of 1e-6."""
+    return np.log(np.maximum(jacobian, FLOOR)).astype(np.float32)
+
+
+def magnitude(displacement: np.ndarray) -> np.ndarray:
+    """Return the length of the displacement in mm, float32 `(k, j, i)`."""
+    return np.sqrt(np.einsum("...c,...c->...", displacement, displacement)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class JacobianSummary:
+    """Statistics of a Jacobian determinant map.
+
+    Attributes:
+        minimum: Smallest determinant.
+        maximum: Largest.
+        mean: Mean.
+        sd: Standard deviation.
+        folds: Voxels at or below 0.
+        fold_percent: The same in percent of the voxels.
+        sd_log_jacobian: Standard deviation of the logarithm over the voxels that do not fold.
+        sd_log_jacobian_l2r: The Learn2Reg definition, of log(clip(determinant + 3, 1e-9, 1e9)); about a quarter of the
+            former.
+    """
+
+    minimum: float
+    maximum: float
+    mean: float
+    sd: float
+    folds: int
+    fold_percent: float
+    sd_log_jacobian: float
+    sd_log_jacobian_l2r: float
+
+
+def summarize_jacobian(jacobian: np.ndarray, mask: np.ndarray | None = None) -> JacobianSummary:
+    """Return the statistics of a determinant map `(k, j, i)`, within a mask if given.
+
+    Raises:
+        EngineError: If the mask is empty.
+    """
+    values = (jacobian.ravel() if mask is None else jacobian[mask > 0]).astype(np.float64)
+    if not values.size:
+        raise errors.EngineError(
+            errors.MASK_OUTSIDE, "The mask selects no voxel of the Jacobian map.", "Choose a mask that is not empty."
+        )
+    positive = values[values > 0]
+    return JacobianSummary(
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        mean=float(values.mean()),
+        sd=float(values.std()),
+        folds=int((values <= 0).sum()),
+        fold_percent=100 * float((values <= 0).mean()),
+        sd_log_jacobian=float(np.log(positive).std()) if positive.size else math.nan,
+        sd_log_jacobian_l2r=float(np.log(np.clip(values + 3, 1e-9, 1e9)).std()),
+    )

@@ -1,0 +1,321 @@
+"""Volumes, label maps, displacement fields and linear transforms from and to files.
+
+What ITK lets pass without a word is refused here: truncated NIfTI and tfm files, and files that a full disk cut short.
+"""
+
+import gzip
+import math
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..protocol.files import read_file, require_space, unfit, unreadable, write_file
+from .geometry import SHEARED_HINT, Geometry
+from .points import read_points as read_points
+from .points import write_points as write_points
+
+IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
+FIELD_TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm")
+TRANSFORM_SUFFIXES = (*FIELD_TRANSFORM_SUFFIXES, ".txt", ".mat")
+# What Slicer needs to see that a vector image is a displacement field, and in which direction it works.
+FIELD_METADATA = {"intent_code": "1006", "displacement field type": "resampling"}
+NIFTI_DISPLACEMENT = 1006
+NIFTI_SINGLE_SLICE = b"single slice"
+NIFTI_RAS = np.array([-1, -1, 1], np.float32)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array `(k, j, i)` and its grid."""
+
+    array: np.ndarray
+    geometry: Geometry
+
+
+def from_sitk(image: sitk.Image) -> Volume:
+    """Return a 2D or 3D SimpleITK image as a volume; 2D becomes a single slice, 1 mm thick."""
+    if image.GetDimension() == 2:
+        image = sitk.JoinSeries(image)
+    return Volume(sitk.GetArrayFromImage(image), image_geometry(image))
+
+
+def image_geometry(image: sitk.Image) -> Geometry:
+    """Return the grid of a 3D SimpleITK image."""
+    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """Return a SimpleITK image of an array `(k, j, i)` or `(k, j, i, components)`.
+
+    Raises:
+        EngineError: If array and grid differ in size.
+    """
+    geometry.require_shape(array.shape[:3], "volume")
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=array.ndim == 4)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def _load_image(name: str) -> sitk.Image:
+    """Read an image; a series of one volume is that volume.
+
+    Raises:
+        EngineError: If ITK refuses its axes, as it does for sheared NIfTI files.
+    """
+    if name.lower().endswith((".nii", ".nii.gz")):
+        _require_complete_nifti(name)
+    try:
+        image = sitk.ReadImage(name)
+    except RuntimeError as error:
+        if "orthonormal" not in str(error):
+            raise
+        raise unfit(name, "has sheared axes, not at right angles to each other", SHEARED_HINT) from error
+    return image[:, :, :, 0] if image.GetDimension() == 4 and image.GetSize()[3] == 1 else image
+
+
+def _require_complete_nifti(name: str) -> None:
+    """Raise EOFError for a truncated NIfTI file, whose missing voxels ITK would make up."""
+    with open(name, "rb") as plain:
+        is_compressed = plain.read(2) == b"\x1f\x8b"
+    with gzip.open(name, "rb") if is_compressed else open(name, "rb") as stream:
+        header = stream.read(348)
+        order = next((mark for mark in "<>" if struct.unpack(mark + "i", header[:4])[0] == len(header)), None)
+        if order is None:  # not NIfTI-1; ITK decides
+            return
+        dimensions = struct.unpack(order + "8h", header[40:56])
+        bits = struct.unpack(order + "h", header[72:74])[0]
+        missing = struct.unpack(order + "f", header[108:112])[0] - len(header)
+        missing += math.prod(dimensions[1 : dimensions[0] + 1]) * bits // 8
+        while missing > 0 and (block := stream.read(2**20)):
+            missing -= len(block)
+    if missing > 0:
+        msg = f"{int(missing)} bytes are missing"
+        raise EOFError(msg)
+
+
+def _load_transform(name: str) -> sitk.Transform:
+    return sitk.ReadTransform(name)
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read a scalar volume; a 2D image becomes a single slice, a gray picture stored in color one channel.
+
+    NaN is kept.
+
+    Raises:
+        EngineError: If the file is missing, unreadable, a colour or vector image, a time series, or without any number.
+    """
+    image = read_file(path, _load_image)
+    if image.GetDimension() > 3:
+        size = " x ".join(str(n) for n in image.GetSize())
+        raise unfit(path, f"is a series of volumes ({size})", "Extract one volume first.")
+    image = _without_repeated_channels(image)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        components = image.GetNumberOfComponentsPerPixel()
+        raise unfit(path, f"has {components} values per voxel, as color images have", "Convert it to one value.")
+    volume = from_sitk(image)
+    if np.iscomplexobj(volume.array):
+        raise unfit(path, "holds complex numbers", "Export its magnitude.")
+    if not np.isfinite(volume.array).any():
+        raise unfit(path, "holds no finite value", "Check how it was exported.")
+    return volume
+
+
+def _without_repeated_channels(image: sitk.Image) -> sitk.Image:
+    """Return one channel of a gray picture that is stored as red, green and blue; leave any other image."""
+    if image.GetNumberOfComponentsPerPixel() != 3 or image.GetPixelID() != sitk.sitkVectorUInt8:
+        return image
+    array = sitk.GetArrayViewFromImage(image)
+    is_gray = (array[..., :1] == array).all()
+    return sitk.VectorIndexSelectionCast(image, 0) if is_gray else image
+
+
+def read_labels(path: str | Path) -> Volume:
+    """Read a label map; whole numbers stored as floats become integers.
+
+    Raises:
+        EngineError: As `read_volume`, and if a value is no whole number.
+    """
+    volume = read_volume(path)
+    if np.issubdtype(volume.array.dtype, np.integer):
+        return volume
+    whole = np.isfinite(volume.array) & (volume.array == np.rint(volume.array))
+    if not whole.all():
+        value = volume.array[~whole][0]
+        raise unfit(path, f"holds {value:g}, which is no label", "Choose a label map, not an image.")
+    return Volume(volume.array.astype(np.int32), volume.geometry)
+
+
+def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
+    """Write a volume `(k, j, i)` as nrrd, nii.gz, nii or mha in its own type; bool becomes uint8.
+
+    Raises:
+        EngineError: If array and grid differ in size or it cannot be written; an existing file is then untouched.
+    """
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    image = to_sitk(array, geometry)
+    # Floats would shrink by a tenth at ten times the time.
+    compress = bool(np.issubdtype(array.dtype, np.integer))
+
+    def write(name: str) -> None:
+        sitk.WriteImage(image, name, useCompression=compress, compressionLevel=1)
+
+    def complete(name: str) -> bool:
+        written = _load_image(name)
+        return np.array_equal(sitk.GetArrayViewFromImage(written), array, equal_nan=not compress)
+
+    write_file(path, IMAGE_SUFFIXES, write, complete)
+
+
+def write_displacement(path: str | Path, displacement_lps_mm: np.ndarray, geometry: Geometry) -> None:
+    """Write a displacement field as an image (nrrd, nii.gz, nii, mha; float32) or ITK transform (h5, tfm; float64).
+
+    Slicer loads all of them as the transform that resamples the moving volume.
+
+    Args:
+        path: File to write.
+        displacement_lps_mm: `(k, j, i, 3)`.
+        geometry: Its grid.
+
+    Raises:
+        EngineError: If a vector is not finite, field and grid differ in size, or the file cannot be written; an
+            existing file is then untouched.
+    """
+    field = displacement_lps_mm.astype(np.float32)
+    if not np.isfinite(field).all():
+        raise unfit(path, "was not written, because the displacement is not finite everywhere", "Report this.")
+    # HDF5 crashes the process at its end after a write that met a full disk, so that is found out before.
+    require_space(Path(path), 2 * field.nbytes)
+
+    def write(name: str) -> None:
+        if name.endswith(FIELD_TRANSFORM_SUFFIXES):
+            image = to_sitk(field.astype(np.float64), geometry)
+            sitk.WriteTransform(sitk.DisplacementFieldTransform(image), name)
+        elif name.endswith((".nii", ".nii.gz")):
+            _write_nifti_field(name, field, geometry)
+        else:
+            image = to_sitk(field, geometry)
+            for key, value in FIELD_METADATA.items():
+                image.SetMetaData(key, value)
+            sitk.WriteImage(image, name)
+
+    def complete(name: str) -> bool:
+        return np.array_equal(read_displacement(name)[0], field)
+
+    write_file(path, (*IMAGE_SUFFIXES, *FIELD_TRANSFORM_SUFFIXES), write, complete)
+
+
+def _write_nifti_field(name: str, field: np.ndarray, geometry: Geometry) -> None:
+    """Write a field with NIfTI's intent for displacements, which SimpleITK cannot set; its vectors are RAS."""
+    is_slice = geometry.size[2] == 1
+    if is_slice:  # ITK reads one slice of vectors as 2D and forgets where it was, so it is written twice
+        i, j, _ = geometry.size
+        field = np.concatenate([field, field])
+        geometry = Geometry((i, j, 2), geometry.spacing, geometry.origin, geometry.direction)
+    plain = name.removesuffix(".gz")
+    try:
+        sitk.WriteImage(to_sitk(field * NIFTI_RAS, geometry), plain)
+        with open(plain, "r+b") as stream:
+            stream.seek(68)
+            stream.write(struct.pack("=h", NIFTI_DISPLACEMENT))
+            stream.seek(328)
+            stream.write((NIFTI_SINGLE_SLICE if is_slice else b"").ljust(16, b"\0"))
+        if plain != name:
+            with open(plain, "rb") as source, gzip.open(name, "wb", compresslevel=1) as target:
+                shutil.copyfileobj(source, target, 2**20)
+    finally:
+        if plain != name:
+            Path(plain).unlink(missing_ok=True)
+
+
+def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
+    """Read a displacement field from an image or a transform file.
+
+    Returns:
+        float32 `(k, j, i, 3)` LPS mm and its grid. A 2D field becomes a single slice without motion across.
+
+    Raises:
+        EngineError: If the file is missing, unreadable or holds something else.
+    """
+    if str(path).lower().endswith(TRANSFORM_SUFFIXES):
+        image = _field_of_transform(path, read_file(path, _load_transform))
+    else:
+        image = read_file(path, _load_image)
+    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    if metadata.get("displacement field type") == "modeling":
+        raise unfit(path, "maps moving to fixed points (a modeling transform)", "Invert it in Slicer first.")
+    if metadata.get("intent_name", "").encode() == NIFTI_SINGLE_SLICE:
+        image = image[:, :, :1]
+    components = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() not in (2, 3) or components != image.GetDimension():
+        what = f"has {components} values per voxel in {image.GetDimension()} dimensions, so it is no displacement field"
+        raise unfit(path, what, "Choose the transform that a registration wrote.")
+    volume = from_sitk(image)
+    field = np.pad(volume.array.astype(np.float32), [(0, 0)] * 3 + [(0, 3 - components)])
+    if not np.isfinite(field).all():
+        raise unfit(path, "holds displacements that are not finite", "Run the registration that wrote it again.")
+    return field, volume.geometry
+
+
+def _field_of_transform(path: str | Path, transform: sitk.Transform) -> sitk.Image:
+    """Return the field in a transform, unwrapped from a composite of one, as which Slicer saves some transforms."""
+    if transform.GetTransformEnum() == sitk.sitkComposite:
+        composite = sitk.CompositeTransform(transform)
+        if composite.GetNumberOfTransforms() == 1:
+            transform = composite.GetNthTransform(0)
+    if transform.GetTransformEnum() != sitk.sitkDisplacementField:
+        raise unfit(path, f"holds a {transform.GetName()}, not a displacement field", "Choose a field file.")
+    image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+    if 0 in image.GetSize():  # ITK makes an empty field of a truncated tfm file
+        raise unreadable(path)
+    return image
+
+
+def read_linear_transform(path: str | Path) -> np.ndarray:
+    """Read a linear transform as the 4x4 LPS matrix that maps fixed to moving points (ITK's direction).
+
+    Raises:
+        EngineError: If the file is missing, unreadable, not linear, or without an inverse.
+    """
+    transform = read_file(path, _load_transform)
+    if not transform.IsLinear() or transform.GetDimension() != 3:
+        raise unfit(path, f"holds a {transform.GetName()}, not a linear 3D transform", "Choose a linear transform.")
+    matrix = np.eye(4)
+    matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
+    for axis, unit in enumerate(np.eye(3).tolist()):
+        matrix[:3, axis] = np.array(transform.TransformPoint(unit)) - matrix[:3, 3]
+    determinant = float(np.linalg.det(matrix))
+    if not abs(determinant) > 1e-9:
+        raise unfit(path, f"scales volume by {determinant:g}, so it has no inverse", "Choose another transform.")
+    return matrix
+
+
+def to_affine(matrix: np.ndarray) -> sitk.AffineTransform:
+    """Return the SimpleITK transform of a 4x4 matrix."""
+    matrix = np.asarray(matrix, dtype=float)
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3].tolist())
+    return transform
+
+
+def write_linear_transform(path: str | Path, matrix: np.ndarray) -> None:
+    """Write a 4x4 LPS matrix that maps fixed to moving points as an ITK affine transform (tfm, h5, txt, mat).
+
+    Raises:
+        EngineError: If it cannot be written; an existing file is then untouched.
+    """
+    transform = to_affine(matrix)
+    # An affine file holds the matrix to some 1e-15; coordinates of metres lose a few digits in the subtraction.
+    write_file(
+        path,
+        TRANSFORM_SUFFIXES,
+        lambda name: sitk.WriteTransform(transform, name),
+        lambda name: np.allclose(read_linear_transform(name), matrix, rtol=0, atol=1e-6),
+    )

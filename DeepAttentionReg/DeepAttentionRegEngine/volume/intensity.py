@@ -1,0 +1,41 @@
+"""Intensity normalisation, the same for training and for use."""
+
+import numpy as np
+
+from ..protocol import errors
+
+PERCENTILES = (0.5, 99.5)
+
+
+def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, float] = PERCENTILES) -> np.ndarray:
+    """Scale an image to [0, 1] between two of its percentiles; non-finite voxels become 0.
+
+    Args:
+        array: Any shape, any real type.
+        name: How to call the image in an error, such as "fixed image".
+        percentiles: Which become 0 and 1; what lies beyond is clipped.
+
+    Returns:
+        float32 array of the same shape.
+
+    Raises:
+        EngineError: If the image has no finite voxel, or is constant.
+    """
+    image = np.asarray(array, dtype=np.float32)
+    finite = np.isfinite(image)
+    if not finite.any():
+        raise errors.EngineError(
+            errors.INPUT_INVALID, f"The {name} holds no finite value.", "Check how it was exported."
+        )
+    values = image[finite]
+    low, high = np.percentile(values, percentiles)
+    if high <= low:  # a small bright object in an empty image
+        low, high = values.min(), values.max()
+    if high <= low:
+        raise errors.EngineError(
+            errors.INPUT_INVALID,
+            f"The {name} is constant (every voxel is {float(low):g}), so there is nothing to align.",
+            "Choose a volume that shows anatomy.",
+        )
+    scaled = (np.where(finite, image, low) - low) / np.float32(high - low)
+    return np.clip(scaled, 0, 1).astype(np.float32)

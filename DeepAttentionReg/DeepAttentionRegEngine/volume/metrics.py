@@ -1,0 +1,211 @@
+"""Overlap, surface distance, volume and landmark error: one definition each."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..protocol import errors
+from .fields import transform_points
+from .geometry import Geometry
+
+AGREEMENT, MISSED, SURPLUS = 1, 2, 3
+
+
+def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = None) -> dict[int, float]:
+    """Return the Dice overlap `2 |A and B| / (|A| + |B|)` of every label.
+
+    Args:
+        first: Label map of whole numbers, any shape.
+        second: Label map of the same shape.
+        labels: Labels to score; None takes all but 0 that occur in either.
+
+    Returns:
+        Dice by label; NaN for a label that occurs in neither.
+
+    Raises:
+        EngineError: If the shapes differ.
+    """
+    if first.shape != second.shape:
+        raise errors.EngineError(
+            errors.INPUT_INVALID,
+            f"The label maps have {first.shape} and {second.shape} voxels (k, j, i).",
+            "Compare label maps on the same grid.",
+        )
+    shared, *sizes = _count(first[first == second]), _count(first), _count(second)
+    if labels is None:
+        labels = sorted({*sizes[0], *sizes[1]} - {0})
+    totals = {int(label): sizes[0].get(label, 0) + sizes[1].get(label, 0) for label in labels}
+    return {label: _dice(shared.get(label, 0), total) for label, total in totals.items()}
+
+
+def _dice(shared: int, total: int) -> float:
+    """Return the overlap of two structures that share voxels and have so many together."""
+    return 2 * shared / total if total else math.nan
+
+
+def regions(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Return where two structures agree: `AGREEMENT`, `MISSED` (fixed alone), `SURPLUS` (moving alone), else 0; uint8.
+
+    Args:
+        fixed: Binary, any shape.
+        moving: Binary, same shape.
+    """
+    kinds = np.array([0, MISSED, SURPLUS, AGREEMENT], np.uint8)
+    return kinds[(fixed > 0) + 2 * (moving > 0).astype(np.uint8)]
+
+
+def _count(labels: np.ndarray) -> dict[int, int]:
+    """Return the voxels of each label, by one pass over the map however many labels there are."""
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """Distances between two surfaces in mm; NaN if either is empty.
+
+    Attributes:
+        hd95_mm: The larger of the two directed 95th percentiles.
+        assd_mm: Average symmetric surface distance, all surface voxels pooled.
+    """
+
+    hd95_mm: float
+    assd_mm: float
+
+
+def surface_distances(first: np.ndarray, second: np.ndarray, geometry: Geometry) -> SurfaceDistances:
+    """Measure from boundary voxel to boundary voxel, center to center.
+
+    A boundary voxel has a face neighbor outside its structure or lies at the border of the volume; in a single slice
+    only neighbors within the slice count.
+
+    Args:
+        first: Binary `(k, j, i)`.
+        second: Binary, same shape.
+        geometry: Grid of both.
+
+    Raises:
+        EngineError: If a structure and the grid differ in size.
+    """
+    for structure in (first, second):
+        geometry.require_shape(structure.shape, "structure")
+    first, second = first > 0, second > 0
+    if not first.any() or not second.any():
+        return SurfaceDistances(math.nan, math.nan)
+    box = _bounding_box(first | second)
+    # A margin of background makes voxels at the border boundary voxels; a single slice has no neighbors across.
+    margin = [(0, 0) if size == 1 else (1, 1) for size in geometry.shape]
+    a, b = (_boundary(np.pad(structure[box], margin)) for structure in (first, second))
+    forward, backward = _distance_to(b, geometry)[a], _distance_to(a, geometry)[b]
+    return SurfaceDistances(
+        hd95_mm=float(max(np.percentile(forward, 95), np.percentile(backward, 95))),
+        assd_mm=float((forward.sum(dtype=float) + backward.sum(dtype=float)) / (forward.size + backward.size)),
+    )
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    box = []
+    for axis in range(mask.ndim):
+        occupied = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    return tuple(box)
+
+
+def _boundary(mask: np.ndarray) -> np.ndarray:
+    """Return the voxels of a mask with a face neighbor outside it; none lies at the border of the array."""
+    inner = mask.copy()
+    for axis, size in enumerate(mask.shape):
+        if size > 1:
+            inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
+    return mask & ~inner
+
+
+def _distance_to(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return the distance `(k, j, i)` in mm from every voxel to the nearest voxel of a mask on a part of the grid."""
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing(geometry.spacing)
+    distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
+    # Inside, the map tells the distance to the background.
+    return np.where(mask, 0, sitk.GetArrayFromImage(distance))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a structure agrees with another one; NaN for what cannot be measured.
+
+    Attributes:
+        dice: Dice overlap.
+        hd95_mm: As in `SurfaceDistances`.
+        assd_mm: As in `SurfaceDistances`.
+        volume_ml: Volume of the second structure in ml.
+    """
+
+    dice: float
+    hd95_mm: float
+    assd_mm: float
+    volume_ml: float
+
+
+def agreement(fixed: np.ndarray, moving: np.ndarray, geometry: Geometry) -> Agreement:
+    """Score one structure, binary `(k, j, i)`, against another one on the same grid.
+
+    Raises:
+        EngineError: If a structure and the grid differ in size.
+    """
+    distances = surface_distances(fixed, moving, geometry)
+    fixed, moving = fixed > 0, moving > 0
+    shared, *sizes = (int(np.count_nonzero(part)) for part in (fixed & moving, fixed, moving))
+    return Agreement(
+        dice=_dice(shared, sum(sizes)),
+        hd95_mm=distances.hd95_mm,
+        assd_mm=distances.assd_mm,
+        volume_ml=volume_ml(moving, geometry.voxel_volume),
+    )
+
+
+def volume_ml(structure: np.ndarray, voxel_volume: float) -> float:
+    """Return the volume of a binary structure in ml, from the volume of a voxel in cubic mm."""
+    return int(np.count_nonzero(structure)) * voxel_volume / 1000
+
+
+def change_percent(before: float, after: float) -> float:
+    """Return by how many percent a quantity has grown (negative: shrunk); NaN if it was 0."""
+    return 100 * (after / before - 1) if before else math.nan
+
+
+def target_registration_error(
+    fixed_lps: np.ndarray, moving_lps: np.ndarray, displacement: np.ndarray, geometry: Geometry
+) -> np.ndarray:
+    """Return the distance of each mapped fixed landmark from its moving landmark.
+
+    Args:
+        fixed_lps: `(N, 3)` LPS mm.
+        moving_lps: `(N, 3)` LPS mm, same order.
+        displacement: Field `(k, j, i, 3)` LPS mm on the fixed grid; no inversion is needed.
+        geometry: The fixed grid.
+
+    Returns:
+        `(N,)` mm.
+
+    Raises:
+        EngineError: If the numbers of landmarks differ.
+    """
+    return identity_error(transform_points(displacement, geometry, fixed_lps), moving_lps)
+
+
+def identity_error(fixed_lps: np.ndarray, moving_lps: np.ndarray) -> np.ndarray:
+    """Return the distances `(N,)` in mm between landmarks `(N, 3)` LPS mm as they are.
+
+    Raises:
+        EngineError: If the numbers of landmarks differ.
+    """
+    if len(fixed_lps) != len(moving_lps):
+        raise errors.EngineError(
+            errors.INPUT_INVALID,
+            f"There are {len(fixed_lps)} fixed but {len(moving_lps)} moving landmarks.",
+            "Give the same landmarks in the same order in both lists.",
+        )
+    return np.linalg.norm(np.asarray(fixed_lps, dtype=float) - moving_lps, axis=1)

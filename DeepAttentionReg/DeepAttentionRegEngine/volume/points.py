@@ -1,0 +1,107 @@
+"""Landmarks from and to files."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..protocol import errors
+from ..protocol.files import read_file, unfit, write_file
+from .geometry import flip_lps_ras
+
+
+def read_points(path: str | Path) -> np.ndarray:
+    """Read landmarks: Slicer markups (mrk.json, fcsv, exported csv) or a table of x, y, z in LPS mm (csv, txt).
+
+    Returns:
+        `(N, 3)` LPS mm.
+
+    Raises:
+        EngineError: If the file is missing, unreadable or without points, or a point is not placed.
+    """
+    try:
+        text = read_file(path, lambda name: Path(name).read_text(encoding="utf-8-sig"))
+        points, placed = (_markups_points if str(path).lower().endswith(".json") else _table_points)(text)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise errors.EngineError(
+            errors.INPUT_UNREADABLE,
+            f"The file {path} holds no readable landmarks ({error}).",
+            "Save them as mrk.json in Slicer, or as csv with the columns x, y, z in LPS mm.",
+        ) from error
+    if not len(points) or not placed or not np.isfinite(points).all():
+        raise unfit(path, "holds no landmark, or one that is not placed", "Place all points and save again.")
+    return points
+
+
+def _markups_points(text: str) -> tuple[np.ndarray, bool]:
+    """Return the points `(N, 3)` LPS of a mrk.json file, and whether all are placed."""
+    markup = json.loads(text)["markups"][0]
+    controls = markup["controlPoints"]
+    if not all(control.get("positionStatus", "defined") == "defined" for control in controls):
+        return np.zeros((0, 3)), False
+    points = np.array([control["position"] for control in controls], dtype=float).reshape(-1, 3)
+    is_ras = str(markup.get("coordinateSystem", "LPS")) in ("RAS", "0")
+    return flip_lps_ras(points) if is_ras else points, True
+
+
+def _table_points(text: str) -> tuple[np.ndarray, bool]:
+    """Return the points `(N, 3)` LPS of a fcsv, csv or txt file, and whether all are placed."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    comments = [line.replace(" ", "").lower() for line in lines if line.startswith("#")]
+    rows = _cells([line for line in lines if not line.startswith("#")])
+    header = next((line.split("=")[1].split(",") for line in comments if line.startswith("#columns=")), None)
+    is_fcsv = header is not None
+    if header is None and rows and not any(_is_number(cell) for cell in rows[0]):
+        header = [cell.strip().lower() for cell in rows.pop(0)]
+    names = _coordinate_columns(header, rows)
+    header = header or list(names)
+    points = [[float(row[header.index(name)]) for name in names] for row in rows]
+    if is_fcsv:  # Slicer writes the status of a point behind the columns it names; 2 is placed
+        placed = all(row[len(header)] == "2" for row in rows if len(row) > len(header))
+    else:
+        placed = "defined" not in header or all(row[header.index("defined")] == "1" for row in rows)
+    is_ras = names == "ras" or "#coordinatesystem=ras" in comments or "#coordinatesystem=0" in comments
+    array = np.array(points).reshape(-1, 3)
+    return flip_lps_ras(array) if is_ras else array, placed
+
+
+def _cells(lines: list[str]) -> list[list[str]]:
+    """Split lines at the first of comma, semicolon and tab that occurs, else at spaces."""
+    separator = next((mark for mark in ",;\t" if lines and mark in lines[0]), None)
+    return [line.split() for line in lines] if separator is None else list(csv.reader(lines, delimiter=separator))
+
+
+def _coordinate_columns(header: list[str] | None, rows: list[list[str]]) -> str:
+    """Return the names of the three columns with coordinates, a letter each."""
+    if header is None and all(len(row) == 3 for row in rows):
+        return "xyz"
+    for names in ("xyz", "lps", "ras"):
+        if header is not None and set(names) <= set(header):
+            return names
+    msg = "its columns must be three, or be named x, y, z or l, p, s or r, a, s"
+    raise ValueError(msg)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def write_points(path: str | Path, points_lps: np.ndarray) -> None:
+    """Write landmarks `(N, 3)` LPS mm as a table that Slicer's Markups module imports too.
+
+    Raises:
+        EngineError: If it cannot be written; an existing file is then untouched.
+    """
+    rows = [f"P{number},{x!r},{y!r},{z!r}" for number, (x, y, z) in enumerate(np.asarray(points_lps).tolist(), 1)]
+    text = "\n".join(["label,l,p,s", *rows, ""])
+    write_file(
+        path,
+        (".csv",),
+        lambda name: Path(name).write_text(text, encoding="ascii"),
+        lambda name: Path(name).read_text(encoding="ascii") == text,
+    )

@@ -1,0 +1,195 @@
+"""The state of a registration after every recursion, as files: fields, similarity and what the network attended to.
+
+One folder holds `recursions.json` and the files it names. The index has "contract" (its version), "method", "grid" (the
+network's grid, `Geometry.to_dict`, LPS mm), "alignment" (4x4, fixed to moving points, LPS) and "recursions", one entry
+each:
+
+- "displacement": the whole displacement so far, alignment included (LPS mm, as any output transform), on the fixed grid
+  or a coarser one over it.
+- "similarity": local correlation on the network's grid, in [0, 1].
+- "fold_percent": share of the displacement's voxels that are folded.
+- "maps": scalar volumes over the grid, `{"name", "image", "file"}`. Those of the image "moving" show the moving volume
+  before it is warped, seen through the alignment: with it as parent transform they lie on the moving volume.
+- "attention": cross-attention, `{"name", "file"}`; `read_attention` and `Attention.heat_map` turn a point of the fixed
+  volume into what the network looked at on the moving volume, warped by the field of the recursion before.
+- "gaussians": the local deformations that this recursion added, as in gaussian_files.py.
+"""
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..protocol import errors
+from ..protocol.contract import VERSION
+from ..protocol.files import read_file, unreadable, write_file
+from .geometry import Geometry
+
+INDEX = "recursions.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recursion; files are named relative to the folder. See the module for the entries."""
+
+    displacement: str
+    similarity: float
+    fold_percent: float = 0.0
+    maps: list[dict[str, str]] = field(default_factory=list)
+    attention: list[dict[str, str]] = field(default_factory=list)
+    gaussians: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a folder holds."""
+
+    method: str
+    grid: Geometry
+    alignment: np.ndarray
+    recursions: list[Step]
+
+
+def write_index(folder: str | Path, index: Index) -> None:
+    """Write the index of a folder.
+
+    Raises:
+        EngineError: If it cannot be written.
+    """
+    data = {
+        "contract": VERSION,
+        "method": index.method,
+        "grid": index.grid.to_dict(),
+        "alignment": np.asarray(index.alignment).tolist(),
+        "recursions": [asdict(step) for step in index.recursions],
+    }
+    text = json.dumps(data, indent=1, allow_nan=False)
+    write_file(
+        Path(folder) / INDEX,
+        (".json",),
+        lambda name: Path(name).write_text(text, encoding="ascii"),
+        lambda name: Path(name).read_text(encoding="ascii") == text,
+    )
+
+
+def read_index(folder: str | Path) -> Index:
+    """Read the index of a folder.
+
+    Raises:
+        EngineError: If it is missing, damaged or of another version.
+    """
+    path = Path(folder) / INDEX
+    try:
+        data = json.loads(read_file(path, lambda name: Path(name).read_text(encoding="ascii")))
+        version = data["contract"]
+        steps = [Step(**step) for step in data["recursions"]]
+        index = Index(data["method"], Geometry.from_dict(data["grid"]), np.array(data["alignment"], float), steps)
+    except (ValueError, KeyError, TypeError) as error:
+        raise unreadable(path) from error
+    if version != VERSION:
+        raise errors.EngineError(
+            errors.CONTRACT, f"{path} is of version {version!r}, not {VERSION}.", "Register the volumes again."
+        )
+    return index
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Cross-attention of one layer; tokens lie on the network's grid as `networks.base.CrossAttention` says.
+
+    Attributes:
+        query: `(heads, n, d)` of the fixed volume.
+        key: `(heads, m, d)` of the warped moving volume.
+        query_size: Tokens along each axis in array order; two for a single slice.
+        key_size: The same.
+        query_stride: Voxels of the network's grid per token.
+        key_stride: The same.
+    """
+
+    query: np.ndarray
+    key: np.ndarray
+    query_size: tuple[int, ...]
+    key_size: tuple[int, ...]
+    query_stride: float
+    key_stride: float
+
+    def row(self, token: int) -> np.ndarray:
+        """Return how much a token of the fixed volume looked at each of the moving volume, mean over heads, sum 1."""
+        query, key = self.query[:, token].astype(np.float32), self.key.astype(np.float32)
+        score = np.einsum("hd,hmd->hm", query, key) / np.sqrt(query.shape[-1])
+        weight = np.exp(score - score.max(1, keepdims=True))
+        return (weight / weight.sum(1, keepdims=True)).mean(0)
+
+    def token_at(self, grid: Geometry, point_lps: np.ndarray) -> int:
+        """Return the token of the fixed volume nearest to a point, clamped to the grid."""
+        index = grid.lps_to_index(np.asarray(point_lps, float)[None])[0][::-1][-len(self.query_size) :]
+        nearest = np.rint((index + 0.5) / self.query_stride - 0.5).astype(int)
+        clamped = np.clip(nearest, 0, np.array(self.query_size) - 1)
+        return int(np.ravel_multi_index(tuple(clamped), self.query_size))
+
+    def heat_map(self, grid: Geometry, point_lps: np.ndarray) -> tuple[np.ndarray, Geometry]:
+        """Return what the network looked at for a point of the fixed volume.
+
+        Args:
+            grid: The network's grid (`Index.grid`).
+            point_lps: `(3,)` mm.
+
+        Returns:
+            Weights `(k, j, i)` that sum to 1, and their grid.
+        """
+        tokens = self.key_grid(grid)
+        return self.row(self.token_at(grid, point_lps)).reshape(tokens.shape), tokens
+
+    def query_grid(self, grid: Geometry) -> Geometry:
+        """Return the grid of the fixed volume's tokens on the network's grid."""
+        return _token_grid(grid, self.query_size, self.query_stride)
+
+    def key_grid(self, grid: Geometry) -> Geometry:
+        """Return the grid of the moving volume's tokens on the network's grid."""
+        return _token_grid(grid, self.key_size, self.key_stride)
+
+
+def _token_grid(grid: Geometry, size: tuple[int, ...], stride: float) -> Geometry:
+    strides = np.array([stride, stride, 1.0 if grid.is_flat else stride])
+    matrix = grid.ijk_to_lps @ np.diag([*strides, 1.0])
+    matrix[:3, 3] = (grid.ijk_to_lps @ [*((strides - 1) / 2), 1.0])[:3]
+    i, j, *k = size[::-1]
+    return Geometry.from_ijk_to_lps(matrix, (i, j, k[0] if k else 1))
+
+
+def write_attention(path: str | Path, attention: Attention) -> None:
+    """Write cross-attention as npz, query and key in half precision.
+
+    Raises:
+        EngineError: If it cannot be written.
+    """
+    values = asdict(attention)
+    for name in ("query", "key"):
+        values[name] = values[name].astype(np.float16)
+
+    def complete(name: str) -> bool:
+        return np.array_equal(_load_attention(name).key, values["key"], equal_nan=True)
+
+    write_file(path, (".npz",), lambda name: np.savez(name, **values), complete)
+
+
+def read_attention(path: str | Path) -> Attention:
+    """Read what `write_attention` wrote.
+
+    Raises:
+        EngineError: If the file is missing or damaged.
+    """
+    try:
+        return read_file(path, _load_attention)
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise unreadable(path) from error
+
+
+def _load_attention(path: str) -> Attention:
+    with np.load(path, allow_pickle=False) as stored:
+        query_size, key_size = (tuple(int(n) for n in stored[name]) for name in ("query_size", "key_size"))
+        strides = float(stored["query_stride"]), float(stored["key_stride"])
+        return Attention(stored["query"], stored["key"], query_size, key_size, *strides)

@@ -1,0 +1,291 @@
+"""One run of the engine as a child process: start, follow, cancel, clean up."""
+
+import collections
+import contextlib
+import logging
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.protocol import contract, errors, registry
+
+try:
+    import qt
+except ImportError:  # slicer-core has no Qt
+    qt = None
+
+ENGINE_SCRIPT = registry.resources().parent / "Scripts" / "run_engine.py"
+CANCEL_FILE, FINISH_FILE = "cancel", "finish"
+POLL_INTERVAL_MS = 100
+CANCEL_GRACE_S = 10.0
+KILL_WAIT_S = 5.0
+# A process that ended may leave its output open in a child of its own, which is not waited for longer than this.
+DRAIN_S = 2.0
+LOG_LINES = 200
+
+
+def ignore(_event: Any) -> None:
+    """Stand in for a callback that nobody set."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions called in the main thread while a job runs; one of the last two is called exactly once.
+
+    :param onProgress: gets every `contract.Progress`.
+    :param onFinished: gets the `contract.Result`.
+    :param onFailed: gets the `contract.Failure`; its code is `errors.CANCELLED` after a cancellation.
+    """
+
+    onProgress: Callable[[contract.Progress], None] = ignore
+    onFinished: Callable[[contract.Result], None] = ignore
+    onFailed: Callable[[contract.Failure], None] = ignore
+
+
+class EngineJob:
+    """A job folder and the engine process that works in it.
+
+    The process runs in the folder and is given file names without path, so that no library in it, whatever its
+    handling of non-ASCII paths on Windows, ever sees where the folder lies.
+    """
+
+    def __init__(
+        self,
+        callbacks: Callbacks | None = None,
+        pythonExecutable: str | None = None,
+        script: Path = ENGINE_SCRIPT,
+    ) -> None:
+        """Make the folder.
+
+        :param callbacks: whom to tell.
+        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
+        :param script: engine to run.
+        """
+        self._callbacks = callbacks or Callbacks()
+        self._command = [pythonExecutable or shutil.which("PythonSlicer") or sys.executable, str(script)]
+        application = _application()
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix="DeepAttentionReg-", dir=application and application.temporaryPath, ignore_cleanup_errors=True
+        )
+        self.folder = Path(self._temporary.name)
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        self._verdict: contract.Result | contract.Failure | None = None
+        self._timer: Any = None
+        self._killAt: float | None = None
+        self._drainUntil: float | None = None
+        self._outputEnded = False
+        self._polling = False
+        self._closed = False
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether the job was started and its end has not been reported yet."""
+        return self._process is not None and not self._closed
+
+    @property
+    def isClosed(self) -> bool:
+        """Whether the end was reported, or `close` called."""
+        return self._closed
+
+    @property
+    def log(self) -> str:
+        """Last lines that the engine wrote besides its events."""
+        return "\n".join(self._log)
+
+    def start(self, job: contract.Job) -> None:
+        """Start the engine and return at once.
+
+        :param job: what to do; files by their name in `folder`. Cancel file, finish file and parent are filled in.
+        :raises RuntimeError: if the interpreter cannot be started.
+        """
+        job = replace(job, cancel_file=CANCEL_FILE, finish_file=FINISH_FILE, parent_pid=os.getpid())
+        (self.folder / "job.json").write_text(contract.dump_job(job), encoding="utf-8")
+        try:
+            self._process = subprocess.Popen(
+                [*self._command, "run", "job.json"],
+                cwd=self.folder,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                **_processOptions(),
+            )
+        except OSError as error:
+            self.close()
+            message = _("The engine could not be started with {program}: {reason}")
+            raise RuntimeError(message.format(program=self._command[0], reason=error)) from error
+        threading.Thread(target=_readLines, args=(self._process, self._lines), daemon=True).start()
+        if qt is not None and _application() is not None:
+            self._timer = qt.QTimer()
+            self._timer.setInterval(POLL_INTERVAL_MS)
+            self._timer.timeout.connect(self.poll)
+            self._timer.start()
+
+    def poll(self) -> None:
+        """Pass on what the engine said since the last call; called by a timer where Qt is there."""
+        # A callback may run the event loop, and with it the timer.
+        if not self.isRunning or self._polling:
+            return
+        self._polling = True
+        try:
+            self._drain()
+            if self._killAt is not None and time.monotonic() > self._killAt:
+                _killTree(self._process)
+            if self.isRunning and self._hasEnded():
+                self._report(self._judge())
+        finally:
+            self._polling = False
+
+    def cancel(self) -> None:
+        """Ask the engine to stop, and have `poll` kill it if it does not within `CANCEL_GRACE_S` seconds."""
+        if self.isRunning and self._killAt is None:
+            (self.folder / CANCEL_FILE).touch()
+            self._killAt = time.monotonic() + CANCEL_GRACE_S
+
+    def finish(self) -> None:
+        """Ask the engine to end with the best that it has."""
+        if self.isRunning:
+            (self.folder / FINISH_FILE).touch()
+
+    def wait(self) -> None:
+        """Return when the job has ended and its callbacks were called, keeping the application responsive meanwhile."""
+        application = _application()
+        try:
+            while self.isRunning:
+                self.poll()
+                if application is not None:
+                    application.processEvents()
+                time.sleep(POLL_INTERVAL_MS / 2000)
+        except BaseException:  # Ctrl+C, or a callback that raised
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Kill the engine if it runs and remove the folder; no callback is called any more."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.stop()
+        if self._process is not None and self._process.poll() is None:
+            _killTree(self._process)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # Windows cannot remove a folder in use
+                self._process.wait(KILL_WAIT_S)
+        self._temporary.cleanup()
+
+    def _drain(self) -> None:
+        """Handle the lines that the reader thread has collected."""
+        while self.isRunning:
+            try:
+                line = self._lines.get_nowait()
+            except queue.Empty:
+                return
+            if line is None:
+                self._outputEnded = True
+                return
+            self._handle(line)
+
+    def _handle(self, line: str) -> None:
+        try:
+            event = contract.parse_event(line)
+        except errors.EngineError as error:
+            self._verdict = contract.Failure(error.code, error.message, error.hint)
+            _killTree(self._process)
+            return
+        if event is None:
+            self._log.append(line.rstrip())
+        elif isinstance(event, contract.Progress):
+            self._callbacks.onProgress(replace(event, file=event.file and str(self.folder / event.file)))
+        elif self._verdict is None:
+            self._verdict = event
+
+    def _hasEnded(self) -> bool:
+        if self._process.poll() is None:
+            # A process that hangs in a driver survives even being killed; nobody should wait for it.
+            return self._killAt is not None and time.monotonic() > self._killAt + KILL_WAIT_S
+        if self._drainUntil is None:
+            self._drainUntil = time.monotonic() + DRAIN_S
+        return self._outputEnded or time.monotonic() > self._drainUntil
+
+    def _judge(self) -> contract.Result | contract.Failure:
+        """Return how the job ended, once the process has."""
+        if self._killAt is not None:
+            return contract.Failure(errors.CANCELLED, _("The registration was canceled."))
+        code = self._process.returncode
+        if isinstance(self._verdict, contract.Failure) or (self._verdict is not None and code == 0):
+            return self._verdict
+        logging.error("The engine ended with exit code %s. Its last lines:\n%s", code, self.log)
+        hint = _("Last line of its log: {line}").format(line=self._log[-1]) if self._log else ""
+        if code in (-signal.SIGTERM, -9, 137):  # SIGKILL, which Windows does not define
+            hint = _("Another program or the system, perhaps for lack of memory, stopped it.")
+        message = _("The engine stopped before it was done (exit code {code}).").format(code=code)
+        return contract.Failure(errors.INTERNAL, message, hint)
+
+    def _report(self, verdict: contract.Result | contract.Failure) -> None:
+        """Call the last callback; the folder is there until it returns."""
+        try:
+            if isinstance(verdict, contract.Result):
+                outputs = {name: str(self.folder / file) for name, file in verdict.outputs.items()}
+                self._callbacks.onFinished(replace(verdict, outputs=outputs))
+            else:
+                self._callbacks.onFailed(verdict)
+        finally:
+            self.close()
+
+
+def _readLines(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+    """Collect the output of a process until it ends; runs in a thread of its own."""
+    with process.stdout:
+        for line in process.stdout:
+            lines.put(line)
+    lines.put(None)
+
+
+def _application() -> Any:
+    """Return the Slicer application, which has an event loop; None where only its libraries are in use."""
+    return getattr(slicer, "app", None)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the engine: the one Slicer was started in, which PythonSlicer expects, or this one."""
+    environment = dict(os.environ) if _application() is None else dict(slicer.util.startupEnvironment())
+    # Threads that spin while they wait make the engine several times slower as soon as another program uses a core.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return environment
+
+
+def _processOptions() -> dict[str, Any]:
+    """Return what lets the whole process tree be ended, and on Windows keeps its console window hidden."""
+    if os.name != "nt":
+        return {"start_new_session": True}
+    info = subprocess.STARTUPINFO()
+    info.dwFlags = subprocess.STARTF_USESHOWWINDOW
+    info.wShowWindow = subprocess.SW_HIDE
+    return {"startupinfo": info}
+
+
+def _killTree(process: subprocess.Popen[str]) -> None:
+    """End a process and its children; PythonSlicer is only a launcher of the interpreter proper."""
+    if os.name == "nt":
+        command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
+        subprocess.run(command, capture_output=True, check=False, **_processOptions())
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,300 @@
+"""The weights there are: those of the extension, and those that the user has imported and may delete.
+
+Imported weights lie in a folder of the user, never in that of the extension: NAME.pt, and beside it NAME.json with what
+registry.py of the engine reads there ("network", "extent_mm", "refinement") and what the panel tells of them: "method",
+"dimensions", "title", "licence", "training_data", "sha256" and "bytes". Weights to import may come with such a file,
+which need not hold more than is known.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import slicer
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.protocol import errors, registry
+
+SUFFIX = registry.WEIGHT_SUFFIX
+AXES = (2, 3)
+NON_COMMERCIAL = re.compile(r"\bnc\b|non-?\s?commercial|research|academic", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Weights that are there, or should be.
+
+    :param id: what a job takes as its weights: an id of weights.json, or the path of an imported file.
+    :param title: name for people.
+    :param serves: pairs of a method's name and the number of axes, 2 for single slices and 3 for volumes.
+    :param licence: what the licence is called; empty if it is not known.
+    :param trainingData: what they were trained on; empty if it is not known.
+    :param bytes: size of the file.
+    :param path: of the file.
+    :param isImported: whether the user has imported them, and may delete them.
+    :param problem: a sentence on why they cannot be used; empty if they can.
+    """
+
+    id: str
+    title: str
+    serves: tuple[tuple[str, int], ...]
+    licence: str
+    trainingData: str
+    bytes: int
+    path: Path
+    isImported: bool
+    problem: str
+
+
+def userFolder() -> Path:
+    """Return the folder of imported weights, beside Slicer's settings; it need not be there yet."""
+    application = getattr(slicer, "app", None)
+    if application is None:
+        return Path.home() / ".DeepAttentionReg" / "Weights"
+    return Path(application.userSettings().fileName()).parent / "DeepAttentionReg" / "Weights"
+
+
+def listWeights(folder: Path | None = None) -> list[Entry]:
+    """Return all weights, those of the extension first.
+
+    Their files are read to compare them with their SHA-256, but not again until they change.
+
+    :param folder: of the imported ones; None takes the user's.
+    """
+    return [*_shippedEntries(), *map(_importedEntry, sorted((folder or userFolder()).glob("*.json")))]
+
+
+def weightsFor(method: str, axes: int, folder: Path | None = None) -> list[Entry]:
+    """Return the weights that serve a method on single slices (2 axes) or volumes (3)."""
+    return [entry for entry in listWeights(folder) if (method, axes) in entry.serves]
+
+
+def licenceText(entry: Entry) -> str:
+    """Return the sentence on the licence that has to be seen before use; empty if it allows any use."""
+    if not entry.licence:
+        text = _("The license of the weights {title} is not known; find out what it allows before you use them.")
+    elif NON_COMMERCIAL.search(entry.licence):
+        text = _("The weights {title} may be used for non-commercial purposes only ({licence}).")
+    else:
+        return ""
+    return text.format(title=entry.title, licence=entry.licence)
+
+
+def importWeights(
+    path: str | Path, method: str | None = None, axes: int | None = None, folder: Path | None = None
+) -> Entry:
+    """Copy weights into the user's folder, unless they are there already.
+
+    :param path: a .pt file, the state dict of a method's network.
+    :param method: name of the method that they serve; None takes it from the JSON file beside them.
+    :param axes: 2 for single slices, 3 for volumes; None takes it from that file, or else takes both.
+    :param folder: where to; None takes the user's folder.
+    :return: the imported weights; their `id` is what a registration takes.
+    :raises ValueError: in a sentence, if they cannot be used or not be copied; then nothing is left behind.
+    """
+    path, folder = Path(path), folder or userFolder()
+    with _inOneSentence(path, folder):
+        told = _checkFile(path)
+        serves = _servedBy(path, told, method, axes)
+        digest = _sha256(*_stamp(path))
+        same = [entry for entry in listWeights(folder) if _holds(entry, digest, serves)]
+        if same:
+            return same[0]
+        described = {**told, "method": serves[0][0], "dimensions": [axis for _name, axis in serves]}
+        described.update(title=str(told.get("title", path.stem)), sha256=digest, bytes=path.stat().st_size)
+        return _importedEntry(_copyIn(path, described, folder))
+
+
+def deleteWeights(entry: Entry) -> None:
+    """Remove imported weights for good.
+
+    :raises ValueError: in a sentence, if they belong to the extension or cannot be removed.
+    """
+    if not entry.isImported:
+        text = _("The weights {title} belong to the extension and are removed with it.")
+        raise ValueError(text.format(title=entry.title))
+    try:
+        entry.path.with_suffix(".json").unlink(missing_ok=True)
+        entry.path.unlink(missing_ok=True)
+    except OSError as error:
+        text = _("The weights {title} could not be deleted: {reason}.")
+        raise ValueError(text.format(title=entry.title, reason=error.strerror)) from error
+
+
+def _shippedEntries() -> list[Entry]:
+    """Return the weights of the extension; damaged descriptions, of which the log tells, are left out."""
+    try:
+        listed = registry.load_weights().values()
+    except errors.EngineError as error:
+        logging.warning("%s", error)
+        return []
+    methods = registry.resources() / "Methods"
+    serves = _methodsByWeights(methods, methods.stat().st_mtime_ns)
+    entries = []
+    for weights in listed:
+        path = registry.resources() / "Models" / weights.file
+        problem = _problemOf(path, weights.sha256, _("Install the extension again."))
+        texts = weights.id, weights.id, serves.get(weights.id, ()), weights.licence, weights.training_data
+        entries.append(Entry(*texts, weights.bytes, path, isImported=False, problem=problem))
+    return entries
+
+
+@functools.lru_cache(maxsize=1)
+def _methodsByWeights(_folder: Path, _modified: int) -> dict[str | None, tuple[tuple[str, int], ...]]:
+    """Return what the weights of the extension serve; the arguments change when its methods do."""
+    serves: dict[str | None, tuple[tuple[str, int], ...]] = {}
+    for name in registry.method_names():
+        with suppress(errors.EngineError):
+            for variant in registry.load_method(name).variants:
+                serves[variant.weights] = (*serves.get(variant.weights, ()), (name, variant.dimensions))
+    return serves
+
+
+def _importedEntry(description: Path) -> Entry:
+    """Return imported weights from their JSON file."""
+    path = description.with_suffix(SUFFIX)
+    hint = _("Delete these weights and import them again.")
+    try:
+        told = json.loads(description.read_text(encoding="ascii"))
+        serves = tuple((str(told["method"]), int(axis)) for axis in told["dimensions"])
+        texts = str(told["title"]), serves, str(told.get("licence", "")), str(told.get("training_data", ""))
+        size, problem = int(told["bytes"]), _problemOf(path, told["sha256"], hint)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        texts, size = (description.stem, (), "", ""), 0
+        problem = _("The file {name} is damaged. {hint}").format(name=description.name, hint=hint)
+    return Entry(str(path), *texts, size, path, isImported=True, problem=problem)
+
+
+def _problemOf(path: Path, sha256: str, hint: str) -> str:
+    try:
+        isRight = _sha256(*_stamp(path)) == sha256
+    except OSError:
+        return _("The file {name} is missing. {hint}").format(name=path.name, hint=hint)
+    return "" if isRight else _("The file {name} is damaged. {hint}").format(name=path.name, hint=hint)
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    """Return what changes when a file does."""
+    status = path.stat()
+    return path, status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, _modified: int, _size: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _inOneSentence(path: Path, folder: Path) -> Iterator[None]:
+    """Say in one sentence why weights cannot be imported."""
+    try:
+        yield
+    except errors.EngineError as error:
+        raise ValueError(str(error)) from error
+    except OSError as error:
+        text = _("{name} could not be copied to {folder}: {reason}.")
+        raise ValueError(text.format(name=path.name, folder=folder, reason=error.strerror or error)) from error
+
+
+def _checkFile(path: Path) -> dict[str, Any]:
+    """Return what the JSON file beside weights tells, nothing without one; raise ValueError if either is damaged.
+
+    PyTorch writes a zip archive, whose checksums can be verified without PyTorch.
+    """
+    if not path.is_file():
+        raise ValueError(_("The file {path} does not exist.").format(path=path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            isRight = archive.testzip() is None and any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
+        isRight = False
+    if not isRight or path.suffix != SUFFIX:
+        text = _("{name} is no {suffix} file of PyTorch, or it is damaged or truncated; export or copy it again.")
+        raise ValueError(text.format(name=path.name, suffix=SUFFIX))
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    try:
+        return dict(json.loads(beside.read_text(encoding="ascii")))
+    except (ValueError, TypeError, RecursionError) as error:
+        text = _("The file {name} beside the weights is damaged ({reason}); correct it, or remove it.")
+        raise ValueError(text.format(name=beside.name, reason=error)) from error
+
+
+def _servedBy(path: Path, told: dict[str, Any], name: str | None, axes: int | None) -> tuple[tuple[str, int], ...]:
+    """Return the method and the axes that weights serve.
+
+    :raises EngineError: if they cannot serve them.
+    """
+    name = name or told.get("method")
+    if name is None:
+        raise ValueError(_("Choose the method that {name} is for.").format(name=path.name))
+    method = registry.load_method(str(name))
+    network = told.get("network")
+    found = axes or told.get("dimensions") or (network.get("nd") if isinstance(network, dict) else None) or AXES
+    chosen = found if isinstance(found, (list, tuple)) else [found]
+    if not all(axis in AXES for axis in chosen):
+        text = _("{name} is for {axes} dimensions; only 2 and 3 are known.")
+        raise ValueError(text.format(name=path.name, axes=found))
+    for axis in chosen:
+        registry.choose_variant(method, axis, str(path))
+    return tuple((method.name, axis) for axis in chosen)
+
+
+def _holds(entry: Entry, digest: str, serves: tuple[tuple[str, int], ...]) -> bool:
+    """Return whether imported weights are the same and serve the same."""
+    isSound = entry.isImported and not entry.problem
+    return isSound and set(serves) <= set(entry.serves) and _sha256(*_stamp(entry.path)) == digest
+
+
+def _copyIn(path: Path, described: dict[str, Any], folder: Path) -> Path:
+    """Copy weights into a folder and return their description, from whose appearance on they count."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^\w.-]+", "-", path.stem).strip(".-") or "weights"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    target = next(folder / f"{name}.json" for name in names if not (folder / f"{name}.json").exists())
+    try:
+        with path.open("rb") as source:
+            _write(target.with_suffix(SUFFIX), lambda stream: shutil.copyfileobj(source, stream), described["sha256"])
+        text = json.dumps(described, indent=2).encode("ascii")
+        _write(target, lambda stream: stream.write(text), hashlib.sha256(text).hexdigest())
+    except BaseException:
+        target.with_suffix(SUFFIX).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _write(target: Path, fill: Callable[[BinaryIO], object], sha256: str) -> None:
+    """Write a file under a temporary name, compare it with its hash and only then give it its own.
+
+    :raises OSError: if that cannot be done, or not all of it has arrived.
+    """
+    handle, name = tempfile.mkstemp(dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            fill(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if _sha256(*_stamp(temporary)) != sha256:
+            raise OSError(_("only a part of it has arrived"))
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

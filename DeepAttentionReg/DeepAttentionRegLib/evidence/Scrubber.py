@@ -1,0 +1,195 @@
+"""A deformation step by step: the warped volume and the deformed grid in the slice views, and how it came to fit.
+
+    scrubber = Scrubber(Subject.ofTransform(transformNode))
+    scrubber.show()
+    for step in range(scrubber.evidence.count):
+        scrubber.evidence.step = step
+    scrubber.close()
+    chart = plot(subject, fixedSegmentation, movingSegmentation)
+
+The step is that of a sequence browser, so that Slicer's own toolbar for sequences plays the deformation, too.
+"""
+
+import math
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.volume import metrics
+from DeepAttentionRegEngine.volume.geometry import Geometry
+
+from ..nodes import EvidenceFiles, Overlays, Record, Transforms, Volumes, Warping
+from ..nodes.Subject import Subject
+from ..nodes.Volumes import BINARY_LABELMAP
+from ..views.WarpedView import WarpedView
+from .Evidence import Evidence
+
+SIMILARITY, FOLDS, DICE = 1, 2, 3  # columns of the table
+CHART_ROLE = "StepsChart"
+# Of the palette of Okabe and Ito, which people tell apart who do not see red or green.
+SERIES_COLORS = {SIMILARITY: (0.0, 0.45, 0.70), FOLDS: (0.84, 0.37, 0.0), DICE: (0.0, 0.62, 0.45)}
+
+
+class Scrubber:
+    """Shows the present step of a deformation over the fixed volume."""
+
+    def __init__(self, subject: Subject) -> None:
+        """Prepare; nothing is shown before `show`.
+
+        :param subject: the deformation.
+        :raises ValueError: with a sentence, if its steps were not kept.
+        """
+        self.evidence = Evidence(subject.transformNode)
+        self._subject = subject
+        self._view = WarpedView(subject.fixed, subject.moving, "Deformation step")
+
+    def show(self, *, withGrid: bool = True) -> None:
+        """Show the moving volume as it is deformed after the present step, which may change from then on.
+
+        :param withGrid: also show the deformed grid.
+        """
+        self._view.show(self.evidence.shownTransform)
+        self.showGrid(withGrid)
+
+    def showGrid(self, isShown: bool) -> None:
+        """Show or hide the deformed grid."""
+        transform = self.evidence.shownTransform
+        if isShown:
+            step = self.evidence.step
+            self.evidence.step = self.evidence.count - 1  # the colors are those of the largest displacement
+            Overlays.showGrid(transform, self._subject.fixed)
+            self.evidence.step = step
+        elif transform.GetDisplayNode() is not None:
+            transform.GetDisplayNode().SetVisibility(False)
+
+    def close(self) -> None:
+        """Show what was shown before."""
+        self._view.close()
+        if self.evidence.shownTransform is not None:
+            self.showGrid(False)
+
+
+def describe(evidence: Evidence, step: int) -> str:
+    """Return what is known of a step, for people."""
+    parts = [evidence.label(step)]
+    if evidence.table is not None:
+        table = evidence.table.GetTable()
+        names = _("similarity {value:.3f}"), _("{value:.2f} % folded"), _("Dice {value:.3f}")
+        for column, name in enumerate(names[: table.GetNumberOfColumns() - 1], start=1):
+            value = float(table.GetValue(step, column).ToString())
+            if math.isfinite(value):
+                parts.append(name.format(value=value))
+    return ", ".join(parts)
+
+
+def plot(
+    subject: Subject,
+    fixedSegmentation: slicer.vtkMRMLNode | None = None,
+    movingSegmentation: slicer.vtkMRMLNode | None = None,
+) -> slicer.vtkMRMLPlotChartNode:
+    """Return a chart of similarity, folds and, with two segmentations, overlap against the step.
+
+    :param subject: the deformation.
+    :param fixedSegmentation: segmentation or label map volume that belongs to the fixed volume.
+    :param movingSegmentation: the same of the moving volume.
+    :raises ValueError: with a sentence, if the steps were not kept or the segmentations cannot be compared.
+    """
+    evidence = Evidence(subject.transformNode)
+    if evidence.table is None:
+        raise ValueError(_("The table of the steps is gone; register again."))
+    if fixedSegmentation is not None and movingSegmentation is not None:
+        overlaps = measureOverlap(subject, evidence, fixedSegmentation, movingSegmentation)
+        _setColumn(evidence.table, DICE, _("Dice, mean of the structures"), overlaps)
+    return _createChart(evidence, subject.name)
+
+
+def measureOverlap(
+    subject: Subject, evidence: Evidence, fixedSegmentation: slicer.vtkMRMLNode, movingSegmentation: slicer.vtkMRMLNode
+) -> list[float]:
+    """Return the Dice overlap at every step, mean of the structures that both have, on the grid of the fields.
+
+    Structures are paired as registrations pair them; where some overlap, the later one counts.
+
+    :raises ValueError: with a sentence, if the segmentations cannot be compared.
+    """
+    problem = Volumes.checkNode(fixedSegmentation) or Warping.checkWarp(
+        movingSegmentation, subject.transformNode, None, subject.fixed
+    )
+    if problem:
+        raise ValueError(problem)
+    geometry = Transforms.readGrid(evidence.steps.GetNthDataNode(0))[1]
+    numbers = Volumes.numberSegments([fixedSegmentation, movingSegmentation])
+    toWorld = Volumes.matrixToWorld(fixedSegmentation)
+    still = _labelsOf(fixedSegmentation, numbers[0], toWorld, vtk.vtkTransform(), geometry)
+    toFrame = Warping.toFrame(movingSegmentation, subject.transformNode)
+    overlaps = []
+    for step in range(evidence.count):
+        transform = evidence.steps.GetNthDataNode(step).GetTransformFromParent()
+        moved = _labelsOf(movingSegmentation, numbers[1], toFrame, transform, geometry)
+        common = set(np.unique(still)) & set(np.unique(moved)) - {0}
+        scores = metrics.dice(still, moved, sorted(common))
+        overlaps.append(float(np.mean(list(scores.values()))) if scores else math.nan)
+    return overlaps
+
+
+def _labelsOf(
+    node: slicer.vtkMRMLNode,
+    numbers: Volumes.SegmentNumbers,
+    toFrame: np.ndarray,
+    transform: vtk.vtkAbstractTransform,
+    geometry: Geometry,
+) -> np.ndarray:
+    """Return a label map (k, j, i) of a node drawn on a grid of the world; arguments as of `Warping.drawSegments`."""
+    if not isinstance(node, slicer.vtkMRMLSegmentationNode):
+        return Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
+    drawn = Warping.drawSegments(node, toFrame, transform, geometry)
+    labels = np.zeros(geometry.shape, np.int32)
+    for segmentId, number in numbers.items():
+        segment = drawn.GetSegment(segmentId)
+        image = segment.GetRepresentation(BINARY_LABELMAP)
+        labels[Warping.drawnArray(image, geometry) == segment.GetLabelValue()] = number
+    return labels
+
+
+def _setColumn(node: slicer.vtkMRMLTableNode, column: int, name: str, values: list[float]) -> None:
+    """Put numbers into a column of a table, which may have just one less."""
+    table = node.GetTable()
+    kept = range(min(column, table.GetNumberOfColumns()))
+    columns = {
+        table.GetColumnName(index): [
+            float(table.GetValue(row, index).ToString()) for row in range(table.GetNumberOfRows())
+        ]
+        for index in kept
+    }
+    node.SetAndObserveTable(EvidenceFiles.makeTable({**columns, name: values}))
+
+
+def _createChart(evidence: Evidence, name: str) -> slicer.vtkMRMLPlotChartNode:
+    """Return the chart of a table of steps, made on first use."""
+    table = evidence.table
+    chart = Record.attached(evidence.transformNode, CHART_ROLE)
+    if chart is None:
+        chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", _("{name} steps chart").format(name=name))
+        Record.attach(evidence.transformNode, CHART_ROLE, chart)
+    for index in reversed(range(chart.GetNumberOfPlotSeriesNodes())):
+        series = chart.GetNthPlotSeriesNode(index)
+        chart.RemoveNthPlotSeriesNodeID(index)
+        slicer.mrmlScene.RemoveNode(series)
+    for column in range(1, table.GetNumberOfColumns()):
+        title = table.GetTable().GetColumnName(column)
+        series = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", title)
+        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetXColumnName(table.GetTable().GetColumnName(0))
+        series.SetYColumnName(title)
+        series.SetPlotType(series.PlotTypeScatter)
+        series.SetMarkerStyle(series.MarkerStyleCircle)
+        series.SetColor(*SERIES_COLORS[column])
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    chart.SetTitle(name)
+    chart.SetXAxisTitle(evidence.steps.GetIndexName() or _("step"))
+    chart.SetYAxisTitle(
+        ", ".join(table.GetTable().GetColumnName(column) for column in range(1, table.GetNumberOfColumns()))
+    )
+    return chart

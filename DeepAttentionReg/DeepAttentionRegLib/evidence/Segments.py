@@ -1,0 +1,272 @@
+"""How the segments of the moving volume agree with those of the fixed one, before and after a registration.
+
+Segments are paired as registrations pair them: by name, or by label value where a label map takes part. Each is
+compared for itself, so that segments may overlap.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import vtk_to_numpy
+
+from DeepAttentionRegEngine.volume import fields, metrics
+from DeepAttentionRegEngine.volume.geometry import Geometry
+
+from ..nodes import Record, Transforms, Volumes, Warping
+from ..nodes.Subject import Subject
+from ..nodes.Volumes import BINARY_LABELMAP
+
+BEFORE, AFTER = "before", "after"
+STATES = (BEFORE, AFTER)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a structure agrees: a piece of the fixed grid.
+
+    :param regions: kinds (k, j, i) of `metrics.regions`.
+    :param first: voxel (i, j, k) of the fixed grid at which the piece begins.
+    """
+
+    regions: np.ndarray
+    first: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A pair of segments.
+
+    :param name: of the fixed segment.
+    :param fixedMl: volume of the fixed segment.
+    :param movingMl: volume of the moving segment as it was, in all of its own volume.
+    :param scores: agreement with the moving segment, by state.
+    :param jacobian: of the deformation within the fixed segment; None if that is empty.
+    :param parts: regions, by state.
+    """
+
+    name: str
+    fixedMl: float
+    movingMl: float
+    scores: dict[str, metrics.Agreement]
+    jacobian: fields.JacobianSummary | None
+    parts: dict[str, Part] = field(repr=False)
+
+    @property
+    def changePercent(self) -> float:
+        """By how many percent the deformation has made the moving segment larger (negative: smaller)."""
+        return metrics.change_percent(self.movingMl, self.scores[AFTER].volume_ml)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    :param subject: the deformation.
+    :param geometry: grid of the fixed volume.
+    :param structures: the pairs, in the order of the fixed segments.
+    :param warnings: sentences.
+    """
+
+    subject: Subject
+    geometry: Geometry = field(repr=False)
+    structures: list[Structure]
+    warnings: list[str]
+
+
+def checkSegments(subject: Subject, fixed: slicer.vtkMRMLNode | None, moving: slicer.vtkMRMLNode | None) -> str:
+    """Return why segments cannot be compared, as a sentence; empty if they can. Arguments as of `compare`."""
+    if fixed is None or moving is None:
+        return _("Choose a fixed and a moving segmentation among the inputs.")
+    if fixed is moving:
+        return _("Fixed and moving segmentation are the same; choose two.")
+    problem = Volumes.checkNode(fixed) or Warping.checkWarp(moving, subject.transformNode, None, subject.fixed)
+    if problem:
+        return problem
+    # The values of a label map are not looked for: that takes a while, and this is asked often.
+    areSegmentations = all(isinstance(node, slicer.vtkMRMLSegmentationNode) for node in (fixed, moving))
+    return _checkPairs(fixed, moving) if areSegmentations else ""
+
+
+def _checkPairs(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> str:
+    names = [_namesOf(node, numbers) for node, numbers in _numbered(fixed, moving)]
+    if set(names[0]) & set(names[1]):
+        return ""
+    text = _("No segment of {fixed} has the name or value of one of {moving}; let those that belong together agree.")
+    return text.format(fixed=fixed.GetName(), moving=moving.GetName())
+
+
+def compare(subject: Subject, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> Comparison:
+    """Compare segments on the grid of the fixed volume; the scene stays as it is.
+
+    :param subject: the deformation.
+    :param fixed: segmentation or label map volume that belongs to the fixed volume.
+    :param moving: the same of the moving volume.
+    :raises ValueError: if it cannot be done; says why.
+    """
+    problem = checkSegments(subject, fixed, moving) or _checkPairs(fixed, moving)
+    if problem:
+        raise ValueError(problem)
+    geometry = Volumes.geometryOf(subject.fixed, Warping.WORLD)
+    (_node, fixedNumbers), (_node, movingNumbers) = _numbered(fixed, moving)
+    start = Record.startOf(subject)
+    toFrame = Warping.toFrame(moving, subject.transformNode)
+    transforms = {BEFORE: _linear(start), AFTER: subject.transformNode.GetTransformFromParent()}
+    still = _draw(fixed, fixedNumbers, Volumes.matrixToWorld(fixed), _linear(Warping.WORLD), geometry)
+    moved = {
+        state: _draw(moving, movingNumbers, toFrame, transform, geometry) for state, transform in transforms.items()
+    }
+    volumes = _volumes(moving, movingNumbers, toFrame, geometry)
+    jacobian = _jacobianOn(subject.transformNode, geometry)
+    names = _namesOf(fixed, fixedNumbers)
+    common = [value for value in names if value in volumes]
+    structures = [
+        _structure(
+            names[value],
+            still[value].mask(),
+            {state: drawn[value].mask() for state, drawn in moved.items()},
+            volumes[value] / abs(np.linalg.det(start[:3, :3])),
+            geometry,
+            jacobian,
+        )
+        for value in common
+    ]
+    lonely = [name for value, name in {**_namesOf(moving, movingNumbers), **names}.items() if value not in common]
+    return Comparison(subject, geometry, structures, [*_tellLonely(lonely), *_tellCut(structures, geometry)])
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A structure in a label map (k, j, i) that it may share with others."""
+
+    labels: np.ndarray
+    value: int
+
+    def mask(self) -> np.ndarray:
+        return self.labels == self.value
+
+
+def _numbered(
+    fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode
+) -> list[tuple[slicer.vtkMRMLNode, Volumes.SegmentNumbers]]:
+    return list(zip((fixed, moving), Volumes.numberSegments([fixed, moving]), strict=True))
+
+
+def _namesOf(node: slicer.vtkMRMLNode, numbers: Volumes.SegmentNumbers) -> dict[int, str]:
+    """Return the name of each structure by the number that pairs it."""
+    if isinstance(node, slicer.vtkMRMLSegmentationNode):
+        return {number: node.GetSegmentation().GetSegment(name).GetName() for name, number in numbers.items()}
+    values = np.unique(slicer.util.arrayFromVolume(node))
+    return {int(value): Volumes.describeLabel(node, int(value)).GetName() for value in values if value != 0}
+
+
+def _linear(matrix: np.ndarray) -> vtk.vtkTransform:
+    transform = vtk.vtkTransform()
+    transform.SetMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    return transform
+
+
+def _draw(
+    node: slicer.vtkMRMLNode,
+    numbers: Volumes.SegmentNumbers,
+    toFrame: np.ndarray,
+    transform: vtk.vtkAbstractTransform,
+    geometry: Geometry,
+) -> dict[int, _Drawn]:
+    """Return the structures of a node on a grid, by number."""
+    if isinstance(node, slicer.vtkMRMLSegmentationNode):
+        drawn = Warping.drawSegments(node, toFrame, transform, geometry)
+        segments = {number: drawn.GetSegment(name) for name, number in numbers.items()}
+        images = {number: segment.GetRepresentation(BINARY_LABELMAP) for number, segment in segments.items()}
+        return {
+            number: _Drawn(Warping.drawnArray(images[number], geometry), segment.GetLabelValue())
+            for number, segment in segments.items()
+        }
+    labels = Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
+    return {value: _Drawn(labels, value) for value in _namesOf(node, numbers)}
+
+
+def _volumes(
+    node: slicer.vtkMRMLNode, numbers: Volumes.SegmentNumbers, toFrame: np.ndarray, geometry: Geometry
+) -> dict[int, float]:
+    """Return the volumes in ml of the structures of a node in its own voxels, in a frame, by number."""
+    matrix = vtk.vtkMatrix4x4()
+    if not isinstance(node, slicer.vtkMRMLSegmentationNode):
+        node.GetIJKToRASMatrix(matrix)
+        voxel = _voxelVolume(toFrame, matrix)
+        values, counts = np.unique(slicer.util.arrayFromVolume(node), return_counts=True)
+        return {int(value): count * voxel / 1000 for value, count in zip(values, counts, strict=True) if value != 0}
+    segmentation, volumes = Volumes.withBinaryLabelmaps(node, geometry, toFrame), {}
+    for name, number in numbers.items():
+        segment = segmentation.GetSegment(name)
+        image = segment.GetRepresentation(BINARY_LABELMAP)
+        volumes[number] = 0.0
+        if image.GetNumberOfPoints():
+            image.GetImageToWorldMatrix(matrix)
+            labels = vtk_to_numpy(image.GetPointData().GetScalars())
+            volumes[number] = metrics.volume_ml(labels == segment.GetLabelValue(), _voxelVolume(toFrame, matrix))
+    return volumes
+
+
+def _voxelVolume(toFrame: np.ndarray, ijkToNode: vtk.vtkMatrix4x4) -> float:
+    return abs(np.linalg.det((toFrame @ slicer.util.arrayFromVTKMatrix(ijkToNode))[:3, :3]))
+
+
+def _jacobianOn(transformNode: slicer.vtkMRMLTransformNode, geometry: Geometry) -> np.ndarray:
+    """Return the Jacobian determinant (k, j, i) of a transform on a grid."""
+    displacement, own = Transforms.readGrid(transformNode)
+    jacobian = fields.jacobian_determinant(displacement, own)
+    if own.size == geometry.size and np.allclose(own.ijk_to_ras, geometry.ijk_to_ras, rtol=0, atol=1e-6):
+        return jacobian
+    return fields.resize(jacobian[..., None], own, geometry)[..., 0]
+
+
+def _structure(
+    name: str,
+    fixed: np.ndarray,
+    moving: dict[str, np.ndarray],
+    movingMl: float,
+    geometry: Geometry,
+    jacobian: np.ndarray,
+) -> Structure:
+    return Structure(
+        name=name,
+        fixedMl=metrics.volume_ml(fixed, geometry.voxel_volume),
+        movingMl=movingMl,
+        scores={state: metrics.agreement(fixed, mask, geometry) for state, mask in moving.items()},
+        jacobian=fields.summarize_jacobian(jacobian, fixed) if fixed.any() else None,
+        parts={state: _part(metrics.regions(fixed, mask)) for state, mask in moving.items()},
+    )
+
+
+def _part(regions: np.ndarray) -> Part:
+    """Return regions without the empty space around them."""
+    occupied = [np.flatnonzero(regions.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if not occupied[0].size:
+        return Part(regions[:0, :0, :0], (0, 0, 0))
+    box = tuple(slice(int(part[0]), int(part[-1]) + 1) for part in occupied)
+    return Part(regions[box].copy(), tuple(piece.start for piece in reversed(box)))
+
+
+def _tellLonely(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    return [_("Without a partner, so not compared: {names}.").format(names=", ".join(names))]
+
+
+def _tellCut(structures: list[Structure], geometry: Geometry) -> list[str]:
+    """Return a sentence if structures reach the border of a grid, a single slice's faces apart."""
+    names = [item.name for item in structures if any(_reachesBorder(part, geometry) for part in item.parts.values())]
+    if not names:
+        return []
+    text = _("At the border of the fixed volume, beyond which nothing is counted: {names}.")
+    return [text.format(names=", ".join(names))]
+
+
+def _reachesBorder(part: Part, geometry: Geometry) -> bool:
+    axes = zip(part.first, part.regions.shape[::-1], geometry.size, strict=True)
+    return part.regions.size > 0 and any(
+        size > 1 and (first == 0 or first + length == size) for first, length, size in axes
+    )

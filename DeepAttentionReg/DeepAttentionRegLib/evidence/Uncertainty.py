@@ -1,0 +1,65 @@
+"""How uncertain a deformation is: its spread over registrations of slightly changed volumes, as a map in mm.
+
+    estimate = Uncertainty.Estimate(subject, samples=8)
+    estimate.start()
+    estimate.wait()
+
+The outcome is the map, which the transform remembers. uncertainty.py of the engine says what is changed; the same
+volumes and settings give the same map. What all samples get wrong together it cannot show: it is no bound of the error.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import slicer
+
+from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.volume import images
+
+from ..engine import Job
+from ..engine.Task import Callbacks
+from ..nodes.Overlays import Map
+from ..nodes.Subject import Subject
+from ..tasks import Registration
+from ..tasks.SubjectTask import SubjectTask, jobOf
+from . import Maps
+
+SAMPLES = 8
+
+
+class Estimate(SubjectTask):
+    """Registers the volumes of a deformation several times; the outcome is the map."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        samples: int = SAMPLES,
+        settings: Registration.Settings | None = None,
+        callbacks: Callbacks | None = None,
+        *,
+        pythonExecutable: str | None = None,
+        script: Path = Job.ENGINE_SCRIPT,
+    ) -> None:
+        """Prepare; nothing is done before `start`.
+
+        :param samples: registrations, 2 to 100; the more, the smoother and slower.
+        :param subject: as `SubjectTask`; so are the others.
+        """
+        super().__init__(subject, settings, callbacks, pythonExecutable=pythonExecutable, script=script)
+        self._samples = samples
+
+    def _export(self) -> contract.Job:
+        values = {**self._record.settings, "samples": self._samples, "output_uncertainty": "uncertainty.nrrd"}
+        jobOf({**values, "fixed": "", "moving": ""})  # refuses wrong settings before the slow part
+        return jobOf({**values, **self._exportVolumes(), **self._exportStart(self._start)})
+
+    def _load(self, result: contract.Result) -> slicer.vtkMRMLScalarVolumeNode:
+        spreadMm = images.read_volume(result.outputs["uncertainty"]).array
+        self._requireInputs()
+        return Maps.put(self.subject, Map.UNCERTAINTY, spreadMm, self._grids["fixed"])
+
+
+def summaryOf(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, float]:
+    """Return mean and 95th percentile of a map, mm."""
+    array = slicer.util.arrayFromVolume(node)
+    return float(array.mean()), float(np.percentile(array, 95))

@@ -1,0 +1,1 @@
+"""What lets a deformation be judged, as nodes."""

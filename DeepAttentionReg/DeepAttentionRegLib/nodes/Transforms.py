@@ -1,0 +1,100 @@
+"""Displacement fields as grid transform nodes, and back."""
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import vtk_to_numpy
+
+from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
+
+WORLD = np.eye(4)  # what leads from the world to the world, where a function asks for a frame
+
+
+def makeGridTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer.vtkOrientedGridTransform:
+    """Return a displacement field as the transform from parent (fixed) to moving points, outside of any scene.
+
+    :param displacementLps: (k, j, i, 3) LPS mm on the fixed grid; the moving volume is sampled at x + u(x).
+    :param geometry: the fixed grid.
+    :return: cubic transform in RAS: cubic is what Slicer sets when it reads a field from a file, so that saving and
+        loading changes nothing.
+    :raises ValueError: if array and grid differ in size.
+    """
+    if displacementLps.shape != (*geometry.shape, 3):
+        msg = f"A field of shape {displacementLps.shape} does not fit a grid of shape {geometry.shape}."
+        raise ValueError(msg)
+    vectors = vtk.vtkFloatArray()
+    vectors.SetNumberOfComponents(3)
+    vectors.SetNumberOfTuples(displacementLps.size // 3)
+    vtk_to_numpy(vectors)[:] = flip_lps_ras(displacementLps.reshape(-1, 3))
+    grid = vtk.vtkImageData()
+    grid.SetDimensions(geometry.size)
+    grid.SetSpacing(geometry.spacing)
+    grid.SetOrigin(geometry.ijk_to_ras[:3, 3])
+    # As vectors instead of scalars they would be ignored: the transform would be the identity.
+    grid.GetPointData().SetScalars(vectors)
+    transform = slicer.vtkOrientedGridTransform()
+    transform.SetGridDirectionMatrix(_directionsRas(geometry))
+    transform.SetDisplacementGridData(grid)
+    transform.SetInterpolationModeToCubic()
+    return transform
+
+
+def createGridTransform(
+    transform: slicer.vtkOrientedGridTransform,
+    name: str,
+    fixedNode: slicer.vtkMRMLNode,
+    movingNode: slicer.vtkMRMLNode,
+    node: slicer.vtkMRMLTransformNode | None = None,
+) -> slicer.vtkMRMLTransformNode:
+    """Put a field into a transform node of the scene, which moves the moving volume onto the fixed one.
+
+    :param transform: from `makeGridTransform`.
+    :param name: name of a new node.
+    :param fixedNode: remembered in the node's role "Fixed".
+    :param movingNode: remembered in the node's role "Moving".
+    :param node: existing node to write into; None adds one.
+    """
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", name)
+    node.SetAndObserveTransformNodeID(None)
+    node.SetAndObserveTransformFromParent(transform)
+    node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), movingNode.GetID())
+    node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), fixedNode.GetID())
+    return node
+
+
+def readGrid(node: slicer.vtkMRMLTransformNode) -> tuple[np.ndarray, Geometry]:
+    """Return the field that a node holds: displacements (k, j, i, 3) in LPS mm, float32, and their grid.
+
+    :raises ValueError: if the node holds something else than one grid from parent.
+    """
+    transform = node.GetTransformFromParentAs("vtkOrientedGridTransform", False)
+    if transform is None or transform.GetInverseFlag() or transform.GetDisplacementGrid() is None:
+        msg = _("{name} is not a displacement field from fixed to moving points.").format(name=node.GetName())
+        raise ValueError(msg)
+    geometry = geometryOfField(transform)
+    vectors = vtk_to_numpy(transform.GetDisplacementGrid().GetPointData().GetScalars()).astype(np.float32)
+    return flip_lps_ras(vectors).reshape(*geometry.shape, 3), geometry
+
+
+def geometryOfField(transform: slicer.vtkOrientedGridTransform) -> Geometry:
+    """Return the grid of a displacement field."""
+    grid = transform.GetDisplacementGrid()
+    matrix = np.eye(4)
+    directions = transform.GetGridDirectionMatrix()
+    for row in range(3):
+        for column in range(3):
+            matrix[row, column] = directions.GetElement(row, column) if directions else float(row == column)
+    matrix[:3, :3] *= grid.GetSpacing()
+    matrix[:3, 3] = grid.GetOrigin()
+    return Geometry.from_ijk_to_ras(matrix, grid.GetDimensions())
+
+
+def _directionsRas(geometry: Geometry) -> vtk.vtkMatrix4x4:
+    matrix = vtk.vtkMatrix4x4()
+    directions = geometry.ijk_to_ras[:3, :3] / geometry.spacing
+    for row in range(3):
+        for column in range(3):
+            matrix.SetElement(row, column, directions[row, column])
+    return matrix

@@ -1,0 +1,400 @@
+"""Volumes, label maps, segmentations and landmarks from nodes to files, and from arrays to nodes.
+
+Everything of the fixed side is written in world coordinates, everything of the moving side in the coordinates that the
+moving volume has below its parent transform ("frame"): so the field found replaces that parent.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
+
+from DeepAttentionRegEngine.protocol import errors
+from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
+
+BINARY_LABELMAP = "Binary labelmap"
+SegmentNumbers = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Nodes of a registration; label maps may be segmentations or label map volumes.
+
+    :param fixedVolume: volume that stays.
+    :param movingVolume: volume to deform.
+    :param fixedMask: where the fixed volume drives the registration.
+    :param movingMask: where the moving volume does.
+    :param fixedSegmentation: structures to score with.
+    :param movingSegmentation: structures to warp and to score with.
+    :param fixedLandmarks: points to score with.
+    :param movingLandmarks: the corresponding points, in the same order.
+    :param initialTransform: linear start of the moving volume, in place of the parent transform that it is under.
+    """
+
+    fixedVolume: slicer.vtkMRMLScalarVolumeNode
+    movingVolume: slicer.vtkMRMLScalarVolumeNode
+    fixedMask: slicer.vtkMRMLNode | None = None
+    movingMask: slicer.vtkMRMLNode | None = None
+    fixedSegmentation: slicer.vtkMRMLNode | None = None
+    movingSegmentation: slicer.vtkMRMLNode | None = None
+    fixedLandmarks: slicer.vtkMRMLMarkupsNode | None = None
+    movingLandmarks: slicer.vtkMRMLMarkupsNode | None = None
+    initialTransform: slicer.vtkMRMLTransformNode | None = None
+
+    @property
+    def nodes(self) -> list[slicer.vtkMRMLNode]:
+        """All nodes that are given."""
+        return [node for node in vars(self).values() if node is not None]
+
+
+def checkInputs(inputs: Inputs) -> list[str]:
+    """Return why a registration of these nodes could not work, as sentences; none if it can be tried."""
+    if inputs.fixedVolume is None or inputs.movingVolume is None:
+        return [_("Choose a fixed and a moving volume.")]
+    if inputs.fixedVolume is inputs.movingVolume:
+        return [_("Fixed and moving are the same volume; choose two.")]
+    initial = inputs.initialTransform
+    nodes = [node for node in inputs.nodes if node is not initial]
+    problems = [problem for problem in map(checkNode, nodes) if problem]
+    if initial is not None and not initial.IsTransformToWorldLinear():
+        problems.append(_("{name} is not linear; choose another initial transform.").format(name=initial.GetName()))
+    points = inputs.fixedLandmarks, inputs.movingLandmarks
+    if (points[0] is None) != (points[1] is None):
+        problems.append(_("Landmarks are needed on both volumes or on none."))
+    elif points[0] is not None and points[0].GetNumberOfControlPoints() != points[1].GetNumberOfControlPoints():
+        text = _("There are {fixed} fixed but {moving} moving landmarks; they must correspond one by one.")
+        fixed, moving = (node.GetNumberOfControlPoints() for node in points)
+        problems.append(text.format(fixed=fixed, moving=moving))
+    return problems
+
+
+def checkNode(node: slicer.vtkMRMLTransformableNode) -> str:
+    """Return why a volume, segmentation or list of landmarks is no input, as a sentence; empty if it can be one."""
+    problem = _checkFrame(node) or _checkContent(node)
+    return problem.format(name=node.GetName())
+
+
+def _checkFrame(node: slicer.vtkMRMLTransformableNode) -> str:
+    matrix = matrixToWorld(node)
+    if matrix is None:
+        return _("{name} is under a non-linear transform; take it out of that or harden it first (Data module).")
+    if isinstance(node, slicer.vtkMRMLMarkupsNode):
+        return ""
+    isVolume = isinstance(node, slicer.vtkMRMLVolumeNode)
+    try:
+        Geometry.from_ijk_to_ras(matrix @ ijkToRas(node) if isVolume else matrix, (1, 1, 1))
+    except errors.EngineError:
+        if isVolume:  # hardening would leave its axes sheared
+            return _(
+                "{name} is sheared, by its parent transform or its own axes; resample it first"
+                " (Resample Scalar/Vector/DWI Volume module)."
+            )
+        return _("{name} is sheared by its parent transform; harden that first (Data module).")
+    return ""
+
+
+def _checkContent(node: slicer.vtkMRMLNode) -> str:
+    if isinstance(node, slicer.vtkMRMLMarkupsNode):
+        count = node.GetNumberOfControlPoints()
+        isPlaced = count > 0 and node.GetNumberOfDefinedControlPoints() == count
+        return "" if isPlaced else _("{name} has no landmarks, or one that is not placed yet.")
+    if isinstance(node, slicer.vtkMRMLSegmentationNode):
+        return "" if node.GetSegmentation().GetNumberOfSegments() else _("{name} has no segments.")
+    image = node.GetImageData()
+    if image is None or image.GetNumberOfPoints() == 0:
+        return _("{name} is empty.")
+    return "" if image.GetNumberOfScalarComponents() == 1 else _("{name} has several values per voxel (color, vector).")
+
+
+def matrixToWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray | None:
+    """Return the 4x4 RAS matrix of a node's parent transforms; None if they are not linear."""
+    return _matrixOf(node.GetParentTransformNode())
+
+
+def _matrixOf(transformNode: slicer.vtkMRMLTransformNode | None) -> np.ndarray | None:
+    if transformNode is None:
+        return np.eye(4)
+    if not transformNode.IsTransformToWorldLinear():  # asking for its matrix all the same would log an error
+        return None
+    matrix = vtk.vtkMatrix4x4()
+    transformNode.GetMatrixTransformToWorld(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def ijkToRas(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """Return the 4x4 matrix from voxels to the coordinates of a volume below its parent transforms, RAS mm."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def frameOf(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
+    """Return the 4x4 RAS matrix from world to the coordinates of a node below its (linear) parent transforms."""
+    return np.linalg.inv(matrixToWorld(node))
+
+
+def startOf(inputs: Inputs) -> np.ndarray:
+    """Return the 4x4 RAS matrix from world to the moving volume where its registration starts."""
+    initial = inputs.initialTransform
+    return frameOf(inputs.movingVolume) if initial is None else np.linalg.inv(_matrixOf(initial))
+
+
+def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray) -> Geometry:
+    """Return the grid of a volume in a frame, its parent transforms included.
+
+    :param worldToFrame: 4x4 RAS; the identity for world coordinates.
+    """
+    matrix = worldToFrame @ matrixToWorld(volumeNode) @ ijkToRas(volumeNode)
+    return Geometry.from_ijk_to_ras(matrix, volumeNode.GetImageData().GetDimensions())
+
+
+def exportVolume(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray, path: Path) -> None:
+    """Write a volume in a frame, in its own voxel type."""
+    array = slicer.util.arrayFromVolume(volumeNode)
+    _write(images.to_sitk(array, geometryOf(volumeNode, worldToFrame)), path)
+
+
+def exportPoints(markupsNode: slicer.vtkMRMLMarkupsNode, worldToFrame: np.ndarray, path: Path) -> None:
+    """Write landmarks in a frame."""
+    points = slicer.util.arrayFromMarkupsControlPoints(markupsNode, world=True)
+    points = points @ worldToFrame[:3, :3].T + worldToFrame[:3, 3]
+    images.write_points(path, flip_lps_ras(points))
+
+
+def numberSegments(nodes: Iterable[slicer.vtkMRMLNode | None]) -> list[SegmentNumbers]:
+    """Give segments the label values by which segmentations are compared.
+
+    Segments of the same name get the same value. A label map volume has its values already; then segments keep theirs.
+
+    :return: for each node the label value by segment id; empty for what is no segmentation.
+    """
+    nodes = list(nodes)
+    keepValues = any(isinstance(node, slicer.vtkMRMLLabelMapVolumeNode) for node in nodes)
+    valueOfName: dict[tuple[str, int], int] = {}
+    numbers = []
+    for node in nodes:
+        isSegmentation = isinstance(node, slicer.vtkMRMLSegmentationNode)
+        names: list[str] = []
+        values = {}
+        for segmentId in node.GetSegmentation().GetSegmentIDs() if isSegmentation else ():
+            segment = node.GetSegmentation().GetSegment(segmentId)
+            # The second segment of a name is not merged with the first.
+            key = segment.GetName(), names.count(segment.GetName())
+            names.append(segment.GetName())
+            value = valueOfName.setdefault(key, len(valueOfName) + 1)
+            values[segmentId] = segment.GetLabelValue() if keepValues else value
+        numbers.append(values)
+    return numbers
+
+
+def exportLabels(
+    node: slicer.vtkMRMLNode, numbers: SegmentNumbers, reference: Geometry, worldToFrame: np.ndarray, path: Path
+) -> dict[int, slicer.vtkSegment]:
+    """Write a label map in a frame: a label map volume as it is, a segmentation drawn on a grid.
+
+    :param node: segmentation or label map volume.
+    :param numbers: label value by segment id, from `numberSegments`.
+    :param reference: grid (in the frame) to draw segments on.
+    :param worldToFrame: 4x4 RAS.
+    :return: empty segments that tell the name and color of each label value.
+    """
+    if isinstance(node, slicer.vtkMRMLSegmentationNode):
+        array, geometry = _rasterize(node, numbers, reference, worldToFrame), reference
+        segments = {numbers[name]: node.GetSegmentation().GetSegment(name) for name in numbers}
+        descriptions = {value: _copyDescription(segment) for value, segment in segments.items()}
+    else:
+        array, geometry = slicer.util.arrayFromVolume(node), geometryOf(node, worldToFrame)
+        descriptions = {int(value): describeLabel(node, int(value)) for value in np.unique(array) if value != 0}
+    _write(images.to_sitk(array, geometry), path)
+    return descriptions
+
+
+def exportMask(node: slicer.vtkMRMLNode, reference: Geometry, worldToFrame: np.ndarray, path: Path) -> None:
+    """Write all segments, or all labels, of a node as one mask; arguments as of `exportLabels`."""
+    if isinstance(node, slicer.vtkMRMLSegmentationNode):
+        ones = dict.fromkeys(node.GetSegmentation().GetSegmentIDs(), 1)
+        exportLabels(node, ones, reference, worldToFrame, path)
+    else:
+        mask = (slicer.util.arrayFromVolume(node) != 0).astype(np.uint8)
+        _write(images.to_sitk(mask, geometryOf(node, worldToFrame)), path)
+
+
+def _write(image: sitk.Image, path: Path) -> None:
+    # Not compressed: the file is read once and then gone.
+    sitk.WriteImage(image, str(path))
+
+
+def _rasterize(
+    node: slicer.vtkMRMLSegmentationNode, numbers: SegmentNumbers, reference: Geometry, worldToFrame: np.ndarray
+) -> np.ndarray:
+    """Draw segments on a grid; where they overlap the later one wins."""
+    toFrame = worldToFrame @ matrixToWorld(node)
+    segmentation = withBinaryLabelmaps(node, reference, toFrame)
+    grid = images.to_sitk(np.zeros(reference.shape, np.uint8), reference)
+    result = np.zeros(reference.shape, np.uint16)
+    for layer in range(segmentation.GetNumberOfLayers(BINARY_LABELMAP)):
+        image = segmentation.GetLayerDataObject(layer, BINARY_LABELMAP)
+        if image.IsEmpty():
+            continue
+        scalars = vtk_to_numpy(image.GetPointData().GetScalars())
+        voxels = sitk.GetImageFromArray(scalars.reshape(image.GetDimensions()[::-1]))
+        toVoxels = images.to_affine(_lpsToVoxels(image, toFrame))
+        drawn = sitk.GetArrayFromImage(sitk.Resample(voxels, grid, toVoxels, sitk.sitkNearestNeighbor, 0))
+        for segmentId in segmentation.GetSegmentIDsForLayer(layer, BINARY_LABELMAP):
+            if segmentId in numbers:
+                result[drawn == segmentation.GetSegment(segmentId).GetLabelValue()] = numbers[segmentId]
+    return result
+
+
+def withBinaryLabelmaps(
+    node: slicer.vtkMRMLSegmentationNode, reference: Geometry, toFrame: np.ndarray
+) -> slicer.vtkSegmentation:
+    """Return a node's segmentation, or a converted copy where it has surfaces only, so that the node stays as it is.
+
+    :param reference: grid in a frame, whose voxels a converted copy gets.
+    :param toFrame: 4x4 RAS, from the node's own coordinates.
+    """
+    segmentation = node.GetSegmentation()
+    if segmentation.ContainsRepresentation(BINARY_LABELMAP):
+        return segmentation
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentation)
+    converter = slicer.vtkSegmentationConverter
+    matrix = slicer.util.vtkMatrixFromArray(np.linalg.inv(toFrame) @ reference.ijk_to_ras)
+    extent = [bound for size in reference.size for bound in (0, size - 1)]
+    text = converter.SerializeImageGeometry(matrix, extent)
+    copy.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), text)
+    if not copy.CreateRepresentation(BINARY_LABELMAP):
+        raise ValueError(_("{name} cannot be converted to a label map.").format(name=node.GetName()))
+    return copy
+
+
+def _lpsToVoxels(image: slicer.vtkOrientedImageData, toFrame: np.ndarray) -> np.ndarray:
+    """Return the 4x4 matrix of LPS points in a frame to voxels of a label map, whose axes may be sheared.
+
+    :param toFrame: 4x4 RAS, from the label map's space.
+    """
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    toFirstVoxel = np.eye(4)
+    toFirstVoxel[:3, 3] = image.GetExtent()[::2]
+    toRas = toFrame @ slicer.util.arrayFromVTKMatrix(matrix) @ toFirstVoxel
+    return np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ toRas)
+
+
+def _copyDescription(segment: slicer.vtkSegment) -> slicer.vtkSegment:
+    copy = slicer.vtkSegment()
+    copy.DeepCopyMetadata(segment)
+    return copy
+
+
+def describeLabel(labelmapNode: slicer.vtkMRMLLabelMapVolumeNode, value: int) -> slicer.vtkSegment:
+    """Return an empty segment that tells the name and color of a label value."""
+    segment = slicer.vtkSegment()
+    display = labelmapNode.GetDisplayNode()
+    colors = display.GetColorNode() if display else None
+    color = [0.0, 0.0, 0.0, 0.0]
+    if colors is not None and colors.GetColor(value, color):
+        segment.SetColor(*color[:3])
+    name = colors.GetColorName(value) if colors is not None else None
+    segment.SetName(name or _("Label {value}").format(value=value))
+    return segment
+
+
+def makeImage(array: np.ndarray, kind: type[vtk.vtkImageData] = vtk.vtkImageData) -> vtk.vtkImageData:
+    """Return a copy of an array (k, j, i) as VTK image with the voxel grid as its space."""
+    scalars = vtk.vtkDataArray.CreateDataArray(get_vtk_array_type(array.dtype))
+    scalars.SetNumberOfTuples(array.size)
+    vtk_to_numpy(scalars)[:] = array.ravel()
+    image = kind()
+    image.SetDimensions(array.shape[::-1])
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def fillVolume(node: slicer.vtkMRMLVolumeNode, image: vtk.vtkImageData, geometry: Geometry) -> None:
+    """Give a volume node its voxels and their place in the world."""
+    node.SetAndObserveTransformNodeID(None)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
+    node.SetAndObserveImageData(image)
+
+
+def makeSegmentation(
+    labels: np.ndarray, geometry: Geometry, descriptions: dict[int, slicer.vtkSegment]
+) -> slicer.vtkSegmentation:
+    """Return a segmentation outside of any scene, its segments sharing one label map.
+
+    :param labels: (k, j, i) of whole numbers; each that occurs, and each described, becomes a segment.
+    :param geometry: grid of the label map.
+    :param descriptions: name and color of each label value, as `exportLabels` returned them.
+    """
+    image = makeImage(labels, slicer.vtkOrientedImageData)
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
+    segmentation = slicer.vtkSegmentation()
+    segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+    for value in sorted({*np.unique(labels).tolist(), *descriptions} - {0}):
+        segment = slicer.vtkSegment()
+        segment.SetName(_("Label {value}").format(value=value))
+        if value in descriptions:
+            segment.DeepCopyMetadata(descriptions[value])
+        segment.SetLabelValue(value)
+        segment.AddRepresentation(BINARY_LABELMAP, image)
+        segmentation.AddSegment(segment)
+    return segmentation
+
+
+def createVolume(
+    image: vtk.vtkImageData,
+    geometry: Geometry,
+    name: str,
+    like: slicer.vtkMRMLScalarVolumeNode,
+    node: slicer.vtkMRMLScalarVolumeNode | None = None,
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Put an image into a volume node.
+
+    :param image: from `makeImage`.
+    :param geometry: its grid in the world.
+    :param name: name of a new node.
+    :param like: volume whose colors and window a new node takes.
+    :param node: existing node to write into; None adds one.
+    """
+    isNew = node is None
+    if isNew:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    fillVolume(node, image, geometry)
+    node.CreateDefaultDisplayNodes()
+    source, display = like.GetScalarVolumeDisplayNode(), node.GetScalarVolumeDisplayNode()
+    if isNew and source is not None:
+        display.SetAndObserveColorNodeID(source.GetColorNodeID())
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(source.GetWindow(), source.GetLevel())
+    return node
+
+
+def createSegmentation(
+    segmentation: slicer.vtkSegmentation,
+    name: str,
+    fixed: slicer.vtkMRMLScalarVolumeNode,
+    node: slicer.vtkMRMLSegmentationNode | None = None,
+) -> slicer.vtkMRMLSegmentationNode:
+    """Put a segmentation into a node.
+
+    :param segmentation: from `makeSegmentation`.
+    :param name: name of a new node.
+    :param fixed: volume on whose grid it lies.
+    :param node: existing node to write into; None adds one.
+    """
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.SetAndObserveTransformNodeID(None)
+    node.SetAndObserveSegmentation(segmentation)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(fixed)
+    node.CreateDefaultDisplayNodes()
+    return node

@@ -1,0 +1,1 @@
+"""Nodes of the scene to arrays and files, and back."""

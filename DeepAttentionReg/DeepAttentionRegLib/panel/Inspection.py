@@ -1,0 +1,67 @@
+"""The section of the panel that judges a deformation: which one, and the tools to do it with."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import slicer
+
+from ..nodes import Subject
+from ..Parameters import DeepAttentionRegParameterNode
+from . import Attention, Landmarks, Maps, Parts, Readout, Recursions, Report, Run, Segments, Uncertainty, Views
+from .InspectionTool import InspectionTool
+
+# Each tool has a form of its own, Resources/UI/<name>.ui; in the order of the panel.
+TOOLS: dict[str, type[InspectionTool]] = {
+    "Views": Views.ViewsTool,
+    "Maps": Maps.MapsTool,
+    "Readout": Readout.ReadoutTool,
+    "Segments": Segments.SegmentsTool,
+    "Landmarks": Landmarks.LandmarksTool,
+    "Recursions": Recursions.RecursionsTool,
+    "Attention": Attention.AttentionTool,
+    "Uncertainty": Uncertainty.UncertaintyTool,
+    "Report": Report.ReportTool,
+}
+
+
+class InspectionSection(Parts.Section):
+    """Makes the tools and gives them what they work on."""
+
+    def __init__(
+        self, ui: SimpleNamespace, run: Run.RunSection, logic: Any, resourcePath: Callable[[str], str]
+    ) -> None:
+        """Load the forms of the tools; their widgets join the others.
+
+        :param ui: as `Section`.
+        :param run: starts what takes long, and tells.
+        :param logic: the `DeepAttentionRegLogic`.
+        :param resourcePath: returns the path of a file in the module's resources.
+        """
+        super().__init__(ui, run.tell)
+        self._tools: list[InspectionTool] = []
+        for name, tool in TOOLS.items():
+            form = slicer.util.loadUI(resourcePath(f"UI/{name}.ui"))
+            ui.inspectionCollapsibleButton.layout().addWidget(form)
+            form.setMRMLScene(slicer.mrmlScene)
+            vars(ui).update(vars(slicer.util.childWidgetVariables(form)))
+            self._tools.append(tool(ui, run.tell, logic))
+            self._tools[-1].run = run
+
+    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
+        """Take other choices."""
+        super().follow(parameters)
+        for tool in self._tools:
+            tool.follow(parameters)
+
+    def update(self) -> None:
+        """Say what is missing, or let the tools show what they can do."""
+        chosen, problem = self._parameters, ""
+        try:
+            Subject.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
+        except ValueError as reason:
+            problem = str(reason)
+        self._ui.inspectedProblemLabel.text = problem
+        self._ui.inspectedProblemLabel.visible = bool(problem)
+        for tool in self._tools:
+            tool.update(problem)

@@ -1,0 +1,189 @@
+"""The tool of the panel that shows maps of a deformation over the fixed volume."""
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from ..evidence import Maps
+from ..nodes import Overlays
+from ..nodes.Overlays import Map, Measure
+from ..nodes.Subject import Subject
+from ..Parameters import DeepAttentionRegParameterNode
+from ..tasks import Results
+from ..views import MapView
+from . import Arguments, Parts
+from .InspectionTool import InspectionTool
+
+BUTTONS = {
+    Map.JACOBIAN: "jacobianMapButton",
+    Map.LOG_JACOBIAN: "logJacobianMapButton",
+    Map.MAGNITUDE: "displacementMapButton",
+    Map.SIMILARITY_BEFORE: "similarityBeforeMapButton",
+    Map.SIMILARITY_AFTER: "similarityAfterMapButton",
+    Map.INCONSISTENCY: "inconsistencyMapButton",
+    Map.UNCERTAINTY: "uncertaintyMapButton",
+}
+FOLDS_BUTTON = "foldsMapButton"
+THRESHOLDS = {
+    Measure.VOLUME: ("thresholdVolumeSlider", "inspectThresholdVolume"),
+    Measure.MILLIMETERS: ("thresholdMmSlider", "inspectThresholdMm"),
+    Measure.SIMILARITY: ("thresholdSimilaritySlider", "inspectThresholdSimilarity"),
+}
+
+
+class MapsTool(InspectionTool):
+    """Shows one map at a time, and the folds over it."""
+
+    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+        """Connect the widgets; parameters as `InspectionTool`."""
+        super().__init__(ui, tell, logic)
+        self._view = MapView.MapView()
+        self._shown: Map | None = None
+        self._node = Results.NodeReference(None)
+        self._transform = Results.NodeReference(None)
+        for kind, name in BUTTONS.items():
+            self._connect(name, functools.partial(self.onMap, kind))
+        self._connect(FOLDS_BUTTON, self.onFolds)
+        # While they are dragged; a choice, which has the whole panel updated, is made when they are let go.
+        ui.mapOpacitySlider.connect("valueIsChanging(double)", lambda percent: self._view.setOpacity(percent / 100))
+        for name, _parameter in THRESHOLDS.values():
+            getattr(ui, name).connect("valueIsChanging(double)", lambda threshold: self._hideLess(threshold))
+
+    def _connect(self, name: str, slot: Callable[[bool], None]) -> None:
+        button = getattr(self._ui, name)
+        button.connect("clicked(bool)", lambda: slot(button.checked))
+
+    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
+        """Take other choices; None lets the views show what they did before."""
+        if parameters is None:
+            self._close()
+        super().follow(parameters)
+
+    def update(self, problem: str) -> None:
+        """Show what is shown, and what can be."""
+        if problem or self._transform.get() is not self._parameters.inspected:
+            self._close()
+        if self._shown is not None and self._node.get() is None:
+            self._hide()
+        ui = self._ui
+        self.offer([*BUTTONS.values(), FOLDS_BUTTON], problem)
+        if not problem and Maps.of(self.subject(), Map.UNCERTAINTY) is None:
+            self.offer([BUTTONS[Map.UNCERTAINTY]], _missingUncertainty())
+        for kind, name in BUTTONS.items():
+            getattr(ui, name).checked = kind is self._shown
+        getattr(ui, FOLDS_BUTTON).checked = self._view.marksFolds
+        measure = self._shown.measure if self._shown is not None else None
+        for item, (name, _parameter) in THRESHOLDS.items():
+            Parts.setVisible((getattr(ui, name), getattr(ui, f"{name}Label")), item is measure)
+        Parts.setVisible((ui.mapOpacitySlider, ui.mapOpacitySliderLabel), self._shown is not None)
+        ui.mapsLabel.text = _explanation(self._shown)
+        ui.mapsLabel.visible = self._shown is not None
+        if self._shown is not None:
+            self._hideLess(getattr(self._parameters, THRESHOLDS[measure][1]))
+            self._view.setOpacity(self._parameters.inspectMapOpacity / 100)
+
+    def onMap(self, kind: Map, isWanted: bool) -> None:
+        """Show a map, or what was there before it."""
+        if not isWanted:
+            self._hide()
+            self._tell("")
+            return
+        subject = self.attempt(self.subject)
+        if subject is None:
+            return
+        if kind is Map.INCONSISTENCY and Maps.backwardOf(subject) is None:
+            self._registerBack(subject)
+            return
+        node = self.attempt(lambda: _node(subject, kind))
+        if node is not None:
+            self._show(subject, kind, node)
+            self._tell(_summary(kind, node))
+
+    def onFolds(self, isWanted: bool) -> None:
+        """Mark the folds, or no longer."""
+        if not isWanted:
+            self._view.hideFolds()
+            self._tell("")
+            return
+        node = self.attempt(lambda: Maps.createFolds(self.subject()))
+        if node is None:
+            return
+        self._transform = Results.NodeReference(self._parameters.inspected)
+        self._view.showFolds(node)
+        count, percent = Maps.countFolds(node)
+        text = _("{count} voxels are folded ({percent:.2f} %).") if count else _("No voxel is folded.")
+        self._tell(text.format(count=count, percent=percent))
+
+    def _registerBack(self, subject: Subject) -> None:
+        make = functools.partial(Maps.BackwardRegistration, subject, Arguments.settingsOf(self._parameters))
+        self.run.start(self._logic.run, make, onProgress=self.run.show, onFinished=self._onBackward)
+
+    def _onBackward(self, _node: slicer.vtkMRMLTransformNode) -> None:
+        if self._parameters is None:
+            self._tell(_("The registration the other way round is there; show its map in the panel."))
+        else:
+            self.onMap(Map.INCONSISTENCY, True)
+
+    def _show(self, subject: Subject, kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> None:
+        self._shown, self._node = kind, Results.NodeReference(node)
+        self._transform = Results.NodeReference(subject.transformNode)
+        self._view.show(subject, node, self._parameters.inspectMapOpacity / 100)
+
+    def _hideLess(self, threshold: float) -> None:
+        node = self._node.get()
+        if node is not None and self._shown is not None:
+            Overlays.hideUnremarkable(node, self._shown, threshold)
+
+    def _hide(self) -> None:
+        self._shown, self._node = None, Results.NodeReference(None)
+        self._view.hide()
+
+    def _close(self) -> None:
+        self._hide()
+        self._view.close()
+
+
+def _node(subject: Subject, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:
+    """Return a map, computed anew where that takes no registration.
+
+    :raises ValueError: if it cannot be; says why.
+    """
+    if kind is not Map.UNCERTAINTY:
+        return Maps.create(subject, kind)
+    node = Maps.of(subject, kind)
+    if node is None:
+        raise ValueError(_missingUncertainty())
+    return node
+
+
+def _missingUncertainty() -> str:
+    return _("Estimate the uncertainty first, below.")
+
+
+def _explanation(kind: Map | None) -> str:
+    """Return how to read a map, in a sentence."""
+    jacobian = _("Red: moving tissue is shrunk into the fixed volume. Blue: it is stretched.")
+    similarity = _("The darker, the less alike the volumes are there.")
+    return {
+        None: "",
+        Map.JACOBIAN: jacobian,
+        Map.LOG_JACOBIAN: jacobian,
+        Map.MAGNITUDE: _("The darker, the farther the tissue is moved."),
+        Map.SIMILARITY_BEFORE: similarity,
+        Map.SIMILARITY_AFTER: similarity,
+        Map.INCONSISTENCY: _("The darker, the less the two directions agree: at most one of them is right there."),
+        Map.UNCERTAINTY: _("The darker, the more the result depends on noise and position. No bound of the error."),
+    }[kind]
+
+
+def _summary(kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """Return what a map says as a whole, in a sentence."""
+    array = slicer.util.arrayFromVolume(node)
+    low, middle, high = np.percentile(array, (5, 50, 95))
+    text = _("{map}: median {middle:.2f}, 90 % of the voxels between {low:.2f} and {high:.2f}.")
+    return text.format(map=kind.label(), low=low, middle=middle, high=high)

@@ -1,0 +1,77 @@
+"""The tool of the panel that says what a deformation does at the point under the cursor."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from ..evidence import Readout
+from ..Parameters import DeepAttentionRegParameterNode
+from ..views import ViewStates
+from . import Cursor
+from .InspectionTool import InspectionTool
+
+
+class ReadoutTool(InspectionTool):
+    """Writes into its own label and marks the corresponding point, as often as the cursor moves."""
+
+    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+        """Take the widgets; parameters as `InspectionTool`."""
+        super().__init__(ui, tell, logic)
+        self._mark = Readout.Mark()
+        self._cursor = Cursor.Cursor(self.onCursor)
+
+    def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
+        """Take other choices; None lets go of the cursor and removes the mark."""
+        if parameters is None:
+            self._close()
+        super().follow(parameters)
+
+    def update(self, problem: str) -> None:
+        """Follow the cursor if that was chosen."""
+        ui, isOn = self._ui, self._parameters.inspectReadout and not problem
+        self.offer(["readoutCheckBox"], problem)
+        ui.readoutLabel.visible = isOn
+        if isOn:
+            self._cursor.follow(True)
+            self.onCursor()
+        else:
+            self._close()
+
+    def onCursor(self) -> None:
+        """Say what is under the cursor, and mark the corresponding point."""
+        point = self._cursor.position()
+        if point is None:
+            self._clear(_("Point at something in a slice view."))
+            return
+        try:
+            subject = self.subject()
+        except ValueError as reason:  # a volume has just been removed
+            self._clear(str(reason))
+            return
+        here = self._cursor.viewName()
+        views = ViewStates.compositeNodes()
+        alone = {view.GetLayoutName() for view in views if Readout.showsMovingAlone(view, subject)}
+        isMoving = here in alone
+        fixed = Readout.fixedPointOf(subject, point) if isMoving else np.array(point)
+        reading = None if fixed is None else Readout.read(subject, fixed)
+        if reading is None:
+            self._clear(_("The deformation is not known here."))
+            return
+        self._ui.readoutLabel.text = Readout.describe(reading, subject)
+        there = reading.point if isMoving else reading.origin
+        others = [view for view in views if Readout.showsMoving(view, subject) != isMoving]
+        self._mark.show(there, others)
+        for view in others if self._parameters.inspectJump else ():
+            if isMoving or view.GetLayoutName() in alone:
+                ViewStates.sliceNodeOf(view).JumpSliceByOffsetting(*there)
+
+    def _clear(self, text: str) -> None:
+        self._ui.readoutLabel.text = text
+        self._mark.hide()
+
+    def _close(self) -> None:
+        self._cursor.follow(False)
+        self._mark.close()

@@ -1,0 +1,115 @@
+"""The part of the panel that runs something: starts it, shows how far it is, lets the user stop it."""
+
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.protocol import contract
+
+from . import Engine, Parts, Progress
+
+
+class RunSection(Parts.Section):
+    """Starts what the logic can do, whichever part of the panel asks for it; one thing runs at a time."""
+
+    def __init__(
+        self, ui: SimpleNamespace, update: Callable[[], None], logic: Any, engine: Engine.EngineSection
+    ) -> None:
+        """Connect the widgets.
+
+        :param ui: widgets by name.
+        :param update: updates the whole panel.
+        :param logic: the `DeepAttentionRegLogic`.
+        :param engine: says what is missing before anything can run.
+        """
+        super().__init__(ui, self.tell)
+        self._update, self._logic, self._engine = update, logic, engine
+        self._message = ""
+        self._stages: list[str] = []
+        self._isCanceling = False
+        ui.finishButton.connect("clicked(bool)", self.onFinish)
+
+    def start(
+        self, begin: Callable[..., Any], *arguments: Any, stages: list[str] | None = None, **options: Any
+    ) -> bool:
+        """Start something and return whether that has worked; what is missing is installed first.
+
+        :param begin: function of the logic that takes `wait`, `onFailed` and these arguments and options.
+        :param stages: those it goes through; None takes those of a registration.
+        """
+        self._engine.look()
+        if not self._engine.isReady:
+            self._engine.install()
+            return False
+        self._isCanceling = False
+        self._message = ""
+        self._stages = Progress.stagesOf(self._parameters) if stages is None else stages
+        self._ui.progressBar.value = 0
+        self._ui.finishButton.enabled = True
+        try:
+            # Exporting the volumes takes a moment during which the application cannot react.
+            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
+                begin(*arguments, **{"onFailed": self.onFailed, **options}, wait=False)
+        except Exception as error:
+            logging.exception("The registration could not be started")
+            self._message = _("The registration could not be started. {reason}").format(reason=error)
+        self._update()
+        return self._logic.isRunning
+
+    def cancel(self) -> None:
+        """Stop what runs."""
+        self._isCanceling = True
+        self._logic.cancel()
+        self._update()
+
+    def onFinish(self) -> None:
+        """End what runs with the best so far."""
+        self._ui.finishButton.enabled = False
+        self._logic.finish()
+
+    def onFailed(self, failure: contract.Failure) -> None:
+        """Tell why nothing came of it."""
+        self.tell(f"{failure.message} {failure.hint}".strip())
+
+    def show(self, progress: contract.Progress, part: int = 0, of: int = 1, text: str = "") -> None:
+        """Show how far it is, without looking at all else anew: the engine may tell of it many times a second.
+
+        :param progress: of one part.
+        :param part: parts that are done.
+        :param of: parts in all.
+        :param text: which part it is.
+        """
+        share = Progress.shareOf(progress, self._stages)
+        if share is not None:
+            self._ui.progressBar.value = round(100 * (part + share) / of)
+        self._message = f"{text}. {Progress.stageText(progress)}" if text else Progress.stageText(progress)
+        if self._parameters:
+            self._ui.statusLabel.text = self._message
+
+    def tell(self, message: str) -> None:
+        """Show a message until the next one."""
+        self._message = message
+        self._update()
+
+    def clear(self) -> None:
+        """Forget the last message."""
+        self._message = ""
+
+    def update(self, problem: str) -> None:
+        """Show whether something runs, and whether a registration can be started.
+
+        :param problem: why it cannot; empty if it can.
+        """
+        ui, isRunning = self._ui, self._logic.isRunning
+        problem = "" if isRunning else problem
+        ui.applyButton.enabled = not (problem or (isRunning and self._isCanceling))
+        ui.applyButton.text = Progress.applyText(isRunning, self._isCanceling)
+        ui.applyButton.toolTip = problem or Progress.applyToolTip(isRunning)
+        ui.finishButton.visible = isRunning
+        ui.progressBar.visible = isRunning
+        ui.mendWidget.enabled = not isRunning
+        ui.statusLabel.text = "\n".join(text for text in (problem, self._message) if text)

@@ -1,0 +1,55 @@
+"""The section of the panel that registers a time series."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from ..tasks import Registration, Sequences
+from . import Arguments, Parts, Progress, Run
+
+MAXIMUM_FRAMES = 1000
+
+
+class SequenceSection(Parts.Section):
+    """Registers the chosen sequence."""
+
+    def __init__(self, ui: SimpleNamespace, run: Run.RunSection, logic: Any) -> None:
+        """Connect the widgets.
+
+        :param ui: as `Section`.
+        :param run: starts the registration and shows how far it is.
+        :param logic: the `DeepAttentionRegLogic`.
+        """
+        super().__init__(ui, run.tell)
+        self._run, self._logic = run, logic
+        ui.sequenceButton.connect("clicked(bool)", self.onRegister)
+
+    def update(self, otherProblem: str) -> None:
+        """Offer the frames of the chosen sequence, and say whether it can be registered.
+
+        :param otherProblem: why nothing can be registered at all; empty if it can.
+        """
+        arguments = Arguments.ofSequence(self._parameters)
+        sequence, slider, button = self._parameters.sequence, self._ui.referenceFrameSlider, self._ui.sequenceButton
+        frames = sequence.GetNumberOfDataNodes() if sequence is not None else 0
+        maximum = frames or MAXIMUM_FRAMES
+        if self._parameters.referenceFrame > maximum:
+            self._parameters.referenceFrame = 1
+        slider.maximum = maximum
+        settings = Registration.Settings(method=arguments["method"], weights=arguments["weights"])
+        problems = Sequences.checkSequence(sequence, self._parameters.referenceFrame - 1, settings)
+        problem = next(iter(problems), otherProblem)
+        button.enabled = not problem
+        button.toolTip = problem or _("Register the sequence frame by frame. The result is a sequence of transforms.")
+
+    def onRegister(self) -> None:
+        """Start the registration."""
+        calls = {"onProgress": self._onProgress, "onFinished": self._onFinished}
+        self._run.start(self._logic.registerSequence, **Arguments.ofSequence(self._parameters), **calls)
+
+    def _onProgress(self, progress: Sequences.FrameProgress) -> None:
+        self._run.show(progress.progress, progress.frame - 1, progress.of, progress.text)
+
+    def _onFinished(self, outcome: Sequences.SequenceOutcome) -> None:
+        self._tell(Progress.sequenceSummaryOf(outcome))

@@ -1,0 +1,48 @@
+"""The tool of the panel that estimates how uncertain a deformation is."""
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from ..evidence import Uncertainty
+from . import Arguments, Progress
+from .InspectionTool import InspectionTool
+
+
+class UncertaintyTool(InspectionTool):
+    """Starts the estimate; its map is shown with the other maps."""
+
+    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+        """Connect the widgets; parameters as `InspectionTool`."""
+        super().__init__(ui, tell, logic)
+        ui.uncertaintyButton.connect("clicked(bool)", lambda: self.onEstimate())
+
+    def update(self, problem: str) -> None:
+        """Say whether the uncertainty can be estimated."""
+        self.offer(["uncertaintyButton"], problem)
+
+    def onEstimate(self) -> None:
+        """Start the estimate for the chosen deformation."""
+        try:
+            subject = self.subject()
+        except ValueError as reason:
+            self._tell(str(reason))
+            return
+        make = functools.partial(
+            Uncertainty.Estimate, subject, self._parameters.inspectSamples, Arguments.settingsOf(self._parameters)
+        )
+        stages = Progress.stagesOf(self._parameters, withUncertainty=True)
+        self.run.start(self._logic.run, make, stages=stages, onProgress=self.run.show, onFinished=self._onFinished)
+
+    def _onFinished(self, node: slicer.vtkMRMLScalarVolumeNode) -> None:
+        mean, high = Uncertainty.summaryOf(node)
+        text = _('Created "{name}": mean {mean:.2f} mm, 95 % of the voxels below {high:.2f} mm.')
+        self._tell(text.format(name=node.GetName(), mean=mean, high=high))
+        button = self._ui.uncertaintyMapButton
+        if self._parameters is not None and not button.checked:
+            self._ui.mapsGroupBox.collapsed = False  # what is folded cannot be clicked
+            button.click()

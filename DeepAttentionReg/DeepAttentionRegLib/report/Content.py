@@ -1,0 +1,174 @@
+"""What a report on a deformation says: facts, numbers, pictures and tables, in no particular format.
+
+Everything is gathered from the transform, from what it remembers of its registration and from the nodes that were made
+to judge it, so that a report can be made at any time after, also of a scene that was saved and loaded again.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine import __version__
+from DeepAttentionRegEngine.volume import fields
+from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
+
+from ..evidence import Landmarks, Maps, SegmentNodes
+from ..nodes import Metrics, Overlays, Record, Transforms, Volumes, Warping
+from ..nodes.Subject import Subject
+from . import Facts, Figures
+
+TABLE_ROLES = ("Metrics", SegmentNodes.TABLE_ROLE, Landmarks.TABLE_ROLE)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers of a node.
+
+    :param title: name of the node.
+    :param columns: their names; those of texts say what a row is about.
+    :param rows: texts and numbers.
+    :param note: what has to be known to read it.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str | float]]
+    note: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """All of a report.
+
+    :param title: name of the transform.
+    :param made: when the report was made.
+    :param facts: label and text, by section: what was registered, and how.
+    :param details: the same of what a reader seldom needs: settings and versions.
+    :param limits: figures beside those of TG-132.
+    :param figures: pictures.
+    :param tables: numbers of nodes.
+    :param warnings: sentences.
+    :param citations: what the report refers to.
+    :param numbers: all numbers and what they belong to, as JSON knows it.
+    """
+
+    title: str
+    made: str
+    facts: dict[str, dict[str, str]]
+    details: dict[str, dict[str, str]]
+    limits: list[Facts.Limit]
+    figures: list[Figures.Figure]
+    tables: list[Table]
+    warnings: list[str]
+    citations: list[str]
+    numbers: dict[str, Any]
+
+
+def check(subject: Subject) -> str:
+    """Return why there can be no report on a deformation, as a sentence; empty if there can."""
+    # The moving volume may lie under the deformation itself, to be shown warped.
+    return Volumes.checkNode(subject.fixed) or Warping.checkWarp(
+        subject.moving, subject.transformNode, reference=subject.fixed
+    )
+
+
+def gather(subject: Subject, pointRas: np.ndarray | None = None) -> Content:
+    """Return what there is to say of a deformation.
+
+    :param subject: the deformation.
+    :param pointRas: (3,) mm, where the slices of the pictures cross; None takes the center of the fixed volume.
+    :raises ValueError: if there can be no report; says why.
+    """
+    problem = check(subject)
+    if problem:
+        raise ValueError(problem)
+    record = Record.recall(subject.transformNode)
+    displacementLps, geometry = Transforms.readGrid(subject.transformNode)
+    field = Figures.Field(displacementLps, fields.jacobian_determinant(displacementLps, geometry), geometry)
+    summary = fields.summarize_jacobian(field.jacobian)
+    pointLps = Volumes.geometryOf(subject.fixed, Warping.WORLD).center_lps
+    if pointRas is not None:
+        pointLps = flip_lps_ras(np.array(pointRas, float))
+    content = Content(
+        title=subject.name,
+        made=Record.now(),
+        facts=Facts.facts(subject, record),
+        details=Facts.details(record),
+        limits=Facts.limits(subject, record, summary),
+        figures=Figures.draw(subject, field, pointLps),
+        tables=list(_tables(subject)),
+        warnings=_warnings(record, summary),
+        citations=Facts.citations(record),
+        numbers={},
+    )
+    magnitude = fields.magnitude(displacementLps)
+    content.numbers.update(
+        _finite(
+            {
+                "report": {"transform": content.title, "made": content.made, "version": __version__},
+                "registration": asdict(record),
+                "jacobian": asdict(summary),
+                "displacement_mm": {"mean": float(magnitude.mean(dtype=float)), "max": float(magnitude.max())},
+                "maps": _mapNumbers(subject),
+                "tables": {
+                    table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+                    for table in content.tables
+                },
+                "warnings": content.warnings,
+                "tg_132": [asdict(limit) for limit in content.limits],
+            }
+        )
+    )
+    return content
+
+
+def _warnings(record: Record.Record, summary: fields.JacobianSummary) -> list[str]:
+    warnings = list(record.warnings)
+    if summary.folds and not record.settings:  # the engine has said so itself
+        text = _("The deformation folds in {count} voxels; points there have no valid inverse.")
+        warnings.append(text.format(count=summary.folds))
+    return warnings
+
+
+def _tables(subject: Subject) -> Iterator[Table]:
+    """Yield what the attached tables hold, the best known first."""
+    attached = Record.attachments(subject.transformNode)
+    roles = [*TABLE_ROLES, *(role for role in attached if role not in TABLE_ROLES)]
+    for node in (attached.get(role) for role in roles):
+        if isinstance(node, slicer.vtkMRMLTableNode) and node.GetNumberOfRows():
+            rows = Metrics.rowsOf(node)
+            yield Table(
+                node.GetName(), list(rows[0]), [list(row.values()) for row in rows], node.GetDescription() or ""
+            )
+
+
+def _mapNumbers(subject: Subject) -> dict[str, dict[str, float]]:
+    """Return figures of the maps that the transform remembers, by their roles."""
+    nodes = {kind: Maps.of(subject, kind) for kind in Overlays.Map}
+    numbers = {}
+    for kind, node in nodes.items():
+        values = np.empty(0) if node is None else slicer.util.arrayFromVolume(node).astype(float)
+        values = values[np.isfinite(values)]
+        if values.size:
+            numbers[kind.value] = {
+                "min": values.min(),
+                "mean": values.mean(),
+                "p95": np.percentile(values, 95),
+                "max": values.max(),
+            }
+    return numbers
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON lacks, by None, and numbers of NumPy by plain ones, at any depth."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,216 @@
+"""What a report says in words: how a transform was made, and its figures beside those of AAPM TG-132."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine import __version__
+from DeepAttentionRegEngine.protocol import contract, errors, registry
+from DeepAttentionRegEngine.volume import fields
+
+from ..engine import Weights
+from ..engine.Methods import timeText
+from ..evidence import Landmarks, Maps, SegmentNodes
+from ..nodes import Metrics, Overlays, Record, Volumes, Warping
+from ..nodes.Subject import Subject
+
+TG132 = (
+    "Brock KK, Mutic S, McNutt TR, Li H, Kessler ML. Use of image registration and fusion algorithms and techniques in"
+    " radiotherapy: Report of the AAPM Radiation Therapy Committee Task Group No. 132. Medical Physics 44(7):e43-e76,"
+    " 2017. doi:10.1002/mp.12256"
+)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A measure beside what TG-132 says of it.
+
+    :param measure: what it is called.
+    :param found: what was measured, in words.
+    :param reference: the tolerance of TG-132, Table III.
+    """
+
+    measure: str
+    found: str
+    reference: str
+
+
+def facts(subject: Subject, record: Record.Record) -> dict[str, dict[str, str]]:
+    """Return what was registered, and how: label and text, by the title of their section."""
+    volumes = {_("Fixed"): _volumeText(subject.fixed), _("Moving"): _volumeText(subject.moving)}
+    return _known({_("Volumes"): volumes, _("Method"): _methodFacts(record)})
+
+
+def details(record: Record.Record) -> dict[str, dict[str, str]]:
+    """Return settings and versions: label and text, by the title of their section."""
+    settings = {_settingName(name): _valueText(value) for name, value in record.settings.items()}
+    return _known({_("Settings"): settings, _("Versions"): _versions(record)})
+
+
+def _known(sections: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Leave out what has no text."""
+    known = {title: {label: text for label, text in items.items() if text} for title, items in sections.items()}
+    return {title: items for title, items in known.items() if items}
+
+
+def citations(record: Record.Record) -> list[str]:
+    """Return what the report refers to: the method and TG-132."""
+    method = _methodOf(record)
+    return [*([method.citation] if method is not None and method.citation else []), TG132]
+
+
+def limits(subject: Subject, record: Record.Record, summary: fields.JacobianSummary) -> list[Limit]:
+    """Return what was measured beside the tolerances of TG-132, Table III.
+
+    :param subject: the deformation.
+    :param record: what it remembers.
+    :param summary: of its Jacobian determinant.
+    """
+    voxel = Metrics.numberText(max(Volumes.geometryOf(subject.fixed, Warping.WORLD).spacing))
+    dimension = _("maximum voxel dimension, about 2 to 3 mm (of this fixed volume: {voxel} mm)").format(voxel=voxel)
+    contour = _("within the contouring uncertainty of the structure")
+    jacobian = _("{low} to {high}; {folds} folded voxels").format(
+        low=Metrics.numberText(summary.minimum),
+        high=Metrics.numberText(summary.maximum),
+        folds=summary.folds or _("no"),
+    )
+    return [
+        Limit(_("Target registration error of landmarks"), _landmarkText(subject, record), dimension),
+        Limit(
+            _("Mean distance to agreement (here: average symmetric surface distance)"),
+            _overlapText(subject, record, "assd_mm", _("ASSD after (mm)"), max),
+            _("{contour}, or {dimension}").format(contour=contour, dimension=dimension),
+        ),
+        Limit(
+            _("Dice similarity coefficient"),
+            _overlapText(subject, record, "dice", _("Dice after"), min),
+            _("{contour}, about 0.80 to 0.90; depends on the volume of the structure").format(contour=contour),
+        ),
+        Limit(
+            _("Jacobian determinant (here: above 1 where moving tissue is shrunk onto the fixed volume)"),
+            jacobian,
+            _(
+                "no negative values; other than 1 as the clinical scenario lets expect (0 to 1 for structures expected"
+                " to shrink, above 1 for those expected to grow)"
+            ),
+        ),
+        Limit(_("Consistency, forth and back"), _consistencyText(subject), dimension),
+    ]
+
+
+def _methodOf(record: Record.Record) -> registry.Method | None:
+    name = record.settings.get("method")
+    if name is None or name == contract.METHOD_NONE:
+        return None
+    try:
+        return registry.load_method(name)
+    except errors.EngineError:  # of another release
+        return None
+
+
+def _methodFacts(record: Record.Record) -> dict[str, str]:
+    values, name = record.values, record.settings.get("method")
+    if name is None:
+        return {_("Method"): _("Not known: this transform does not remember how it was made.")}
+    method, weights = _methodOf(record), values.get("weights")
+    title = name if method is None else method.title
+    entry = next((item for item in Weights.listWeights() if item.id == weights), None)
+    seconds = sum(values.get("seconds", {}).values())
+    return {
+        _("Made"): record.made,
+        _("Method"): _("Refinement only (no network)") if name == contract.METHOD_NONE else title,
+        _("Summary"): "" if method is None else method.summary,
+        _("Weights"): entry.title if entry is not None else _valueText(weights),
+        _("License of the weights"): "" if entry is None else entry.licence or _("not known"),
+        _("Training data"): "" if entry is None else entry.trainingData,
+        _("Recursions done"): _valueText(values.get("recursions")),
+        _("Device"): _valueText(values.get("device")),
+        _("Computing time"): timeText(seconds) if seconds else "",
+    }
+
+
+def _settingName(name: str) -> str:
+    """Return what a field of a job is called in the panel; its own name if it is none of the panel's."""
+    return {
+        "method": _("Method"),
+        "recursions": _("Recursions"),
+        "weights": _("Weights"),
+        "device": _("Device"),
+        "alignment": _("Alignment"),
+        "refinement_steps": _("Refinement steps"),
+        "similarity": _("Similarity"),
+        "smoothness": _("Smoothness"),
+        "velocity": _("Velocity field"),
+        "half_precision": _("Half precision"),
+        "seed": _("Seed"),
+    }.get(name, name)
+
+
+def _valueText(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    return str(value)
+
+
+def _versions(record: Record.Record) -> dict[str, str]:
+    versions = record.values.get("versions", {})
+    return {
+        _("DeepAttentionReg, report"): __version__,
+        _("DeepAttentionReg, registration"): versions.get("engine", ""),
+        _("Slicer, registration"): record.slicer,
+        _("Slicer, report"): Record.slicerVersion(),
+        **{name: str(version) for name, version in versions.items() if name != "engine"},
+    }
+
+
+def _volumeText(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
+    size = " x ".join(str(count) for count in volume.GetImageData().GetDimensions())
+    spacing = " x ".join(f"{step:.3g}" for step in volume.GetSpacing())
+    return _("{name}: {size} voxels of {spacing} mm").format(name=volume.GetName(), size=size, spacing=spacing)
+
+
+def _landmarkText(subject: Subject, record: Record.Record) -> str:
+    text = _("mean {mean} mm, at most {most} mm")
+    table = Record.attached(subject.transformNode, Landmarks.TABLE_ROLE)
+    if table is not None:
+        mean, most = (row[_("Error after (mm)")] for row in Metrics.rowsOf(table)[:2])
+    else:
+        scores = record.values.get("after", {}).get("tre_mm")
+        if not scores:
+            return _("not measured")
+        mean, most = scores["mean"], scores["max"]
+    return text.format(mean=Metrics.numberText(mean), most=Metrics.numberText(most))
+
+
+def _overlapText(
+    subject: Subject, record: Record.Record, measure: str, column: str, worst: Callable[..., float]
+) -> str:
+    """Return mean and worst value of a measure after the registration, over all segments."""
+    table = Record.attached(subject.transformNode, SegmentNodes.TABLE_ROLE)
+    if table is not None:
+        values = [float(row[column]) for row in Metrics.rowsOf(table)]
+    else:
+        scores = record.values.get("after", {}).get(measure, {})
+        values = [value for label, value in scores.items() if label != "mean" and value is not None]
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return _("not measured")
+    text = _("mean {mean}, worst segment {worst}")
+    mean = sum(values) / len(values)
+    text = text.format(mean=Metrics.numberText(mean), worst=Metrics.numberText(worst(values)))
+    return f"{text} mm" if measure.endswith("_mm") else text
+
+
+def _consistencyText(subject: Subject) -> str:
+    node = Maps.of(subject, Overlays.Map.INCONSISTENCY)
+    if node is None:
+        return _("not measured")
+    values = slicer.util.arrayFromVolume(node)
+    text = _("mean {mean} mm, at most {most} mm")
+    return text.format(mean=Metrics.numberText(float(values.mean())), most=Metrics.numberText(float(values.max())))

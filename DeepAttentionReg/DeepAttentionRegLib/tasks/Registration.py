@@ -1,0 +1,254 @@
+"""One registration: nodes to files, engine, files to nodes."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.volume import images
+
+from ..engine import Job, Methods
+from ..engine.Task import Callbacks, Task
+from ..nodes import EvidenceFiles, Record, Volumes
+from ..nodes.Transforms import WORLD
+from ..nodes.Volumes import Inputs
+from . import Results
+from .Results import Outcome, Outputs
+
+LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+OUTPUT_FILES = {
+    "output_transform": "transform.nrrd",
+    "output_warped": "warped.nrrd",
+    "output_jacobian": "jacobian.nrrd",
+}
+EVIDENCE = {"recursions": "recursions", "gaussians": "gaussians.json"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices of a registration; names and meaning as in `contract.RegisterJob`.
+
+    Recursions that are kept, and with `keepAttention` also what the network attended to in them, become nodes: see
+    Evidence.py. Those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress` that is there
+    until the callback returns. Where an `evidenceFolder` is given, their files are kept there, too, and a sequence of
+    Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and recursions.py and gaussian_files.py of
+    the engine say what they hold. Nothing in that folder is overwritten.
+    """
+
+    method: str = "rman"
+    recursions: int | None = None
+    weights: str | None = None
+    device: str = "auto"
+    alignment: str = "center"
+    refinementSteps: int = 0
+    similarity: str = "ncc"
+    smoothness: float = 1.0
+    velocity: bool = False
+    halfPrecision: bool = False
+    showRecursions: bool = False
+    keepRecursions: bool = False
+    keepAttention: bool = False
+    keepGaussians: bool = False
+    evidenceFolder: str | Path | None = None
+    seed: int = 0
+
+
+class Registration(Task):
+    """Registers the moving to the fixed volume without blocking; `start` it, then `wait` or let the callbacks come."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        settings: Settings | None = None,
+        outputs: Outputs | None = None,
+        callbacks: Callbacks | None = None,
+        *,
+        pythonExecutable: str | None = None,
+        script: Path = Job.ENGINE_SCRIPT,
+    ) -> None:
+        """Prepare; nothing is done before `start`.
+
+        :param inputs: what to register.
+        :param settings: how.
+        :param outputs: where to.
+        :param callbacks: whom to tell.
+        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
+        :param script: engine to run.
+        """
+        super().__init__(callbacks, pythonExecutable, script)
+        self._inputs: Inputs | None = inputs
+        self._settings = settings or Settings()
+        self._outputs: Outputs | None = outputs or Outputs()
+        self._case: Results.Case | None = None
+
+    def problems(self) -> list[str]:
+        """Return why it cannot be started, as sentences."""
+        return checkAll(self._inputs, self._settings, self._outputs)
+
+    def _release(self) -> None:
+        self._inputs = self._outputs = None
+
+    def _goneMessage(self) -> str:
+        areThere = self._case.fixed.get() is not None and self._case.moving.get() is not None
+        return "" if areThere else _("The fixed or moving volume was removed, so the registration was stopped.")
+
+    def _export(self) -> contract.Job:
+        """Write the inputs into the job folder and return the job.
+
+        :raises EngineError: if a setting is out of range.
+        """
+        inputs = self._inputs
+        values = {**jobValues(self._settings), **OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
+        contract.build(contract.RegisterJob, values)  # refuses wrong settings before the slow part
+        self._case = Results.Case(
+            fixed=Results.NodeReference(inputs.fixedVolume),
+            moving=Results.NodeReference(inputs.movingVolume),
+            outputs={role: Results.NodeReference(node) for role, node in vars(self._outputs).items()},
+            name=_nameOf(inputs, self._settings.method),
+            geometry=Volumes.geometryOf(inputs.fixedVolume, WORLD),
+            record=_recordOf(inputs, self._settings),
+        )
+        numbers = Volumes.numberSegments([inputs.fixedSegmentation, inputs.movingSegmentation])
+        movingFrame = Volumes.frameOf(inputs.movingVolume)
+        values.update(self._exportSide("fixed", WORLD, numbers[0]))
+        values.update(self._exportSide("moving", movingFrame, numbers[1]))
+        if inputs.movingSegmentation is not None:
+            values["output_warped_labels"] = "warped_labels.nrrd"
+        start = Volumes.startOf(inputs)
+        if not np.allclose(start, WORLD, rtol=0, atol=1e-9):
+            images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
+            values["initial_transform"] = "initial.tfm"
+        return contract.build(contract.RegisterJob, values)
+
+    def _exportSide(self, side: str, frame: np.ndarray, numbers: Volumes.SegmentNumbers) -> dict[str, str]:
+        """Write the nodes of one side, "fixed" or "moving", and return the job's fields for them."""
+        given = {role: getattr(self._inputs, side + role) for role in ("Volume", "Mask", "Segmentation", "Landmarks")}
+        folder, values = self._job.folder, {}
+        self._tell("export", _("Exporting {name}.").format(name=given["Volume"].GetName()))
+        Volumes.exportVolume(given["Volume"], frame, folder / f"{side}.nrrd")
+        reference = Volumes.geometryOf(given["Volume"], frame)
+        if given["Mask"] is not None:
+            values[f"{side}_mask"] = f"{side}_mask.nrrd"
+            Volumes.exportMask(given["Mask"], reference, frame, folder / values[f"{side}_mask"])
+        if given["Segmentation"] is not None:
+            values[f"{side}_labels"] = f"{side}_labels.nrrd"
+            path = folder / values[f"{side}_labels"]
+            self._case.segments[side] = Volumes.exportLabels(given["Segmentation"], numbers, reference, frame, path)
+        if given["Landmarks"] is not None:
+            values[f"{side}_points"] = f"{side}_points.csv"
+            Volumes.exportPoints(given["Landmarks"], frame, folder / values[f"{side}_points"])
+        return values
+
+    def _load(self, result: contract.Result) -> Outcome:
+        isKept = self._settings.keepRecursions or self._settings.keepAttention
+        material = Results.read(result, self._case, withEvidence=isKept)
+        self._requireInputs()
+        if self._settings.evidenceFolder is not None:
+            material = replace(material, result=keepEvidence(result, Path(self._settings.evidenceFolder)))
+        return Results.commit(material, self._case)
+
+
+def keepEvidence(result: contract.Result, folder: Path) -> contract.Result:
+    """Copy what a job found besides its nodes.
+
+    :param result: names the files of the job.
+    :param folder: where they go; made if it is not there.
+    :return: the result, with the names of the copies.
+    :raises OSError: if they cannot be written; then none is left.
+    """
+    outputs = dict(result.outputs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as part:
+        for name in EVIDENCE.keys() & outputs.keys():
+            source = Path(outputs[name])
+            if name == "recursions":
+                shutil.copytree(source.parent, Path(part) / EVIDENCE[name])
+                outputs[name] = str(folder / EVIDENCE[name] / source.name)
+            else:
+                shutil.copy(source, Path(part) / EVIDENCE[name])
+                outputs[name] = str(folder / EVIDENCE[name])
+        for path in Path(part).iterdir():
+            path.rename(folder / path.name)
+    return replace(result, outputs=outputs)
+
+
+def checkEvidence(settings: Settings) -> list[str]:
+    """Return why what a network attended to cannot be kept, as sentences."""
+    folder = settings.evidenceFolder
+    if folder is None:
+        if settings.keepGaussians:
+            return [_("Choose a folder for the sequence of Gaussians.")]
+        return []
+    taken = [name for name in EVIDENCE.values() if (Path(folder) / name).exists()]
+    text = _("{folder} already holds {name}; choose another folder.")
+    return [text.format(folder=folder, name=name) for name in taken]
+
+
+def jobValues(settings: Settings) -> dict[str, Any]:
+    """Return the fields of a job that are no files."""
+    # Scripts often compute them with NumPy, whose numbers are not those of JSON.
+    plain = (value.item() if isinstance(value, np.generic) else value for value in vars(settings).values())
+    values = dict(zip(vars(settings), plain, strict=True))
+    values["refinement_steps"] = values.pop("refinementSteps")
+    values["half_precision"] = values.pop("halfPrecision")
+    values["attention"] = values.pop("keepAttention") and settings.method != contract.METHOD_NONE
+    # A list, since all of them have to be taken out.
+    areNeeded = any([values.pop("keepRecursions"), values.pop("showRecursions"), values["attention"]])
+    if areNeeded and settings.method != contract.METHOD_NONE:  # which has no recursions
+        values["output_recursions"] = EVIDENCE["recursions"]
+        values["recursion_voxels"] = EvidenceFiles.stepVoxels(settings.method, values["recursions"])
+    values.pop("evidenceFolder")
+    values["output_gaussians"] = EVIDENCE["gaussians"] if values.pop("keepGaussians") else None
+    return values
+
+
+def _recordOf(inputs: Inputs, settings: Settings) -> Record.Record:
+    """Return what is to be remembered of a registration that is about to start."""
+    values = jobValues(settings)
+    return Record.Record(
+        made=Record.now(),
+        inputs={role: node.GetName() for role, node in vars(inputs).items() if node is not None},
+        settings={name: value for name, value in values.items() if not name.startswith("output_")},
+        start=Volumes.startOf(inputs).ravel().tolist(),
+        place=Volumes.matrixToWorld(inputs.movingVolume).ravel().tolist(),
+        slicer=Record.slicerVersion(),
+    )
+
+
+def _nameOf(inputs: Inputs, method: str) -> str:
+    return _("{moving} to {fixed} ({method})").format(
+        moving=inputs.movingVolume.GetName(),
+        fixed=inputs.fixedVolume.GetName(),
+        method=_("refinement") if method == contract.METHOD_NONE else method,
+    )
+
+
+def checkAll(inputs: Inputs, settings: Settings, outputs: Outputs) -> list[str]:
+    """Return why a registration cannot be started, as sentences.
+
+    :param inputs: what to register.
+    :param settings: how.
+    :param outputs: where to.
+    """
+    wrongMethod = Methods.checkMethod(settings.method, inputs.fixedVolume, settings.weights)
+    return Volumes.checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs) + checkEvidence(settings)
+
+
+def checkOutputs(inputs: Inputs, outputs: Outputs) -> list[str]:
+    """Return why these nodes cannot be written into, as sentences."""
+    problems = []
+    nodes = [node for node in vars(outputs).values() if node is not None]
+    for index, node in enumerate(nodes):
+        if any(node is other for other in nodes[:index]):
+            problems.append(_("{name} is chosen for two outputs; choose two nodes.").format(name=node.GetName()))
+        elif any(node is given for given in inputs.nodes):
+            problems.append(_("{name} is an input; choose another output.").format(name=node.GetName()))
+        elif node.IsA("vtkMRMLLinearTransformNode") or node.IsA("vtkMRMLBSplineTransformNode"):
+            text = _("{name} can hold no displacement field; let a new transform be created.")
+            problems.append(text.format(name=node.GetName()))
+    return problems

@@ -1,0 +1,179 @@
+"""What the engine found as nodes of the scene: all of them or, if anything goes wrong, none."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import slicer
+import vtk
+
+from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.geometry import Geometry
+
+from ..nodes import EvidenceFiles, Metrics, Overlays, Record, Transforms, Volumes
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Existing nodes to write into; None adds a node."""
+
+    transformNode: slicer.vtkMRMLTransformNode | None = None
+    warpedVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None
+    jacobianVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None
+    warpedSegmentationNode: slicer.vtkMRMLSegmentationNode | None = None
+    tableNode: slicer.vtkMRMLTableNode | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Nodes and numbers of a finished registration.
+
+    :param transformNode: grid transform that moves the moving volume onto the fixed one; it replaces any linear
+        transform the moving volume is under.
+    :param warpedVolumeNode: moving volume on the fixed grid.
+    :param jacobianVolumeNode: Jacobian determinant on the fixed grid, colored.
+    :param warpedSegmentationNode: moving segmentation on the fixed grid; None without one.
+    :param tableNode: measures before and after.
+    :param stepsNode: the deformation after every recursion, if that was to be kept; see Evidence.py.
+    :param result: what the engine said.
+    """
+
+    transformNode: slicer.vtkMRMLTransformNode
+    warpedVolumeNode: slicer.vtkMRMLScalarVolumeNode
+    jacobianVolumeNode: slicer.vtkMRMLScalarVolumeNode
+    warpedSegmentationNode: slicer.vtkMRMLSegmentationNode | None
+    tableNode: slicer.vtkMRMLTableNode
+    stepsNode: slicer.vtkMRMLSequenceNode | None
+    result: contract.Result
+
+
+class NodeReference:
+    """A node that may be removed, also by closing the scene, after which another one may get its id."""
+
+    def __init__(self, node: slicer.vtkMRMLNode | None) -> None:
+        self._reference = vtk.vtkWeakReference()
+        self._reference.Set(node)
+
+    def get(self) -> slicer.vtkMRMLNode | None:
+        """Return the node if it is still in the scene."""
+        node = self._reference.Get()
+        return node if node is not None and node.GetScene() is slicer.mrmlScene else None
+
+
+@dataclass
+class Case:
+    """What has to be known of the nodes after the engine has run, when they may be gone."""
+
+    fixed: NodeReference
+    moving: NodeReference
+    outputs: dict[str, NodeReference]
+    name: str
+    geometry: Geometry
+    segments: dict[str, dict[int, slicer.vtkSegment]] = field(default_factory=dict)
+    record: Record.Record = field(default_factory=Record.Record)
+
+
+@dataclass(frozen=True)
+class Material:
+    """The engine's output as data that is in no scene yet."""
+
+    transform: slicer.vtkOrientedGridTransform
+    warped: vtk.vtkImageData
+    jacobian: np.ndarray
+    segmentation: slicer.vtkSegmentation | None
+    table: vtk.vtkTable
+    evidence: EvidenceFiles.Material | None
+    result: contract.Result
+
+
+def read(result: contract.Result, case: Case, *, withEvidence: bool) -> Material:
+    """Read the engine's files.
+
+    :param result: names the files.
+    :param case: from the time of the export.
+    :param withEvidence: also read what recursions left behind.
+    :raises EngineError: if a file cannot be read.
+    """
+    displacement = images.read_displacement(result.outputs["transform"])[0]
+    segmentation = None
+    if "warped_labels" in result.outputs:
+        labels = images.read_labels(result.outputs["warped_labels"]).array
+        segmentation = Volumes.makeSegmentation(labels, case.geometry, case.segments["moving"])
+    described = {**case.segments.get("fixed", {}), **case.segments.get("moving", {})}
+    return Material(
+        transform=Transforms.makeGridTransform(displacement, case.geometry),
+        warped=Volumes.makeImage(images.read_volume(result.outputs["warped"]).array),
+        jacobian=images.read_volume(result.outputs["jacobian"]).array,
+        segmentation=segmentation,
+        table=Metrics.makeTable(result.values, {value: item.GetName() for value, item in described.items()}),
+        evidence=EvidenceFiles.read(result, displacement, case.geometry) if withEvidence else None,
+        result=result,
+    )
+
+
+def commit(material: Material, case: Case) -> Outcome:
+    """Put the result into the scene: all of it or, if something goes wrong, nothing.
+
+    :param material: from `read`.
+    :param case: its volumes are still there.
+    """
+    fixed, moving = case.fixed.get(), case.moving.get()
+    name = slicer.mrmlScene.GenerateUniqueName(case.name)
+    nodes = {role: reference.get() for role, reference in case.outputs.items()}
+    with allOrNothing(nodes.values()):
+        outcome = Outcome(
+            transformNode=Transforms.createGridTransform(
+                material.transform, name, fixed, moving, nodes["transformNode"]
+            ),
+            warpedVolumeNode=Volumes.createVolume(
+                material.warped, case.geometry, f"{name} volume", moving, nodes["warpedVolumeNode"]
+            ),
+            jacobianVolumeNode=Overlays.createMap(
+                Overlays.Map.JACOBIAN,
+                material.jacobian,
+                case.geometry,
+                f"{name} Jacobian",
+                nodes["jacobianVolumeNode"],
+            ),
+            warpedSegmentationNode=material.segmentation
+            and Volumes.createSegmentation(
+                material.segmentation, f"{name} segmentation", fixed, nodes["warpedSegmentationNode"]
+            ),
+            tableNode=Metrics.createTable(material.table, f"{name} metrics", nodes["tableNode"]),
+            stepsNode=material.evidence and material.evidence.steps,
+            result=material.result,
+        )
+        record = replace(case.record, values=material.result.values, warnings=material.result.warnings)
+        Record.remember(outcome.transformNode, record)
+        Record.attach(outcome.transformNode, "Metrics", outcome.tableNode)
+        Record.attach(outcome.transformNode, Overlays.Map.JACOBIAN.value, outcome.jacobianVolumeNode)
+        if material.evidence is not None:
+            EvidenceFiles.commit(material.evidence, outcome.transformNode)
+        return outcome
+
+
+@contextmanager
+def allOrNothing(existing: Iterable[slicer.vtkMRMLNode | None]) -> Iterator[None]:
+    """Undo all changes to these nodes, leaving out None, and remove all nodes added since, if the block raises."""
+    before = {node.GetID() for node in _sceneNodes()}
+    backups = []
+    for node in filter(None, existing):
+        backup = node.CreateNodeInstance()
+        backup.Copy(node)
+        backups.append((node, backup))
+    try:
+        yield
+    except BaseException:
+        for node, backup in backups:
+            node.Copy(backup)
+        for node in reversed(_sceneNodes()):
+            if node.GetID() not in before and node.GetScene() is not None:
+                slicer.mrmlScene.RemoveNode(node)
+        raise
+
+
+def _sceneNodes() -> list[slicer.vtkMRMLNode]:
+    nodes = slicer.mrmlScene.GetNodes()
+    return [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]

@@ -1,0 +1,366 @@
+"""Registration of a time series to one of its frames: a sequence of volumes in, a sequence of grid transforms out.
+
+One frame after another goes through the engine. The scene does not change before the last one is done.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.geometry import Geometry
+
+from ..engine import Job, Methods, Task
+from ..nodes import Transforms, Volumes
+from . import Registration, Results
+
+VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
+# The coordinates of the volumes in a sequence, which have no parent transform.
+FRAME = np.eye(4)
+
+
+@dataclass(frozen=True)
+class FrameProgress:
+    """One step forward.
+
+    :param frame: frame that is being registered, counted from 1.
+    :param of: frames of the sequence.
+    :param progress: how far its registration is.
+    """
+
+    frame: int
+    of: int
+    progress: contract.Progress
+
+    @property
+    def text(self) -> str:
+        """Which frame it is, for people."""
+        return _("Frame {frame} of {of}").format(frame=self.frame, of=self.of)
+
+
+@dataclass(frozen=True)
+class SequenceOutcome:
+    """Nodes and numbers of a registered sequence.
+
+    :param transformSequenceNode: for each frame the grid transform that moves it onto the reference frame.
+    :param volumeSequenceNode: the frames as warped onto the reference frame; None if they were not asked for.
+    :param browserNode: plays these and the original together; its volume of the original is under its transform.
+    :param frames: the frames that the result holds, counted from 1.
+    :param results: what the engine said by frame.
+    """
+
+    transformSequenceNode: slicer.vtkMRMLSequenceNode
+    volumeSequenceNode: slicer.vtkMRMLSequenceNode | None
+    browserNode: slicer.vtkMRMLSequenceBrowserNode
+    frames: list[int]
+    results: dict[int, contract.Result]
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions called in the main thread; one of the last two is called exactly once, unless `close` comes first.
+
+    :param onProgress: gets every `FrameProgress`.
+    :param onFinished: gets the `SequenceOutcome`.
+    :param onFailed: gets the `contract.Failure`; its message names the frame, or how many frames were done.
+    """
+
+    onProgress: Callable[[FrameProgress], None] = Job.ignore
+    onFinished: Callable[[SequenceOutcome], None] = Job.ignore
+    onFailed: Callable[[contract.Failure], None] = Job.ignore
+
+
+@dataclass
+class _Done:
+    """What is known of the registered frames, in no scene yet; by the number of the frame, from 0."""
+
+    transforms: dict[int, slicer.vtkMRMLTransformNode] = field(default_factory=dict)
+    volumes: dict[int, slicer.vtkMRMLScalarVolumeNode] = field(default_factory=dict)
+    results: dict[int, contract.Result] = field(default_factory=dict)
+
+
+def checkSequence(
+    sequenceNode: slicer.vtkMRMLSequenceNode | None, referenceFrame: int, settings: Registration.Settings
+) -> list[str]:
+    """Return why a sequence cannot be registered, as sentences; arguments as of `SequenceRegistration`."""
+    if sequenceNode is None:
+        return [_("Choose a sequence of volumes.")]
+    name, count = sequenceNode.GetName(), sequenceNode.GetNumberOfDataNodes()
+    frames = [sequenceNode.GetNthDataNode(index) for index in range(count)]
+    if any(frame.GetClassName() != VOLUME_CLASS for frame in frames):
+        return [_("{name} is no sequence of scalar volumes.").format(name=name)]
+    if count < 2:
+        return [_("{name} has fewer than two frames, so there is nothing to register.").format(name=name)]
+    if not 0 <= referenceFrame < count:
+        text = _("{name} has {count} frames; frame {frame}, to register to, is not among them.")
+        return [text.format(name=name, count=count, frame=referenceFrame + 1)]
+    text = _("Frame {frame}: {problem}")
+    problems = ((number, Volumes.checkNode(frame)) for number, frame in enumerate(frames, start=1))
+    unfit = [text.format(frame=number, problem=problem) for number, problem in problems if problem]
+    return unfit[:1] or Methods.checkMethod(settings.method, frames[referenceFrame], settings.weights)
+
+
+class SequenceRegistration(Task.Work):
+    """Registers the frames without blocking; `start` it, then `wait` or let the callbacks come.
+
+    After a failure or a cancellation `outcome` holds what was done until then, if that was to be kept.
+    """
+
+    def __init__(
+        self,
+        sequenceNode: slicer.vtkMRMLSequenceNode,
+        referenceFrame: int = 0,
+        settings: Registration.Settings | None = None,
+        callbacks: Callbacks | None = None,
+        *,
+        withVolumes: bool = False,
+        keepPartial: bool = False,
+        pythonExecutable: str | None = None,
+        script: Path = Job.ENGINE_SCRIPT,
+    ) -> None:
+        """Prepare; nothing is done before `start`.
+
+        :param sequenceNode: the volumes.
+        :param referenceFrame: frame that the others are registered to, counted from 0.
+        :param settings: how each is registered; recursions and evidence are not kept.
+        :param callbacks: whom to tell.
+        :param withVolumes: also make a sequence of the warped volumes.
+        :param keepPartial: put the frames done so far into the scene if it ends early.
+        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
+        :param script: engine to run.
+        """
+        super().__init__(callbacks or Callbacks(), pythonExecutable, script)
+        self._sequence = Results.NodeReference(sequenceNode)
+        self._reference = referenceFrame
+        self._settings = replace(
+            settings or Registration.Settings(),
+            showRecursions=False,
+            keepRecursions=False,
+            keepAttention=False,
+            keepGaussians=False,
+            evidenceFolder=None,
+        )
+        self._withVolumes = withVolumes
+        self._keepPartial = keepPartial
+        self._indexValues: list[str] = []
+        self._geometry: Geometry | None = None
+        self._frame = -1
+        self._done = _Done()
+        self._isFinishing = False
+        self._hasEnded = False
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether it was started and has not ended yet."""
+        return self._job is not None and not self._hasEnded
+
+    def start(self) -> None:
+        """Start with the first frame and return.
+
+        :raises ValueError: if the sequence or the settings cannot work; says why.
+        :raises RuntimeError: if the engine cannot be started.
+        """
+        sequence = self._sequence.get()
+        problems = checkSequence(sequence, self._reference, self._settings)
+        if problems:
+            raise ValueError(" ".join(problems))
+        self._indexValues = [sequence.GetNthIndexValue(frame) for frame in range(sequence.GetNumberOfDataNodes())]
+        self._geometry = Volumes.geometryOf(sequence.GetNthDataNode(self._reference), FRAME)
+        try:
+            self._startFrame(self._nextFrame())
+        except errors.EngineError as error:
+            raise ValueError(str(error)) from error
+
+    def finish(self) -> None:
+        """End after the present frame; `onFinished` gets the frames done until then."""
+        self._isFinishing = True
+
+    def wait(self) -> SequenceOutcome:
+        """Return the outcome when it is there, keeping the application responsive meanwhile.
+
+        :raises RuntimeError: if it failed or was canceled; says why and how many frames were done.
+        """
+        try:
+            while self.isRunning:
+                self._job.wait()
+        except BaseException:
+            self.close()
+            raise
+        if self.failure is not None or self.outcome is None:
+            self._raiseFailure()
+        return self.outcome
+
+    def close(self) -> None:
+        """End the engine at once; no callback is called any more, and nothing is added to the scene."""
+        self._hasEnded = True
+        super().close()
+
+    def _nextFrame(self) -> int | None:
+        """Return the next frame to register; None after the last one."""
+        frames = range(self._frame + 1, len(self._indexValues))
+        return next((frame for frame in frames if frame != self._reference), None)
+
+    def _startFrame(self, frame: int) -> None:
+        """Export a frame and the reference and start the engine.
+
+        :raises EngineError: if a setting is out of range.
+        :raises RuntimeError: if the engine cannot be started.
+        """
+        self._frame = frame
+        self._job = Job.EngineJob(Job.Callbacks(self._onProgress, self._onResult, self._onFailure), *self._engine)
+        files = {"fixed": "fixed.nrrd", "moving": "moving.nrrd", "output_transform": "transform.nrrd"}
+        if self._withVolumes:
+            files["output_warped"] = "warped.nrrd"
+        try:
+            job = contract.build(contract.RegisterJob, {**Registration.jobValues(self._settings), **files})
+            for role, exported in (("fixed", self._reference), ("moving", frame)):
+                Volumes.exportVolume(self._volumeOf(exported), FRAME, self._job.folder / files[role])
+            self._job.start(job)
+        except BaseException:
+            self._job.close()
+            raise
+
+    def _volumeOf(self, frame: int) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """Return a frame as long as it is there; the sequence may have been changed meanwhile."""
+        sequence = self._sequence.get()
+        return sequence and sequence.GetDataNodeAtValue(self._indexValues[frame], True)
+
+    def _framesAreThere(self) -> bool:
+        """Return whether all frames are still in the scene, and stop if not."""
+        areThere = all(self._volumeOf(frame) is not None for frame in range(len(self._indexValues)))
+        if not areThere:
+            self._stop(_("The sequence or one of its frames was removed, so the registration was stopped."))
+        return areThere
+
+    def _onProgress(self, progress: contract.Progress) -> None:
+        if self._framesAreThere():
+            self._callbacks.onProgress(FrameProgress(self._frame + 1, len(self._indexValues), progress))
+
+    def _onResult(self, result: contract.Result) -> None:
+        if self._stopMessage or not self._framesAreThere():
+            self._fail(contract.Failure(errors.CANCELLED, self._stopMessage))
+            return
+        try:
+            self._keep(result)
+            frame = self._nextFrame()
+            if frame is not None and not self._isFinishing:
+                self._startFrame(frame)
+                return
+            self.outcome = self._commit()
+        except Exception as error:
+            logging.exception("The result could not be loaded, or the next frame not be started")
+            self._fail(contract.Failure(errors.INTERNAL, self._inFrame(str(error))))
+        else:
+            self._hasEnded = True
+            self._callbacks.onFinished(self.outcome)
+
+    def _keep(self, result: contract.Result) -> None:
+        """Read what the engine found for the present frame."""
+        displacement = images.read_displacement(result.outputs["transform"])[0]
+        self._done.transforms[self._frame] = _makeTransform(displacement, self._geometry)
+        if self._withVolumes:
+            image = Volumes.makeImage(images.read_volume(result.outputs["warped"]).array)
+            self._done.volumes[self._frame] = _makeVolume(image, self._geometry)
+        self._done.results[self._frame] = result
+
+    def _onFailure(self, failure: contract.Failure) -> None:
+        message = self._stopMessage or self._inFrame(failure.message)
+        self._fail(replace(failure, message=message))
+
+    def _inFrame(self, message: str) -> str:
+        return _("Frame {frame}: {message}").format(frame=self._frame + 1, message=message)
+
+    def _fail(self, failure: contract.Failure) -> None:
+        """End early; what is done comes into the scene if that was asked for."""
+        self._hasEnded = True
+        kept = _("The scene is as it was.")
+        if self._keepPartial and self._done.transforms and self._framesAreThere():
+            try:
+                self.outcome = self._commit()
+                kept = _("These are in the scene.")
+            except Exception:
+                logging.exception("The finished frames could not be put into the scene")
+        done = _("Frames done: {done} of {count}.").format(
+            done=len(self._done.transforms), count=len(self._indexValues) - 1
+        )
+        hint = f"{kept} {failure.hint}".strip()
+        self.failure = replace(failure, message=f"{failure.message} {done}", hint=hint)
+        self._callbacks.onFailed(self.failure)
+
+    def _commit(self) -> SequenceOutcome:
+        """Put the result into the scene: all of it or, if something goes wrong, nothing."""
+        source, reference = self._sequence.get(), self._volumeOf(self._reference)
+        still = np.zeros((*self._geometry.shape, 3), np.float32)
+        transforms = {**self._done.transforms, self._reference: _makeTransform(still, self._geometry)}
+        volumes = {**self._done.volumes, self._reference: reference} if self._withVolumes else {}
+        method = self._settings.method
+        text = _("{sequence} to frame {frame} ({method})").format(
+            sequence=source.GetName(),
+            frame=self._reference + 1,
+            method=_("refinement") if method == contract.METHOD_NONE else method,
+        )
+        name = slicer.mrmlScene.GenerateUniqueName(text)
+        with Results.allOrNothing([]):
+            sequences = [self._addSequence(name, transforms)]
+            if volumes:
+                sequences.append(self._addSequence(_("{name} volumes").format(name=name), volumes))
+            return SequenceOutcome(
+                transformSequenceNode=sequences[0],
+                volumeSequenceNode=sequences[1] if volumes else None,
+                browserNode=_addBrowser(_("{name} browser").format(name=name), source, sequences, self._reference),
+                frames=[frame + 1 for frame in sorted(transforms)],
+                results={frame + 1: result for frame, result in self._done.results.items()},
+            )
+
+    def _addSequence(self, name: str, nodes: dict[int, slicer.vtkMRMLNode]) -> slicer.vtkMRMLSequenceNode:
+        """Add a sequence of nodes by frame, with the index of the original one."""
+        source = self._sequence.get()
+        added = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+        added.SetIndexName(source.GetIndexName())
+        added.SetIndexUnit(source.GetIndexUnit())
+        added.SetIndexType(source.GetIndexType())
+        added.SetNumericIndexValueTolerance(source.GetNumericIndexValueTolerance())
+        for frame in sorted(nodes):
+            added.SetDataNodeAtValue(nodes[frame], self._indexValues[frame])
+        return added
+
+
+def _makeTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer.vtkMRMLTransformNode:
+    """Return a displacement field (k, j, i, 3) in LPS mm as a node outside of any scene."""
+    node = slicer.vtkMRMLTransformNode()
+    node.SetAndObserveTransformFromParent(Transforms.makeGridTransform(displacementLps, geometry))
+    return node
+
+
+def _makeVolume(image: vtk.vtkImageData, geometry: Geometry) -> slicer.vtkMRMLScalarVolumeNode:
+    node = slicer.vtkMRMLScalarVolumeNode()
+    Volumes.fillVolume(node, image, geometry)
+    return node
+
+
+def _addBrowser(
+    name: str,
+    source: slicer.vtkMRMLSequenceNode,
+    sequences: list[slicer.vtkMRMLSequenceNode],
+    frame: int,
+) -> slicer.vtkMRMLSequenceBrowserNode:
+    """Add a browser of the frames that the first of the sequences has, its transforms.
+
+    The original is played along as well, under the transform: so it stands still.
+    """
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", name)
+    for sequence in (*sequences, source):
+        browser.AddSynchronizedSequenceNode(sequence)
+    indices = [sequences[0].GetNthIndexValue(item) for item in range(sequences[0].GetNumberOfDataNodes())]
+    browser.SetSelectedItemNumber(indices.index(source.GetNthIndexValue(frame)))
+    browser.GetProxyNode(source).SetAndObserveTransformNodeID(browser.GetProxyNode(sequences[0]).GetID())
+    for proxy in (browser.GetProxyNode(sequence) for sequence in (*sequences[1:], source)):
+        proxy.GetDisplayNode().SetAutoWindowLevel(False)  # the brightness of all frames as of this one
+    return browser

@@ -1,0 +1,122 @@
+"""Registers the volumes of a deformation once more, as they were registered, for evidence about it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.geometry import Geometry
+
+from ..engine import Job, Methods
+from ..engine.Task import Callbacks, Task
+from ..nodes import Record, Volumes, Warping
+from ..nodes.Subject import Subject
+from . import Registration, Results
+
+LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class SubjectTask(Task):
+    """A registration of the volumes of a deformation; the scene gets what a subclass makes of it.
+
+    It takes the settings that the transform remembers, the weights among them, from the same start on; masks are not
+    remembered, so it takes none.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        settings: Registration.Settings | None = None,
+        callbacks: Callbacks | None = None,
+        *,
+        pythonExecutable: str | None = None,
+        script: Path = Job.ENGINE_SCRIPT,
+    ) -> None:
+        """Prepare; nothing is done before `start`.
+
+        :param subject: the deformation and its volumes.
+        :param settings: device, and all else for a transform that does not remember how it was made.
+        :param callbacks: whom to tell.
+        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
+        :param script: engine to run.
+        """
+        super().__init__(callbacks, pythonExecutable, script)
+        settings = settings or Registration.Settings()
+        self._record = _recordOf(subject, settings)
+        self._name = subject.name
+        self._transform = Results.NodeReference(subject.transformNode)
+        self._fixed, self._moving = Results.NodeReference(subject.fixed), Results.NodeReference(subject.moving)
+        self._toFrame = Warping.toFrame(subject.moving, subject.transformNode)
+        self._start = Record.startOf(subject)
+        self._grids: dict[str, Geometry] = {}
+
+    def problems(self) -> list[str]:
+        """Return why it cannot be started, as sentences."""
+        if self._goneMessage():
+            return [self._goneMessage()]
+        fixed, moving = self._fixed.get(), self._moving.get()
+        wrong = [Volumes.checkNode(fixed)]
+        if self._toFrame is None:  # else it may be under the deformation itself, to be shown
+            wrong.append(Volumes.checkNode(moving))
+        values = self._record.settings
+        return [problem for problem in wrong if problem] + Methods.checkMethod(
+            values["method"], fixed, values.get("weights")
+        )
+
+    @property
+    def subject(self) -> Subject:
+        """The deformation and its volumes, as long as they are in the scene."""
+        return Subject(self._transform.get(), self._fixed.get(), self._moving.get())
+
+    def _goneMessage(self) -> str:
+        areThere = all(node.get() is not None for node in (self._transform, self._fixed, self._moving))
+        return "" if areThere else _("The transform or one of its volumes was removed, so nothing more is done.")
+
+    def _exportVolumes(self) -> dict[str, str]:
+        """Write both volumes and return the files by their role in the deformation."""
+        sides = {"fixed": (self._fixed, None), "moving": (self._moving, self._toFrame)}
+        files = {}
+        for side, (reference, toFrame) in sides.items():
+            node = reference.get()
+            self._tell("export", _("Exporting {name}.").format(name=node.GetName()))
+            toFrame = Volumes.matrixToWorld(node) if toFrame is None else toFrame
+            matrix = vtk.vtkMatrix4x4()
+            node.GetIJKToRASMatrix(matrix)
+            grid = Geometry.from_ijk_to_ras(
+                toFrame @ slicer.util.arrayFromVTKMatrix(matrix), node.GetImageData().GetDimensions()
+            )
+            files[side] = f"{side}.nrrd"
+            image = images.to_sitk(slicer.util.arrayFromVolume(node), grid)
+            sitk.WriteImage(image, str(self._job.folder / files[side]))
+            self._grids[side] = grid
+        return files
+
+    def _exportStart(self, start: np.ndarray) -> dict[str, str]:
+        """Write where to start, 4x4 RAS from fixed to moving points, and return the job's field for it."""
+        images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
+        return {"initial_transform": "initial.tfm"}
+
+
+def _recordOf(subject: Subject, settings: Registration.Settings) -> Record.Record:
+    """Return how a deformation was made, as far as is known, on the device of the settings."""
+    record = Record.recall(subject.transformNode)
+    known: dict[str, Any] = record.settings or Registration.jobValues(settings)
+    fields = {name: value for name, value in known.items() if not name.startswith("output_")}
+    # What the recursions leave behind is not asked for here.
+    fields.pop("recursion_voxels", None)
+    return replace(record, settings={**fields, "device": settings.device, "attention": False})
+
+
+def jobOf(values: dict[str, Any]) -> contract.RegisterJob:
+    """Return a registration.
+
+    :raises EngineError: if a value is out of range.
+    """
+    return contract.build(contract.RegisterJob, values)

@@ -1,0 +1,1 @@
+"""Jobs of the engine for nodes of the scene."""

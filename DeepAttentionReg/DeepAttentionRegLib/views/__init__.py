@@ -1,0 +1,1 @@
+"""What Slicer's views show of a pair of volumes."""

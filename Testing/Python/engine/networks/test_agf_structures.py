@@ -1,0 +1,147 @@
+"""AGF that attends to several structures apart."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agf_cases import FLAT, VOLUME, halves, image_pair, make_agf, states
+from DeepAttentionRegEngine.jobs import run
+from DeepAttentionRegEngine.networks.agf import Agf, AgfSettings
+from DeepAttentionRegEngine.networks.base import Evidence, ImagePair, StepNetwork
+from DeepAttentionRegEngine.protocol.contract import RegisterJob
+from DeepAttentionRegEngine.protocol.reporting import Reporter
+from DeepAttentionRegEngine.registration import method_run, pipeline
+from DeepAttentionRegEngine.volume import images
+from engine_cases import blob_source, centered
+
+pytestmark = pytest.mark.torch
+
+sizes = pytest.mark.parametrize("spatial", [FLAT, VOLUME], ids=["2d", "3d"])
+
+
+class Bands(nn.Module):
+    """Takes what is brighter than 0.4 for one structure, what is darker than 0.3 for the other."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return 100 * torch.cat([image - 0.4, 0.3 - image], 1)
+
+
+class TestStructures:
+    @staticmethod
+    def network(nd: int, **arguments: object) -> Agf:
+        network = make_agf(nd, flow=1000.0, level=None, structures=2, **arguments)
+        network.segmenter = Bands()
+        return network
+
+    @sizes
+    def test_network_sees_the_image_within_each(self, spatial: tuple[int, ...]) -> None:
+        pair = image_pair(spatial)
+        seen = self.network(len(spatial)).masked(pair)
+        assert torch.equal(seen.fixed[:, :1], pair.fixed * (pair.fixed >= 0.4))
+        assert torch.equal(seen.fixed[:, 1:], pair.fixed * (pair.fixed <= 0.3))
+        assert torch.equal(seen.moving_mask[:, :1], (pair.moving >= 0.4).float())
+
+    @sizes
+    def test_field_depends_on_the_boundary_between_them(self, spatial: tuple[int, ...]) -> None:
+        network, pair = self.network(len(spatial)), image_pair(spatial)
+        masks = network.masked(pair).fixed_mask
+        fields = [
+            states(network, replace(pair, fixed_mask=given, moving_mask=masks))[-1].displacement
+            for given in (masks, masks.flip(1))
+        ]
+        assert fields[0].shape == (1, len(spatial), *spatial)
+        assert not torch.allclose(*fields)
+
+    @sizes
+    def test_one_given_mask_is_shared_among_them(self, spatial: tuple[int, ...]) -> None:
+        pair, (first, _) = image_pair(spatial), halves(spatial)
+        network = self.network(len(spatial), soft_mask=True)
+        mask = network.masked(replace(pair, fixed_mask=first)).fixed_mask
+        torch.testing.assert_close(mask.sum(1, keepdim=True), first)
+        bright = (pair.fixed > 0.45) & (first > 0)
+        assert bool((mask[:, :1][bright] > 0.99).all())
+
+    @pytest.mark.parametrize("soft", [False, True])
+    @pytest.mark.parametrize("logits", [(0.5, 0.4, 0.3), (-300.0, -301.0, -302.0)], ids=["alike", "faint"])
+    def test_given_mask_stays_whole(self, logits: tuple[float, ...], soft: bool) -> None:
+        pair, (first, _) = image_pair(FLAT), halves(FLAT)
+        network = make_agf(2, structures=3, soft_mask=soft)
+        values = torch.tensor(logits).view(1, 3, 1, 1)
+        network.segmenter.forward = lambda image: values.expand(1, 3, *image.shape[2:])
+        mask = network.masked(replace(pair, fixed_mask=first)).fixed_mask
+        torch.testing.assert_close(mask.sum(1, keepdim=True), first)
+        assert bool((mask[:, 0] >= mask[:, 2]).all())
+
+    def test_all_empty_count_as_no_mask(self) -> None:
+        pair = image_pair(FLAT)
+        empty = replace(pair, fixed_mask=torch.zeros(1, 2, *FLAT), moving_mask=torch.zeros(1, 1, *FLAT))
+        seen = self.network(2).masked(empty)
+        assert torch.equal(seen.fixed, torch.cat([pair.fixed] * 2, 1))
+        assert torch.equal(seen.moving, torch.cat([pair.moving] * 2, 1))
+
+    def test_attended_are_the_masks_seen(self) -> None:
+        network, pair = self.network(2), image_pair(FLAT)
+        seen = network.masked(pair)
+        fixed, moving = network.attended(pair)
+        assert torch.equal(fixed, seen.fixed_mask)
+        assert torch.equal(moving, seen.moving_mask)
+
+    def test_nothing_is_attended_where_an_image_shows_no_structure(self) -> None:
+        network, pair = self.network(2), image_pair(FLAT)
+        assert network.attended(replace(pair, moving_mask=torch.zeros(1, 2, *FLAT))) is None
+        assert make_agf(2, attention=False).attended(pair) is None
+
+    def test_evidence_has_a_mask_of_each(self) -> None:
+        *_, last = states(self.network(2), image_pair(FLAT), attend=True)
+        names = [(found.name, found.image) for found in last.evidence.maps if "mask" in found.name]
+        assert names == [(f"attention mask, structure {n}", image) for image in ("fixed", "moving") for n in (1, 2)]
+        assert all(found.values.shape[1] == 1 for found in last.evidence.maps)
+
+    def test_segmenter_and_network_have_a_channel_for_each(self) -> None:
+        one, two = (Agf(AgfSettings(nd=2, widths="tiny", segmenter_width=2, structures=n)) for n in (1, 2))
+        assert two.segmenter.output.out_channels == 2
+        assert two.down[0][0][0].in_channels == 2 * one.down[0][0][0].in_channels
+
+
+class Bright(StepNetwork):
+    """Moves nothing and attends to what is bright."""
+
+    def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
+        return torch.zeros(1, 3, *fixed.shape[2:])
+
+    def attended(self, pair: ImagePair) -> tuple[Tensor, Tensor]:
+        return pair.fixed, pair.moving
+
+
+class TestJob:
+    @pytest.mark.parametrize("known", [{"structures": 2.0}, {}], ids=["told", "untold"])
+    def test_structures_are_refined_where_the_weights_say_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, float]
+    ) -> None:
+        seen: dict[str, Any] = {}
+
+        def refine(fixed: Tensor, moving: Tensor, start: Tensor, settings: Any, **told: Any) -> Tensor:
+            seen.update(told, images=(fixed, moving), settings=settings)
+            return start
+
+        monkeypatch.setattr(method_run, "load_network", lambda *_: Bright())
+        monkeypatch.setattr(pipeline, "refine", refine)
+        path, weights = tmp_path / "image.nrrd", tmp_path / "own.pt"
+        source = blob_source(centered((32, 32, 32), (2.0, 2.0, 2.0)))
+        images.write_volume(path, source.array, source.geometry)
+        weights.touch()
+        weights.with_suffix(".json").write_text(json.dumps({"refinement": known}), encoding="ascii")
+        both = {"fixed": str(path), "moving": str(path), "device": "cpu"}
+        job = RegisterJob(**both, method="rman", recursions=1, weights=str(weights), refinement_steps=1)
+        run(job, Reporter(lambda event: None, lambda: False))
+        assert seen["settings"].structures == known.get("structures", 0)
+        if not known:
+            assert seen["masks"] is None
+            return
+        for mask, image in zip(seen["masks"], seen["images"], strict=True):
+            assert torch.equal(mask, image)

@@ -1,0 +1,70 @@
+"""The network that segments what AGF attends to: sizes, padding, and that it can learn."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from DeepAttentionRegEngine.deform.overlap_losses import contour
+from DeepAttentionRegEngine.networks.blocks import count_weights
+from DeepAttentionRegEngine.networks.segmentation import Segmenter
+from engine_cases import smooth_noise
+
+pytestmark = pytest.mark.torch
+
+
+def make_segmenter(nd: int, norm: str = "batch") -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter(nd, width=4, norm=norm)
+
+
+class TestSize:
+    @pytest.mark.parametrize(("nd", "width", "count"), [(2, 16, 1_942_289), (2, 32, 7_762_465), (3, 16, 5_646_385)])
+    def test_number_of_weights(self, nd: int, width: int, count: int) -> None:
+        # The paper states 1.9 and 7.7 million; a change means that published weight files no longer fit.
+        assert count_weights(Segmenter(nd, width)) == count
+
+    @pytest.mark.parametrize("norm", ["batch", "instance"])
+    def test_both_norms_have_as_many_weights(self, norm: str) -> None:
+        assert count_weights(make_segmenter(2, norm)) == count_weights(make_segmenter(2))
+
+    def test_unknown_norm_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="group"):
+            make_segmenter(2, "group")
+
+    @pytest.mark.parametrize("norm", ["batch", "instance"])
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("spatial", [(16, 16), (17, 45), (48, 32), (16, 16, 16), (19, 32, 33)])
+    def test_output_has_the_size_of_the_input(self, spatial: tuple[int, ...], training: bool, norm: str) -> None:
+        network = make_segmenter(len(spatial), norm).train(training)
+        with torch.no_grad():
+            logits = network(smooth_noise(spatial))
+        assert logits.shape == (1, 1, *spatial)
+        assert bool(torch.isfinite(logits).all())
+
+    def test_structures_have_a_channel_each(self) -> None:
+        assert Segmenter(2, 4, "instance", structures=3)(smooth_noise((32, 32))).shape == (1, 3, 32, 32)
+
+    def test_padding_continues_the_image(self) -> None:
+        network, image = make_segmenter(2).eval(), smooth_noise((33, 45))
+        with torch.no_grad():
+            padded = network(F.pad(image, [0, 3, 0, 15], mode="replicate"))[..., :33, :45]
+            assert torch.equal(network(image), padded)
+
+
+class TestLearning:
+    def test_a_bright_disc_is_found(self) -> None:
+        network = make_segmenter(2).train()
+        row, column = torch.meshgrid(torch.arange(32.0), torch.arange(40.0), indexing="ij")
+        centers = ((12, 14), (18, 24), (15, 20), (20, 15))
+        disc = torch.stack([((row - i) ** 2 + (column - j) ** 2 < 49).float()[None] for i, j in centers])
+        image = 0.3 + 0.4 * disc + 0.3 * torch.cat([smooth_noise((32, 40), seed=n) for n in range(4)])
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            logits = network(image)
+            loss = F.binary_cross_entropy_with_logits(logits, disc) + 1.75 * contour(logits.sigmoid(), disc)
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            found = (network.eval()(image) > 0).float()
+        assert float(2 * (found * disc).sum() / (found.sum() + disc.sum())) > 0.95

@@ -1,0 +1,85 @@
+"""The working grid covers the fixed volume, whatever its storage order."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from DeepAttentionRegEngine.registration.working_grid import GridLimits, plan_grid
+from DeepAttentionRegEngine.volume.geometry import Geometry
+from engine_cases import centered, restored, rotation, storage_orders
+
+pytestmark = pytest.mark.torch
+
+OBLIQUE = rotation(12, -9, 20)
+LIMITS = GridLimits(minimum_size=16, maximum_voxels=60_000)
+FLATS = [(40, 30, 1), (40, 1, 30), (1, 40, 30)]
+
+
+def assert_same_grid(found: Geometry, expected: Geometry) -> None:
+    assert found.size == expected.size
+    np.testing.assert_allclose(found.ijk_to_lps, expected.ijk_to_lps, atol=1e-6)
+
+
+class TestWorkingGrid:
+    @pytest.mark.parametrize(
+        "geometry",
+        [
+            centered((40, 44, 36), (1.0, 1.0, 1.0), OBLIQUE, (100.0, -50.0, 20.0)),
+            centered((64, 64, 12), (0.7, 0.7, 5.0), OBLIQUE),
+            centered((3, 5, 4), (10.0, 10.0, 10.0)),
+            centered((512, 512, 200), (0.8, 0.8, 1.5), rotation(90, 0, 5)),
+            centered((30, 30, 30), (0.05, 0.05, 0.05), OBLIQUE),
+            *(centered(size, (1.5, 2.0, 1.0), OBLIQUE) for size in FLATS),
+        ],
+        ids=["oblique", "thick", "tiny", "huge", "micrometres", "flat-k", "flat-j", "flat-i"],
+    )
+    def test_is_isotropic_within_limits_and_covers_the_volume(self, geometry: Geometry) -> None:
+        grid = plan_grid(geometry, LIMITS)
+        used = 2 if geometry.is_flat else 3
+        spacings, sizes = grid.spacing[:used], grid.size[:used]
+        assert max(spacings) == pytest.approx(min(spacings))
+        assert min(sizes) >= LIMITS.minimum_size
+        # The volume's outer corners lie within the working grid's voxel faces, up to rounding.
+        outer = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in geometry.size))))
+        index = grid.lps_to_index(geometry.index_to_lps(outer))
+        assert (index > -0.5 - 1e-3).all()
+        assert (index < np.array(grid.size) - 0.5 + 1e-3).all()
+
+    def test_voxels_stay_near_the_maximum(self) -> None:
+        grid = plan_grid(centered((512, 512, 200), (0.8, 0.8, 1.5)), LIMITS)
+        # Sizes are rounded up, at most one voxel per axis of about 40.
+        assert np.prod(grid.size) < LIMITS.maximum_voxels * 1.1
+
+    def test_volume_within_limits_keeps_its_grid(self) -> None:
+        geometry = centered((32, 36, 28), (1.3, 1.3, 1.3))
+        assert_same_grid(plan_grid(geometry, LIMITS), geometry)
+
+    def test_margin_surrounds_the_grid_of_the_volume(self) -> None:
+        for size in ((40, 44, 36), (512, 512, 200), *FLATS):
+            volume = centered(size, (1.0, 2.0, 1.5), OBLIQUE, (10.0, 20.0, -30.0))
+            grid, wider = plan_grid(volume, LIMITS), plan_grid(volume, replace(LIMITS, margin=3))
+            axes = 2 if volume.is_flat else 3
+            assert wider.spacing == grid.spacing
+            assert wider.size == tuple(n + 6 * (axis < axes) for axis, n in enumerate(grid.size))
+            corner = wider.index_to_lps(np.array([3.0] * axes + [0.0] * (3 - axes)))
+            np.testing.assert_allclose(corner, grid.origin, atol=1e-9)
+
+    def test_margin_of_a_tiny_volume_counts_as_what_it_lacks(self) -> None:
+        assert plan_grid(centered((3, 5, 14), (1.0, 1.0, 1.0)), replace(LIMITS, margin=3)).size == (16, 16, 20)
+
+    def test_axes_stay_parallel_to_the_volume(self) -> None:
+        grid = plan_grid(centered((32, 36, 28), (1.0, 1.2, 2.0), OBLIQUE), LIMITS)
+        np.testing.assert_allclose(np.reshape(grid.direction, (3, 3)), OBLIQUE, atol=1e-12)
+
+    @pytest.mark.parametrize("size", [(40, 30, 20), *FLATS], ids=["volume", "flat-k", "flat-j", "flat-i"])
+    def test_storage_order_does_not_matter(self, size: tuple[int, int, int]) -> None:
+        geometry = centered(size, (1.0, 2.0, 1.5), OBLIQUE, (10.0, 20.0, -30.0))
+        expected = plan_grid(geometry, LIMITS)
+        for order, signs in storage_orders():
+            assert_same_grid(plan_grid(restored(geometry, order, signs), LIMITS), expected)
+
+    @pytest.mark.parametrize("size", FLATS, ids=["flat-k", "flat-j", "flat-i"])
+    def test_single_slice_lies_along_k(self, size: tuple[int, int, int]) -> None:
+        assert plan_grid(centered(size, (1.0, 2.0, 1.5), OBLIQUE), LIMITS).size[2] == 1

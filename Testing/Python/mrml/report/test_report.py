@@ -1,0 +1,291 @@
+"""The report on a deformation: complete, self-contained, well formed, and written as a whole or not at all."""
+
+import base64
+import csv
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
+
+import inspection_cases as cases
+import mrml_cases
+import mrml_scene
+from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegLib.evidence import Landmarks, Maps, SegmentNodes, Segments
+from DeepAttentionRegLib.nodes import Record, Subject
+from DeepAttentionRegLib.nodes.Overlays import Map
+from DeepAttentionRegLib.report import Content as ReportContent
+from DeepAttentionRegLib.report import Html as ReportHtml
+from DeepAttentionRegLib.report import Report
+from DeepAttentionRegLib.tasks import Registration
+
+pytestmark = pytest.mark.mrml
+
+NAME = 'CT <b> & "1"'
+PNG = b"\x89PNG\r\n"
+
+
+@pytest.fixture
+def subject(inputs):
+    """What the stand-in of the engine found for two volumes, one of a name that could break a page."""
+    inputs.fixedVolume.SetName(NAME)
+    outcome = mrml_cases.register(inputs, settings=Registration.Settings(recursions=2, seed=7))
+    return Subject.ofTransform(outcome.transformNode)
+
+
+@pytest.fixture
+def judged(subject, inputs):
+    """The same, with segments and landmarks compared and a map made."""
+    geometry = Maps.compute(subject, Map.JACOBIAN)[1]
+    masks = {"Liver & co": cases.box(geometry, (1, 1, 1), (12, 9, 7))}
+    parts = [cases.add_segments(volume, masks) for volume in (subject.fixed, subject.moving)]
+    SegmentNodes.create(Segments.compare(subject, *parts))
+    points = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", side) for side in "FM"]
+    for node in points:
+        node.AddControlPoint(*(geometry.center_lps * (-1, -1, 1)), "Apex")
+    Landmarks.create(Landmarks.measure(subject, *points))
+    Maps.create(subject, Map.LOG_JACOBIAN)
+    return subject
+
+
+@pytest.fixture
+def written(judged, tmp_path) -> dict[str, Path]:
+    paths = Report.write(judged, tmp_path / "report.html")
+    return {path.suffix: path for path in paths}
+
+
+@pytest.fixture
+def page(written) -> ET.Element:
+    return ET.parse(written[".html"]).getroot()
+
+
+def text_of(page: ET.Element) -> str:
+    return " ".join(" ".join(page.itertext()).split())
+
+
+def facts_of(page: ET.Element) -> dict[str, str]:
+    """Return the rows of two cells."""
+    rows = [["".join(cell.itertext()) for cell in row] for row in page.iter("tr")]
+    return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+class TestPage:
+    def test_nothing_is_fetched_from_anywhere(self, written):
+        text = written[".html"].read_text(encoding="utf-8")
+        assert not re.findall(r"https?:|url\(|@import|<script|<link|<a ", text)
+
+    def test_pictures_are_within(self, page):
+        sources = [image.get("src") for image in page.iter("img")]
+        assert len(sources) > 5
+        for source in sources:
+            kind, data = source.split(",")
+            assert kind == "data:image/png;base64"
+            assert base64.b64decode(data).startswith(PNG)
+
+    def test_every_picture_says_what_it_shows(self, page):
+        assert all(image.get("alt") for image in page.iter("img"))
+
+    def test_names_are_shown_as_they_are(self, page):
+        assert NAME in text_of(page)
+        assert "Liver & co" in text_of(page)
+
+    def test_says_that_it_is_no_medical_device(self, page):
+        assert text_of(page).count("Not a medical device.") == 2
+
+    def test_title_names_the_deformation(self, page, judged):
+        assert judged.name in page.findtext("head/title")
+
+    def test_warnings_are_told(self, page):
+        assert "A warning." in text_of(page)
+
+    def test_method_weights_and_settings_are_told(self, page):
+        facts = facts_of(page)
+        assert facts["Method"] == "rman"  # of the settings, which come last
+        assert facts["Recursions"] == "2"
+        assert facts["Seed"] == "7"
+        assert "RMAn-style recursive mutual attention network" in text_of(page)
+
+    def test_volumes_are_told_with_their_voxels(self, page):
+        assert facts_of(page)["Fixed"] == f"{NAME}: 14 x 11 x 9 voxels of 1.1 x 0.7 x 2.3 mm"
+
+    def test_method_and_tg_132_are_cited(self, page):
+        references = [item.text for item in page.iter("li")]
+        assert any("MIUA 2022" in text for text in references)
+        assert any("10.1002/mp.12256" in text for text in references)
+
+    def test_long_table_is_cut_and_says_so(self, subject):
+        table = ReportContent.Table("Long", ["Name", "Value"], [[str(row), float(row)] for row in range(300)], "")
+        (cut,) = [part for part in ReportHtml._table(table) if "first 200 of 300 rows" in part]
+        assert cut
+
+    def test_wide_table_is_shared_among_several(self, page):
+        widths = [len(table.find("tr")) for table in page.iter("table") if table.get("class") == "data"]
+        assert max(widths) <= ReportHtml.WIDEST_TABLE + 2
+        rows = [cell.text for cell in page.iter("td")]
+        assert rows.count("Liver & co") == 2
+
+
+class TestLimits:
+    def limits(self, subject) -> dict[str, str]:
+        return {limit.measure.split(" (")[0]: limit.found for limit in ReportContent.gather(subject).limits}
+
+    def test_tolerances_stand_beside_the_figures(self, page):
+        text = text_of(page)
+        assert "maximum voxel dimension, about 2 to 3 mm (of this fixed volume: 2.30 mm)" in text
+        assert "about 0.80 to 0.90" in text
+        assert "no negative values" in text
+        assert "no verdict" in text
+
+    def test_figures_are_those_of_the_tables(self, judged):
+        limits = self.limits(judged)
+        (row,) = cases.rows_of(Record.attached(judged.transformNode, "Segments"))
+        assert limits["Dice similarity coefficient"].startswith(f"mean {row['Dice after']:.3f}, worst")
+        error = cases.rows_of(Record.attached(judged.transformNode, "Landmarks"))[0]["Error after (mm)"]
+        assert limits["Target registration error of landmarks"].startswith(f"mean {error:.2f} mm")
+
+    def test_without_tables_they_are_those_of_the_registration(self, subject):
+        limits = self.limits(subject)
+        assert limits["Dice similarity coefficient"] == "mean 0.900, worst segment 0.900"
+        assert limits["Target registration error of landmarks"] == "mean 1 mm, at most 2 mm"
+
+    def test_what_was_not_measured_is_said_to_be_so(self, subject):
+        assert self.limits(subject)["Consistency, forth and back"] == "not measured"
+
+    def test_consistency_is_that_of_the_map(self, subject):
+        Maps.put(subject, Map.INCONSISTENCY, *(Maps.compute(subject, Map.MAGNITUDE)))
+        assert self.limits(subject)["Consistency, forth and back"].endswith("mm")
+
+
+class TestFigures:
+    def titles(self, subject) -> list[str]:
+        return [figure.title.split(" (")[0] for figure in ReportContent.gather(subject).figures]
+
+    def test_volumes_and_maps_are_always_there(self, subject):
+        assert self.titles(subject)[:7] == [
+            "Fixed volume",
+            "Moving volume before",
+            "Moving volume after",
+            "Both volumes before",
+            "Both volumes after",
+            "Jacobian",
+            "Displacement",
+        ]
+
+    def test_what_was_made_to_judge_it_is_there_too(self, judged):
+        titles = self.titles(judged)
+        assert {"Log Jacobian", "Segments before", "Segments after"} <= set(titles)
+
+    def test_last_one_is_taken_where_the_volume_changes_most(self, subject):
+        array, geometry = Maps.compute(subject, Map.JACOBIAN)
+        k, j, i = np.unravel_index(np.abs(np.log(np.maximum(array, 1e-6))).argmax(), array.shape)
+        r, a, s = geometry.index_to_lps(np.array([[i, j, k]]))[0] * (-1, -1, 1)
+        last = self.titles(subject)[-1]
+        numbers = [float(text) for text in re.findall(r"-?\d+\.?\d*", last)]
+        np.testing.assert_allclose(numbers, (r, a, s), rtol=0.01)
+
+
+class TestPlaces:
+    def test_moving_volume_may_lie_under_the_deformation(self, subject):
+        subject.moving.SetAndObserveTransformNodeID(subject.transformNode.GetID())
+        assert len(ReportContent.gather(subject).figures) == 8
+
+    def test_single_slices_have_one_picture_each(self, scene, flat_geometry):
+        subject = cases.add_subject(flat_geometry, np.zeros((*flat_geometry.shape, 3)))
+        sizes = {figure.size for figure in ReportContent.gather(subject).figures}
+        assert len(sizes) == 1
+        assert "," not in ReportContent.gather(subject).figures[0].title
+
+    def test_pictures_may_be_taken_elsewhere(self, scene):
+        grid = Geometry.from_arrays((20, 20, 20), (1.0,) * 3, (0.0,) * 3, np.eye(3))
+        subject = cases.add_subject(grid, np.zeros((*grid.shape, 3)))
+        slicer.util.arrayFromVolume(subject.fixed)[3] = 255
+        images = [ReportContent.gather(subject, np.array([-9.0, -9.0, z])).figures[0].image for z in (3.0, 9.0)]
+        assert images[0] != images[1]
+
+
+class TestMemory:
+    def test_report_after_loading_the_scene_says_the_same(self, scene, inputs, tmp_path):
+        subject = Subject.ofTransform(mrml_cases.register(inputs).transformNode)
+        before, name = ReportContent.gather(subject), subject.name
+        mrml_scene.save_and_reload(scene, tmp_path)
+        after = ReportContent.gather(Subject.ofTransform(scene.GetFirstNodeByName(name)))
+        assert (after.facts, after.details, after.warnings) == (before.facts, before.details, before.warnings)
+        assert after.numbers["tables"] == before.numbers["tables"]
+
+    def test_transform_of_others_says_that_it_knows_nothing(self, scene, oblique_geometry):
+        subject = cases.add_subject(oblique_geometry, np.zeros((*oblique_geometry.shape, 3)))
+        content = ReportContent.gather(subject)
+        assert content.facts["Method"]["Method"].startswith("Not known")
+        assert "Settings" not in content.details
+
+    def test_folds_of_others_are_warned_of(self, scene, oblique_geometry):
+        field = np.zeros((*oblique_geometry.shape, 3))
+        field[4, 5, 6] = 20.0
+        content = ReportContent.gather(cases.add_subject(oblique_geometry, field))
+        assert "folds in" in content.warnings[0]
+
+
+class TestNumbers:
+    def test_json_holds_every_number(self, written, judged):
+        numbers = json.loads(written[".json"].read_text(encoding="ascii"))
+        assert numbers["registration"] == json.loads(judged.transformNode.GetAttribute(Record.ATTRIBUTE))
+        table = Record.attached(judged.transformNode, "Segments")
+        assert numbers["tables"][table.GetName()] == cases.rows_of(table)
+        assert numbers["jacobian"]["folds"] == 0
+        assert "LogJacobian" in numbers["maps"]
+
+    def test_csv_holds_every_number_of_the_tables(self, written, judged):
+        with written[".csv"].open(encoding="utf-8-sig", newline="") as stream:
+            rows = {tuple(row[:3]): row[3] for row in csv.reader(stream)}
+        tables = [Record.attached(judged.transformNode, role) for role in ("Metrics", "Segments", "Landmarks")]
+        for table, row in [(node, row) for node in tables for row in cases.rows_of(node)]:
+            item = ", ".join(cell for cell in row.values() if isinstance(cell, str) and cell)
+            for column, value in [pair for pair in row.items() if not isinstance(pair[1], str)]:
+                found = rows[table.GetName(), item, column]
+                assert (found == "") if np.isnan(value) else float(found) == value
+
+    def test_csv_holds_the_numbers_of_the_engine(self, written):
+        text = written[".csv"].read_text(encoding="utf-8-sig")
+        assert "registration,values.after.dice,mean,0.9" in text
+        assert "registration,settings,seed,7" in text
+
+
+class TestWriting:
+    def test_files_have_one_name(self, written):
+        assert {path.name for path in written.values()} == {"report.html", "report.csv", "report.json"}
+
+    def test_other_ending_is_refused(self, subject, tmp_path):
+        with pytest.raises(ValueError, match=r"must end in one of \.html"):
+            Report.write(subject, tmp_path / "report.doc")
+
+    def test_missing_folder_is_refused(self, subject, tmp_path):
+        with pytest.raises(ValueError, match="nowhere does not exist"):
+            Report.write(subject, tmp_path / "nowhere" / "report.html")
+
+    def test_nothing_is_written_where_one_file_cannot_be(self, subject, tmp_path):
+        (tmp_path / "report.json").mkdir()
+        (tmp_path / "report.html").write_text("old", encoding="ascii")
+        with pytest.raises(ValueError, match=r"report\.json cannot be written: is a directory"):
+            Report.write(subject, tmp_path / "report.html")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+        assert (tmp_path / "report.html").read_text(encoding="ascii") == "old"
+
+    def test_without_qt_pdf_is_refused_in_a_sentence(self, subject, tmp_path):
+        with pytest.raises(ValueError, match="cannot write PDF files; print the HTML file in a browser"):
+            Report.write(subject, tmp_path / "report.html", pdf=True)
+        assert not list(tmp_path.iterdir())
+
+    def test_scene_stays_as_it_is(self, scene, subject, tmp_path):
+        before = mrml_scene.scene_state(scene)
+        Report.write(subject, tmp_path / "report.html")
+        assert mrml_scene.scene_state(scene) == before
+
+    def test_volume_that_is_gone_is_told(self, subject, tmp_path):
+        subject.fixed.SetAndObserveImageData(None)
+        with pytest.raises(ValueError, match="is empty"):
+            Report.write(subject, tmp_path / "report.html")

@@ -1,0 +1,104 @@
+"""What a registration hands to the engine."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
+
+import mrml_scene  # noqa: F401  (provides slicer.i18n)
+from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegLib.engine import Job
+from DeepAttentionRegLib.tasks.Registration import Inputs, Settings
+from mrml_cases import RIGID, add_segmentation, prepare, put_under, with_segmentations
+
+pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
+
+
+class TestExport:
+    @pytest.fixture
+    def export(self, monkeypatch, tmp_path):
+        """The function that returns the job of a registration, its files kept in tmp_path."""
+
+        def build(inputs: Inputs, settings: Settings | None = None):
+            jobs = []
+
+            def keep(engine_job, job) -> None:
+                jobs.append(job)
+                for path in engine_job.folder.iterdir():
+                    (tmp_path / path.name).write_bytes(path.read_bytes())
+
+            monkeypatch.setattr(Job.EngineJob, "start", keep)
+            registration = prepare(inputs, settings=settings)
+            registration.start()
+            registration.close()
+            return jobs[0]
+
+        return build
+
+    def test_files_are_named_without_folder(self, export, inputs):
+        job = export(with_segmentations(inputs))
+        files = [job.fixed, job.moving, job.fixed_labels, job.moving_labels, job.output_transform, job.output_warped]
+        assert [Path(name).name for name in files] == files
+
+    def test_settings_reach_the_job(self, export, inputs):
+        job = export(inputs, Settings("none", refinementSteps=7, similarity="mind", velocity=True))
+        assert (job.method, job.refinement_steps, job.similarity, job.velocity) == ("none", 7, "mind", True)
+
+    def test_fixed_parent_is_folded_into_the_fixed_volume(self, export, inputs, oblique_geometry, tmp_path):
+        put_under(inputs.fixedVolume, RIGID)
+        job = export(inputs)
+        geometry = images.read_volume(tmp_path / job.fixed).geometry
+        np.testing.assert_allclose(geometry.ijk_to_ras, RIGID @ oblique_geometry.ijk_to_ras, atol=1e-6)
+        assert job.initial_transform is None
+
+    def test_initial_transform_takes_the_place_of_the_moving_parent(self, export, inputs, oblique_geometry, tmp_path):
+        put_under(inputs.movingVolume, RIGID)
+        chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "Chosen")
+        chosen.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(RIGID @ RIGID))
+        job = export(replace(inputs, initialTransform=chosen))
+        geometry = images.read_volume(tmp_path / job.moving).geometry
+        np.testing.assert_allclose(geometry.ijk_to_ras, oblique_geometry.ijk_to_ras, atol=1e-6)
+        initial = images.read_linear_transform(tmp_path / job.initial_transform)
+        flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+        np.testing.assert_allclose(flip @ initial @ flip, np.linalg.inv(RIGID @ RIGID), atol=1e-9)
+
+    def test_shown_recursions_are_asked_for(self, export, inputs):
+        job = export(inputs, Settings(showRecursions=True))
+        assert (job.output_recursions, job.recursion_voxels) == ("recursions", 2**20)
+
+    def test_many_recursions_are_asked_for_on_a_coarser_grid(self, export, inputs):
+        job = export(inputs, Settings("bspline", recursions=62, keepRecursions=True))
+        assert job.recursion_voxels == 2**18
+
+    def test_refinement_alone_is_not_asked_for_recursions(self, export, inputs):
+        job = export(inputs, Settings("none", refinementSteps=7, showRecursions=True, keepAttention=True))
+        assert (job.output_recursions, job.attention) == (None, False)
+
+    def test_moving_parent_becomes_the_initial_transform(self, export, inputs, oblique_geometry, tmp_path):
+        put_under(inputs.movingVolume, RIGID)
+        job = export(inputs)
+        geometry = images.read_volume(tmp_path / job.moving).geometry
+        np.testing.assert_allclose(geometry.ijk_to_lps, oblique_geometry.ijk_to_lps, atol=1e-6)
+        lps_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+        initial = images.read_linear_transform(tmp_path / job.initial_transform)
+        np.testing.assert_allclose(initial, lps_ras @ np.linalg.inv(RIGID) @ lps_ras, atol=1e-9)
+
+    def test_moving_labels_follow_into_the_frame_of_the_moving_volume(self, export, inputs, tmp_path):
+        given = with_segmentations(inputs)
+        plain = export(given)
+        wanted = images.read_labels(tmp_path / plain.moving_labels).array
+        for node in (given.movingVolume, given.movingSegmentation):
+            put_under(node, RIGID)
+        moved = export(given)
+        np.testing.assert_array_equal(images.read_labels(tmp_path / moved.moving_labels).array, wanted)
+
+    def test_masks_and_landmarks_are_given(self, export, inputs):
+        points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
+        slicer.util.updateMarkupsControlPointsFromArray(points, np.zeros((3, 3)))
+        mask = add_segmentation(inputs, "Mask")
+        job = export(Inputs(inputs.fixedVolume, inputs.movingVolume, mask, mask, None, None, points, points))
+        assert (job.fixed_mask, job.moving_mask) == ("fixed_mask.nrrd", "moving_mask.nrrd")
+        assert (job.fixed_points, job.moving_points) == ("fixed_points.csv", "moving_points.csv")

@@ -1,0 +1,114 @@
+"""Registrations that the MRML tests share: nodes to register, the stand-in engine, callbacks that can be asked."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import slicer
+
+import evidence_cases
+import mrml_scene
+from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegLib.nodes import EvidenceFiles, Transforms, Volumes
+from DeepAttentionRegLib.nodes.Subject import Subject
+from DeepAttentionRegLib.tasks import Registration
+from DeepAttentionRegLib.tasks.Registration import Callbacks, Inputs, Outputs
+
+FAKE_ENGINE = Path(__file__).resolve().with_name("fake_engine.py")
+TIMEOUT_S = 20.0
+RIGID = np.array([[0.8, -0.6, 0.0, 10.0], [0.6, 0.8, 0.0, -20.0], [0.0, 0.0, 1.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
+ROLES = ("transformNode", "warpedVolumeNode", "jacobianVolumeNode", "warpedSegmentationNode", "tableNode")
+
+
+def add_pair(geometry: Geometry) -> Inputs:
+    """Add the volumes CT1 (fixed) and CT2 (moving) to the scene."""
+    array = np.arange(np.prod(geometry.shape), dtype=np.float32).reshape(geometry.shape)
+    return Inputs(*(mrml_scene.add_volume(array, geometry, name) for name in ("CT1", "CT2")))
+
+
+def put_under(node: slicer.vtkMRMLTransformableNode, matrix: np.ndarray) -> None:
+    """Put a node under a new linear transform (4x4 RAS, to parent)."""
+    parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "Parent")
+    parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+
+
+def add_segmentation(inputs: Inputs, name: str) -> slicer.vtkMRMLSegmentationNode:
+    """Add a segmentation with two boxes, Liver and Heart, on the grid of the fixed volume."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    geometry = Volumes.geometryOf(inputs.fixedVolume, np.eye(4))
+    labels = np.zeros(geometry.shape, np.uint8)
+    labels[1:4, 2:8, 3:9], labels[5:8, 1:3, 7:13] = 1, 2
+    made = Volumes.makeSegmentation(labels, geometry, {})
+    for index, segment_name in enumerate(("Liver", "Heart")):
+        made.GetNthSegment(index).SetName(segment_name)
+    return Volumes.createSegmentation(made, name, inputs.fixedVolume, node)
+
+
+def with_segmentations(inputs: Inputs) -> Inputs:
+    """Return the pair with a segmentation on each side."""
+    fixed, moving = (add_segmentation(inputs, name) for name in ("Fixed organs", "Moving organs"))
+    return Inputs(inputs.fixedVolume, inputs.movingVolume, fixedSegmentation=fixed, movingSegmentation=moving)
+
+
+class Recorder:
+    """Collects what a registration calls back, and acts when a stage is reached."""
+
+    def __init__(self, act_at: str = "", act: Callable[[], None] = lambda: None) -> None:
+        self.stages: list[str] = []
+        self.pids: list[int] = []
+        self.outcomes: list[Registration.Outcome] = []
+        self.failures: list[contract.Failure] = []
+        self._act_at, self._act = act_at, act
+        self.callbacks = Callbacks(self._on_progress, self.outcomes.append, self.failures.append)
+
+    def _on_progress(self, progress: contract.Progress) -> None:
+        self.stages.append(progress.stage)
+        if progress.message.isdecimal():
+            self.pids.append(int(progress.message))
+        if progress.stage == self._act_at:
+            self._act()
+
+
+def prepare(inputs: Inputs, recorder: Recorder | None = None, **options) -> Registration.Registration:
+    """Return a registration by the stand-in; options are `settings` and `outputs`."""
+    callbacks = recorder.callbacks if recorder else None
+    return Registration.Registration(
+        inputs, options.get("settings"), options.get("outputs"), callbacks,
+        pythonExecutable=sys.executable, script=FAKE_ENGINE,
+    )  # fmt: skip
+
+
+def register(inputs: Inputs, **options) -> Registration.Outcome:
+    """Register and wait."""
+    registration = prepare(inputs, **options)
+    registration.start()
+    return registration.wait()
+
+
+def poll_until(registration: Registration.Registration, condition: Callable[[], object]) -> None:
+    """Poll until something is there."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        registration.poll()
+        time.sleep(0.02)
+
+
+def outputs_of(outcome: Registration.Outcome) -> Outputs:
+    """Return the nodes of an outcome, to be written into again."""
+    return Outputs(**{role: getattr(outcome, role) for role in ROLES})
+
+
+def add_shifted(inputs: Inputs, folder: Path, lengths_mm: list[float]) -> Subject:
+    """Add a deformation whose recursions shift by these lengths to the left, with what they left behind."""
+    geometry = Volumes.geometryOf(inputs.fixedVolume, np.eye(4))
+    fields = evidence_cases.shifts(geometry, lengths_mm)
+    result = evidence_cases.write_recursions(folder, geometry, fields)
+    transform = Transforms.makeGridTransform(fields[-1], geometry)
+    node = Transforms.createGridTransform(transform, "Shifted", inputs.fixedVolume, inputs.movingVolume)
+    EvidenceFiles.commit(EvidenceFiles.read(result, fields[-1], geometry), node)
+    return Subject(node, inputs.fixedVolume, inputs.movingVolume)

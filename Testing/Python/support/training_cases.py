@@ -1,0 +1,104 @@
+"""Small synthetic data sets and configurations that the tests of training/ share."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+ROOT = Path(__file__).resolve().parents[3]
+TRAINING = ROOT / "training"
+sys.path.insert(0, str(TRAINING))
+
+EDGE = 32
+NETWORK = {"nd": 2, "widths": "tiny", "norm": "batch", "segmenter_width": 2}
+
+
+def lungs(rng: np.random.Generator, edge: int = EDGE) -> tuple[np.ndarray, np.ndarray]:
+    """Return a random image of two dark ellipses in uint8, and their labels 1 and 2."""
+    y, x = np.indices((edge, edge)) / edge
+    labels = np.zeros((edge, edge), np.uint8)
+    for label, center in ((1, 0.3), (2, 0.7)):
+        cy, cx = rng.normal((0.5, center), 0.03)
+        ry, rx = rng.normal((0.3, 0.14), 0.02)
+        labels[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1] = label
+    image = 170 - 90 * (labels > 0) + 30 * np.sin(9 * x) * np.cos(7 * y) + rng.normal(0, 3, labels.shape)
+    return image.clip(0, 255).astype(np.uint8), labels
+
+
+def write(path: Path, array: np.ndarray, spacing: tuple[float, ...] | None = None) -> None:
+    """Write an array as an image file, its folder too; three numbers along the last axis are a colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array, isVector=array.shape[-1] == 3)
+    if spacing is not None:
+        image.SetSpacing(spacing)
+    sitk.WriteImage(image, str(path))
+
+
+def write_chest(data: Path, count: int = 6) -> None:
+    """Write chest X-rays in the layout of AC-RegNet, files 0.png, 1.png, ... of JSRT and Montgomery."""
+    rng = np.random.default_rng(0)
+    for part in ("jsrt", "montgomery"):
+        for number in range(count):
+            image, labels = lungs(rng)
+            labels = np.where(labels == 0, 3, labels) if part == "jsrt" else (labels > 0) * np.uint8(255)
+            write(data / "chest_xray" / part / "images_64" / f"{number}.png", image)
+            write(data / "chest_xray" / part / "masks_64" / f"{number}.png", labels.astype(np.uint8))
+
+
+def write_slices(folder: Path, count: int) -> dict[str, Any]:
+    """Write single slices with labels 1 and 2 in folders, and their split; return the configuration's "data"."""
+    rng = np.random.default_rng(0)
+    names = [f"{number}.nii.gz" for number in range(count)]
+    for name in names:
+        for part, array in zip(("images", "labels"), lungs(rng), strict=True):
+            write(folder / "slices" / part / name, array[None])
+    (folder / "slices.json").write_text(json.dumps({"train": names, "validation": names}))
+    return {"loader": "folders", "folder": "slices", "split": str(folder / "slices.json"), "labels": 2}
+
+
+def chest_config(folder: Path, **changes: Any) -> Path:
+    """Write a split of four and two cases, and the configuration of a tiny AGF on it; return the latter's path.
+
+    Args:
+        folder: Where to.
+        changes: Top-level keys.
+    """
+    split = {"train": [f"jsrt/{n}.png" for n in range(4)], "validation": [f"jsrt/{n}.png" for n in (4, 5)]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "split.json").write_text(json.dumps(split))
+    config: dict[str, Any] = {
+        "title": "Tiny AGF",
+        "group": "Tests",
+        "task": "registration",
+        "data": {
+            "loader": "chest_xray",
+            "folder": "chest_xray",
+            "split": str(folder / "split.json"),
+            "labels": 1,
+            "pairing": "group",
+            "options": {"sets": ["jsrt"], "resolution": 64},
+        },
+        "architecture": "agf",
+        "network": NETWORK,
+        "losses": {"global_ncc": 1.0, "logit_cross_entropy": 1.0, "total_variation": 1.0},
+        "run": {"steps": 4, "batch": 2, "validate_every": 2, "log_every": 1, "save_every": 1},
+        "validation": {"pairs": 2, "batch": 2},
+    }
+    path = folder / f"{changes.pop('name', 'tiny')}.json"
+    path.write_text(json.dumps({**config, **changes}))
+    return path
+
+
+def same_tensors(first: Any, second: Any) -> bool:
+    """Tell whether two nested structures hold bit-equal tensors and equal values."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_tensors(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same_tensors, first, second))
+    return bool(first == second)

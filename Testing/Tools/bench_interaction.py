@@ -1,0 +1,127 @@
+"""Measure how fluid the inspection of a large volume is: milliseconds a step, redrawn slice views included.
+
+    python Testing/Tools/bench_interaction.py --size 256
+
+One volume, a smooth field, three slice views of 400 x 400 pixels drawn by software; median and slowest of each.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "DeepAttentionReg"), str(ROOT / "Testing" / "Python" / "support")]
+
+import slicer_stand_ins
+
+slicer_stand_ins.install()
+
+import mrml_scene
+from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegLib.evidence import Maps, Readout, Scrubber
+from DeepAttentionRegLib.nodes import EvidenceFiles, Overlays, Subject, Transforms
+from DeepAttentionRegLib.nodes.Overlays import Map
+from DeepAttentionRegLib.views import Comparison
+from DeepAttentionRegLib.views.ComparisonModes import Mode
+
+Act = Callable[[int], object]
+
+TURNS = 12
+LARGEST_MM = 8.0
+PIXELS = (400, 400)
+VIEWS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
+
+
+def make_subject(edge: int) -> Subject.Subject:
+    """Put two volumes of `edge` voxels of 1 mm a side, a deformation and its two steps into the scene."""
+    geometry = Geometry((edge,) * 3, (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
+    noise = np.random.default_rng(0).random(geometry.shape, dtype=np.float32)
+    fixed, moving = (mrml_scene.add_volume(array, geometry, name) for array, name in ((noise, "f"), (1 - noise, "m")))
+    field = smooth_field(geometry)
+    node = Transforms.createGridTransform(Transforms.makeGridTransform(field, geometry), "deformation", fixed, moving)
+    result = contract.Result(values={"alignment": np.eye(4).tolist()})
+    EvidenceFiles.commit(EvidenceFiles.read(result, field, geometry), node)
+    return Subject.ofTransform(node)
+
+
+def smooth_field(geometry: Geometry) -> np.ndarray:
+    """Return a displacement `(k, j, i, 3)` in mm whose components are waves over the volume."""
+    k, j, i = (np.sin(np.linspace(0, 2 * np.pi, n, dtype=np.float32)) for n in geometry.shape)
+    wave = k[:, None, None] * j[None, :, None] * i[None, None, :]
+    return LARGEST_MM * np.stack([wave, -wave, 0.5 * wave], -1)
+
+
+@contextmanager
+def compare(subject: Subject.Subject, views: list[mrml_scene.SliceView], mode: Mode, name: str) -> Iterator[Act]:
+    """Give what changes one option of a comparison."""
+    comparison = Comparison.Comparison(subject)
+    for view in views:
+        view.show(subject.fixed, subject.moving)
+    comparison.show(Comparison.Options(mode))
+    yield lambda turn: comparison.show(Comparison.Options(mode, **{name: turn / TURNS}))
+    comparison.close()
+
+
+def threshold(subject: Subject.Subject, views: list[mrml_scene.SliceView]) -> Act:
+    """Return what changes the threshold of a map."""
+    node = Maps.create(subject, Map.JACOBIAN)
+    for view in views:
+        view.show(subject.fixed, node)
+    return lambda turn: Overlays.hideUnremarkable(node, Map.JACOBIAN, 2.0 + turn)
+
+
+@contextmanager
+def scrub(subject: Subject.Subject, views: list[mrml_scene.SliceView], *, grid: bool) -> Iterator[Act]:
+    """Give what goes from step to step."""
+    for view in views:
+        view.show(subject.fixed)
+    scrubber = Scrubber.Scrubber(subject)
+    scrubber.show(withGrid=grid)
+    yield lambda turn: setattr(scrubber.evidence, "step", turn % 2)
+    scrubber.close()
+
+
+def measure(act: Act, views: list[mrml_scene.SliceView]) -> str:
+    """Return median and slowest milliseconds of an action, and of it and drawing together; the first is left out."""
+    alone, drawn = [], []
+    for turn in range(TURNS + 1):
+        started = time.perf_counter()
+        act(turn)
+        alone.append(1000 * (time.perf_counter() - started))
+        for view in views:
+            view.grab()
+        drawn.append(1000 * (time.perf_counter() - started))
+    return " | ".join(f"{value:.0f}" for spent in (alone[1:], drawn[1:]) for value in (np.median(spent), max(spent)))
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=256, help="voxels along each edge (default: %(default)s)")
+    edge = parser.parse_args().size
+    application = mrml_scene.boot()
+    views = [mrml_scene.SliceView(application, name, orientation, PIXELS) for name, orientation in VIEWS.items()]
+    subject = make_subject(edge)
+    along = np.linspace(-0.3, -0.7, TURNS + 1)  # the volume lies at negative R and A
+    interactions: dict[str, Callable[[], AbstractContextManager[Act]]] = {
+        "readout": lambda: nullcontext(lambda turn: Readout.read(subject, edge * along[turn] * np.array([1, 1, -1]))),
+        "map threshold": lambda: nullcontext(threshold(subject, views)),
+        "fade": lambda: compare(subject, views, Mode.FADE, "opacity"),
+        "reveal": lambda: compare(subject, views, Mode.REVEAL, "position"),
+        "scrub": lambda: scrub(subject, views, grid=False),
+        "scrub with grid": lambda: scrub(subject, views, grid=True),
+    }
+    print("| interaction | ms, median | slowest | with drawing, median | slowest |\n|---|---|---|---|---|")
+    for name, prepare in interactions.items():
+        with prepare() as act:
+            print(f"| {name} | {measure(act, views)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

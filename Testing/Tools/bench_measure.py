@@ -1,0 +1,250 @@
+"""Measure one thing in this process, of which nothing else is asked, and print it as one line of JSON (bench.py).
+
+    python Testing/Tools/bench_measure.py method rman 96x96x96 cpu
+
+Seconds on the CPU are those that the main thread computed: it does all of the serial and its share of the parallel
+work, so on an idle machine they are the seconds that pass (within 3 % for RMAn), and on a shared one they leave the
+waiting out. Bytes are how far the peak of the process' memory has risen, on a GPU the peak of what PyTorch allocated.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
+
+from DeepAttentionRegEngine import jobs
+from DeepAttentionRegEngine.deform.refine import refine, usual_settings
+from DeepAttentionRegEngine.deform.warp import resize_displacement
+from DeepAttentionRegEngine.evidence.calibration import convolution_speed
+from DeepAttentionRegEngine.networks import ARCHITECTURES, build
+from DeepAttentionRegEngine.protocol import contract, registry
+from DeepAttentionRegEngine.protocol.reporting import Reporter
+from DeepAttentionRegEngine.registration.alignment import align
+from DeepAttentionRegEngine.registration.method_run import image_pair, network_size, similarity
+from DeepAttentionRegEngine.registration.pipeline import grid_limits
+from DeepAttentionRegEngine.registration.preprocess import Source, WorkingPair, field_on_fixed, prepare, warp_volume
+from DeepAttentionRegEngine.registration.working_grid import GridLimits
+from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.geometry import Geometry
+
+GRAIN = 8  # voxels between the random numbers of which the images are made
+TIMED_RECURSIONS = 3
+TIMED_STEPS = 3
+DEMONS_ITERATIONS = 50
+SHARE = 10  # of the iterations of an iterative method, and of demons, one in so many is timed
+
+Numbers = dict[str, Any]
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+    """Return voxels along i, j, k of a text such as 160x192x224, or 256x256 for a single slice."""
+    i, j, *k = (int(part) for part in text.split("x"))
+    return i, j, k[0] if k else 1
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the peak of the memory so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def clock(device: torch.device) -> float:
+    """Return seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.thread_time()
+
+
+def make_sources(size: tuple[int, int, int]) -> tuple[Source, Source]:
+    """Return two random smooth volumes of 1 mm voxels, the moving one the fixed one shifted by two voxels."""
+    grid = Geometry.from_arrays(size, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
+    coarse = [max(1, n // GRAIN) for n in grid.shape]
+    noise = torch.rand(1, 1, *coarse, generator=torch.Generator().manual_seed(0))
+    fixed = F.interpolate(noise, grid.shape, mode="trilinear")[0, 0].numpy()
+    return Source(fixed, grid), Source(np.roll(fixed, 2, axis=(1, 2)), grid)
+
+
+def prepared(size: tuple[int, int, int], limits: GridLimits, device: torch.device) -> WorkingPair:
+    """Return random images on their working grid."""
+    return prepare(*make_sources(size), np.eye(4), limits, device)
+
+
+def grids(pair: WorkingPair, size: tuple[int, int, int], network: tuple[int, ...] = ()) -> Numbers:
+    """Return how many voxels each grid has."""
+    return {"fixed": int(np.prod(size)), "working": pair.fixed.numel(), "network": int(np.prod(network))}
+
+
+class StepTimes:
+    """When each iteration of something that iterates, level by level, was done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._times: list[float] = []
+
+    def __call__(self, *_progress: float) -> None:
+        """Note that an iteration is done."""
+        self._times.append(clock(self._device))
+
+    def per_step(self, counts: Sequence[int]) -> np.ndarray:
+        """Return the usual seconds of an iteration at each level, of which there were `counts`, two at least."""
+        levels = np.split(np.array(self._times), np.cumsum(counts)[:-1])
+        return np.array([np.median(np.diff(level)) for level in levels])
+
+
+def shortened(method: registry.Method, axes: int) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return the arguments of an iterative method with a share of its iterations, and how many are usual per level."""
+    arguments = method.networks[axes]
+    usual = ARCHITECTURES[method.architecture][0](**arguments).iterations
+    return {**arguments, "iterations": tuple(max(2, count // SHARE) for count in usual)}, usual
+
+
+@torch.no_grad()
+def measure_method(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Run an untrained method as the pipeline does, up to the warped volume; later recursions cost what the last does.
+
+    Returns:
+        Seconds until the first recursion ("setup"), of each ("recursion") and of the final warp ("warp"). Where
+        recursions are levels of resolution and the last one costs most, all of them are "setup".
+    """
+    method, axes = registry.load_method(name), 2 if size.count(1) == 1 else 3
+    before = peak_bytes(device)
+    pair = prepared(size, grid_limits(method, axes), device)
+    started = clock(device)
+    is_iterative = method.role == "iterative"
+    arguments, usual = shortened(method, axes) if is_iterative else (method.networks[axes], ())
+    network = build(method.architecture, arguments).eval().to(device)
+    network.on_step = steps = StepTimes(device)
+    view = pair.at(network_size(tuple(pair.fixed.shape[2:]), method.grid[axes]))
+    times = [clock(device)]
+    for state in network.recurse(image_pair(view), timed_recursions(method)):
+        similarity(view, state.displacement)
+        times.append(clock(device))
+    displacement = resize_displacement(state.displacement, pair.fixed.shape[2:])
+    enlarged = clock(device)
+    fixed, moving = make_sources(size)
+    begun = clock(device)
+    warp_volume(moving, field_on_fixed(displacement, pair, fixed.geometry), fixed.geometry, device)
+    ended = clock(device)
+    first, later = times[1] - times[0], times[2:]
+    recursion = (later[-1] - times[1]) / len(later) if later else first
+    if is_iterative:
+        short = np.array(arguments["iterations"])
+        first = times[-1] - times[0] + float((usual - short) @ steps.per_step(short))
+        recursion = 0.0
+    return {
+        "setup": times[0] - started + max(0.0, first - recursion) + enlarged - times[-1],
+        "recursion": recursion,
+        "warp": ended - begun,
+        "recursions": method.recursions.default,
+        "share": SHARE if is_iterative else 1,
+        "bytes": peak_bytes(device) - before,
+        "voxels": grids(pair, size, tuple(view.fixed.shape[2:])),
+    }
+
+
+def timed_recursions(method: registry.Method) -> int:
+    """Return how many recursions to run: all levels of an iterative method, else a few."""
+    if method.role == "iterative":
+        return method.recursions.default
+    # One more than the usual single one tells the recursion from what only the first costs.
+    return min(max(2, min(method.recursions.default, TIMED_RECURSIONS)), method.recursions.maximum)
+
+
+def measure_refinement(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Refine for a few steps; the name is a similarity, with "-velocity" if a velocity field is refined."""
+    before = peak_bytes(device)
+    pair = prepared(size, GridLimits(), device)
+    zero = torch.zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:], device=device)
+    metric, _, velocity = name.partition("-")
+    settings = replace(usual_settings(zero.shape[1], metric), steps=TIMED_STEPS, velocity=bool(velocity))
+    steps, started = StepTimes(device), clock(device)
+    refine(pair.fixed, pair.moving, zero, settings, weight=pair.weight, on_step=steps)
+    seconds, step = clock(device) - started, steps.per_step([TIMED_STEPS] * len(settings.levels)).sum()
+    setup = max(0.0, seconds - TIMED_STEPS * step)
+    return {"setup": setup, "step": step, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
+
+
+def measure_alignment(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Align linearly; ITK does so on one thread, so that the process' seconds are those that pass."""
+    fixed, moving = make_sources(size)
+    started = time.process_time()
+    align(fixed, moving, name, np.eye(4), 0, device)
+    return {"seconds": time.process_time() - started, "voxels": {"fixed": fixed.array.size}}
+
+
+def measure_job(_name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Run a job that only reads, measures and writes, from the start of the process."""
+    begun, before = clock(device), peak_bytes(device)
+    sources = make_sources(size)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: str(Path(folder) / f"{name}.nrrd") for name in ("fixed", "moving")}
+        for path, source in zip(paths.values(), sources, strict=True):
+            images.write_volume(path, source.array, source.geometry)
+        ready = clock(device)
+        outputs = {f"output_{name}": f"{folder}/{name}.nrrd" for name in ("transform", "warped", "jacobian")}
+        job = contract.RegisterJob(method="none", alignment="none", device=str(device), **paths, **outputs)
+        jobs.run(job, Reporter(lambda _event: None, lambda: False))
+    return {
+        "seconds": clock(device) - ready + begun,
+        "bytes": peak_bytes(device) - before,
+        "process_bytes": before,
+        "voxels": {"fixed": sources[0].array.size},
+    }
+
+
+def measure_demons(_name: str, size: tuple[int, int, int], _device: torch.device) -> Numbers:
+    """Run SimpleITK's demons for a few iterations; its threads share the work evenly."""
+    threads = torch.get_num_threads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    before = peak_bytes(torch.device("cpu"))
+    fixed, moving = (sitk.GetImageFromArray(np.squeeze(source.array)) for source in make_sources(size))
+    demons = sitk.DemonsRegistrationFilter()
+    demons.SetNumberOfIterations(DEMONS_ITERATIONS // SHARE)
+    started = time.process_time()
+    field = demons.Execute(fixed, moving)
+    iterated = time.process_time() - started
+    started = time.process_time()
+    sitk.Resample(moving, fixed, sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
+    seconds = (SHARE * iterated + time.process_time() - started) / threads
+    bytes_ = peak_bytes(torch.device("cpu")) - before
+    return {"seconds": seconds, "recursions": DEMONS_ITERATIONS, "share": SHARE, "bytes": bytes_}
+
+
+def measure_machine(_name: str, _size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Return what the numbers depend on besides the code."""
+    return {
+        "speed": convolution_speed(device, lambda: clock(device)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "SimpleITK": sitk.Version.VersionString(),
+    }
+
+
+MEASURES: dict[str, Callable[[str, tuple[int, int, int], torch.device], Numbers]] = {
+    "method": measure_method,
+    "refinement": measure_refinement,
+    "alignment": measure_alignment,
+    "job": measure_job,
+    "demons": measure_demons,
+    "machine": measure_machine,
+}
+
+if __name__ == "__main__":
+    kind, subject, size_text, device_name = sys.argv[1:]
+    print(json.dumps(MEASURES[kind](subject, parse_size(size_text), torch.device(device_name))))
