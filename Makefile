@@ -17,13 +17,13 @@ RUN := $(VENV)/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 STAMP := $(VENV)/.installed
 
-# make demo FIXED=a.nii.gz MOVING=b.nii.gz [FIXED_LABELS=... MOVING_LABELS=...] [METHOD=rman RECURSIONS=3 REFINE=50]
+# make demo FIXED=a.nii.gz MOVING=b.nii.gz [FIXED_LABELS=... MOVING_LABELS=...] [METHOD=rman QUALITY=best RECURSIONS=3 REFINE=50]
 # make demo FLAT=1 (the phantom as a single slice)
 option = $(if $($(1)),--$(2) "$($(1))")
 DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,FIXED_LABELS,fixed-labels) $(call option,MOVING_LABELS,moving-labels) \
   $(call option,FIXED_POINTS,fixed-points) $(call option,MOVING_POINTS,moving-points) \
-  $(call option,METHOD,method) $(call option,RECURSIONS,recursions) $(call option,REFINE,refine) \
+  $(call option,METHOD,method) $(call option,QUALITY,quality) $(call option,RECURSIONS,recursions) $(call option,REFINE,refinement-steps) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
@@ -45,7 +45,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(RUN) Testing/Tools/bench.py $(ARGS)
 
-# make calibration ARGS="--method bspline --refine 0"
+# make calibration ARGS="--method bspline --refinement-steps 0"
 calibration: $(STAMP)
 	$(RUN) Testing/Tools/calibrate.py --output "$(OUT)/calibration" $(ARGS)
 

@@ -1,3 +1,48 @@
-"""DeepAttentionReg's registration engine: PyTorch, no Slicer."""
+"""Deformable registration of medical images, in any Python with NumPy, SimpleITK and PyTorch.
+
+    from DeepAttentionRegEngine import Settings, register
+
+    registered = register("fixed.nrrd", "moving.nrrd", Settings(quality="fast"))
+    registered.save("results")
+
+PyTorch is loaded when something is asked for that needs it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .protocol.errors import EngineError as EngineError
+    from .protocol.settings import Settings as Settings
+    from .registration.method_run import Observer as Observer
+    from .registration.registered import Registered as Registered
+    from .registration.registrar import Registrar as Registrar
+    from .registration.registrar import register as register
+    from .volume.geometry import Geometry as Geometry
+    from .volume.images import Volume as Volume
+    from .volume.images import read as read
+    from .volume.images import save as save
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "EngineError": "protocol.errors",
+    "Settings": "protocol.settings",
+    "Geometry": "volume.geometry",
+    "Volume": "volume.images",
+    "read": "volume.images",
+    "save": "volume.images",
+    "Observer": "registration.method_run",
+    "Registered": "registration.registered",
+    "Registrar": "registration.registrar",
+    "register": "registration.registrar",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import __version__
 from .protocol import batch, contract, errors
+from .protocol.arguments import add_settings
 from .protocol.reporting import Reporter
 from .protocol.watchdog import Request, watch
 
@@ -145,6 +146,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return execute(job, send)
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the default of an option where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(
@@ -154,20 +162,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    _add_register(
-        tasks.add_parser(
-            "register",
-            help="find the deformation between two images",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-    )
-    _add_batch(
-        tasks.add_parser(
-            "batch",
-            help="register many pairs, one after another",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-    )
+    for name, what, add in (
+        ("register", "find the deformation between two images", _add_register),
+        ("sequence", "register the frames of a time series to one of them", _add_sequence),
+        ("batch", "register many pairs, one after another", _add_batch),
+    ):
+        add(tasks.add_parser(name, help=what, formatter_class=_HelpFormatter))
     warp = tasks.add_parser("warp", help="resample an image through a displacement field")
     warp.add_argument("moving", metavar="MOVING", help="image or label map to resample")
     warp.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
@@ -215,7 +215,7 @@ def _add_references(parser: argparse.ArgumentParser) -> None:
 def _add_register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("fixed", metavar="FIXED", help="image that stays (nrrd, nii.gz, mha, png, ...)")
     parser.add_argument("moving", metavar="MOVING", help="image to deform onto it")
-    _add_settings(parser)
+    add_settings(parser)
     group = parser.add_argument_group("where to start and what to look at")
     group.add_argument(
         "--initial-transform",
@@ -226,6 +226,14 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--moving-mask", metavar="FILE", help="where the moving image does")
     _add_outputs(parser)
     _add_references(parser)
+
+
+def _add_sequence(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("fixed", metavar="FIXED", help="frame that stays")
+    parser.add_argument("frames", metavar="FRAME", nargs="+", help="frame to deform onto it")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="gets one folder a frame, counted from 1")
+    parser.add_argument("--warped", action="store_true", help="also write the frames as deformed")
+    add_settings(parser)
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
@@ -243,50 +251,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         choices=BATCH_OUTPUTS,
         help=f"what each pair gets, of {', '.join(BATCH_OUTPUTS)}; without it all but the last",
     )
-    _add_settings(parser)
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add what does not depend on the images."""
-    add = parser.add_argument
-    add("--method", default="rman", help="registration method; none: alignment and refinement alone")
-    add("--recursions", type=int, metavar="K", help="passes of the network; without it the method's usual number")
-    add("--weights", metavar="ID|FILE", help="trained weights, or a .pt file, to use instead of the method's first")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--half-precision", action="store_true", help="run the network in 16 bits: faster on GPUs, less memory")
-    add("--seed", type=int, default=0, help="seed of everything random")
-    parser.add_argument(
-        "--alignment",
-        choices=contract.ALIGNMENTS,
-        default="center",
-        help="initial alignment: centres of the fields of view, centres of mass, or an optimised map",
-    )
-    group = parser.add_argument_group("refinement on this pair")
-    group.add_argument(
-        "--refinement-steps",
-        type=int,
-        default=0,
-        metavar="N",
-        help="iterations at each resolution, 0: off, 40 is a good value",
-    )
-    group.add_argument(
-        "--similarity",
-        choices=contract.SIMILARITIES,
-        default="ncc",
-        help="local correlation, mean squares (same scanner), or MIND-SSC (two modalities)",
-    )
-    group.add_argument(
-        "--smoothness", type=float, default=1.0, help="factor of the usual smoothness, 0.3 (loose) to 4 (stiff)"
-    )
-    group.add_argument("--velocity", action="store_true", help="refine a velocity field, which hardly folds")
-    group = parser.add_argument_group("uncertainty")
-    group.add_argument(
-        "--samples",
-        type=int,
-        default=8,
-        metavar="N",
-        help="registrations of slightly changed images, this one among them, whose spread it is",
-    )
+    add_settings(parser)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:

@@ -1,17 +1,20 @@
 """Runs one job of any task."""
 
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
 from . import __version__
+from .deform.speed import convolution_speed
 from .deform.tensors import describe_devices
-from .evidence.calibration import convolution_speed
 from .evidence.gaussian_files import read_sequence, render
+from .file_jobs import Registrars, register_files, register_sequence
 from .protocol import errors
 from .protocol.batch import run_batch
 from .protocol.contract import (
@@ -23,12 +26,13 @@ from .protocol.contract import (
     RegisterJob,
     RenderJob,
     Result,
+    SequenceJob,
     WarpJob,
 )
 from .protocol.reporting import Reporter
 from .registration.evaluation import finite, regularity, score
 from .registration.inputs import load_reference
-from .registration.pipeline import register
+from .registration.memory import run_within_memory
 from .registration.preprocess import Source, warp_volume
 from .volume import fields, images
 
@@ -43,37 +47,39 @@ def versions() -> dict[str, str]:
 
 
 def run(job: Job, reporter: Reporter) -> Result:
-    """Run a job; a registration on a GPU that was not asked for by name moves to the CPU where memory runs out.
+    """Run a job.
 
     Raises:
         EngineError: With a sentence for the user, also when memory runs out.
     """
-    _require_own_outputs(job)
-    try:
-        result = _run_within_memory(job, reporter)
-    except errors.EngineError as error:
-        if error.code != errors.OUT_OF_MEMORY or not torch.cuda.is_available():
-            raise
-        if not isinstance(job, RegisterJob) or job.device != "auto":
-            raise
-        reporter.step("load", message="The graphics card has too little memory; starting again on the CPU.")
-        result = _run_within_memory(replace(job, device="cpu"), reporter)
-        result.warnings.append("The graphics card has too little memory for these volumes, so the CPU was used.")
-    # JSON has no number for what cannot be measured.
-    return replace(result, values=finite({**result.values, "versions": versions()}))
+    return _Runner().run(job, reporter)
 
 
-def _run_within_memory(job: Job, reporter: Reporter) -> Result:
-    try:
-        return _run(job, reporter)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise errors.EngineError(
-            errors.OUT_OF_MEMORY,
-            "There is not enough memory for volumes of this size.",
-            "Choose the device cpu, close other programs, or crop or down-sample the volumes.",
-        ) from error
+class _Runner:
+    """Runs a job, and the jobs within it, of which those after the first find their network loaded."""
+
+    def __init__(self) -> None:
+        self._registrars = Registrars()
+
+    def run(self, job: Job, reporter: Reporter) -> Result:
+        """Run a job; what cannot be measured becomes None, for which JSON has no number."""
+        _require_own_outputs(job)
+        result = run_within_memory(lambda: self._run(job, reporter))
+        return replace(result, values=finite({**result.values, "versions": versions()}))
+
+    def _run(self, job: Job, reporter: Reporter) -> Result:
+        if isinstance(job, RegisterJob):
+            return register_files(job, reporter, self._registrars)
+        if isinstance(job, BatchJob):
+            return run_batch(job, reporter, self.run)
+        if isinstance(job, SequenceJob):
+            return register_sequence(job, reporter)
+        if isinstance(job, ProbeJob):
+            return probe()
+        task = TASKS.get(type(job))
+        if task is None:
+            raise errors.EngineError(errors.CONTRACT, f"There is no task for {type(job).__name__}.")
+        return task(job)
 
 
 def _require_own_outputs(job: Job) -> None:
@@ -86,29 +92,6 @@ def _require_own_outputs(job: Job) -> None:
             raise errors.EngineError(
                 errors.OUTPUT_UNWRITABLE, f"The file {path} is named as {name} and as {twin}.", "Choose another name."
             )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or ("alloc" in text and "memory" in text)
-
-
-def _run(job: Job, reporter: Reporter) -> Result:
-    if isinstance(job, RegisterJob):
-        return register(job, reporter)
-    if isinstance(job, BatchJob):
-        return run_batch(job, reporter, run)
-    if isinstance(job, JacobianJob):
-        return write_map(job)
-    if isinstance(job, WarpJob):
-        return warp_file(job)
-    if isinstance(job, MetricsJob):
-        return measure(job)
-    if isinstance(job, RenderJob):
-        return render_field(job)
-    if isinstance(job, ProbeJob):
-        return probe()
-    raise errors.EngineError(errors.CONTRACT, f"There is no task for {type(job).__name__}.")
 
 
 def probe() -> Result:
@@ -155,8 +138,24 @@ def render_field(job: RenderJob) -> Result:
 def measure(job: MetricsJob) -> Result:
     """Score a displacement field, and doing nothing for comparison."""
     displacement, geometry = images.read_displacement(job.transform)
-    reference = load_reference(job, geometry)
+    reference = load_reference(
+        {
+            "fixed_labels": job.fixed_labels,
+            "moving_labels": job.moving_labels,
+            "fixed_points": job.fixed_points,
+            "moving_points": job.moving_points,
+        },
+        geometry,
+    )
     values = regularity(displacement, geometry)
     values["before"] = score(np.zeros_like(displacement), geometry, reference, CPU)
     values["after"] = score(displacement, geometry, reference, CPU)
     return Result(values=values)
+
+
+TASKS: dict[type[Job], Callable[[Any], Result]] = {
+    JacobianJob: write_map,
+    WarpJob: warp_file,
+    MetricsJob: measure,
+    RenderJob: render_field,
+}

@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
 import bench_costs
 from bench_costs import PEER, Numbers
-from DeepAttentionRegEngine.protocol import contract, estimate, registry
+from DeepAttentionRegEngine.protocol import estimate, registry
+from DeepAttentionRegEngine.protocol.settings import ALIGNMENTS, SIMILARITIES
 
 COSTS = registry.resources() / estimate.FILE
 SIZES = ("96x96x96", "128x128x128", "160x192x224", "256x256")
@@ -62,9 +63,9 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
     if not options.write:
         return cases
     cases += [("method", name, size) for name in options.methods for size in FIT_SIZES]
-    refinements = [name + ending for name in contract.SIMILARITIES for ending in ("", "-velocity")]
+    refinements = [name + ending for name in SIMILARITIES for ending in ("", "-velocity")]
     for size in FEW_SIZES:
-        cases += [("job", "job", size)] + [("alignment", mode, size) for mode in contract.ALIGNMENTS]
+        cases += [("job", "job", size)] + [("alignment", mode, size) for mode in ALIGNMENTS]
         cases += [("refinement", name, size) for name in refinements]
     return cases
 

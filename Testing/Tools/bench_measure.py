@@ -27,16 +27,15 @@ sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
 from DeepAttentionRegEngine import jobs
 from DeepAttentionRegEngine.deform.refine import refine, usual_settings
+from DeepAttentionRegEngine.deform.speed import convolution_speed
 from DeepAttentionRegEngine.deform.warp import resize_displacement
-from DeepAttentionRegEngine.evidence.calibration import convolution_speed
 from DeepAttentionRegEngine.networks import ARCHITECTURES, build
 from DeepAttentionRegEngine.protocol import contract, registry
+from DeepAttentionRegEngine.protocol.grid import GridPolicy
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.registration.alignment import align
-from DeepAttentionRegEngine.registration.method_run import image_pair, network_size, similarity
-from DeepAttentionRegEngine.registration.pipeline import grid_limits
+from DeepAttentionRegEngine.registration.method_run import similarity
 from DeepAttentionRegEngine.registration.preprocess import Source, WorkingPair, field_on_fixed, prepare, warp_volume
-from DeepAttentionRegEngine.registration.working_grid import GridLimits
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
@@ -80,9 +79,9 @@ def make_sources(size: tuple[int, int, int]) -> tuple[Source, Source]:
     return Source(fixed, grid), Source(np.roll(fixed, 2, axis=(1, 2)), grid)
 
 
-def prepared(size: tuple[int, int, int], limits: GridLimits, device: torch.device) -> WorkingPair:
+def prepared(size: tuple[int, int, int], policy: GridPolicy, device: torch.device) -> WorkingPair:
     """Return random images on their working grid."""
-    return prepare(*make_sources(size), np.eye(4), limits, device)
+    return prepare(*make_sources(size), np.eye(4), policy, device)
 
 
 def grids(pair: WorkingPair, size: tuple[int, int, int], network: tuple[int, ...] = ()) -> Numbers:
@@ -124,15 +123,15 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     """
     method, axes = registry.load_method(name), 2 if size.count(1) == 1 else 3
     before = peak_bytes(device)
-    pair = prepared(size, grid_limits(method, axes), device)
+    pair = prepared(size, method.grid[axes], device)
     started = clock(device)
     is_iterative = method.role == "iterative"
     arguments, usual = shortened(method, axes) if is_iterative else (method.networks[axes], ())
     network = build(method.architecture, arguments).eval().to(device)
     network.on_step = steps = StepTimes(device)
-    view = pair.at(network_size(tuple(pair.fixed.shape[2:]), method.grid[axes]))
+    view = pair.at(method.grid[axes].network_size(tuple(pair.fixed.shape[2:])))
     times = [clock(device)]
-    for state in network.recurse(image_pair(view), timed_recursions(method)):
+    for state in network.recurse(view.for_network(), timed_recursions(method)):
         similarity(view, state.displacement)
         times.append(clock(device))
     displacement = resize_displacement(state.displacement, pair.fixed.shape[2:])
@@ -169,12 +168,12 @@ def timed_recursions(method: registry.Method) -> int:
 def measure_refinement(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
     """Refine for a few steps; the name is a similarity, with "-velocity" if a velocity field is refined."""
     before = peak_bytes(device)
-    pair = prepared(size, GridLimits(), device)
+    pair = prepared(size, GridPolicy(), device)
     zero = torch.zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:], device=device)
     metric, _, velocity = name.partition("-")
-    settings = replace(usual_settings(zero.shape[1], metric), steps=TIMED_STEPS, velocity=bool(velocity))
+    settings = replace(usual_settings(zero.shape[1], metric, TIMED_STEPS), velocity=bool(velocity))
     steps, started = StepTimes(device), clock(device)
-    refine(pair.fixed, pair.moving, zero, settings, weight=pair.weight, on_step=steps)
+    refine(pair, zero, settings, steps)
     seconds, step = clock(device) - started, steps.per_step([TIMED_STEPS] * len(settings.levels)).sum()
     setup = max(0.0, seconds - TIMED_STEPS * step)
     return {"setup": setup, "step": step, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}

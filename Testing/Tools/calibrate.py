@@ -1,7 +1,7 @@
 """Compare the uncertainty that a registration tells of with its true error, on phantoms whose deformation is known.
 
     python Testing/Tools/calibrate.py --output demo-output/calibration
-    python Testing/Tools/calibrate.py --method bspline --recursions 8 --refine 0
+    python Testing/Tools/calibrate.py --method bspline --recursions 8 --refinement-steps 0
 
 Each phantom is registered with its uncertainty. The voxels of the bodies are sorted into groups of equal size by what
 was predicted; in a group of well calibrated predictions the error has the root mean square that was predicted. Writes
@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
-from DeepAttentionRegEngine import jobs
-from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine import Registrar
+from DeepAttentionRegEngine.evidence.uncertainty import measure_spread
+from DeepAttentionRegEngine.protocol.arguments import add_settings
 from DeepAttentionRegEngine.protocol.reporting import Reporter
-from DeepAttentionRegEngine.volume import images, phantom
+from DeepAttentionRegEngine.protocol.settings import settings_of
+from DeepAttentionRegEngine.volume import phantom
 
 GROUPS = 10
 FIRST_SEED = 100  # of phantoms on which nothing was chosen
@@ -36,13 +37,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--method", default="none", help="registration method, none: refinement alone (default: %(default)s)")
-    add("--recursions", type=int, help="passes of the network (default: those that suit the method)")
-    add("--refine", type=int, default=40, help="refinement steps, 0: off (default: %(default)s)")
-    add("--samples", type=int, default=8, help="registrations behind each uncertainty (default: %(default)s)")
+    add_settings(parser)
+    parser.set_defaults(method="none")
     add("--phantoms", type=int, default=4, help="number of phantoms (default: %(default)s)")
     add("--voxels", type=int, nargs=3, default=VOXELS, help="size of the phantoms (default: %(default)s)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     add("--output", type=Path, default=Path("demo-output/calibration"), help="folder (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -56,25 +54,10 @@ def measure(seed: int, options: argparse.Namespace) -> tuple[np.ndarray, np.ndar
     rng = np.random.default_rng(seed)
     settings = phantom.PhantomSettings(rng.uniform(0.03, 0.09), rng.uniform(4.0, 25.0), seed=seed)
     pair = phantom.make_phantom(geometry, settings=settings)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for side in ("fixed", "moving"):
-            images.write_volume(folder / f"{side}.nrrd", getattr(pair, side), geometry)
-        job = contract.RegisterJob(
-            fixed=str(folder / "fixed.nrrd"),
-            moving=str(folder / "moving.nrrd"),
-            method=options.method,
-            recursions=options.recursions,
-            refinement_steps=options.refine,
-            samples=options.samples,
-            device=options.device,
-            output_transform=str(folder / "transform.nrrd"),
-            output_uncertainty=str(folder / "uncertainty.nrrd"),
-        )
-        jobs.run(job, Reporter(lambda event: None, lambda: False))
-        found = images.read_displacement(job.output_transform)[0]
-        predicted = images.read_volume(job.output_uncertainty).array
-    error = np.linalg.norm(found - pair.displacement_lps_mm, axis=-1)
+    registrar = Registrar(settings_of(options))
+    registered = registrar.register((pair.fixed, geometry), (pair.moving, geometry))
+    predicted = measure_spread(registrar, registered, Reporter()).millimetres()
+    error = np.linalg.norm(registered.displacement_lps_mm - pair.displacement_lps_mm, axis=-1)
     body = pair.fixed_labels > 0
     return predicted[body], error[body]
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ sys.path[:0] = [str(ROOT / "DeepAttentionReg"), str(ROOT / "Testing" / "Python" 
 
 import demo_tables
 from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol.arguments import add_settings
+from DeepAttentionRegEngine.protocol.settings import settings_of
 from demo_case import Case, write_phantom
 
 ENGINE = ROOT / "DeepAttentionReg" / "Scripts" / "run_engine.py"
-DEFAULT_STEPS = 40
 GRAPHICS_PACKAGES = "apt-get install -y libegl1 libgl1 libosmesa6"
 # Rendering without a graphics library does not raise but ends the process, so it is tried in another one.
 RENDER_ONCE = (
@@ -44,12 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--fixed-points", type=Path, help="landmarks on the fixed image (mrk.json, fcsv, csv), to score with")
     add("--moving-points", type=Path, help="the same landmarks on the moving image, same order")
     add("--flat", action="store_true", help="without a pair of your own: the phantom as a single slice")
-    add("--method", default="rman", help="registration method (default: %(default)s)")
-    add("--recursions", type=int, help="passes of the network (default: those that suit the method)")
-    add("--refine", type=int, default=DEFAULT_STEPS, help="refinement steps, 0: off (default: %(default)s)")
-    add("--alignment", choices=contract.ALIGNMENTS, default="center", help="linear start (default: %(default)s)")
-    add("--similarity", choices=contract.SIMILARITIES, default="ncc", help="for refinement (default: %(default)s)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    add_settings(parser)
     add("--output", type=Path, default=Path("demo-output"), help="folder to write to (default: %(default)s)")
     options = parser.parse_args(arguments)
     if (options.fixed is None) != (options.moving is None):
@@ -93,15 +90,7 @@ def run_in_scene(case: Case, options: argparse.Namespace) -> None:
     application = mrml_scene.boot()
     views = demo_pictures.open_views(application)
     loaded = demo_scene.load(case)
-    settings = {
-        "method": options.method,
-        "recursions": options.recursions,
-        "refinementSteps": options.refine,
-        "alignment": options.alignment,
-        "similarity": options.similarity,
-        "device": options.device,
-    }
-    outcome = demo_scene.register(loaded, settings, show_progress)
+    outcome = demo_scene.register(loaded, settings_of(options), show_progress)
     if outcome.warpedSegmentationNode is not None:
         demo_scene.outline(outcome.warpedSegmentationNode)
     values = outcome.result.values
@@ -130,14 +119,9 @@ def run_engine_alone(case: Case, options: argparse.Namespace) -> None:
     print("no scene and no pictures are made.")
     paths = {name: getattr(case, name) for name in ("fixed_labels", "moving_labels", "fixed_points", "moving_points")}
     job = contract.RegisterJob(
+        **asdict(settings_of(options)),
         fixed=str(case.fixed),
         moving=str(case.moving),
-        method=options.method,
-        recursions=options.recursions,
-        device=options.device,
-        alignment=options.alignment,
-        refinement_steps=options.refine,
-        similarity=options.similarity,
         output_transform=str(options.output / "transform.h5"),
         output_warped=str(options.output / "warped.nrrd"),
         output_jacobian=str(options.output / "jacobian.nrrd"),

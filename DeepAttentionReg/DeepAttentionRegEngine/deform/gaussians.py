@@ -1,4 +1,4 @@
-"""Local Gaussian deformations, the building blocks of R2N2: values, sequences, folds, inverse.
+"""Local Gaussian deformations, the building blocks of R2N2: values, sequences, folds.
 
 Coordinates are those of `grid_coordinates`: 0 at the centre of a grid, 1 half its longest extent away, the same length
 along every axis, so that a turned Gaussian stays one on any grid. Components are in array axis order (warp.py). The
@@ -23,8 +23,6 @@ from torch.nn.functional import relu
 MODES = ("sum", "compose", "joint")
 REACH = 4.0  # standard deviations, beyond which a Gaussian is below 0.0004 of its peak
 STEEPEST = math.exp(-0.5)  # largest slope of exp(-r^2 / 2)
-INVERSE_ITERATIONS = 200
-INVERSE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,6 @@ class Gaussians:
     def select(self, chosen: Tensor | slice) -> "Gaussians":
         """Return some of the Gaussians of the step, the same of every sample."""
         return Gaussians(*(value[:, chosen] for value in (self.center, self.sigma, self.rotation, self.vector)))
-
-
-def count_numbers(steps: Sequence[Gaussians]) -> int:
-    """Return how many numbers a sequence is: 7 per Gaussian in 2D, 12 in 3D, where a rotation is 1 or 3."""
-    return sum(step.center.shape[1] * numbers_each(step.center.shape[2]) for step in steps)
 
 
 def numbers_each(nd: int) -> int:
@@ -160,34 +153,6 @@ def move(points: Tensor, steps: Sequence[Gaussians], mode: str, *, truncate: boo
         if reached.center.shape[1]:
             moved = moved + evaluate(reached, start)
     return moved
-
-
-def move_back(points: Tensor, steps: Sequence[Gaussians], mode: str) -> Tensor:
-    """Return which points a sequence moves to the given ones, map by map by a fixed point.
-
-    One Gaussian with `least_determinant` 1 - kappa moves a point along its vector only, so `y = x - l(y)` contracts by
-    kappa; so does a step within the bound of "joint" (see `limited`).
-
-    Args:
-        points: `(B, nd, ...)`.
-        steps: The sequence, within `limited`.
-        mode: "compose" or "joint".
-
-    Raises:
-        ValueError: In mode "sum", whose field may fold.
-    """
-    if mode == "sum":
-        msg = "a sum of Gaussians may fold, so it has no inverse"
-        raise ValueError(msg)
-    for group in _maps(steps, mode):
-        moved, change = points, math.inf
-        for _ in range(INVERSE_ITERATIONS):
-            if change <= INVERSE_TOLERANCE:
-                break
-            before, moved = moved, points - evaluate(group, moved)
-            change = float((moved - before).abs().max())
-        points = moved
-    return points
 
 
 def render(steps: Sequence[Gaussians], mode: str, full: Sequence[int], spatial: Sequence[int] | None = None) -> Tensor:

@@ -1,7 +1,6 @@
 """Instance optimisation: improve the displacement of one pair by gradient descent, coarse to fine."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,17 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from .losses import diffusion, fold_penalty, local_ncc, mean_squared
+from .descent import descend
+from .losses import diffusion, fold_penalty, mean_squared
 from .mind import mind_ssc
-from .warp import compose, integrate_velocity, resize_displacement, shrink, warp
+from .pairs import ImagePair, OnStep, image_distance
+from .warp import compose, integrate_velocity, resize_displacement, warp
 
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
 VELOCITY_STEPS = 5
 SMALLEST_LEVEL = 8  # voxels; coarser than this an axis holds no structure
-
-OnStep = Callable[[int, int, float], bool]
-Masks = tuple[Tensor, Tensor]  # of structures on the fixed and on the moving image
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class RefineSettings:
         structures: Weight of the squared difference of masks on the whole grid, in units of the fixed mask's variance.
     """
 
-    steps: int = 60
+    steps: int
     similarity: str = "ncc"
     smoothness: float = 1.0
     anchor: float = 0.0
@@ -50,37 +48,13 @@ class RefineSettings:
     structures: float = 0.0
 
 
-def usual_settings(axes: int, similarity: str) -> RefineSettings:
+def usual_settings(axes: int, similarity: str, steps: int) -> RefineSettings:
     """Return the settings for pairs of which nothing is known, volumes (3 axes) or single slices (2 axes)."""
-    usual = RefineSettings(similarity=similarity)
+    usual = RefineSettings(steps, similarity)
     if axes == 2 and similarity == "ncc":
         # A square holds fewer voxels than a cube, and a heart in a slice moves further than a smoothness of 1 lets it.
         return replace(usual, window=9, smoothness=0.4)
     return usual
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What is compared at one level: images or features `(1, C, *spatial)` and weights `(1, 1, *spatial)` or None.
-
-    `masks` are those of the structures on either image, `(1, S, *spatial)`.
-    """
-
-    fixed: Tensor
-    moving: Tensor
-    weight: Tensor | None
-    masks: Masks | None = None
-
-    @cached_property
-    def contrast(self) -> Tensor:
-        """Variance of the fixed image, in units of which squared differences count."""
-        return self.fixed.var().clamp_min(1e-8)
-
-    def at(self, spatial: tuple[int, ...]) -> "Pair":
-        """Return the pair resampled to another size, area-averaged against aliasing."""
-        weight = None if self.weight is None else shrink(self.weight, spatial)
-        masks = None if self.masks is None else (shrink(self.masks[0], spatial), shrink(self.masks[1], spatial))
-        return Pair(shrink(self.fixed, spatial), shrink(self.moving, spatial), weight, masks)
 
 
 def level_size(spatial: tuple[int, ...], factor: int) -> tuple[int, ...]:
@@ -88,17 +62,13 @@ def level_size(spatial: tuple[int, ...], factor: int) -> tuple[int, ...]:
     return tuple(min(n, max(SMALLEST_LEVEL, round(n / factor))) for n in spatial)
 
 
-def dissimilarity(pair: Pair, displacement: Tensor, settings: RefineSettings) -> Tensor:
+def dissimilarity(pair: ImagePair, displacement: Tensor, settings: RefineSettings) -> Tensor:
     """Return what refinement minimises besides regularity, 0 for a perfect match."""
-    warped = warp(pair.moving, displacement)
-    if settings.similarity == "ncc":
-        value = 1 - local_ncc(warped, pair.fixed, settings.window, pair.weight)
-    else:
-        value = mean_squared(warped, pair.fixed, pair.weight) / pair.contrast
-    if pair.masks is None:
+    value = image_distance(pair, warp(pair.moving, displacement), settings.similarity, settings.window, pair.weight)
+    if pair.structures is None:
         return value
     # Everywhere: a user's masks limit the weight to themselves, where their outlines would hardly count.
-    fixed, moving = pair.masks
+    fixed, moving = pair.structures
     apart = mean_squared(warp(moving, displacement), fixed) / fixed.var().clamp_min(1e-8)
     return value + settings.structures * apart
 
@@ -113,7 +83,7 @@ class Objective:
         settings: The weights of the terms.
     """
 
-    pair: Pair
+    pair: ImagePair
     prior: Tensor | None
     settings: RefineSettings
 
@@ -124,7 +94,10 @@ class Objective:
         still = pair.fixed.new_zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:])
         with torch.no_grad():
             return torch.stack(
-                [dissimilarity(Pair(image, image, pair.weight), still, settings) for image in (pair.fixed, pair.moving)]
+                [
+                    dissimilarity(ImagePair(image, image, weight=pair.weight), still, settings)
+                    for image in (pair.fixed, pair.moving)
+                ]
             ).min()
 
     def __call__(self, displacement: Tensor) -> Tensor:
@@ -139,26 +112,14 @@ class Objective:
         )
 
 
-def refine(
-    fixed: Tensor,
-    moving: Tensor,
-    initial: Tensor,
-    settings: RefineSettings,
-    *,
-    weight: Tensor | None = None,
-    masks: Masks | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: OnStep | None = None) -> Tensor:
     """Refine a displacement on one pair of images.
 
     Args:
-        fixed: `(1, 1, *spatial)` in [0, 1].
-        moving: Same grid.
+        pair: The images, B = 1. Its weight says where the similarity counts; the overlap of its structures counts as
+            much as `settings.structures` says. Its masks are not looked at.
         initial: `(1, nd, *spatial)` in voxels, from a network or zero.
         settings: How to refine.
-        weight: `(1, 1, *spatial)` non-negative; where the similarity counts. None: everywhere.
-        masks: Of structures on the fixed and the moving image, `(1, S, *spatial)` in [0, 1], whose overlap counts as
-            much as `settings.structures` says.
         on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
 
     Returns:
@@ -166,10 +127,12 @@ def refine(
     """
     if settings.steps == 0:
         return initial
-    full = tuple(fixed.shape[2:])
-    whole = Pair(fixed, moving, weight, masks if settings.structures else None)
+    full = tuple(pair.fixed.shape[2:])
+    whole = ImagePair(
+        pair.fixed, pair.moving, weight=pair.weight, structures=pair.structures if settings.structures else None
+    )
     if settings.similarity == "mind":
-        whole = replace(whole, fixed=mind_ssc(fixed), moving=mind_ssc(moving))
+        whole = replace(whole, fixed=mind_ssc(pair.fixed), moving=mind_ssc(pair.moving))
     displacement = initial
     total = settings.steps * len(settings.levels)
     enough = False
@@ -183,32 +146,24 @@ def refine(
         def report(step: int, loss: float, index: int = index) -> bool:
             return on_step is not None and on_step(index * settings.steps + step, total, loss)
 
-        change, enough = _descend(objective, resize_displacement(displacement, size), report)
+        change, enough = _best_change(objective, resize_displacement(displacement, size), report)
         # Only the change is enlarged: the fine detail of the initial field survives the coarse levels.
         displacement = _changed(displacement, resize_displacement(change, full), settings)
     with torch.no_grad():  # what helped at a coarse level may have done harm at the last
         return min((initial, displacement), key=lambda field: float(objective(resize_displacement(field, size))))
 
 
-def _descend(objective: Objective, start: Tensor, report: Callable[[int, float], bool]) -> tuple[Tensor, bool]:
+def _best_change(objective: Objective, start: Tensor, report: Callable[[int, float], bool]) -> tuple[Tensor, bool]:
     """Return the change of `start` with the lowest loss met, none if no step made it lower; and if that is enough."""
     # The unknown lives on half the grid: linear enlarging smooths it and the optimiser has an eighth of the values.
     settings, size = objective.settings, tuple(start.shape[2:])
     unknown = torch.zeros(1, start.shape[1], *level_size(size, 2), device=start.device, requires_grad=True)
+
+    def loss_of(unknowns: Sequence[Tensor]) -> Tensor:
+        return objective(_changed(start, _change(unknowns[0], size, settings), settings))
+
     optimizer = torch.optim.Adam([unknown], lr=settings.learning_rate)
-    best, lowest, enough = unknown.detach().clone(), math.inf, False
-    for step in range(settings.steps + 1):
-        with torch.set_grad_enabled(step < settings.steps):
-            loss = objective(_changed(start, _change(unknown, size, settings), settings))
-        value = float(loss.detach())
-        if value < lowest:
-            best, lowest = unknown.detach().clone(), value
-        if step == settings.steps or enough:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        enough = report(step + 1, value)
+    (best,), enough = descend([unknown], loss_of, optimizer, settings.steps, report)
     with torch.no_grad():
         return _change(best, size, settings), enough
 

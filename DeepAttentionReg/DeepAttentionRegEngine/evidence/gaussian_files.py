@@ -22,6 +22,7 @@ from ..deform.tensors import to_array
 from ..protocol import errors
 from ..protocol.contract import VERSION
 from ..protocol.files import read_file, unreadable, write_file
+from ..registration.method_run import Proposal
 from ..registration.preprocess import apply_matrix
 from ..volume.geometry import Geometry
 
@@ -180,6 +181,12 @@ def _blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, ...]]:
     starts = (range(0, n, BLOCK) for n in shape)
     for corner in itertools.product(*starts):
         yield tuple(slice(start, min(start + BLOCK, n)) for start, n in zip(corner, shape, strict=True))
+
+
+def of_proposal(proposal: Proposal) -> Sequence3d:
+    """Return in LPS mm what a network proposed on its grid."""
+    view = proposal.view
+    return gather(proposal.steps, view.geometry, proposal.settings.mode, view.alignment)
 
 
 def gather(steps: Sequence[Gaussians], grid: Geometry, mode: str, alignment: np.ndarray) -> Sequence3d:

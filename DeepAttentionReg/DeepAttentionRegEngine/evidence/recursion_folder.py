@@ -1,5 +1,7 @@
 """Writes the state after every recursion while a registration runs; recursions.py says what the folder holds."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -7,25 +9,57 @@ from torch import Tensor
 
 from ..deform.tensors import to_array
 from ..networks.base import CrossAttention, Evidence, Recursion
+from ..protocol.files import require_writable
+from ..registration.method_run import Observer
 from ..registration.preprocess import WorkingPair, field_on_fixed
 from ..volume import fields, images, recursions
 from ..volume.geometry import Geometry
 from .gaussian_files import in_world, to_entries
 
 
-class RecursionFolder:
+class RecursionFolder(Observer):
     """A folder that fills as recursions end.
 
     Args:
-        folder: An existing folder.
+        folder: Where; made if it is not there.
         method: Name of the method.
-        pair: What the network sees.
-        grid: Grid of the fields.
+        voxels: Of the fields at most, on a coarser grid if need be; None keeps the fixed grid.
+        attends: Also keep what the network attended to.
+        will_create: Told of every file and folder before it is made.
     """
 
-    def __init__(self, folder: Path, method: str, pair: WorkingPair, grid: Geometry) -> None:
-        self.folder, self.method, self.pair, self.grid = folder, method, pair, grid
+    def __init__(
+        self,
+        folder: Path,
+        method: str,
+        voxels: int | None = None,
+        *,
+        attends: bool = False,
+        will_create: Callable[[Path], object] = lambda path: None,
+    ) -> None:
+        self.folder, self.method, self.voxels, self.attends = folder, method, voxels, attends
+        self.will_create = will_create
         self.steps: list[recursions.Step] = []
+
+    def begin(self, view: WorkingPair, fixed: Geometry) -> None:
+        """Make the folder.
+
+        Raises:
+            EngineError: If nothing can be written there.
+        """
+        self.pair, self.grid = view, fixed if self.voxels is None else fixed.coarsened(self.voxels)
+        self.steps.clear()
+        for folder in reversed([self.folder, *self.folder.parents]):
+            self.will_create(folder)
+        with suppress(OSError):  # reported by the next line, which tries to write there
+            self.folder.mkdir(parents=True, exist_ok=True)
+        require_writable(self.index, (".json",))
+        self.will_create(self.index)
+
+    @property
+    def index(self) -> Path:
+        """The file that names the others."""
+        return self.folder / recursions.INDEX
 
     def names(self, index: int, evidence: Evidence | None) -> list[str]:
         """Return the files that a recursion adds, counted from 1, its field first."""
@@ -35,14 +69,17 @@ class RecursionFolder:
             names += [f"recursion_{index}_attention_{number}.npz" for number, _ in enumerate(evidence.attention, 1)]
         return names
 
-    def add(self, state: Recursion, similarity: float) -> Path:
+    def see(self, state: Recursion, similarity: float) -> str:
         """Write the files of one recursion and return its field.
 
         Raises:
             EngineError: If they cannot be written.
         """
         evidence = state.evidence or Evidence()
-        field, *others = self.names(len(self.steps) + 1, evidence)
+        names = self.names(len(self.steps) + 1, evidence)
+        for name in names:
+            self.will_create(self.folder / name)
+        field, *others = names
         displacement = field_on_fixed(state.displacement, self.pair, self.grid)
         images.write_displacement(self.folder / field, displacement, self.grid)
         folded = fields.jacobian_determinant(displacement, self.grid) <= 0
@@ -57,13 +94,12 @@ class RecursionFolder:
             grid = self.pair.geometry
             step.gaussians.extend(to_entries(in_world(evidence.gaussians, grid), 2 if grid.is_flat else 3))
         self.steps.append(step)
-        return self.folder / field
+        return str(self.folder / field)
 
-    def close(self) -> Path:
-        """Write the index and return it."""
-        index = recursions.Index(self.method, self.pair.geometry, self.pair.alignment, self.steps)
-        recursions.write_index(self.folder, index)
-        return self.folder / recursions.INDEX
+    def end(self) -> None:
+        """Write the index."""
+        found = recursions.Index(self.method, self.pair.geometry, self.pair.alignment, self.steps)
+        recursions.write_index(self.folder, found)
 
     def _write_map(self, path: Path, values: Tensor) -> None:
         array = to_array(values[0, 0].float())

@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..deform.warp import LINEAR_MODES, compose, warp
-from ..registration.preprocess import WorkingPair
+from ..protocol.contract import Event, Progress
+from ..protocol.reporting import Reporter
+from ..registration.method_run import Observer
+from ..registration.preprocess import WorkingPair, field_on_fixed
+from ..registration.registered import Registered
+from ..registration.registrar import Registrar
+from ..registration.search import Search
 
 NOISE = 0.005  # standard deviation, of the range of the image
 GAMMA = 0.1  # contrast: exponent of the brightness, by which it differs from 1 at most
@@ -102,3 +108,34 @@ class Spread:
     def millimetres(self) -> np.ndarray:
         """Return the standard deviation `(k, j, i)`, mm, of what was added; 0 for a single one."""
         return np.sqrt(self._squares / max(self.count - 1, 1))
+
+
+def measure_spread(
+    registrar: Registrar, registered: Registered, reporter: Reporter, observer: Observer | None = None
+) -> Spread:
+    """Register slightly changed images from the same alignment on, and keep how far the results lie apart.
+
+    Args:
+        registrar: Whose settings say how many samples there are.
+        registered: What it made of the images as they are; the first sample.
+        reporter: Told of every step; may end it early.
+        observer: As for the first sample, if it kept a sequence of Gaussians.
+    """
+    settings = registrar.resolved
+    generator = torch.Generator().manual_seed(settings.seed)
+    spread = Spread(registered.displacement_lps_mm)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Progress):
+            text = f"Sample {spread.count + 1} of {settings.samples}: {event.message}"
+            reporter.emit(Progress("uncertainty", spread.count, settings.samples, text))
+
+    while spread.count < settings.samples and not reporter.enough():
+        changed = perturb(replace(registered.search.pair, structures=None), generator)
+        altered = replace(settings, smoothness=settings.smoothness * changed.smoothness)
+        told = Reporter(tell, reporter.cancelled)
+        sample = Search(altered, changed.pair, registered.geometry, told)
+        registrar.find(sample, observer)
+        undone = changed.undo(sample.displacement)
+        spread.add(field_on_fixed(undone, registered.search.pair, registered.geometry))
+    return spread

@@ -1,6 +1,7 @@
 """Registration networks, one architecture per file, all with the interface of `base`."""
 
 import pickle
+import runpy
 import struct
 from collections.abc import Callable
 from dataclasses import fields
@@ -41,12 +42,15 @@ def build(architecture: str, arguments: dict[str, Any]) -> RegistrationNetwork:
     """Return an untrained network.
 
     Args:
-        architecture: Name in `ARCHITECTURES`.
-        arguments: Fields of the architecture's settings; lists become tuples.
+        architecture: Name in `ARCHITECTURES`, or "FILE:CLASS" for the user's own subclass of `RegistrationNetwork`.
+        arguments: Fields of the architecture's settings, or arguments of the user's class; lists become tuples.
 
     Raises:
         ValueError: For an unknown architecture or argument.
+        EngineError: If the user's class cannot be loaded.
     """
+    if ":" in architecture:
+        return _own_class(architecture)(**arguments)
     if architecture not in ARCHITECTURES:
         msg = f"network {architecture!r} is unknown; known: {', '.join(ARCHITECTURES)}"
         raise ValueError(msg)
@@ -57,6 +61,27 @@ def build(architecture: str, arguments: dict[str, Any]) -> RegistrationNetwork:
         raise ValueError(msg)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     return network(settings(**values))
+
+
+def _own_class(architecture: str) -> type[RegistrationNetwork]:
+    """Return the class that "FILE:CLASS" names; runs the file."""
+    file, _, name = architecture.rpartition(":")
+    try:
+        namespace = runpy.run_path(file)
+        found = namespace[name]
+    except Exception as error:
+        raise errors.EngineError(
+            errors.METHOD_UNKNOWN,
+            f"The network {name} cannot be loaded from {file} ({type(error).__name__}: {error}).",
+            "Correct the file, or what the method file says of it.",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, RegistrationNetwork)):
+        raise errors.EngineError(
+            errors.METHOD_UNKNOWN,
+            f"{name} in {file} is no RegistrationNetwork.",
+            "Derive it from DeepAttentionRegEngine.networks.base.RegistrationNetwork or StepNetwork.",
+        )
+    return found
 
 
 def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:

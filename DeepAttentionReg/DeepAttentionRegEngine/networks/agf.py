@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..deform.refine import Masks
+from ..deform.pairs import Masks
 from ..deform.warp import compose, integrate_velocity, resize_displacement, warp
 from .acregnet import WIDTHS, Unit, enlarge, halve, run_stage
 from .base import AttentionMap, Evidence, ImagePair, Recursion, StepNetwork

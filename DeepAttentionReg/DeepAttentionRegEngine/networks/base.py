@@ -15,25 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..deform.gaussians import Gaussians
-from ..deform.refine import Masks, OnStep
+from ..deform.pairs import ImagePair as ImagePair
+from ..deform.pairs import Masks, OnStep
 from ..deform.warp import compose, warp
-
-
-@dataclass(frozen=True)
-class ImagePair:
-    """Two images on one grid.
-
-    Attributes:
-        fixed: `(B, 1, *spatial)` in [0, 1].
-        moving: Same shape.
-        fixed_mask: `(B, 1, *spatial)`, 1 inside what the user segmented on the fixed image; None if nothing.
-        moving_mask: The same on the moving image, not warped.
-    """
-
-    fixed: Tensor
-    moving: Tensor
-    fixed_mask: Tensor | None = None
-    moving_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

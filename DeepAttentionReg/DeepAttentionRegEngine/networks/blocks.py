@@ -140,11 +140,6 @@ def flow_head(nd: int, channels: int, *, guided: bool = False) -> nn.Module:
     return layer
 
 
-def count_weights(module: nn.Module) -> int:
-    """Return the number of trainable scalars."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
 def clamp_displacement(displacement: Tensor, fraction: float = 0.5) -> Tensor:
     """Limit each component to a fraction of the grid's size along its axis (a diverging pass must not run away)."""
     limit = torch.tensor(displacement.shape[2:], device=displacement.device, dtype=displacement.dtype) * fraction

@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..deform.losses import inside_image, isotropic_total_variation, local_ncc, mean_squared
+from ..deform.descent import descend
+from ..deform.losses import isotropic_total_variation
+from ..deform.pairs import masked_distance
 from ..deform.refine import level_size
-from ..deform.warp import resize_displacement, shrink, warp
+from ..deform.warp import resize_displacement, warp
 from .base import Evidence, ImagePair, Recursion, RegistrationNetwork
 
 
@@ -95,19 +97,6 @@ def spline(values: Tensor, bases: list[Tensor]) -> Tensor:
     return values
 
 
-def dissimilarity(pair: ImagePair, displacement: Tensor, similarity: str, window: int) -> Tensor:
-    """Return the image loss, 0 for a perfect match; what is sampled outside the image or the masks does not count."""
-    weight = inside_image(displacement)
-    if pair.fixed_mask is not None:
-        weight = weight * pair.fixed_mask
-    if pair.moving_mask is not None:
-        weight = weight * warp(pair.moving_mask, displacement.detach())
-    warped = warp(pair.moving, displacement)
-    if similarity == "ncc":
-        return 1 - local_ncc(warped, pair.fixed, window, weight)
-    return mean_squared(warped, pair.fixed, weight) / pair.fixed.var().clamp_min(1e-8)
-
-
 class Bspline(RegistrationNetwork):
     """B-spline registration; a recursion is one resolution level, each twice as fine as the one before.
 
@@ -156,7 +145,7 @@ class Bspline(RegistrationNetwork):
             size = level_size(full, 2 ** (recursions - 1 - level))
             start = resize_displacement(displacement, size)
             spacing = _at(self.settings.spacing, recursions - level)
-            displacement = start + self._descend(shrunk(pair, size), start, spacing, steps, report)
+            displacement = start + self._descend(pair.at(size), start, spacing, steps, report)
             whole = resize_displacement(displacement, full)
             yield Recursion(whole, whole - before, warp(pair.moving, whole), Evidence() if attend else None)
 
@@ -167,31 +156,17 @@ class Bspline(RegistrationNetwork):
         settings, size = self.settings, tuple(start.shape[2:])
         bases = [basis(n, spacing, settings.order).to(start.device) for n in size]
         values = start.new_zeros(1, start.shape[1], *control_size(size, spacing)).requires_grad_()
+
+        def loss_of(unknowns: Sequence[Tensor]) -> Tensor:
+            displacement = start + spline(unknowns[0], bases)
+            loss = masked_distance(pair, displacement, settings.similarity, settings.window)
+            return loss + settings.regularity * isotropic_total_variation(displacement)
+
         optimizer = torch.optim.Adam([values], lr=settings.learning_rate, amsgrad=True)
-        best, lowest, enough = values.detach().clone(), math.inf, False
-        for step in range(steps + 1):
-            with torch.set_grad_enabled(step < steps):
-                displacement = start + spline(values, bases)
-                loss = dissimilarity(pair, displacement, settings.similarity, settings.window)
-                loss = loss + settings.regularity * isotropic_total_variation(displacement)
-            value = float(loss.detach())
-            if value < lowest:
-                best, lowest = values.detach().clone(), value
-            if step == steps or enough:
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            enough = report(step + 1, value)
+        (best,), _ = descend([values], loss_of, optimizer, steps, report)
         return spline(best, bases)
 
 
 def _at(values: tuple[int, ...], remaining: int) -> int:
     """Return the value of the level after which, itself included, this many remain."""
     return values[max(0, len(values) - remaining)]
-
-
-def shrunk(pair: ImagePair, size: Sequence[int]) -> ImagePair:
-    """Return the pair and its masks on the grid of a level."""
-    masks = (None if mask is None else shrink(mask, size) for mask in (pair.fixed_mask, pair.moving_mask))
-    return ImagePair(shrink(pair.fixed, size), shrink(pair.moving, size), *masks)

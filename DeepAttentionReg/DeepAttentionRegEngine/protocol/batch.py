@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from . import errors
-from .contract import VERSION, BatchJob, Event, Progress, RegisterJob, Result, build
-from .files import require_writable, unfit, write_file
+from .contract import BatchJob, Event, Progress, RegisterJob, Result, build
+from .files import require_writable, unfit
 from .pair_table import INPUTS, Pair, read_pairs
 from .reporting import Reporter
+from .result_files import RESULT, read_result, write_result, write_text
 
-RESULT, SUMMARY = "result.json", "summary"
+SUMMARY = "summary"
 OUTPUTS = {
     "transform": "transform.nrrd",
     "warped": "warped.nrrd",
@@ -100,18 +101,16 @@ class _Row:
     def remembered(self) -> Result | None:
         """Return what an earlier run of the same job left; None if it did not end, or something of it is gone."""
         try:
-            data = json.loads((self.folder / RESULT).read_text(encoding="ascii"))
-            result = build(Result, data["result"])
-            same = self.job is not None and data["job"] == dataclasses.asdict(self.job)
-        except (OSError, ValueError, KeyError, TypeError, errors.EngineError):
+            result, job = read_result(self.folder)
+        except errors.EngineError:
             return None
+        same = self.job is not None and job == dataclasses.asdict(self.job)
         return result if same and all(Path(file).exists() for file in result.outputs.values()) else None
 
     def remember(self) -> None:
         """Write what the folder of a finished pair is known by."""
         if self.job is not None and self.result is not None:
-            data = {"job": dataclasses.asdict(self.job), "result": dataclasses.asdict(self.result)}
-            _write(self.folder / RESULT, json.dumps({"contract": VERSION, **data}, indent=1, allow_nan=False))
+            write_result(self.folder, self.result, dataclasses.asdict(self.job))
 
 
 def _look_up(values: Any, keys: Iterable[str]) -> Any:
@@ -230,18 +229,9 @@ def _summarize(rows: list[_Row], folder: Path) -> dict[str, str]:
     table.writeheader()
     table.writerows(cells)
     files = {"summary": folder / f"{SUMMARY}.csv", "summary_json": folder / f"{SUMMARY}.json"}
-    _write(files["summary"], text.getvalue())
-    _write(files["summary_json"], json.dumps(cells, indent=1, allow_nan=False))
+    write_text(files["summary"], text.getvalue())
+    write_text(files["summary_json"], json.dumps(cells, indent=1, allow_nan=False))
     return {kind: str(path) for kind, path in files.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    write_file(
-        path,
-        (path.suffix,),
-        lambda name: Path(name).write_text(text, encoding="utf-8", newline=""),
-        lambda name: Path(name).read_bytes() == text.encode(),
-    )
 
 
 def _result(rows: list[_Row], files: dict[str, str], resumed: int) -> Result:

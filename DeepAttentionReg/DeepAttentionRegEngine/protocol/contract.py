@@ -12,19 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from . import errors
+from .settings import Settings, option
 
 VERSION = 1
 METHOD_NONE = "none"
-ALIGNMENTS = ("none", "center", "mass", "rigid", "affine")
-SIMILARITIES = ("ncc", "mse", "mind")
 MAPS = ("jacobian", "log-jacobian", "magnitude", "folds")
-STAGES = ("load", "align", "recursion", "refine", "uncertainty", "evaluate", "write")
-
-
-def _option(
-    default: Any, *, choices: tuple[str, ...] = (), at_least: float | None = None, at_most: float | None = None
-) -> Any:
-    return field(default=default, metadata={"choices": choices, "at_least": at_least, "at_most": at_most})
+STAGES = ("load", "align", "recursion", "refine", "evaluate", "uncertainty", "write")
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class Job:
 
     cancel_file: str | None = None
     finish_file: str | None = None
-    parent_pid: int | None = _option(None, at_least=1, at_most=2**31 - 1)
+    parent_pid: int | None = option(None, at_least=1, at_most=2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -48,18 +41,12 @@ class ProbeJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisterJob(Job):
-    """Register a moving onto a fixed volume; all paths are files, lengths mm, points and matrices LPS.
+class RegisterJob(Settings, Job):
+    """Register a moving onto a fixed volume, as the settings say; all paths are files.
 
     Attributes:
         fixed: Fixed volume.
         moving: Moving volume.
-        method: Name of a method file, or "none" for alignment and refinement alone.
-        recursions: K, passes of the network; None takes the method's usual number.
-        weights: Id in weights.json, or path of a .pt file; None takes the method's first.
-        device: "auto", "cpu", "cuda" or "cuda:n".
-        alignment: Start with nothing, at the centres of the fields of view or of mass, or with a rigid or affine
-            registration from the centres of mass.
         initial_transform: Linear transform file that maps fixed to moving points, applied before the alignment.
         fixed_mask: Voxels of the fixed volume that drive the similarity; methods with attention masks take it as such.
         moving_mask: The same on the moving volume.
@@ -67,13 +54,6 @@ class RegisterJob(Job):
         moving_labels: Label map to warp and to score with.
         fixed_points: Landmarks to score with.
         moving_points: The corresponding landmarks, in the same order.
-        refinement_steps: Iterations of instance optimisation at each resolution; 0 is off.
-        similarity: What refinement maximises: local correlation, mean squares, or MIND-SSC for two modalities.
-        smoothness: Regularity of the refinement as a factor of the usual one.
-        velocity: Refine a stationary velocity field, which hardly folds, instead of a displacement.
-        half_precision: Run the network in 16 bits.
-        seed: Seed of everything random.
-        samples: Registrations of slightly changed images, this one among them, whose spread is the uncertainty.
         output_transform: Displacement field file (nrrd, nii.gz, mha, h5).
         output_warped: Moving volume on the fixed grid.
         output_jacobian: Jacobian determinant on the fixed grid.
@@ -87,11 +67,6 @@ class RegisterJob(Job):
 
     fixed: str
     moving: str
-    method: str = "rman"
-    recursions: int | None = _option(None, at_least=1, at_most=100)
-    weights: str | None = None
-    device: str = "auto"
-    alignment: str = _option("center", choices=ALIGNMENTS)
     initial_transform: str | None = None
     fixed_mask: str | None = None
     moving_mask: str | None = None
@@ -99,22 +74,34 @@ class RegisterJob(Job):
     moving_labels: str | None = None
     fixed_points: str | None = None
     moving_points: str | None = None
-    refinement_steps: int = _option(0, at_least=0, at_most=1000)
-    similarity: str = _option("ncc", choices=SIMILARITIES)
-    smoothness: float = _option(1.0, at_least=0.0, at_most=1000.0)
-    velocity: bool = False
-    half_precision: bool = False
-    seed: int = _option(0, at_least=0, at_most=2**32 - 2)
-    samples: int = _option(8, at_least=2, at_most=100)
     output_transform: str | None = None
     output_warped: str | None = None
     output_jacobian: str | None = None
     output_uncertainty: str | None = None
     output_warped_labels: str | None = None
     output_recursions: str | None = None
-    recursion_voxels: int | None = _option(None, at_least=1, at_most=2**31 - 1)
+    recursion_voxels: int | None = option(None, at_least=1, at_most=2**31 - 1)
     attention: bool = False
     output_gaussians: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceJob(Settings, Job):
+    """Register the frames of a time series to one of them, one after another.
+
+    Every frame that is done is told as progress of the stage "frame", whose file is the result of that frame.
+
+    Attributes:
+        fixed: The frame that stays.
+        frames: The others.
+        output: Folder for one folder a frame, counted from 1; made if it is not there.
+        warped: Also write the frames on the grid of the fixed one.
+    """
+
+    fixed: str
+    frames: list[str]
+    output: str
+    warped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +110,7 @@ class JacobianJob(Job):
 
     transform: str
     output: str
-    map: str = _option("jacobian", choices=MAPS)
+    map: str = option("jacobian", choices=MAPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +163,7 @@ class BatchJob(Job):
 TASKS: dict[str, type[Job]] = {
     "probe": ProbeJob,
     "register": RegisterJob,
+    "sequence": SequenceJob,
     "batch": BatchJob,
     "jacobian": JacobianJob,
     "warp": WarpJob,
@@ -189,7 +177,7 @@ class Progress:
     """One step forward.
 
     Attributes:
-        stage: Name in `STAGES`, or "pair" for the pairs of a batch.
+        stage: Name in `STAGES`, or "pair" for the pairs of a batch, or "frame" for a sequence's frames that are done.
         step: Steps of the stage done.
         of: Steps of the stage in all.
         message: A sentence for the user.

@@ -8,30 +8,30 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import errors
+from .grid import GridPolicy
 
+METHOD_SUFFIX = ".json"
 ROLES = ("method", "iterative", "baseline")
+# What a method file of the user's own may leave out.
+OWN_METHOD: dict[str, Any] = {
+    "summary": "A method of the user's own.",
+    "role": "method",
+    "recursions": {
+        "default": 1,
+        "minimum": 1,
+        "maximum": 100,
+        "unit": "recursion",
+        "meaning": "Passes of the network.",
+    },
+    "normalization": [0.5, 99.5],
+    "grid": {"2": {}, "3": {}},
+    "networks": {"2": {"nd": 2}, "3": {"nd": 3}},
+    "needs_weights": False,
+    "citation": "",
+}
 WEIGHT_SUFFIX = ".pt"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class GridPolicy:
-    """How large the grids are on which a method works; they are isotropic and cover the fixed field of view.
-
-    Attributes:
-        minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
-        maximum_voxels: The working grid has as many voxels as the fixed volume, but no more than this and its margin.
-        network_voxels: Above this the network sees the images reduced, and its field is enlarged.
-        margin: Voxels that the working grid reaches beyond either end of the field of view. A convolution sees zeros
-            beyond its grid, so that fields are worst at the border; and what the fixed image ends with may have its
-            counterpart beyond.
-    """
-
-    minimum_size: int
-    maximum_voxels: int
-    network_voxels: int
-    margin: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Method:
         title: What users read.
         summary: One sentence.
         role: "method", "iterative" (optimises on the pair) or "baseline" (for comparison, not offered to clinicians).
-        architecture: Name of the network.
+        architecture: Name of the network; of the user's own methods "FILE:CLASS", a Python file and its network.
         recursions: What a recursion means and how many there may be.
         normalization: Percentiles of an image that become 0 and 1.
         grid: Size policy by number of spatial axes, 2 and 3.
@@ -164,9 +164,15 @@ def method_names() -> list[str]:
 def load_method(name: str) -> Method:
     """Read a method file.
 
+    Args:
+        name: Of one of the methods that come along, or path of a method file (.json) of the user's own; the network
+            class and the weights that this names are found relative to it.
+
     Raises:
         EngineError: If there is no such method, or its file is damaged.
     """
+    if name.endswith(METHOD_SUFFIX):
+        return _own_method(Path(name))
     if name not in method_names():
         raise errors.EngineError(
             errors.METHOD_UNKNOWN,
@@ -176,7 +182,32 @@ def load_method(name: str) -> Method:
     return _read(resources() / "Methods" / f"{name}.json", lambda data: _method(name, data))
 
 
+def _own_method(path: Path) -> Method:
+    """Read a method file of the user's own; what it does not say is as most methods have it."""
+    if not path.is_file():
+        raise errors.EngineError(errors.METHOD_UNKNOWN, f"The method file {path} does not exist.", "Check its path.")
+    folder = path.resolve().parent
+
+    def make(told: dict[str, Any]) -> Method:
+        data = {**OWN_METHOD, "title": path.stem, **told}
+        if ":" in data["architecture"]:
+            data["architecture"] = str(folder / data["architecture"])
+        variants = told.get("variants") or [{"weights": None, "dimensions": int(axes)} for axes in data["networks"]]
+        data["variants"] = [{"extent_mm": None, "refinement": {}, **_beside(variant, folder)} for variant in variants]
+        return _method(path.stem, data)
+
+    return _read(path, make, "Correct it; Resources/Methods holds examples.")
+
+
+def _beside(variant: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a variant whose weight file, if it has one of its own, is found in a folder."""
+    weights = variant["weights"]
+    is_file = weights is not None and weights.endswith(WEIGHT_SUFFIX)
+    return {**variant, "weights": str(folder / weights) if is_file else weights}
+
+
 def _method(name: str, data: dict[str, Any]) -> Method:
+    data = dict(data)
     data["recursions"] = Recursions(**data["recursions"])
     data["grid"] = {int(axes): GridPolicy(**policy) for axes, policy in data["grid"].items()}
     data["networks"] = {int(axes): _with_tuples(arguments) for axes, arguments in data["networks"].items()}

@@ -20,8 +20,8 @@ class Reporter:
         seconds: By stage.
     """
 
-    emit: Callable[[Event], None]
-    cancelled: Callable[[], bool]
+    emit: Callable[[Event], None] = lambda event: None
+    cancelled: Callable[[], bool] = lambda: False
     enough: Callable[[], bool] = lambda: False
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -11,10 +11,11 @@ from torch import device as Device
 
 from ..deform.tensors import to_array
 from ..protocol import errors
+from ..protocol.grid import GridPolicy
 from ..volume.geometry import Geometry, index_map
 from ..volume.intensity import normalize
 from .preprocess import Source, resample
-from .working_grid import GridLimits, plan_grid, spatial_shape
+from .working_grid import plan_grid, spatial_shape
 
 ALIGNMENT_VOXELS = 500_000  # a linear map needs no finer image
 HISTOGRAM_BINS = 32
@@ -155,12 +156,12 @@ def _linear_transform(nd: int, mode: str, start: np.ndarray, center: np.ndarray)
 
 
 def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed: int, device: Device) -> np.ndarray:
-    limits = GridLimits(minimum_size=8, maximum_voxels=ALIGNMENT_VOXELS)
+    policy = GridPolicy(minimum_size=8, maximum_voxels=ALIGNMENT_VOXELS)
     # In voxels, because ITK probes with steps of fixed length and would miss an embryo of 1 mm.
-    to_voxels = np.diag([*[1 / plan_grid(fixed.geometry, limits).spacing[0]] * 3, 1.0])
+    to_voxels = np.diag([*[1 / plan_grid(fixed.geometry, policy).spacing[0]] * 3, 1.0])
     fixed, moving = (_rescaled(source, to_voxels) for source in (fixed, moving))
     start = to_voxels @ start @ np.linalg.inv(to_voxels)
-    grids = plan_grid(fixed.geometry, limits), plan_grid(moving.geometry, limits)
+    grids = plan_grid(fixed.geometry, policy), plan_grid(moving.geometry, policy)
     nd = 2 if grids[0].is_flat else 3
     if grids[1].is_flat != grids[0].is_flat:
         raise errors.EngineError(

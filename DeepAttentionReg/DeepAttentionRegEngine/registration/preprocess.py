@@ -4,59 +4,55 @@ Matrices are 4x4 and act on column vectors. `alignment` is the linear map of fix
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..deform.pairs import ImagePair
 from ..deform.tensors import to_array, to_tensor
-from ..deform.warp import sample, shrink
+from ..deform.warp import sample
 from ..protocol import errors
+from ..protocol.grid import GridPolicy
 from ..volume.geometry import Geometry, index_map
-from ..volume.intensity import normalize
-from .working_grid import GridLimits, plan_grid, spatial_shape
+from ..volume.intensity import PERCENTILES, normalize
+from .working_grid import plan_grid, spatial_shape
 
 SLAB_VOXELS = 2_000_000  # bounds the memory of coordinates while whole volumes are resampled
 MINIMUM_OVERLAP = 0.02
 
 
-@dataclass(frozen=True)
-class WorkingPair:
+@dataclass(frozen=True, kw_only=True)
+class WorkingPair(ImagePair):
     """Two images on the working grid, `(1, 1, *spatial)` in [0, 1]; spatial leaves the axis of a single slice out.
 
+    The moving image and its mask are sampled through the alignment; `weight` is 1 where both images are known and
+    inside the masks, else 0.
+
     Attributes:
+        weight: As in `ImagePair`, always known.
         geometry: The working grid; a flat one has its single slice along k.
         alignment: Linear map of fixed to moving points, 4x4 LPS.
-        fixed: Fixed image.
-        moving: Moving image sampled through the alignment.
-        weight: 1 where both images are known and inside the masks, else 0.
-        fixed_mask: 1 inside the user's mask of the fixed image; None without one.
-        moving_mask: The same of the moving image, sampled through the alignment.
     """
 
+    weight: Tensor
     geometry: Geometry
     alignment: np.ndarray
-    fixed: Tensor
-    moving: Tensor
-    weight: Tensor
-    fixed_mask: Tensor | None = None
-    moving_mask: Tensor | None = None
 
-    def at(self, spatial: tuple[int, ...]) -> "WorkingPair":
+    def at(self, spatial: Sequence[int]) -> "WorkingPair":
         """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing."""
         i, j, *k = spatial[::-1]
-        return WorkingPair(
-            self.geometry.resized((i, j, k[0] if k else 1)),
-            self.alignment,
-            shrink(self.fixed, spatial),
-            shrink(self.moving, spatial),
-            shrink(self.weight, spatial),
-            None if self.fixed_mask is None else shrink(self.fixed_mask, spatial),
-            None if self.moving_mask is None else shrink(self.moving_mask, spatial),
+        return replace(super().at(spatial), geometry=self.geometry.resized((i, j, k[0] if k else 1)))
+
+    def for_network(self) -> ImagePair:
+        """Return what a network is given; masks are 0 or 1 again after resampling."""
+        fixed, moving = (
+            None if mask is None else (mask >= 0.5).float() for mask in (self.fixed_mask, self.moving_mask)
         )
+        return ImagePair(self.fixed, self.moving, fixed, moving)
 
 
 def slabs(shape: tuple[int, int, int]) -> Iterator[slice]:
@@ -164,21 +160,34 @@ def nearest_voxels(array: np.ndarray, index: Tensor) -> np.ndarray:
 
 
 def prepare(
-    fixed: Source, moving: Source, alignment: np.ndarray, limits: GridLimits, device: torch.device
+    fixed: Source,
+    moving: Source,
+    alignment: np.ndarray,
+    policy: GridPolicy,
+    device: torch.device,
+    percentiles: tuple[float, float] = PERCENTILES,
 ) -> WorkingPair:
     """Bring two volumes onto the working grid over the fixed volume.
+
+    Args:
+        fixed: Fixed volume.
+        moving: Moving volume.
+        alignment: Linear map of fixed to moving points.
+        policy: Size of the working grid.
+        device: Where to work.
+        percentiles: Of each volume that become 0 and 1.
 
     Raises:
         EngineError: If the volumes do not overlap, a mask leaves nothing, or an image is constant or all NaN.
     """
-    geometry = plan_grid(fixed.geometry, limits)
+    geometry = plan_grid(fixed.geometry, policy)
     shape, spatial = geometry.shape, spatial_shape(geometry)
     images: list[Tensor] = []
     masks: list[Tensor | None] = []
     known, chosen = (torch.ones(shape, device=device, dtype=torch.bool) for _ in range(2))
     for source, matrix, name in ((fixed, np.eye(4), "fixed image"), (moving, alignment, "moving image")):
         to_source = index_map(geometry, source.geometry, matrix)
-        values, inside = resample(normalize(source.array, name, limits.percentiles), to_source, shape, device)
+        values, inside = resample(normalize(source.array, name, percentiles), to_source, shape, device)
         images.append(values.view(1, 1, *spatial))
         known &= inside
         _require_overlap(float(known.float().mean()) / _share_of_view(fixed.geometry, geometry))
@@ -189,7 +198,15 @@ def prepare(
             _require_mask(bool((known & chosen).any()), name)
         masks.append(None if mask is None else mask.float().view(1, 1, *spatial))
     weight = (known & chosen).float()
-    return WorkingPair(geometry, alignment, images[0], images[1], weight.view(1, 1, *spatial), masks[0], masks[1])
+    return WorkingPair(
+        images[0],
+        images[1],
+        masks[0],
+        masks[1],
+        weight=weight.view(1, 1, *spatial),
+        geometry=geometry,
+        alignment=alignment,
+    )
 
 
 def _share_of_view(fixed: Geometry, working: Geometry) -> float:

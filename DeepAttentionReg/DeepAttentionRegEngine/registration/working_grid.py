@@ -1,30 +1,11 @@
 """The isotropic grid on which a pair is registered."""
 
 import itertools
-import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from ..protocol.grid import GridPolicy
 from ..volume.geometry import Geometry
-from ..volume.intensity import PERCENTILES
-
-
-@dataclass(frozen=True)
-class GridLimits:
-    """How volumes become images on the working grid.
-
-    Attributes:
-        minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
-        maximum_voxels: Voxels of the field of view at most; the spacing grows if need be.
-        percentiles: Of each volume that become 0 and 1.
-        margin: Voxels that the grid reaches beyond either end of the field of view.
-    """
-
-    minimum_size: int = 32
-    maximum_voxels: int = 4_100_000
-    percentiles: tuple[float, float] = PERCENTILES
-    margin: int = 0
 
 
 def canonical_axes(geometry: Geometry) -> tuple[list[int], list[int]]:
@@ -43,31 +24,26 @@ def canonical_axes(geometry: Geometry) -> tuple[list[int], list[int]]:
     return order, signs
 
 
-def plan_grid(volume: Geometry, limits: GridLimits) -> Geometry:
+def plan_grid(volume: Geometry, policy: GridPolicy) -> Geometry:
     """Return the isotropic working grid over a volume's field of view, with as many voxels as it has, within limits.
 
     The margin comes on top.
 
     Args:
         volume: Grid of the volume.
-        limits: Size policy of the method.
+        policy: Size policy of the method.
     """
     order, signs = canonical_axes(volume)
     direction = np.asarray(volume.direction).reshape(3, 3)[:, order] * signs
-    extent = np.array([volume.size[axis] * volume.spacing[axis] for axis in order])
-    used = 2 if volume.is_flat else 3
-    spacing = math.prod(volume.spacing[axis] for axis in order[:used]) ** (1 / used)
-    spacing *= max(1.0, (math.prod(extent[:used]) / spacing**used / limits.maximum_voxels) ** (1 / used))
-    # 1e-6: a volume that is isotropic already keeps its size despite rounding.
-    around = 2 * limits.margin
-    size = [max(limits.minimum_size, math.ceil(length / spacing - 1e-6) + around) for length in extent[:used]]
-    spacings = [spacing] * used
+    lengths, steps = [volume.size[axis] for axis in order], [volume.spacing[axis] for axis in order]
+    size = [*policy.working_size(lengths, steps)]
+    spacing = [policy.working_spacing(lengths, steps)] * len(size)
     if volume.is_flat:
         size.append(1)
-        spacings.append(float(extent[2]))
-    half = (np.array(size) - 1) / 2 * spacings
+        spacing.append(steps[2])
+    half = (np.array(size) - 1) / 2 * spacing
     origin = np.asarray(volume.center_lps) - direction @ half
-    return Geometry.from_arrays(size, spacings, origin, direction)
+    return Geometry.from_arrays(size, spacing, origin, direction)
 
 
 def spatial_shape(geometry: Geometry) -> tuple[int, ...]:

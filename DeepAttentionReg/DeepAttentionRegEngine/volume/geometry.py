@@ -94,12 +94,6 @@ class Geometry:
         """Centre of the field of view, `(3,)` LPS mm."""
         return self.index_to_lps((np.array(self.size) - 1)[None] / 2)[0]
 
-    @property
-    def corners_lps(self) -> np.ndarray:
-        """Centres of the eight corner voxels, `(8, 3)` LPS mm."""
-        corners = np.array([[i, j, k] for k in (0, 1) for j in (0, 1) for i in (0, 1)])
-        return self.index_to_lps(corners * (np.array(self.size) - 1))
-
     def index_to_lps(self, points: np.ndarray) -> np.ndarray:
         """Map continuous voxel indices `(N, 3)` (i, j, k) to LPS mm `(N, 3)`."""
         matrix = self.ijk_to_lps

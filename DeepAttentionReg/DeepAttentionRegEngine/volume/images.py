@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..protocol import errors
 from ..protocol.files import read_file, require_space, unfit, unreadable, write_file
 from .geometry import SHEARED_HINT, Geometry
 from .points import read_points as read_points
@@ -34,6 +35,45 @@ class Volume:
 
     array: np.ndarray
     geometry: Geometry
+
+
+# What a volume can be given as: a file, a SimpleITK image, or an array `(k, j, i)` with its grid.
+AnyImage = str | Path | sitk.Image | Volume | tuple[np.ndarray, Geometry]
+
+
+def as_volume(image: AnyImage) -> Volume:
+    """Return a scalar volume, however it is given; NaN is kept, a 2D image becomes a single slice.
+
+    Raises:
+        EngineError: If it cannot be read, array and grid differ in size, it is a colour or vector image, a time series,
+            or without any number.
+    """
+    if isinstance(image, (str, Path)):
+        return read_volume(image)
+    if isinstance(image, sitk.Image):
+        return _scalar_volume(image, "The image")
+    array, geometry = (image.array, image.geometry) if isinstance(image, Volume) else image
+    geometry.require_shape(array.shape, "image")
+    return _require_numbers(Volume(array, geometry), "The image")
+
+
+def as_labels(image: AnyImage) -> Volume:
+    """Return a label map, however it is given; whole numbers stored as floats become integers.
+
+    Raises:
+        EngineError: As `as_volume`, and if a value is no whole number.
+    """
+    return read_labels(image) if isinstance(image, (str, Path)) else _whole_numbers(as_volume(image), "The label map")
+
+
+def read(path: str | Path) -> Volume:
+    """Read a scalar volume; see `read_volume`."""
+    return read_volume(path)
+
+
+def save(path: str | Path, volume: Volume) -> None:
+    """Write a volume; see `write_volume`."""
+    write_volume(path, volume.array, volume.geometry)
 
 
 def from_sitk(image: sitk.Image) -> Volume:
@@ -111,20 +151,30 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         EngineError: If the file is missing, unreadable, a colour or vector image, a time series, or without any number.
     """
-    image = read_file(path, _load_image)
+    return _scalar_volume(read_file(path, _load_image), f"The file {path}")
+
+
+def _scalar_volume(image: sitk.Image, subject: str) -> Volume:
     if image.GetDimension() > 3:
         size = " x ".join(str(n) for n in image.GetSize())
-        raise unfit(path, f"is a series of volumes ({size})", "Extract one volume first.")
+        raise _invalid(subject, f"is a series of volumes ({size})", "Extract one volume first.")
     image = _without_repeated_channels(image)
     if image.GetNumberOfComponentsPerPixel() != 1:
         components = image.GetNumberOfComponentsPerPixel()
-        raise unfit(path, f"has {components} values per voxel, as color images have", "Convert it to one value.")
-    volume = from_sitk(image)
+        raise _invalid(subject, f"has {components} values per voxel, as color images have", "Convert it to one value.")
+    return _require_numbers(from_sitk(image), subject)
+
+
+def _require_numbers(volume: Volume, subject: str) -> Volume:
     if np.iscomplexobj(volume.array):
-        raise unfit(path, "holds complex numbers", "Export its magnitude.")
+        raise _invalid(subject, "holds complex numbers", "Export its magnitude.")
     if not np.isfinite(volume.array).any():
-        raise unfit(path, "holds no finite value", "Check how it was exported.")
+        raise _invalid(subject, "holds no finite value", "Check how it was exported.")
     return volume
+
+
+def _invalid(subject: str, what: str, hint: str) -> errors.EngineError:
+    return errors.EngineError(errors.INPUT_INVALID, f"{subject} {what}.", hint)
 
 
 def _without_repeated_channels(image: sitk.Image) -> sitk.Image:
@@ -142,13 +192,16 @@ def read_labels(path: str | Path) -> Volume:
     Raises:
         EngineError: As `read_volume`, and if a value is no whole number.
     """
-    volume = read_volume(path)
+    return _whole_numbers(read_volume(path), f"The file {path}")
+
+
+def _whole_numbers(volume: Volume, subject: str) -> Volume:
     if np.issubdtype(volume.array.dtype, np.integer):
         return volume
     whole = np.isfinite(volume.array) & (volume.array == np.rint(volume.array))
     if not whole.all():
         value = volume.array[~whole][0]
-        raise unfit(path, f"holds {value:g}, which is no label", "Choose a label map, not an image.")
+        raise _invalid(subject, f"holds {value:g}, which is no label", "Choose a label map, not an image.")
     return Volume(volume.array.astype(np.int32), volume.geometry)
 
 
@@ -283,16 +336,36 @@ def read_linear_transform(path: str | Path) -> np.ndarray:
     Raises:
         EngineError: If the file is missing, unreadable, not linear, or without an inverse.
     """
-    transform = read_file(path, _load_transform)
+    return linear_matrix(read_file(path, _load_transform), f"The file {path}")
+
+
+def linear_matrix(transform: sitk.Transform | np.ndarray, subject: str) -> np.ndarray:
+    """Return a linear transform as the 4x4 LPS matrix that maps fixed to moving points (ITK's direction).
+
+    Args:
+        transform: Of SimpleITK, or such a matrix.
+        subject: How to call it in an error.
+
+    Raises:
+        EngineError: If it is not linear, or without an inverse.
+    """
+    matrix = _matrix_of(transform, subject) if isinstance(transform, sitk.Transform) else np.asarray(transform, float)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1)):
+        raise _invalid(subject, "is no 4x4 matrix of a linear map", "Give one in LPS mm, with 0, 0, 0, 1 below.")
+    determinant = float(np.linalg.det(matrix))
+    if not abs(determinant) > 1e-9:
+        raise _invalid(subject, f"scales volume by {determinant:g}, so it has no inverse", "Choose another transform.")
+    return matrix
+
+
+def _matrix_of(transform: sitk.Transform, subject: str) -> np.ndarray:
     if not transform.IsLinear() or transform.GetDimension() != 3:
-        raise unfit(path, f"holds a {transform.GetName()}, not a linear 3D transform", "Choose a linear transform.")
+        what = f"holds a {transform.GetName()}, not a linear 3D transform"
+        raise _invalid(subject, what, "Choose a linear transform.")
     matrix = np.eye(4)
     matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
     for axis, unit in enumerate(np.eye(3).tolist()):
         matrix[:3, axis] = np.array(transform.TransformPoint(unit)) - matrix[:3, 3]
-    determinant = float(np.linalg.det(matrix))
-    if not abs(determinant) > 1e-9:
-        raise unfit(path, f"scales volume by {determinant:g}, so it has no inverse", "Choose another transform.")
     return matrix
 
 

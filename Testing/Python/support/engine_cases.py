@@ -35,6 +35,11 @@ def rotation(x: float, y: float, z: float) -> np.ndarray:
     return about_z @ about_y @ about_x
 
 
+def count_weights(module: torch.nn.Module) -> int:
+    """Return the number of trainable scalars."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
 def matrix4(linear: np.ndarray, offset: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> np.ndarray:
     """Return the 4x4 matrix of a 3x3 matrix and an offset."""
     matrix = np.eye(4)

@@ -11,7 +11,7 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 import bench
 import bench_costs
 from DeepAttentionRegEngine.protocol import contract, estimate, registry
-from DeepAttentionRegEngine.protocol.estimate import Plan
+from DeepAttentionRegEngine.protocol.settings import ALIGNMENTS, SIMILARITIES, Settings
 
 pytestmark = pytest.mark.torch
 
@@ -60,19 +60,22 @@ class TestCosts:
     @pytest.mark.parametrize("name", [*registry.method_names(), contract.METHOD_NONE])
     @pytest.mark.parametrize("size", [(70, 80, 90), (300, 1, 200)])
     def test_cover_every_method_alignment_and_refinement(self, name, size):
-        for index, similarity in enumerate(contract.SIMILARITIES):
-            for alignment in contract.ALIGNMENTS:
-                plan = Plan(size, (1.0, 1.0, 1.0), name, None, alignment, 10, similarity, bool(index % 2))
-                assert estimate.estimate(plan).seconds > 0
+        for index, similarity in enumerate(SIMILARITIES):
+            for alignment in ALIGNMENTS:
+                chosen = {"alignment": alignment, "similarity": similarity, "velocity": bool(index % 2)}
+                settings = Settings(method=name, refinement_steps=10, **chosen)
+                assert estimate.estimate(size, (1.0, 1.0, 1.0), settings).seconds > 0
 
     def test_give_back_the_laws_of_time(self):
-        found = estimate.estimate(Plan((80, 80, 80), (1.0, 1.0, 1.0), "rman", 4, "none", 10))
+        settings = Settings(method="rman", recursions=4, alignment="none", refinement_steps=10)
+        found = estimate.estimate((80, 80, 80), (1.0, 1.0, 1.0), settings)
         voxels = voxels_of("80x80x80")
         wanted = START_S + 2 * SETUP_S + 4 * RECURSION_S * voxels["network"] + 10 * STEP_S * voxels["working"]
         assert found.seconds == pytest.approx(wanted, rel=1e-3)
 
     def test_give_back_the_laws_of_memory(self):
-        found = estimate.estimate(Plan((150, 150, 150), (1.0, 1.0, 1.0), "rman", 4, "none"))
+        settings = Settings(method="rman", recursions=4, alignment="none", refinement_steps=0)
+        found = estimate.estimate((150, 150, 150), (1.0, 1.0, 1.0), settings)
         voxels = voxels_of("150x150x150")
         wanted = PROCESS_BYTES + NETWORK_BYTES * voxels["network"] + WORKING_BYTES * voxels["working"]
         assert found.bytes == pytest.approx(wanted, rel=1e-3)

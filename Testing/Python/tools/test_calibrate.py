@@ -58,8 +58,9 @@ def test_groups_are_of_equal_size_and_in_order(predicted):
 
 
 def test_whole_way_writes_table_and_numbers(tmp_path):
-    arguments = ["--phantoms", "1", "--voxels", "36", "32", "36", "--refine", "2", "--samples", "2", "--device", "cpu"]
-    calibrate.main([*arguments, "--output", str(tmp_path)])
+    phantoms = ["--phantoms", "1", "--voxels", "36", "32", "36"]
+    settings = ["--refinement-steps", "2", "--samples", "2", "--device", "cpu"]
+    calibrate.main([*phantoms, *settings, "--output", str(tmp_path)])
     with open(tmp_path / "calibration.csv", encoding="ascii", newline="") as file:
         assert len(list(csv.DictReader(file))) == calibrate.GROUPS
     found = json.loads((tmp_path / "calibration.json").read_text(encoding="ascii"))

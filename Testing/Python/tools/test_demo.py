@@ -60,7 +60,7 @@ def phantom_output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict
     options += ("--moving-labels", "d.nii.gz", "--fixed-points", "e.csv", "--moving-points", "f.csv")
     files = [folder / option if "." in option else option for option in options]
     output = folder / "out"
-    return output, run_demo(output, *files, "--method", "none", "--refine", "20")
+    return output, run_demo(output, *files, "--method", "none", "--refinement-steps", "20")
 
 
 class TestPhantom:
@@ -116,7 +116,7 @@ def test_two_png_files_register_as_one_slice(tmp_path: Path) -> None:
         gray = np.clip((array[0] + 1000) / 5, 0, 255).astype(np.uint8)
         image.fromarray(gray).save(tmp_path / f"{name}.png")
     files = ("--fixed", tmp_path / "a.png", "--moving", tmp_path / "b.png")
-    run_demo(tmp_path / "out", *files, "--method", "none", "--refine", "10")
+    run_demo(tmp_path / "out", *files, "--method", "none", "--refinement-steps", "10")
     assert {name.split("-")[0] for name in pictures(tmp_path / "out")} == {"red", "montage"}
 
 
@@ -133,7 +133,7 @@ class TestRealImages:
     def test_full_size_brain_pair_improves(self, tmp_path: Path) -> None:
         folder = DATA / "brain_pair"
         fixed, moving = sorted(path.name for path in (folder / "images").glob("*.nii.gz"))[:2]
-        table = run_demo(tmp_path, *pair_options(folder, fixed, moving), "--refine", "10")
+        table = run_demo(tmp_path, *pair_options(folder, fixed, moving), "--refinement-steps", "10")
         assert rises(table["Dice, mean"])
 
 

@@ -1,12 +1,14 @@
 """Instance optimisation finds known motion, stays regular, honours masks and can be stopped."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from DeepAttentionRegEngine.deform.refine import Objective, Pair, RefineSettings, level_size, refine, usual_settings
+from DeepAttentionRegEngine.deform.pairs import ImagePair, OnStep
+from DeepAttentionRegEngine.deform.refine import Objective, RefineSettings, level_size, refine, usual_settings
 from DeepAttentionRegEngine.deform.warp import identity_grid, jacobian_determinant, shrink, warp
 from engine_cases import smooth_displacement, smooth_noise
 
@@ -34,9 +36,11 @@ def mean_error(displacement: Tensor, truth: Tensor) -> float:
     return float((displacement - truth).norm(dim=1).mean())
 
 
-def from_zero(fixed: Tensor, moving: Tensor, settings: RefineSettings, **options: object) -> Tensor:
+def from_zero(
+    fixed: Tensor, moving: Tensor, settings: RefineSettings, on_step: OnStep | None = None, **known: Any
+) -> Tensor:
     spatial = fixed.shape[2:]
-    return refine(fixed, moving, torch.zeros(1, len(spatial), *spatial), settings, **options)
+    return refine(ImagePair(fixed, moving, **known), torch.zeros(1, len(spatial), *spatial), settings, on_step)
 
 
 class TestAccuracy:
@@ -66,7 +70,7 @@ class TestAccuracy:
 
     def test_start_does_not_decide_where_it_ends(self) -> None:
         fixed, moving, truth = moved_pair(FLAT)
-        from_truth, found = refine(fixed, moving, truth, SHORT), from_zero(fixed, moving, SHORT)
+        from_truth, found = refine(ImagePair(fixed, moving), truth, SHORT), from_zero(fixed, moving, SHORT)
         # Both end 0.20 voxel from the truth, where the smoothness pulls them.
         assert mean_error(from_truth, found) < 0.1
 
@@ -74,14 +78,14 @@ class TestAccuracy:
         fixed, moving = ring(24.0), ring(14.0)
         found = [
             from_zero(fixed, moving, replace(settings, steps=30))
-            for settings in (usual_settings(2, "ncc"), RefineSettings())
+            for settings in (usual_settings(2, "ncc", 60), RefineSettings(60))
         ]
         slices, volumes = (float((warp(moving, field) - fixed).square().mean()) for field in found)
         assert slices < 0.8 * volumes
 
     def test_anchor_holds_the_field_near_the_start(self) -> None:
         fixed, moving, truth = moved_pair(FLAT)
-        loose, held = (refine(fixed, moving, truth, replace(SHORT, anchor=weight)) for weight in (0.0, 1.0))
+        loose, held = (refine(ImagePair(fixed, moving), truth, replace(SHORT, anchor=weight)) for weight in (0.0, 1.0))
         assert mean_error(held, truth) < 0.5 * mean_error(loose, truth)
 
     def test_fine_detail_of_the_start_survives_the_coarse_levels(self) -> None:
@@ -89,7 +93,7 @@ class TestAccuracy:
         detail = torch.zeros(1, 2, *FLAT)
         detail[:, 0, 20:22, 20:22] = 0.5
         flat = torch.full((1, 1, *FLAT), 0.5)
-        kept = refine(flat, flat, detail, replace(SHORT, steps=1, smoothness=0.0))
+        kept = refine(ImagePair(flat, flat), detail, replace(SHORT, steps=1, smoothness=0.0))
         torch.testing.assert_close(kept, detail, atol=1e-3, rtol=0)
 
     @sizes
@@ -106,14 +110,14 @@ class TestAccuracy:
         fixed, moving, truth = moved_pair(FLAT)
         # Blurred to a quarter, other stripes than the true ones match; no step of the last level can repair it.
         wrong = replace(SHORT, steps=1, levels=(4, 1), smoothness=0.0, learning_rate=3.0)
-        assert refine(fixed, moving, truth, wrong) is truth
+        assert refine(ImagePair(fixed, moving), truth, wrong) is truth
 
     @pytest.mark.parametrize("similarity", ["ncc", "mse"])
     def test_a_step_too_long_is_not_kept(self, similarity: str) -> None:
         fixed, moving, _ = moved_pair(FLAT)
         settings = replace(SHORT, steps=3, similarity=similarity, learning_rate=4.0)
         found = from_zero(fixed, moving, settings)
-        objective = Objective(Pair(fixed, moving, None), None, settings)
+        objective = Objective(ImagePair(fixed, moving), None, settings)
         assert float(objective(found)) <= float(objective(torch.zeros_like(found)))
 
     def test_odd_and_small_sizes_keep_their_size(self) -> None:
@@ -179,8 +183,8 @@ class TestStructures:
     def test_lead_where_images_show_nothing(self, spatial: tuple[int, ...], similarity: str) -> None:
         fixed, moving, truth = self.masks(spatial)
         empty, settings = torch.full((1, 1, *spatial), 0.5), replace(SHORT, similarity=similarity)
-        unaware = from_zero(empty, empty, settings, masks=(fixed, moving))
-        aware = from_zero(empty, empty, replace(settings, structures=1.0), masks=(fixed, moving))
+        unaware = from_zero(empty, empty, settings, structures=(fixed, moving))
+        aware = from_zero(empty, empty, replace(settings, structures=1.0), structures=(fixed, moving))
         assert float(unaware.abs().max()) == 0
         assert mean_error(aware, truth) < 0.6 * mean_error(unaware, truth)
 
@@ -189,20 +193,22 @@ class TestStructures:
         image, settings = torch.full((1, 1, *FLAT), 0.5), replace(SHORT, structures=1.0)
         within = fixed[:, :1].round() * moving[:, :1].round()  # as a user's masks of one structure would have it
         everywhere, found = (
-            from_zero(image, image, settings, masks=(fixed, moving), weight=weight) for weight in (None, within)
+            from_zero(image, image, settings, structures=(fixed, moving), weight=weight) for weight in (None, within)
         )
         torch.testing.assert_close(found, everywhere)
 
     def test_that_fit_already_do_not_move(self) -> None:
         fixed, _, _ = self.masks(FLAT)
         image = smooth_noise(FLAT, seed=1, sigma=2.0)
-        assert float(from_zero(image, image, replace(SHORT, structures=1.0), masks=(fixed, fixed)).abs().max()) == 0
+        assert (
+            float(from_zero(image, image, replace(SHORT, structures=1.0), structures=(fixed, fixed)).abs().max()) == 0
+        )
 
 
 class TestSteps:
     def test_no_steps_return_the_start_itself(self) -> None:
         fixed, moving, truth = moved_pair(FLAT)
-        assert refine(fixed, moving, truth, replace(SHORT, steps=0)) is truth
+        assert refine(ImagePair(fixed, moving), truth, replace(SHORT, steps=0)) is truth
 
     def test_every_step_is_reported(self) -> None:
         fixed, moving, _ = moved_pair(FLAT)
@@ -236,7 +242,7 @@ class TestSteps:
     def test_inputs_are_left_as_they_were(self) -> None:
         fixed, moving, truth = moved_pair(FLAT)
         copies = [tensor.clone() for tensor in (fixed, moving, truth)]
-        refine(fixed, moving, truth, replace(SHORT, steps=2))
+        refine(ImagePair(fixed, moving), truth, replace(SHORT, steps=2))
         assert all(torch.equal(a, b) for a, b in zip(copies, (fixed, moving, truth), strict=True))
 
 

@@ -23,9 +23,10 @@ GRID = centered((32, 32, 32), (2.0, 2.0, 2.0))
 def step_of(folder: Path, displacement: Tensor, grid: Geometry) -> recursions.Step:
     """Return the only step of a folder whose fields are kept on a grid."""
     image = torch.zeros(1, 1, *GRID.shape)
-    written = RecursionFolder(folder, "rman", WorkingPair(GRID, np.eye(4), image, image, image), grid)
-    written.add(Recursion(displacement, displacement, image), 0.5)
-    written.close()
+    written = RecursionFolder(folder, "rman")
+    written.begin(WorkingPair(image, image, weight=image, geometry=GRID, alignment=np.eye(4)), grid)
+    written.see(Recursion(displacement, displacement, image), 0.5)
+    written.end()
     (step,) = recursions.read_index(folder).recursions
     return step
 

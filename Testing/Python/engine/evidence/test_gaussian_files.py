@@ -26,7 +26,7 @@ from DeepAttentionRegEngine.networks.base import Evidence, StepNetwork
 from DeepAttentionRegEngine.protocol import contract, errors
 from DeepAttentionRegEngine.protocol.errors import EngineError
 from DeepAttentionRegEngine.protocol.reporting import Reporter
-from DeepAttentionRegEngine.registration import method_run
+from DeepAttentionRegEngine.registration import method_run, registrar
 from DeepAttentionRegEngine.registration.preprocess import displacement_to_lps
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
@@ -194,7 +194,7 @@ class TestJob:
         torch.manual_seed(1)
         network = build("r2n2", {"nd": request.param, "gaussians": 2, **TINY}).eval()
         torch.nn.init.normal_(network.parameter_head.numbers.weight, std=0.2)
-        monkeypatch.setattr(method_run, "load_network", lambda *_: network)
+        monkeypatch.setattr(registrar, "load_network", lambda *_: network)
         monkeypatch.setattr(method_run, "similarity", lambda *_: 1.0)  # keep the field, whatever it does
         torch.save({}, tmp_path / "any.pt")
         source = blob_source(centered((44, 38, 33 if request.param == 3 else 1), (2.0, 2.5, 3.0), TURN))
@@ -247,14 +247,14 @@ class TestJob:
         assert told == json.loads((tmp_path / "g.json").read_text(encoding="ascii"))["steps"]
 
     def test_method_without_gaussians_says_so(self, job: contract.RegisterJob, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(method_run, "load_network", lambda *_: Still())
+        monkeypatch.setattr(registrar, "load_network", lambda *_: Still())
         with pytest.raises(EngineError, match="no sequence of Gaussians"):
             run(job, Reporter(lambda event: None, lambda: False))
 
     def test_method_without_gaussians_says_so_where_it_fails_too(
         self, job: contract.RegisterJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(method_run, "load_network", lambda *_: Still())
+        monkeypatch.setattr(registrar, "load_network", lambda *_: Still())
         self.make_worse(monkeypatch)
         with pytest.raises(EngineError, match="no sequence of Gaussians"):
             run(job, Reporter(lambda event: None, lambda: False))

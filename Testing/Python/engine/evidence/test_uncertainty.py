@@ -24,7 +24,8 @@ SAMPLES = 4
 def pair_of(spatial: tuple[int, ...]) -> WorkingPair:
     fixed, moving = (smooth_noise(spatial, seed=seed) for seed in (1, 2))
     grid = centered((*spatial[::-1], 1)[:3], (1.0, 1.0, 1.0))
-    return WorkingPair(grid, np.eye(4), fixed, moving, torch.ones_like(fixed), None, (moving > 0.5).float())
+    known = {"weight": torch.ones_like(fixed), "geometry": grid, "alignment": np.eye(4)}
+    return WorkingPair(fixed, moving, None, (moving > 0.5).float(), **known)
 
 
 def generator(seed: int = 0) -> torch.Generator:

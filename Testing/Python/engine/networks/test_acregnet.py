@@ -12,8 +12,7 @@ from DeepAttentionRegEngine.deform.warp import compose, warp
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.acregnet import Acregnet, AcregnetSettings
 from DeepAttentionRegEngine.networks.base import ImagePair
-from DeepAttentionRegEngine.networks.blocks import count_weights
-from engine_cases import ellipses, smooth_noise
+from engine_cases import count_weights, ellipses, smooth_noise
 
 pytestmark = pytest.mark.torch
 

@@ -16,9 +16,8 @@ from DeepAttentionRegEngine.deform.warp import (
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.adregnet import Adregnet, AdregnetSettings
 from DeepAttentionRegEngine.networks.base import Evidence, ImagePair
-from DeepAttentionRegEngine.networks.blocks import count_weights
 from DeepAttentionRegEngine.networks.regional import FLOOR
-from engine_cases import smooth_displacement, smooth_noise
+from engine_cases import count_weights, smooth_displacement, smooth_noise
 
 pytestmark = pytest.mark.torch
 

@@ -13,8 +13,7 @@ from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.agf import Agf, AgfSettings
 from DeepAttentionRegEngine.networks.autoencoder import Autoencoder
 from DeepAttentionRegEngine.networks.base import ImagePair
-from DeepAttentionRegEngine.networks.blocks import count_weights
-from engine_cases import ellipses, smooth_noise
+from engine_cases import count_weights, ellipses, smooth_noise
 
 pytestmark = pytest.mark.torch
 

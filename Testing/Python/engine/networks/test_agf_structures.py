@@ -15,7 +15,7 @@ from DeepAttentionRegEngine.networks.agf import Agf, AgfSettings
 from DeepAttentionRegEngine.networks.base import Evidence, ImagePair, StepNetwork
 from DeepAttentionRegEngine.protocol.contract import RegisterJob
 from DeepAttentionRegEngine.protocol.reporting import Reporter
-from DeepAttentionRegEngine.registration import method_run, pipeline
+from DeepAttentionRegEngine.registration import registrar, search
 from DeepAttentionRegEngine.volume import images
 from engine_cases import blob_source, centered
 
@@ -125,12 +125,12 @@ class TestJob:
     ) -> None:
         seen: dict[str, Any] = {}
 
-        def refine(fixed: Tensor, moving: Tensor, start: Tensor, settings: Any, **told: Any) -> Tensor:
-            seen.update(told, images=(fixed, moving), settings=settings)
+        def refine(pair: ImagePair, start: Tensor, settings: Any, *_: Any) -> Tensor:
+            seen.update(masks=pair.structures, images=(pair.fixed, pair.moving), settings=settings)
             return start
 
-        monkeypatch.setattr(method_run, "load_network", lambda *_: Bright())
-        monkeypatch.setattr(pipeline, "refine", refine)
+        monkeypatch.setattr(registrar, "load_network", lambda *_: Bright())
+        monkeypatch.setattr(search, "refine", refine)
         path, weights = tmp_path / "image.nrrd", tmp_path / "own.pt"
         source = blob_source(centered((32, 32, 32), (2.0, 2.0, 2.0)))
         images.write_volume(path, source.array, source.geometry)

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from DeepAttentionRegEngine.deform.overlap_losses import code_distance, contour
 from DeepAttentionRegEngine.deform.warp import identity_grid
 from DeepAttentionRegEngine.networks.autoencoder import Autoencoder, swap_pairs
-from DeepAttentionRegEngine.networks.blocks import count_weights
-from engine_cases import ellipses
+from engine_cases import count_weights, ellipses
 
 pytestmark = pytest.mark.torch
 

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from DeepAttentionRegEngine.deform.warp import resize_displacement
-from DeepAttentionRegEngine.networks.blocks import count_weights
 from DeepAttentionRegEngine.networks.fusion import FieldAttention
-from engine_cases import smooth_displacement
+from engine_cases import count_weights, smooth_displacement
 
 pytestmark = pytest.mark.torch
 

@@ -8,9 +8,8 @@ from DeepAttentionRegEngine.deform.gaussians import grid_coordinates, least_dete
 from DeepAttentionRegEngine.deform.losses import isotropic_total_variation, mean_squared
 from DeepAttentionRegEngine.deform.warp import compose, warp
 from DeepAttentionRegEngine.networks.base import ImagePair
-from DeepAttentionRegEngine.networks.blocks import count_weights
 from DeepAttentionRegEngine.networks.r2n2 import PRESETS, PositionHead, R2n2, R2n2Settings
-from engine_cases import smooth_noise
+from engine_cases import count_weights, smooth_noise
 from r2n2_cases import FLAT, VOLUME, exact_determinant, image_pair, make_network, modes, one_gaussian, sizes, states
 
 pytestmark = pytest.mark.torch

@@ -6,12 +6,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from DeepAttentionRegEngine.deform.gaussians import Gaussians, count_numbers
+from DeepAttentionRegEngine.deform.gaussians import Gaussians, numbers_each
 from DeepAttentionRegEngine.deform.warp import jacobian_determinant
 from DeepAttentionRegEngine.networks import build
-from DeepAttentionRegEngine.networks.blocks import count_weights
 from DeepAttentionRegEngine.networks.bspline import Bspline, BsplineSettings
 from DeepAttentionRegEngine.networks.r2n2 import PRESETS, R2n2
+from engine_cases import count_weights
 from r2n2_cases import image_pair, make_network, states
 
 pytestmark = pytest.mark.torch
@@ -37,7 +37,8 @@ class TestSequence:
     @pytest.mark.parametrize(("nd", "gaussians", "numbers"), [(2, 1, 175), (3, 1, 300), (3, 4, 1200)])
     def test_is_far_smaller_than_the_splines(self, nd: int, gaussians: int, numbers: int) -> None:
         found = states(make_network(nd, gaussians=gaussians), image_pair((16,) * nd), 25, attend=True)
-        assert count_numbers([state.evidence.gaussians for state in found]) == numbers
+        steps = [state.evidence.gaussians for state in found]
+        assert sum(step.center.shape[1] for step in steps) * numbers_each(nd) == numbers
         spline = Bspline(BsplineSettings(nd=nd)).control_values((256, 256) if nd == 2 else (192, 192, 208))
         assert numbers < 0.06 * spline
 

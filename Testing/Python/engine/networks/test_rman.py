@@ -11,9 +11,9 @@ from DeepAttentionRegEngine.deform.losses import diffusion, mean_squared
 from DeepAttentionRegEngine.deform.warp import compose, identity_grid, jacobian_determinant, warp
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, StepNetwork
-from DeepAttentionRegEngine.networks.blocks import count_weights, enlarge, fold, pool
+from DeepAttentionRegEngine.networks.blocks import enlarge, fold, pool
 from DeepAttentionRegEngine.networks.rman import Rman, RmanSettings
-from engine_cases import smooth_noise
+from engine_cases import count_weights, smooth_noise
 
 pytestmark = pytest.mark.torch
 

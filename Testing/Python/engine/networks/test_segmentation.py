@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from DeepAttentionRegEngine.deform.overlap_losses import contour
-from DeepAttentionRegEngine.networks.blocks import count_weights
 from DeepAttentionRegEngine.networks.segmentation import Segmenter
-from engine_cases import smooth_noise
+from engine_cases import count_weights, smooth_noise
 
 pytestmark = pytest.mark.torch
 

@@ -8,8 +8,7 @@ from DeepAttentionRegEngine.deform.losses import diffusion, mean_squared
 from DeepAttentionRegEngine.deform.warp import warp
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, RegistrationNetwork
-from DeepAttentionRegEngine.networks.blocks import count_weights
-from engine_cases import smooth_displacement, smooth_noise
+from engine_cases import count_weights, smooth_displacement, smooth_noise
 
 pytestmark = pytest.mark.torch
 

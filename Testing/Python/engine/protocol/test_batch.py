@@ -79,7 +79,7 @@ class TestJobs:
     def test_row_takes_the_place_of_the_settings(self, job):
         table = {"header": "fixed,moving,recursions,refinement_steps", "rows": "f,m,5,\nf,m,,7\n"}
         run(job(**table, settings={"method": "rman", "recursions": 2}), engine := Engine())
-        assert [(made.recursions, made.refinement_steps) for made in engine.jobs] == [(5, 0), (2, 7)]
+        assert [(made.recursions, made.refinement_steps) for made in engine.jobs] == [(5, None), (2, 7)]
 
     def test_outputs_can_be_chosen_by_row(self, job, tmp_path):
         run(job(header="name,fixed,moving,output_transform", rows="one,f,m,t.h5\n"), engine := Engine())

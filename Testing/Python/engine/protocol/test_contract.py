@@ -29,6 +29,7 @@ JOBS = [
         cancel_file="c",
         parent_pid=1,
     ),
+    contract.SequenceJob(fixed="f", frames=["a", "b"], output="o", warped=True, quality="fast"),
     contract.BatchJob(pairs="p.csv", output="o", outputs=["transform"], settings={"method": "none", "recursions": 3}),
     contract.JacobianJob(transform="t.h5", output="o.nrrd", map="folds"),
     contract.WarpJob(moving="m", transform="t", output="o", labels=True),
@@ -101,7 +102,8 @@ class TestDefaults:
 
     @pytest.mark.parametrize("kind", contract.TASKS.values(), ids=lambda kind: kind.__name__)
     def test_defaults_pass_their_own_check(self, kind: type[contract.Job]) -> None:
-        needed = {item.name: "x" for item in dataclasses.fields(kind) if item.default is dataclasses.MISSING}
+        missing = [item for item in dataclasses.fields(kind) if item.default is dataclasses.MISSING]
+        needed = {item.name: "x" if item.type is str else ["x"] for item in missing}
         filled = dataclasses.asdict(kind(**needed))
         assert dataclasses.asdict(contract.build(kind, filled)) == filled
 

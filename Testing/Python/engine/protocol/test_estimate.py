@@ -3,19 +3,21 @@
 import itertools
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from DeepAttentionRegEngine.protocol import contract, errors, estimate, registry
-from DeepAttentionRegEngine.protocol.estimate import Plan
-from DeepAttentionRegEngine.protocol.registry import GridPolicy
-from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegEngine.protocol.settings import ALIGNMENTS, SIMILARITIES, Settings
 
-VOLUME = Plan((100, 100, 100), (1.0, 1.0, 1.0), "adregnet", recursions=2)
-SLICE = replace(VOLUME, size=(100, 1, 100))
+ISOTROPIC = (1.0, 1.0, 1.0)
+PLAIN = Settings(method="adregnet", recursions=2, refinement_steps=0)
 SIZES = [(96, 96, 96), (512, 512, 40), (20, 300, 7), (512, 512, 300), (9, 1, 1), (64, 64, 1), (1, 700, 900)]
 SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (2.3, 0.4, 1.1)]
-REFINEMENT = replace(VOLUME, method="none", recursions=None, refinement_steps=10)
+REFINEMENT = replace(PLAIN, method="none", recursions=None, refinement_steps=10)
+
+
+def needed(settings: Settings = PLAIN, size: tuple[int, int, int] = (100, 100, 100), **speeds: float):
+    """Return the estimate for a volume of so many voxels of 1 mm."""
+    return estimate.estimate(size, ISOTROPIC, settings, **speeds)
 
 
 def law(constant: float = 0.0, **slopes: float) -> estimate.Law:
@@ -26,7 +28,7 @@ COSTS = {
     "speed": 100.0,
     "process_bytes": 1000.0,
     "job": {axes: {"seconds": law(2.0, fixed=1e-6), "bytes": law(fixed=1.0)} for axes in "23"},
-    "alignment": {mode: {axes: law(5.0 if mode == "rigid" else 0.0) for axes in "23"} for mode in contract.ALIGNMENTS},
+    "alignment": {mode: {axes: law(5.0 if mode == "rigid" else 0.0) for axes in "23"} for mode in ALIGNMENTS},
     "refinement": {
         name: {axes: {"setup": law(0.25), "step": law(working=1e-7), "bytes": law(working=3.0)} for axes in "23"}
         for name in ("ncc", "ncc-velocity")
@@ -48,90 +50,68 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("costs")
 class TestEstimate:
     def test_adds_up_job_setup_and_recursions(self) -> None:
-        assert estimate.estimate(VOLUME).seconds == pytest.approx(2 + 1 + 1 + 2 * 1)
+        assert needed(PLAIN).seconds == pytest.approx(2 + 1 + 1 + 2 * 1)
 
     def test_counts_the_usual_recursions_where_none_are_given(self) -> None:
         usual = registry.load_method("adregnet").recursions.default
-        assert estimate.estimate(replace(VOLUME, recursions=None)).seconds == pytest.approx(2 + 1 + 1 + usual)
+        assert needed(replace(PLAIN, recursions=None)).seconds == pytest.approx(2 + 1 + 1 + usual)
 
     def test_adds_the_alignment(self) -> None:
-        seconds = [estimate.estimate(replace(VOLUME, alignment=mode)).seconds for mode in ("none", "rigid")]
+        seconds = [needed(replace(PLAIN, alignment=mode)).seconds for mode in ("none", "rigid")]
         assert seconds[1] - seconds[0] == pytest.approx(5)
 
     def test_adds_the_steps_of_the_refinement(self) -> None:
-        assert estimate.estimate(REFINEMENT).seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1)
+        assert needed(REFINEMENT).seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1)
 
     def test_margin_of_the_working_grid_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         method = registry.load_method("adregnet")
         wider = replace(method, grid={3: replace(method.grid[3], margin=10, network_voxels=2_000_000)})
         monkeypatch.setattr(estimate, "load_method", lambda _: wider)
-        assert estimate.estimate(VOLUME).seconds == pytest.approx(2 + 1 + 1 + 2 * 1.2**3)
+        assert needed(PLAIN).seconds == pytest.approx(2 + 1 + 1 + 2 * 1.2**3)
 
     def test_network_sees_no_more_voxels_than_its_policy_allows(self) -> None:
         limit = registry.load_method("adregnet").grid[3].network_voxels
-        large = replace(VOLUME, size=(200, 200, 200))
-        assert estimate.estimate(large).seconds == pytest.approx(2 + 8 + 1 + 2 * limit / 1e6)
+        assert needed(size=(200, 200, 200)).seconds == pytest.approx(2 + 8 + 1 + 2 * limit / 1e6)
 
     def test_memory_is_the_process_and_its_hungriest_stage(self) -> None:
-        assert estimate.estimate(VOLUME).bytes == pytest.approx(1000 + 500 + 2e6)
-        assert estimate.estimate(replace(VOLUME, refinement_steps=1)).bytes == pytest.approx(1000 + 3e6)
+        assert needed(PLAIN).bytes == pytest.approx(1000 + 500 + 2e6)
+        assert needed(replace(PLAIN, refinement_steps=1)).bytes == pytest.approx(1000 + 3e6)
 
     def test_slice_has_laws_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(COSTS["job"]["2"], "seconds", law(7.0))
-        assert estimate.estimate(replace(SLICE, method="none")).seconds == pytest.approx(7)
+        assert needed(replace(PLAIN, method="none", recursions=None), (100, 1, 100)).seconds == pytest.approx(7)
 
     def test_computer_half_as_fast_takes_twice_as_long(self) -> None:
-        slow, usual = estimate.estimate(VOLUME, cpu=50.0), estimate.estimate(VOLUME)
+        slow, usual = needed(PLAIN, cpu=50.0), needed(PLAIN)
         assert slow.seconds == pytest.approx(2 * usual.seconds)
         assert slow.bytes == usual.bytes
 
     def test_gpu_speeds_up_the_method_alone(self) -> None:
-        assert estimate.estimate(VOLUME, cpu=100.0, device=300.0).seconds == pytest.approx(3 + 3 / 3)
+        assert needed(PLAIN, cpu=100.0, device=300.0).seconds == pytest.approx(3 + 3 / 3)
 
     def test_is_none_for_costs_that_were_never_measured(self) -> None:
-        assert estimate.estimate(replace(REFINEMENT, similarity="mind")) is None
+        assert needed(replace(REFINEMENT, similarity="mind")) is None
 
     def test_unknown_method_is_refused(self) -> None:
         with pytest.raises(errors.EngineError):
-            estimate.estimate(replace(VOLUME, method="magic"))
+            needed(replace(PLAIN, method="magic"))
 
 
 class TestFile:
     @pytest.mark.parametrize("name", [*registry.method_names(), contract.METHOD_NONE])
     @pytest.mark.parametrize("size", [(96, 96, 96), (256, 256, 1)])
     def test_that_is_shipped_knows_every_method_alignment_and_refinement(self, name, size) -> None:
-        for alignment, similarity, velocity in itertools.product(contract.ALIGNMENTS, contract.SIMILARITIES, (0, 1)):
-            plan = Plan(size, (1.0, 1.0, 1.0), name, None, alignment, 10, similarity, bool(velocity))
-            found = estimate.estimate(plan)
+        for alignment, similarity, velocity in itertools.product(ALIGNMENTS, SIMILARITIES, (0, 1)):
+            chosen = {"alignment": alignment, "similarity": similarity, "velocity": bool(velocity)}
+            found = needed(Settings(method=name, refinement_steps=10, **chosen), size)
             assert found.seconds > 0
             assert found.bytes > 0
 
     def test_absent_or_damaged_gives_no_estimate(self, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
         monkeypatch.setattr(estimate, "resources", lambda: tmp_path)
-        assert estimate.estimate(VOLUME) is None
+        assert needed(PLAIN) is None
         (tmp_path / estimate.FILE).write_text("{")
-        assert estimate.estimate(VOLUME) is None
-
-
-@pytest.mark.torch
-class TestWorkingSize:
-    @pytest.mark.parametrize(("size", "spacing"), list(itertools.product(SIZES, SPACINGS)))
-    def test_is_that_of_the_working_grid(self, size: tuple[int, ...], spacing: tuple[float, ...]) -> None:
-        working_grid = pytest.importorskip(
-            "DeepAttentionRegEngine.registration.working_grid", reason="PyTorch is not installed"
-        )
-        axes = np.eye(3)[:, [2, 0, 1]] * (1, -1, 1)
-        limits = working_grid.GridLimits(24, 300_000, margin=3)
-        grid = working_grid.plan_grid(Geometry.from_arrays(size, spacing, (0.0, 0.0, 0.0), axes), limits)
-        found = estimate.working_size(size, spacing, GridPolicy(24, 300_000, 1, margin=3))
-        assert sorted(found) == sorted(working_grid.spatial_shape(grid))
-
-    def test_refinement_alone_has_the_limits_of_the_pipeline(self) -> None:
-        working_grid = pytest.importorskip(
-            "DeepAttentionRegEngine.registration.working_grid", reason="PyTorch is not installed"
-        )
-        limits, policy = working_grid.GridLimits(), estimate.REFINEMENT_POLICY
-        assert (policy.minimum_size, policy.maximum_voxels) == (limits.minimum_size, limits.maximum_voxels)
+        assert needed(PLAIN) is None
 
 
 @pytest.mark.torch

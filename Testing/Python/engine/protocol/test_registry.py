@@ -98,7 +98,7 @@ class TestMethodFiles:
     @methods
     def test_refinement_settings_are_known(self, name: str) -> None:
         for variant in registry.load_method(name).variants:
-            assert dataclasses.replace(RefineSettings(), **variant.refinement)
+            assert dataclasses.replace(RefineSettings(1), **variant.refinement)
 
     @methods
     def test_citation_names_the_paper(self, name: str) -> None:

@@ -127,8 +127,8 @@ class TestOptions:
             if item.name in {"fixed", "moving", *own}:
                 continue
             option = "--" + item.name.replace("_", "-")
-            value = {bool: True, int: 7, int | None: 7, float: 0.5}.get(item.type, "x")
-            value = item.metadata["choices"][-1] if item.metadata.get("choices") else value
+            value = {bool: True, bool | None: True, int: 7, int | None: 7, float: 0.5}.get(item.type, "x")
+            value = list(item.metadata["choices"])[-1] if item.metadata.get("choices") else value
             arguments += [option] if value is True else [option, str(value)]
             values[item.name] = value
         assert self.job(*arguments) == RegisterJob(fixed="f", moving="m", **values)
@@ -208,7 +208,7 @@ class TestUnexpected:
 
         from DeepAttentionRegEngine import jobs
 
-        monkeypatch.setattr(jobs, "_run", broken)
+        monkeypatch.setattr(jobs, "probe", broken)
         code = cli.main(["probe", "--json"])
         (event,) = json_events(capsys.readouterr().out)
         return code, event

@@ -9,9 +9,10 @@ import torch
 
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.errors import EngineError
+from DeepAttentionRegEngine.protocol.grid import GridPolicy
 from DeepAttentionRegEngine.registration import preprocess
 from DeepAttentionRegEngine.registration.preprocess import Source, field_on_fixed, prepare, warp_volume
-from DeepAttentionRegEngine.registration.working_grid import GridLimits, plan_grid, spatial_shape
+from DeepAttentionRegEngine.registration.working_grid import plan_grid, spatial_shape
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.images import to_sitk
 from DeepAttentionRegEngine.volume.intensity import normalize
@@ -31,7 +32,7 @@ from engine_cases import (
 pytestmark = pytest.mark.torch
 
 OBLIQUE = rotation(12, -9, 20)
-LIMITS = GridLimits(minimum_size=16, maximum_voxels=60_000)
+LIMITS = GridPolicy(minimum_size=16, maximum_voxels=60_000)
 SIMPLE = Geometry((32, 32, 32), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
 FLATS = [(40, 30, 1), (40, 1, 30), (1, 40, 30)]
 
@@ -140,7 +141,7 @@ class TestFieldOnFixed:
     def pair(self, alignment: np.ndarray, fixed: Geometry) -> preprocess.WorkingPair:
         grid = plan_grid(fixed, LIMITS)
         empty = torch.zeros(1, 1, *spatial_shape(grid))
-        return preprocess.WorkingPair(grid, alignment, empty, empty, empty)
+        return preprocess.WorkingPair(empty, empty, weight=empty, geometry=grid, alignment=alignment)
 
     def zero(self, pair: preprocess.WorkingPair) -> torch.Tensor:
         spatial = pair.fixed.shape[2:]

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from DeepAttentionRegEngine import jobs
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.networks.base import AttentionMap, CrossAttention, Evidence, StepNetwork
 from DeepAttentionRegEngine.protocol import contract, errors
 from DeepAttentionRegEngine.protocol.contract import Progress, RegisterJob
 from DeepAttentionRegEngine.protocol.errors import EngineError
+from DeepAttentionRegEngine.protocol.grid import GridPolicy
 from DeepAttentionRegEngine.protocol.reporting import Reporter
-from DeepAttentionRegEngine.registration import method_run, pipeline
+from DeepAttentionRegEngine.registration import method_run, registrar, search
 from DeepAttentionRegEngine.registration.alignment import align
 from DeepAttentionRegEngine.registration.evaluation import linear_field
+from DeepAttentionRegEngine.registration.registered import Registered
+from DeepAttentionRegEngine.registration.registrar import Registrar
 from DeepAttentionRegEngine.volume import images, recursions
 from engine_cases import blob_source, centered, matrix4, moved_grid, rotation
 
@@ -40,7 +42,9 @@ def shifted(tmp_path: Path) -> Callable[..., RegisterJob]:
 
     def make(**options: Any) -> RegisterJob:
         paths = {"fixed": str(folder / "fixed.nrrd"), "moving": str(folder / "moving.nrrd")}
-        return RegisterJob(**{**paths, "method": "none", "alignment": "none", "device": "cpu", **options})
+        return RegisterJob(
+            **{**paths, "method": "none", "alignment": "none", "device": "cpu", "refinement_steps": 0, **options}
+        )
 
     return make
 
@@ -64,7 +68,7 @@ class Scripted(StepNetwork):
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that puts a scripted network in place of the trained one."""
-    return lambda *shifts: monkeypatch.setattr(method_run, "load_network", lambda *_: Scripted(*shifts))
+    return lambda *shifts: monkeypatch.setattr(registrar, "load_network", lambda *_: Scripted(*shifts))
 
 
 def contented(after: int, events: list[Progress], stage: str) -> Reporter:
@@ -110,15 +114,15 @@ class TestMemory:
     @pytest.fixture
     def small_card(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A graphics card whose memory is never enough."""
-        proper = jobs._run
+        proper = Registrar._run
 
-        def run_on(job: RegisterJob, reporter: Reporter) -> contract.Result:
-            if job.device != "cpu":
+        def run_on(self: Registrar, *arguments: Any) -> Registered:
+            if self.device.type != "cpu":
                 msg = "CUDA out of memory"
                 raise torch.cuda.OutOfMemoryError(msg)
-            return proper(job, reporter)
+            return proper(self, *arguments)
 
-        monkeypatch.setattr(jobs, "_run", run_on)
+        monkeypatch.setattr(Registrar, "_run", run_on)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
     @pytest.mark.usefixtures("small_card")
@@ -170,10 +174,10 @@ class TestNetwork:
         self, shifted: Callable, scripted: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Scripted, "minimum_size", 16)
-        monkeypatch.setattr(method_run, "network_size", lambda *_: (16, 16, 16))
+        monkeypatch.setattr(GridPolicy, "network_size", lambda *_: (16, 16, 16))
         scripted(0.0)
         # Without a step of refinement worth taking the field stays what it was.
-        monkeypatch.setattr(pipeline, "refine", lambda fixed, moving, initial, *_, **__: initial)
+        monkeypatch.setattr(search, "refine", lambda pair, initial, *_: initial)
         values = run(shifted(method="rman", recursions=1, refinement_steps=1), quiet()).values
         assert values["refined_similarity"] == pytest.approx(values["similarity"][-1], abs=1e-6)
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from DeepAttentionRegEngine.registration.working_grid import GridLimits, plan_grid
+from DeepAttentionRegEngine.protocol.grid import GridPolicy
+from DeepAttentionRegEngine.registration.working_grid import plan_grid, spatial_shape
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from engine_cases import centered, restored, rotation, storage_orders
 
 pytestmark = pytest.mark.torch
 
 OBLIQUE = rotation(12, -9, 20)
-LIMITS = GridLimits(minimum_size=16, maximum_voxels=60_000)
+LIMITS = GridPolicy(minimum_size=16, maximum_voxels=60_000)
 FLATS = [(40, 30, 1), (40, 1, 30), (1, 40, 30)]
 
 
@@ -83,3 +84,17 @@ class TestWorkingGrid:
     @pytest.mark.parametrize("size", FLATS, ids=["flat-k", "flat-j", "flat-i"])
     def test_single_slice_lies_along_k(self, size: tuple[int, int, int]) -> None:
         assert plan_grid(centered(size, (1.0, 2.0, 1.5), OBLIQUE), LIMITS).size[2] == 1
+
+
+class TestSize:
+    SIZES = (96, 96, 96), (512, 512, 40), (20, 300, 7), (512, 512, 300), (9, 1, 1), (64, 64, 1), (1, 700, 900)
+    SPACINGS = (1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (2.3, 0.4, 1.1)
+
+    @pytest.mark.parametrize(("size", "spacing"), list(itertools.product(SIZES, SPACINGS)))
+    def test_is_what_the_policy_says_without_any_orientation(
+        self, size: tuple[int, ...], spacing: tuple[float, ...]
+    ) -> None:
+        axes = np.eye(3)[:, [2, 0, 1]] * (1, -1, 1)
+        policy = GridPolicy(24, 300_000, margin=3)
+        grid = plan_grid(Geometry.from_arrays(size, spacing, (0.0, 0.0, 0.0), axes), policy)
+        assert sorted(policy.working_size(size, spacing)) == sorted(spatial_shape(grid))

@@ -9,6 +9,7 @@ import pytest
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume import metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from grid_cases import corners_lps
 from metric_cases import RADIUS_MM, SHIFT_MM, ball, roomy
 
 Affine = Callable[[Geometry, np.ndarray], np.ndarray]
@@ -201,7 +202,7 @@ class TestLandmarks:
         np.testing.assert_allclose(error, 0, atol=SINGLE)
 
     def test_without_motion_it_is_the_distance_before(self, any_geometry: Geometry) -> None:
-        fixed = any_geometry.corners_lps
+        fixed = corners_lps(any_geometry)
         moving = fixed + np.array([3.0, -4.0, 12.0])
         still = np.zeros((*any_geometry.shape, 3), np.float32)
         np.testing.assert_allclose(metrics.identity_error(fixed, moving), 13.0)

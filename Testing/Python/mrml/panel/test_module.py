@@ -92,8 +92,8 @@ class TestChoices:
         assert parameters.fixedVolume is None
 
     def test_offer_what_the_contract_knows(self):
-        assert [item.value for item in Parameters.Alignment] == list(contract.ALIGNMENTS)
-        assert [item.value for item in Parameters.Similarity] == list(contract.SIMILARITIES)
+        assert [item.value for item in Parameters.Alignment] == list(ALIGNMENTS)
+        assert [item.value for item in Parameters.Similarity] == list(SIMILARITIES)
 
     def test_offer_every_method_but_the_baselines(self):
         roles = {name: registry.load_method(name).role for name in registry.method_names()}

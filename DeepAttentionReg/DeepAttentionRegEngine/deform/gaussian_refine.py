@@ -4,16 +4,16 @@ A remedy this project adds to R2N2: the sequence stays as compact as it was pred
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..deform.gaussians import Gaussians, limited, render, rotation_2d, rotation_3d
-from ..deform.losses import isotropic_total_variation
-from ..networks.base import ImagePair
-from ..networks.bspline import dissimilarity, shrunk
+from .descent import descend
+from .gaussians import Gaussians, limited, render, rotation_2d, rotation_3d
+from .losses import isotropic_total_variation
+from .pairs import ImagePair, OnStep, masked_distance
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def refine_gaussians(
     sequence: Sequence[Gaussians],
     steps: int,
     settings: GaussianRefinement,
-    on_step: Callable[[int, int, float], bool] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Gaussians]:
     """Return the sequence with the lowest loss met.
 
@@ -58,27 +58,24 @@ def refine_gaussians(
     full = tuple(pair.fixed.shape[2:])
     factor = max(1.0, (math.prod(full) / settings.voxels) ** (1 / len(full)))
     size = [max(2, round(n / factor)) for n in full]
-    small = shrunk(pair, size)
-    with torch.enable_grad():
-        unknowns = [_unknowns(step) for step in sequence]
-        optimizer = torch.optim.Adam([value for values in unknowns for value in values], lr=settings.learning_rate)
-        best, lowest, enough = list(sequence), math.inf, False
-        for done in range(steps + 1):
-            pairs = zip(sequence, unknowns, strict=True)
-            current = [limited(_changed(step, values), settings.mode, settings.kappa) for step, values in pairs]
-            displacement = render(current, settings.mode, full, size)
-            loss = dissimilarity(small, displacement, settings.similarity, settings.window)
-            loss = loss + settings.smoothness * isotropic_total_variation(displacement)
-            value = float(loss.detach())
-            if value < lowest:
-                best, lowest = [_detached(step) for step in current], value
-            if done == steps or enough:
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            enough = on_step is not None and on_step(done + 1, steps, value)
-    return best
+    small = pair.at(size)
+
+    def changed(unknowns: Sequence[Tensor]) -> list[Gaussians]:
+        parts = (unknowns[4 * index : 4 * index + 4] for index in range(len(sequence)))
+        pairs = zip(sequence, parts, strict=True)
+        return [limited(_changed(step, part), settings.mode, settings.kappa) for step, part in pairs]
+
+    def loss_of(unknowns: Sequence[Tensor]) -> Tensor:
+        displacement = render(changed(unknowns), settings.mode, full, size)
+        loss = masked_distance(small, displacement, settings.similarity, settings.window)
+        return loss + settings.smoothness * isotropic_total_variation(displacement)
+
+    def report(done: int, loss: float) -> bool:
+        return on_step is not None and on_step(done, steps, loss)
+
+    unknowns = [value for step in sequence for value in _unknowns(step)]
+    best, _ = descend(unknowns, loss_of, torch.optim.Adam(unknowns, lr=settings.learning_rate), steps, report)
+    return changed(best)
 
 
 def _unknowns(step: Gaussians) -> list[Tensor]:
@@ -88,7 +85,7 @@ def _unknowns(step: Gaussians) -> list[Tensor]:
     return [step.center.new_zeros(batch, count, size).requires_grad_() for size in sizes]
 
 
-def _changed(step: Gaussians, changes: list[Tensor]) -> Gaussians:
+def _changed(step: Gaussians, changes: Sequence[Tensor]) -> Gaussians:
     center, spread, turn, vector = changes
     turned = rotation_2d(turn[..., 0]) if turn.shape[-1] == 1 else rotation_3d(turn)
     return Gaussians(
@@ -97,7 +94,3 @@ def _changed(step: Gaussians, changes: list[Tensor]) -> Gaussians:
         step.rotation.detach() @ turned,
         step.vector.detach() + vector,
     )
-
-
-def _detached(step: Gaussians) -> Gaussians:
-    return Gaussians(step.center.detach(), step.sigma.detach(), step.rotation.detach(), step.vector.detach())

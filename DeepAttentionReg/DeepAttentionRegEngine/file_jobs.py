@@ -1,0 +1,250 @@
+"""The jobs that register files: they read, call `Registrar.register`, and write."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
+from .evidence.gaussian_files import of_proposal, write_sequence
+from .evidence.recursion_folder import RecursionFolder
+from .evidence.uncertainty import measure_spread
+from .protocol import errors
+from .protocol.contract import METHOD_NONE, RegisterJob, Result, SequenceJob
+from .protocol.files import require_writable
+from .protocol.reporting import Reporter
+from .protocol.result_files import write_result
+from .protocol.settings import Settings, settings_of
+from .registration.method_run import Observer
+from .registration.registered import Registered
+from .registration.registrar import Registrar
+from .volume import images
+
+REGISTERED = ("transform", "warped", "jacobian", "warped_labels")  # outputs that `Registered.write` knows
+
+
+class Registrars:
+    """Keeps the last registrar, so that a batch of pairs with the same settings loads its network once."""
+
+    def __init__(self) -> None:
+        self._kept: Registrar | None = None
+
+    def of(self, settings: Settings) -> Registrar:
+        """Return a registrar with these settings."""
+        if self._kept is None or self._kept.settings != settings:
+            self._kept = Registrar(settings)
+        return self._kept
+
+
+class KeepGaussians(Observer):
+    """Keeps nothing but a sequence of Gaussians."""
+
+    keeps_gaussians = True
+
+
+@dataclass
+class FileJob:
+    """A registration of files under way.
+
+    Attributes:
+        job: What to do.
+        reporter: Told how it goes.
+        created: Files and folders that it has made.
+        files: Outputs so far.
+    """
+
+    job: RegisterJob
+    reporter: Reporter
+    created: list[Path] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def run(self, registrars: Registrars) -> Result:
+        """Do it; no file that it has made is left if it fails."""
+        registrar, observer = registrars.of(settings_of(self.job)), self._observer()
+        try:
+            registered = self._register(registrar, observer)
+            warnings, values = list(registered.warnings), dict(registered.measures)
+            spread_mm = None
+            if self.job.output_uncertainty is not None:
+                with self.reporter.stage("uncertainty", "Registering slightly changed images."):
+                    spread_mm = self._measure_spread(registrar, registered, values, warnings)
+            with self.reporter.stage("write", "Writing the results."):
+                self._write(registered, spread_mm, values)
+        except BaseException:
+            self._discard()
+            raise
+        values["seconds"] = {**registered.seconds, **self.reporter.seconds}
+        return Result(self.files, values, warnings)
+
+    def _observer(self) -> Observer:
+        job, keeps = self.job, self.job.output_gaussians is not None
+        if job.output_recursions is None:
+            return KeepGaussians() if keeps else Observer()
+        folder = RecursionFolder(
+            Path(job.output_recursions),
+            job.method,
+            job.recursion_voxels,
+            attends=job.attention,
+            will_create=self._will_create,
+        )
+        folder.keeps_gaussians = keeps
+        return folder
+
+    def _register(self, registrar: Registrar, observer: Observer) -> Registered:
+        job, reporter = self.job, self.reporter
+        registered = registrar.register(
+            job.fixed,
+            job.moving,
+            fixed_mask=job.fixed_mask,
+            moving_mask=job.moving_mask,
+            fixed_labels=job.fixed_labels,
+            moving_labels=job.moving_labels,
+            fixed_points=job.fixed_points,
+            moving_points=job.moving_points,
+            initial=job.initial_transform,
+            on_progress=reporter.emit,
+            cancel=reporter.cancelled,
+            finish=reporter.enough,
+            observer=observer,
+        )
+        if isinstance(observer, RecursionFolder):
+            self.files["recursions"] = str(observer.index)
+        return registered
+
+    def _measure_spread(
+        self, registrar: Registrar, registered: Registered, values: dict[str, Any], warnings: list[str]
+    ) -> np.ndarray | None:
+        """Return the uncertainty `(k, j, i)` in mm; None if it was ended before there was a second sample."""
+        observer = KeepGaussians() if self.job.output_gaussians is not None else None
+        spread = measure_spread(registrar, registered, self.reporter, observer)
+        if spread.count == 1:
+            warnings.append("Finished before there was a second sample, so there is no uncertainty to write.")
+            return None
+        found = spread.millimetres()
+        statistics = {"mean": found.mean(), "p95": np.percentile(found, 95), "max": found.max()}
+        values["uncertainty_mm"] = {
+            **{name: float(value) for name, value in statistics.items()},
+            "samples": spread.count,
+        }
+        return found
+
+    def _write(self, registered: Registered, spread_mm: np.ndarray | None, values: dict[str, Any]) -> None:
+        """Write what the job asks for."""
+        job, proposal = self.job, registered.search.proposal
+        wanted = {name: getattr(job, f"output_{name}") for name in REGISTERED}
+        wanted = {name: self._will_create(file) for name, file in wanted.items() if file is not None}
+        self.files.update(registered.write(wanted))
+        if job.output_uncertainty is not None and spread_mm is not None:
+            images.write_volume(self._will_create(job.output_uncertainty), spread_mm, registered.geometry)
+            self.files["uncertainty"] = job.output_uncertainty
+        if job.output_gaussians is not None and proposal is not None:
+            sequence = of_proposal(proposal)
+            write_sequence(self._will_create(job.output_gaussians), sequence)
+            self.files["gaussians"] = job.output_gaussians
+            values.update(gaussian_numbers=sequence.numbers, spline_numbers=proposal.spline_numbers)
+
+    def _will_create(self, path: str | Path) -> str:
+        """Note a file or folder that is about to be made, unless it is there already."""
+        if not Path(path).exists():
+            self.created.append(Path(path))
+        return str(path)
+
+    def _discard(self) -> None:
+        """Remove what the job has made so far."""
+        for path in reversed(self.created):
+            with suppress(OSError):  # never written, or a folder in which others have put something meanwhile
+                path.rmdir() if path.is_dir() else path.unlink()
+
+
+def register_files(job: RegisterJob, reporter: Reporter, registrars: Registrars) -> Result:
+    """Run a registration job.
+
+    Args:
+        job: What to do.
+        reporter: Receives progress; polled for cancellation.
+        registrars: Where a network may be loaded already.
+
+    Returns:
+        Written files, numbers and warnings.
+
+    Raises:
+        EngineError: With a sentence for the user; no file that the job has made is left.
+    """
+    require_outputs(job)
+    return FileJob(job, reporter).run(registrars)
+
+
+def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
+    """Register the frames of a time series to one of them, reading that and loading the network once.
+
+    Every frame gets a folder, counted from 1, with its transform, warped volume if wanted, and result; it is told of
+    as progress of the stage "frame" when all are there.
+
+    Raises:
+        EngineError: If a frame cannot be registered; the folders of those before it stay.
+    """
+    registrar, fixed = Registrar(settings_of(job)), images.read_volume(job.fixed)
+    warnings: list[str] = []
+    done = 0
+    for number, frame in enumerate(job.frames, start=1):
+        if reporter.enough():
+            break
+        registered = registrar.register(fixed, frame, on_progress=reporter.emit, cancel=reporter.cancelled)
+        file = _write_frame(registered, Path(job.output) / str(number), warped=job.warped)
+        warnings += [f"Frame {number}: {warning}" for warning in registered.warnings]
+        done = number
+        reporter.step("frame", number, len(job.frames), f"Frame {number} is registered.", str(file))
+    return Result(values={"frames": done}, warnings=warnings)
+
+
+def _write_frame(registered: Registered, folder: Path, *, warped: bool) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {"transform": str(folder / "transform.nrrd")}
+    if warped:
+        wanted["warped"] = str(folder / "warped.nrrd")
+    files = registered.write(wanted)
+    return write_result(folder, Result(files, registered.measures, registered.warnings))
+
+
+def _require_method(job: RegisterJob) -> None:
+    """Refuse what only a method can do where none is chosen."""
+    asked = {"weights": job.weights, "recursions": job.output_recursions, "Gaussians": job.output_gaussians}
+    given = [name for name, value in asked.items() if value is not None]
+    if job.method == METHOD_NONE and given:
+        raise errors.EngineError(
+            errors.CONTRACT, f"Refinement alone has no {given[0]}.", "Choose a method, or leave that out."
+        )
+    if job.output_gaussians is not None and job.refinement_steps != 0 and job.similarity == "mind":
+        raise errors.EngineError(
+            errors.CONTRACT,
+            "A sequence of Gaussians cannot be refined by MIND.",
+            "Choose the similarity ncc or mse, or no refinement.",
+        )
+    if job.attention and job.output_recursions is None:
+        raise errors.EngineError(
+            errors.CONTRACT, "What the network attended to has no place to go.", "Name a folder for the recursions too."
+        )
+
+
+def require_outputs(job: RegisterJob) -> None:
+    """Check names and folders of the outputs, before hours of work rather than after.
+
+    Raises:
+        EngineError: Naming the file that could not be written.
+    """
+    _require_method(job)
+    if job.output_warped_labels is not None and job.moving_labels is None:
+        raise errors.EngineError(
+            errors.INPUT_MISSING,
+            f"There are no moving labels to write as {job.output_warped_labels}.",
+            "Give them too.",
+        )
+    for path in (job.output_warped, job.output_jacobian, job.output_uncertainty, job.output_warped_labels):
+        if path is not None:
+            require_writable(path, images.IMAGE_SUFFIXES)
+    if job.output_gaussians is not None:
+        require_writable(job.output_gaussians, SEQUENCE_SUFFIXES)
+    if job.output_transform is not None:
+        require_writable(job.output_transform, (*images.IMAGE_SUFFIXES, *images.FIELD_TRANSFORM_SUFFIXES))

@@ -1,0 +1,62 @@
+"""How large the grids are on which a method works: the one policy and the one formula. Standard library only.
+
+They are isotropic and cover the fixed field of view.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAXIMUM_VOXELS = 4_100_000
+
+
+@dataclass(frozen=True)
+class GridPolicy:
+    """How many voxels the grids of a method have.
+
+    Attributes:
+        minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
+        maximum_voxels: The working grid has as many voxels as the fixed volume, but no more than this and its margin.
+        network_voxels: Above this the network sees the images reduced, and its field is enlarged.
+        margin: Voxels that the working grid reaches beyond either end of the field of view. A convolution sees zeros
+            beyond its grid, so that fields are worst at the border; and what the fixed image ends with may have its
+            counterpart beyond.
+    """
+
+    minimum_size: int = 32
+    maximum_voxels: int = MAXIMUM_VOXELS
+    network_voxels: int = MAXIMUM_VOXELS
+    margin: int = 0
+
+    def working_size(self, size: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
+        """Return the size of the working grid over a volume, its axes in the order of the volume's.
+
+        Args:
+            size: Voxels along i, j, k.
+            spacing: Voxel size in mm along i, j, k.
+
+        Returns:
+            Three numbers; two for a single slice, whose own axis is left out.
+        """
+        edge, around = self.working_spacing(size, spacing), 2 * self.margin
+        extent = (size[axis] * spacing[axis] for axis in used_axes(size))
+        # 1e-6: a volume that is isotropic already keeps its size despite rounding.
+        return tuple(max(self.minimum_size, math.ceil(length / edge - 1e-6) + around) for length in extent)
+
+    def working_spacing(self, size: Sequence[int], spacing: Sequence[float]) -> float:
+        """Return the edge of a voxel of the working grid in mm; arguments as in `working_size`."""
+        axes = used_axes(size)
+        edge = math.prod(spacing[axis] for axis in axes) ** (1 / len(axes))
+        voxels = math.prod(size[axis] * spacing[axis] for axis in axes) / edge ** len(axes)
+        return edge * max(1.0, (voxels / self.maximum_voxels) ** (1 / len(axes)))
+
+    def network_size(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the size of the grid a network sees for a working grid of a given size, both in array order."""
+        factor = max(1.0, (math.prod(spatial) / self.network_voxels) ** (1 / len(spatial)))
+        return tuple(max(self.minimum_size, round(n / factor)) for n in spatial)
+
+
+def used_axes(size: Sequence[int]) -> list[int]:
+    """Return the axes of a volume along which it extends: all three, or the two of a single slice."""
+    flat = list(size).index(1) if list(size).count(1) == 1 else None
+    return [axis for axis in range(3) if axis != flat]

@@ -1,0 +1,122 @@
+"""A deformation that was found, and what can be done with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..protocol import contract
+from ..protocol.result_files import write_result
+from ..volume import fields, images
+from ..volume.geometry import Geometry
+from ..volume.images import AnyImage
+from .inputs import Inputs
+from .preprocess import Source, warp_volume
+from .search import Search
+
+SAVED = {"transform": "transform.nrrd", "warped": "warped.nrrd", "jacobian": "jacobian.nrrd"}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A deformation, and what was measured of it.
+
+    Attributes:
+        displacement_lps_mm: float32 `(k, j, i, 3)` on the fixed grid, alignment included: the moving image is sampled
+            at x + u(x).
+        geometry: The fixed grid.
+        measures: Numbers and texts by name: similarity per recursion, Jacobian, overlap and landmark error before and
+            after, the settings that came of the quality.
+        warnings: Sentences that users must see.
+        seconds: Computing time by stage.
+        inputs: What was registered.
+        search: How it was found, on the working grid.
+    """
+
+    displacement_lps_mm: np.ndarray
+    geometry: Geometry
+    measures: dict[str, Any]
+    warnings: list[str]
+    seconds: dict[str, float]
+    inputs: Inputs
+    search: Search
+
+    @property
+    def transform(self) -> sitk.DisplacementFieldTransform:
+        """The deformation as ITK's transform, which maps fixed to moving points in LPS mm, for resampling."""
+        return sitk.DisplacementFieldTransform(
+            images.to_sitk(self.displacement_lps_mm.astype(np.float64), self.geometry)
+        )
+
+    def warp(self, image: AnyImage | None = None, *, nearest: bool = False) -> sitk.Image:
+        """Return an image of the moving side on the fixed grid.
+
+        Args:
+            image: Any that lies where the moving image does; None for the moving image itself.
+            nearest: Nearest neighbour, for label maps.
+        """
+        source = self.inputs.moving
+        if image is not None:
+            volume = images.as_volume(image)
+            source = Source(volume.array, volume.geometry)
+        return images.to_sitk(self._warped(source, nearest=nearest), self.geometry)
+
+    def jacobian(self) -> sitk.Image:
+        """Return the Jacobian determinant: above 1 moving tissue is shrunk, at or below 0 the deformation folds."""
+        return images.to_sitk(fields.jacobian_determinant(self.displacement_lps_mm, self.geometry), self.geometry)
+
+    def inverse(self) -> fields.Inverse:
+        """Return the deformation of moving to fixed points on the fixed grid, and how far it misses."""
+        return fields.invert(self.displacement_lps_mm, self.geometry)
+
+    def write(self, wanted: Mapping[str, str]) -> dict[str, str]:
+        """Write some of what came of the registration.
+
+        Args:
+            wanted: A file each for "transform", "warped", "jacobian" or "warped_labels"; any may be left out.
+
+        Returns:
+            The files that were written; warped labels only where the moving image has labels.
+
+        Raises:
+            EngineError: If one cannot be written.
+        """
+        labels = self.inputs.reference.moving_labels
+        makers = {
+            "warped": lambda: self._warped(self.inputs.moving),
+            "jacobian": lambda: fields.jacobian_determinant(self.displacement_lps_mm, self.geometry),
+            "warped_labels": lambda: None if labels is None else self._warped(labels, nearest=True),
+        }
+        files = {}
+        for name, file in wanted.items():
+            if name == "transform":
+                images.write_displacement(file, self.displacement_lps_mm, self.geometry)
+            else:
+                array = makers[name]()
+                if array is None:
+                    continue
+                images.write_volume(file, array, self.geometry)
+            files[name] = file
+        return files
+
+    def save(self, folder: str | Path) -> dict[str, str]:
+        """Write transform, warped image, Jacobian and all measures into a folder, made if it is not there.
+
+        Returns:
+            The files by what they hold: "transform", "warped", "jacobian", "result".
+
+        Raises:
+            EngineError: If one cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = self.write({name: str(folder / file) for name, file in SAVED.items()})
+        result = contract.Result(files, self.measures, self.warnings)
+        return {**files, "result": str(write_result(folder, result))}
+
+    def _warped(self, source: Source, *, nearest: bool = False) -> np.ndarray:
+        device = self.search.pair.fixed.device
+        return warp_volume(source, self.displacement_lps_mm, self.geometry, device, nearest=nearest)

@@ -1,0 +1,193 @@
+"""Registers pairs of images: the function that everything else calls."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..deform.tensors import choose_device, use_full_precision
+from ..networks import load_network
+from ..protocol import contract, errors
+from ..protocol.contract import METHOD_NONE, Event, Progress
+from ..protocol.grid import GridPolicy
+from ..protocol.quality import resolve
+from ..protocol.registry import choose_variant, load_method
+from ..protocol.reporting import Reporter
+from ..protocol.settings import Settings
+from ..volume.images import AnyImage
+from ..volume.intensity import PERCENTILES
+from .alignment import align
+from .evaluation import finite, linear_field, regularity, score
+from .inputs import Given, Inputs, load_inputs
+from .memory import run_within_memory
+from .method_run import Observer
+from .preprocess import field_on_fixed, prepare
+from .registered import Registered
+from .search import Search, Tool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Options(Given, total=False):
+    """What `register` takes by name: what may be given besides the images, and how to follow and stop it.
+
+    Attributes:
+        on_progress: Called with every step forward.
+        cancel: Asked now and then whether to give up; then `register` raises an error with the code "cancelled".
+        finish: Asked now and then whether to end with the best so far.
+        observer: Sees every recursion of the method.
+    """
+
+    on_progress: Callable[[Progress], object]
+    cancel: Callable[[], bool]
+    finish: Callable[[], bool]
+    observer: Observer
+
+
+class Registrar:
+    """Registers any number of pairs with the same settings; the network stays loaded.
+
+    Examples:
+        >>> registrar = Registrar(Settings(method="none", refinement_steps=5))
+        >>> [registrar.register(image, image).measures["jacobian"]["folds"] for image in (fixed, moving)]
+        [0, 0]
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Check the settings and read the method.
+
+        Raises:
+            EngineError: If a value is out of range, or the method or the device is not there.
+        """
+        self.settings = contract.build(Settings, asdict(settings or Settings()))
+        self.device = choose_device(self.settings.device)
+        self.method = None if self.settings.method == METHOD_NONE else load_method(self.settings.method)
+        self.resolved = resolve(self.settings, self.method, on_gpu=self.device.type != "cpu")
+        self._tools: dict[int, Tool] = {}
+
+    def register(self, fixed: AnyImage, moving: AnyImage, **options: "Unpack[Options]") -> Registered:
+        """Register a moving onto a fixed image.
+
+        Args:
+            fixed: Image that stays: a file, a SimpleITK image, or an array `(k, j, i)` with its `Geometry`.
+            moving: Image to deform onto it.
+            options: As in `Options`: masks, labels, landmarks, the initial map, and how to follow and stop it.
+
+        Raises:
+            EngineError: With a sentence on what is wrong and what to do.
+        """
+        reporter = _reporter(options)
+        with reporter.stage("load", "Reading the volumes."):
+            inputs = load_inputs(fixed, moving, options)
+        return self._run_where_it_fits(inputs, reporter, options.get("observer", Observer()))
+
+    def _run_where_it_fits(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
+        """Run on the CPU instead where a graphics card that was not asked for by name has too little memory."""
+        try:
+            return run_within_memory(lambda: self._run(inputs, reporter, observer))
+        except errors.EngineError as error:
+            is_choice = self.settings.device == "auto" and self.device.type != "cpu"
+            if error.code != errors.OUT_OF_MEMORY or not is_choice:
+                raise
+        reporter.step("load", message="The graphics card has too little memory; starting again on the CPU.")
+        on_cpu = Registrar(replace(self.settings, device="cpu"))
+        registered = run_within_memory(lambda: on_cpu._run(inputs, reporter, observer))
+        registered.warnings.append("The graphics card has too little memory for these volumes, so the CPU was used.")
+        return registered
+
+    def _run(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
+        settings, fixed = self.resolved, inputs.fixed.geometry
+        torch.manual_seed(settings.seed)
+        use_full_precision()
+        axes = 2 if fixed.is_flat else 3
+        policy = GridPolicy() if self.method is None else self.method.grid[axes]
+        percentiles = PERCENTILES if self.method is None else self.method.normalization
+        with reporter.stage("align", "Aligning the volumes."):
+            matrix = align(inputs.fixed, inputs.moving, settings.alignment, inputs.initial, settings.seed, self.device)
+            pair = prepare(inputs.fixed, inputs.moving, matrix, policy, self.device, percentiles)
+        search = Search(settings, pair, fixed, reporter)
+        search.values.update(method=settings.method, device=str(self.device), alignment=matrix.ravel().tolist())
+        self.find(search, observer)
+        if reporter.enough():
+            search.warnings.append("Finished early on request; more recursions or refinement might improve the result.")
+        displacement = field_on_fixed(search.displacement, search.pair, fixed)
+        with reporter.stage("evaluate", "Measuring the deformation."):
+            measures = {**search.values, **_measures(displacement, inputs, matrix, self.device)}
+        folds = measures["jacobian"]["folds"]
+        if folds:
+            search.warnings.append(f"The deformation folds in {folds} voxels; points there have no valid inverse.")
+        measures.update(settings=asdict(settings), seconds=reporter.seconds)
+        return Registered(displacement, fixed, finite(measures), search.warnings, reporter.seconds, inputs, search)
+
+    def find(self, search: Search, observer: Observer | None = None) -> None:
+        """Find the displacement of a working pair by method and refinement."""
+        if self.method is not None:
+            with search.reporter.stage("recursion", "Preparing the method."):
+                search.run_method(self._tool(search.pair.fixed.ndim - 2), observer or Observer())
+        if search.settings.refinement_steps and not search.reporter.enough():
+            with search.reporter.stage("refine", "Refining the deformation on this pair."):
+                search.run_refinement()
+
+    def _tool(self, axes: int) -> Tool:
+        """Return the method with its network for images of so many axes; loaded once."""
+        if axes not in self._tools and self.method is not None:
+            variant = choose_variant(self.method, axes, self.settings.weights)
+            network = load_network(self.method.architecture, variant).to(self.device)
+            network.half_precision = bool(self.resolved.half_precision)
+            self._tools[axes] = Tool(self.method, variant, network)
+        return self._tools[axes]
+
+
+def register(
+    fixed: AnyImage, moving: AnyImage, settings: Settings | None = None, **options: "Unpack[Options]"
+) -> Registered:
+    """Register a moving onto a fixed image.
+
+    Args:
+        fixed: Image that stays: a file, a SimpleITK image, or an array `(k, j, i)` with its `Geometry`.
+        moving: Image to deform onto it.
+        settings: How; None for the usual ones.
+        options: As in `Options`: masks, labels, landmarks, the initial map, and how to follow and stop it.
+
+    Raises:
+        EngineError: With a sentence on what is wrong and what to do.
+
+    Examples:
+        >>> registered = register(fixed, moving, Settings(method="none", refinement_steps=10))
+        >>> registered.measures["refined_similarity"] > 0.5
+        True
+        >>> registered.warp().GetSize() == registered.jacobian().GetSize() == fixed.GetSize()
+        True
+    """
+    return Registrar(settings).register(fixed, moving, **options)
+
+
+def _measures(
+    displacement_lps_mm: np.ndarray, inputs: Inputs, matrix: np.ndarray, device: torch.device
+) -> dict[str, Any]:
+    """Score the field, and for comparison the volumes as they were and after the linear alignment."""
+    fixed, reference = inputs.fixed.geometry, inputs.reference
+    values = regularity(displacement_lps_mm, fixed)
+    for name, linear in (("before", inputs.initial), ("aligned", matrix)):
+        # A field of the whole grid is made only if something is measured with it.
+        values[name] = {} if reference.is_empty else score(linear_field(linear, fixed), fixed, reference, device)
+    values["after"] = score(displacement_lps_mm, fixed, reference, device)
+    return values
+
+
+def _reporter(options: Options) -> Reporter:
+    reporter, on_progress = Reporter(), options.get("on_progress")
+
+    def tell(event: Event) -> None:
+        if on_progress is not None and isinstance(event, Progress):
+            on_progress(event)
+
+    return replace(
+        reporter,
+        emit=tell,
+        cancelled=options.get("cancel", reporter.cancelled),
+        enough=options.get("finish", reporter.enough),
+    )

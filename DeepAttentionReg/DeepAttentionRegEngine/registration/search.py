@@ -1,0 +1,158 @@
+"""Looks for the deformation of one working pair: by the method, then by refinement."""
+
+from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..deform.refine import RefineSettings, refine, usual_settings
+from ..deform.warp import resize, resize_displacement
+from ..networks.base import RegistrationNetwork
+from ..protocol import errors
+from ..protocol.registry import Method, Variant
+from ..protocol.reporting import Reporter
+from ..protocol.settings import Settings
+from ..volume.geometry import Geometry
+from .method_run import Applied, MethodRun, Observer, Proposal, similarity, structures_closer
+from .preprocess import WorkingPair
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A method ready to be applied: its description, its weights and its network."""
+
+    method: Method
+    variant: Variant
+    network: RegistrationNetwork
+
+
+@dataclass
+class Search:
+    """A deformation under way: the displacement so far, how to refine it if it is trusted, and what to tell about it.
+
+    Attributes:
+        settings: With no number left open.
+        pair: On the working grid.
+        fixed: Grid of the fixed volume.
+        reporter: Told how it goes.
+        displacement: `(1, nd, *spatial)` in voxels of the working grid.
+        view: The pair on the grid on which similarity is told, that of the method.
+        trusted: Refinement settings of the weights, where the pair suits them.
+        proposal: A sequence of Gaussians, where one is to be kept.
+        values: Numbers and texts by name.
+        warnings: Sentences the user must see.
+    """
+
+    settings: Settings
+    pair: WorkingPair
+    fixed: Geometry
+    reporter: Reporter
+    displacement: Tensor = field(init=False)
+    view: WorkingPair = field(init=False)
+    trusted: dict[str, Any] = field(default_factory=dict)
+    proposal: Proposal | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        spatial = self.pair.fixed.shape[2:]
+        self.displacement = torch.zeros(1, len(spatial), *spatial, device=self.pair.fixed.device)
+        self.view = self.pair
+
+    def run_method(self, tool: Tool, observer: Observer) -> None:
+        """Apply the method; a deformation worse than the alignment alone is not used."""
+        settings, title = self.settings, tool.method.title
+        self.values.update(weights=tool.variant.weights)
+        run = MethodRun(tool.method, tool.network, settings.recursions or 1, self.reporter, observer)
+        wanted = bool(settings.refinement_steps and tool.variant.refinement.get("structures"))
+        found = run.apply(self.pair, self.fixed, with_structures=wanted)
+        self.view = found.view
+        if observer.keeps_gaussians and found.proposal is None:
+            raise errors.EngineError(
+                errors.CONTRACT, f"{title} makes no sequence of Gaussians.", "Choose the method r2n2."
+            )
+        similarities = found.similarities
+        best = int(np.nanargmax(similarities))
+        self.values.update(recursions=len(similarities) - 1, similarity=similarities, best_recursion=best)
+        better = similarities[-1] >= similarities[0]  # false for a broken field, not a number, too
+        if better or structures_closer(found.view, found.displacement):
+            self._take(found, tool.variant, observer)
+            return
+        self.warnings.append(
+            f"{title} made the volumes less similar, so its deformation was left out; "
+            "it may not suit the anatomy or modality."
+        )
+        if observer.keeps_gaussians:
+            self.warnings.append("There are no Gaussians left to write.")
+
+    def _take(self, found: Applied, variant: Variant, observer: Observer) -> None:
+        """Go on from what the method found."""
+        spatial = tuple(self.pair.fixed.shape[2:])
+        self.displacement = resize_displacement(found.displacement, spatial)
+        if found.structures is not None:
+            fixed, moving = found.structures
+            self.pair = replace(self.pair, structures=(resize(fixed, spatial), resize(moving, spatial)))
+        self.trusted = variant.refinement if self._fits(variant) else {}
+        if observer.keeps_gaussians:
+            self.proposal = found.proposal
+
+    def _fits(self, variant: Variant) -> bool:
+        """Return whether the weights were trained on fields of view of this size; warn if not."""
+        if variant.extent_mm is None:
+            return True
+        extent = max(n * spacing for n, spacing in zip(self.fixed.size, self.fixed.spacing, strict=True))
+        low, high = variant.extent_mm
+        if not low <= extent <= high:
+            self.warnings.append(
+                f"The weights {variant.weights} were trained on fields of view of {low:g} to {high:g} mm, this one has "
+                f"{extent:.0f} mm; do not rely on the network alone."
+            )
+        return low <= extent <= high
+
+    def run_refinement(self) -> None:
+        """Improve the displacement on this pair; a sequence of Gaussians that is to be kept stays one."""
+        settings, steps = self.settings, self.settings.refinement_steps or 0
+
+        def on_step(step: int, of: int, loss: float) -> bool:
+            self.reporter.step("refine", step, of, f"Refinement, loss {loss:.4f}.")
+            return self.reporter.enough()
+
+        if self.proposal is not None:
+            self.proposal = self.proposal.refined(steps, settings.similarity, settings.smoothness, on_step)
+            self.displacement = self.proposal.displacement(tuple(self.pair.fixed.shape[2:]))
+        else:
+            chosen = refine_settings(settings, self.pair.fixed.ndim - 2, self.trusted)
+            self.displacement = refine(self.pair, self.displacement, chosen, on_step)
+        seen = resize_displacement(self.displacement, tuple(self.view.fixed.shape[2:]))
+        self.values["refined_similarity"] = similarity(self.view, seen)
+
+
+def refine_settings(settings: Settings, axes: int, trusted: dict[str, Any]) -> RefineSettings:
+    """Return how to refine: the usual settings, or those of the weights, and what the user chose.
+
+    Args:
+        settings: What the user chose, with no number left open.
+        axes: Spatial axes, 2 or 3.
+        trusted: Fields that come with the weights; empty for the usual ones.
+
+    Raises:
+        EngineError: If the weights name settings that are not known.
+    """
+    try:
+        steps = settings.refinement_steps or 0
+        usual = RefineSettings(steps, **trusted) if trusted else usual_settings(axes, settings.similarity, steps)
+        return replace(
+            usual,
+            similarity=settings.similarity,
+            velocity=settings.velocity,
+            smoothness=usual.smoothness * settings.smoothness,
+        )
+    except TypeError as error:
+        raise errors.EngineError(
+            errors.WEIGHTS_CORRUPT,
+            f"The refinement settings beside the weights make no sense ({error}).",
+            f"Known: {', '.join(item.name for item in dataclass_fields(RefineSettings))}.",
+        ) from error
