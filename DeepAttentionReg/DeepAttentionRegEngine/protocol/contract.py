@@ -334,9 +334,7 @@ def _item_types(hint: Any, count: int) -> list[Any]:
 def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> None:
     if hint is Any:
         return
-    plain = tuple(_json_type(kind) for kind in _alternatives(hint))
-    if float in plain:
-        plain += (int,)
+    plain = tuple(accepted for kind in _alternatives(hint) for accepted in _accepted(kind))
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
         wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in plain)
         raise _refusal(f"{name} is {value!r}, but must be {wanted}.", "Correct the value.")
@@ -356,12 +354,12 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _json_type(kind: Any) -> Any:
-    """Return as what JSON tells a value of a type: a dataclass as dict, a tuple as list."""
+def _accepted(kind: Any) -> tuple[type, ...]:
+    """Return what may stand for a value of a type, as JSON has no dataclasses and tuples, and one kind of number."""
     if dataclasses.is_dataclass(kind):
-        return dict
+        return (dict,)
     plain = typing.get_origin(kind) or kind
-    return list if plain is tuple else plain
+    return {tuple: (list, tuple), float: (float, int)}.get(plain, (plain,))
 
 
 def _load_object(text: str, what: str) -> dict[str, Any]:

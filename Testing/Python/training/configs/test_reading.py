@@ -39,7 +39,7 @@ class TestKeys:
             ({"seed": True}, "Config.seed is True, but must be int"),
             ({"task": "segment"}, "Config.task is 'segment', but must be one of registration, segmentation"),
             ({"optimizer": {"schedule": "linear"}}, "Optimizer.schedule is 'linear', but must be one of constant"),
-            ({"optimizer": {"betas": 0.9}}, "Optimizer.betas is 0.9, but must be list"),
+            ({"optimizer": {"betas": 0.9}}, "Optimizer.betas is 0.9, but must be list or tuple"),
             ({"data": [1]}, "Config.data is .1., but must be dict"),
         ],
     )
