@@ -158,7 +158,7 @@ class TestCommands:
         cards = (ROOT / "Resources" / "ModelCards").glob("*.md")
         documents = [ROOT / "README.md", TRAINING / "README.md", RESOURCES / "weights.json", *cards]
         text = "\n".join(path.read_text(encoding="utf-8") for path in documents)
-        told = re.findall(r"python -m training ([\w-]+)(?: ([\w-]+_[\w-]+))?", text)
+        told = re.findall(r"python -m training ([a-z][\w-]*)(?: ([\w-]+_[\w-]+))?", text)
         assert len(told) > 30
         assert {command for command, _ in told} <= set(COMMANDS)
         assert {name for _, name in told} - {""} <= set(names())
