@@ -36,6 +36,7 @@ ENGINE_LAYERS: dict[str, set[str]] = {
     "evidence": TORCH,
 }
 LIB_LAYERS = ("engine", "nodes", "tasks", "views", "evidence", "report", "Parameters", "panel")
+TRAINING_LAYERS = ("configs", "data", "objectives", "run", "measure")
 LIGHT = {"protocol", "volume"}  # what the process of the panel may load
 MAX_FOLDER_MODULES = 20
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}
@@ -92,8 +93,9 @@ def packages_used(path: Path, package: Path) -> set[str]:
 
 
 def ours(path: Path) -> Iterator[str]:
-    """Yield the dotted names below `MODULE` of what a file imports, relative imports resolved."""
-    folder = path.parent.relative_to(MODULE).parts if path.is_relative_to(MODULE) else ()
+    """Yield the dotted names of what a file imports, relative imports resolved from where packages lie."""
+    home = MODULE if path.is_relative_to(MODULE) else ROOT
+    folder = path.parent.relative_to(home).parts
     for node in nodes(path, ast.Import, ast.ImportFrom):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -147,10 +149,16 @@ class TestImportDirection:
         upper = set(LIB_LAYERS) - up_to(layer, LIB_LAYERS)
         assert not offenders(files, lambda path: packages_used(path, LIB) & upper)
 
+    @pytest.mark.parametrize("layer", TRAINING_LAYERS)
+    def test_training_packages_import_from_lower_ones_only(self, layer: str) -> None:
+        upper = set(TRAINING_LAYERS) - up_to(layer, TRAINING_LAYERS)
+        assert not offenders(python_files(TRAINING / layer), lambda path: packages_used(path, TRAINING) & upper)
+
     def test_every_package_has_its_layer(self) -> None:
         assert {path.name for path in ENGINE.iterdir() if path.is_dir()} - {"__pycache__"} == set(ENGINE_LAYERS)
         folders = {path.name for path in LIB.iterdir() if path.is_dir()} - {"__pycache__"}
         assert folders == set(LIB_LAYERS) - {"Parameters"}
+        assert {path.parent.name for path in TRAINING.glob("*/__init__.py")} == set(TRAINING_LAYERS)
 
     def test_slicer_side_uses_only_engine_packages_without_torch(self) -> None:
         assert not offenders(SLICER_FILES, lambda path: packages_used(path, ENGINE) - LIGHT)
@@ -253,11 +261,17 @@ class TestCode:
 
         assert not offenders([*SHIPPED, *TRAINING_FILES], bare)
 
-    def test_engine_functions_state_what_they_return(self) -> None:
+    def test_engine_and_training_functions_state_what_they_return(self) -> None:
         def silent(path: Path) -> list[str]:
             return [node.name for node in nodes(path, *FUNCTIONS) if node.returns is None]
 
-        assert not offenders(ENGINE_FILES, silent)
+        assert not offenders([*ENGINE_FILES, *TRAINING_FILES], silent)
+
+    def test_engine_and_training_leave_the_path_of_modules_alone(self) -> None:
+        def changes(path: Path) -> list[str]:
+            return [node.attr for node in nodes(path, ast.Attribute) if ast.unparse(node) == "sys.path"]
+
+        assert not offenders([*ENGINE_FILES, *TRAINING_FILES], changes)
 
     def test_asserts_are_for_tests(self) -> None:
         assert not offenders(SHIPPED, lambda path: nodes(path, ast.Assert))

@@ -267,7 +267,10 @@ def parse_event(line: str) -> Event | None:
 
 
 def build(kind: type[T], values: dict[str, Any]) -> T:
-    """Return a job or event from its fields, checked for type, range and choice.
+    """Return a job, an event or another dataclass from its fields, checked for type, range and choice.
+
+    Fields that are dataclasses come from objects, tuples from lists, at any depth. Limits are what a field's metadata
+    says: "choices", "at_least", "at_most".
 
     Raises:
         EngineError: Naming the field that is unknown, missing or wrong.
@@ -279,20 +282,47 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
     for name, item in known.items():
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if required and name not in values:
-            raise _refusal(f"{kind.__name__} lacks the field {name!r}.", "Add it to the job.")
+            raise _refusal(f"{kind.__name__} lacks the field {name!r}.", "Add it.")
     hints = typing.get_type_hints(kind)
-    for name, value in values.items():
-        _check_value(f"{kind.__name__}.{name}", value, hints[name], known[name].metadata)
-    return kind(**values)
+    checked = {
+        name: _checked(f"{kind.__name__}.{name}", value, hints[name], known[name].metadata)
+        for name, value in values.items()
+    }
+    return kind(**checked)
+
+
+def _checked(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> Any:
+    """Return a value in its own type where JSON has none for it, its items in theirs."""
+    _check_value(name, value, hint, limits)
+    hint = next((kind for kind in _alternatives(hint) if kind is not type(None)), hint)
+    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
+        return build(typing.cast(Any, hint), value)
+    plain = typing.get_origin(hint)
+    if value is None or plain not in (dict, list, tuple):
+        return value
+    items = value if plain is dict else dict(enumerate(value))
+    kinds = _item_types(hint, len(items))
+    if len(kinds) != len(items):
+        raise _refusal(f"{name} is {value!r}, but must have {len(kinds)} items.", "Correct the value.")
+    checked = {
+        key: _checked(f"{name}[{key!r}]", item, kind, {})
+        for (key, item), kind in zip(items.items(), kinds, strict=True)
+    }
+    return checked if plain is dict else plain(checked.values())
+
+
+def _item_types(hint: Any, count: int) -> list[Any]:
+    """Return the types of the items of a dict, list or tuple; a tuple may be of a number of its own."""
+    inner = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
+    if typing.get_origin(hint) is tuple and Ellipsis not in typing.get_args(hint):
+        return inner
+    return [inner[-1]] * count
 
 
 def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> None:
     if hint is Any:
         return
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    plain = tuple(typing.get_origin(kind) or kind for kind in allowed)
-    if float in plain:
-        plain += (int,)
+    plain = tuple(accepted for kind in _alternatives(hint) for accepted in _accepted(kind))
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
         wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in plain)
         raise _refusal(f"{name} is {value!r}, but must be {wanted}.", "Correct the value.")
@@ -306,10 +336,18 @@ def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, A
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low:.12g}" if high is None else f"between {low:.12g} and {high:.12g}"
         raise _refusal(f"{name} is {value}, but must be {bounds}.", "Correct the value.")
-    if typing.get_origin(hint) in (dict, list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
-            _check_value(f"{name}[{key!r}]", item, typing.get_args(hint)[-1], {})
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _accepted(kind: Any) -> tuple[type, ...]:
+    """Return what may stand for a value of a type, as JSON has no dataclasses and tuples, and one kind of number."""
+    if dataclasses.is_dataclass(kind):
+        return (dict,)
+    plain = typing.get_origin(kind) or kind
+    return {tuple: (list, tuple), float: (float, int)}.get(plain, (plain,))
 
 
 def _load_object(text: str, what: str) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """Small synthetic data sets and configurations that the tests of training/ share."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import torch
 
-ROOT = Path(__file__).resolve().parents[3]
-TRAINING = ROOT / "training"
-sys.path.insert(0, str(TRAINING))
-
 EDGE = 32
+ACREGNET = {"architecture": "acregnet", "network": {"nd": 2, "widths": "tiny", "norm": "batch"}}
 NETWORK = {"nd": 2, "widths": "tiny", "norm": "batch", "segmenter_width": 2}
+
+
+def need(*packages: str) -> None:
+    """Skip the tests of the calling file where a package of the extra "train" is missing."""
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is not installed (extra 'train')")
 
 
 def lungs(rng: np.random.Generator, edge: int = EDGE) -> tuple[np.ndarray, np.ndarray]:
@@ -91,6 +94,17 @@ def chest_config(folder: Path, **changes: Any) -> Path:
     path = folder / f"{changes.pop('name', 'tiny')}.json"
     path.write_text(json.dumps({**config, **changes}))
     return path
+
+
+def untrained(config: Path, seed: int = 0) -> dict[str, Any]:
+    """Return what a run of a configuration would have written before its first step."""
+    from training.configs.reading import read_config
+    from training.objectives.making import make_task
+
+    torch.manual_seed(seed)
+    task = make_task(read_config(config), None)
+    settings = json.loads(config.read_text())
+    return {"config": {"seed": seed, "network": settings["network"]}, "average": task.network.state_dict(), "step": 1}
 
 
 def same_tensors(first: Any, second: Any) -> bool:

@@ -96,6 +96,63 @@ class TestRoundTrip:
         assert {event.stage for event in EVENTS if isinstance(event, Progress)} <= set(contract.STAGES)
 
 
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A dataclass within others."""
+
+    place: tuple[float, float]
+    kind: str = dataclasses.field(default="plain", metadata={"choices": ("plain", "fancy")})
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A dataclass with everything that JSON has no type of its own for."""
+
+    corners: tuple[Point, ...] = ()
+    center: Point | None = None
+    grids: tuple[tuple[int, ...], ...] = ()
+    named: dict[str, Point] = dataclasses.field(default_factory=dict)
+    free: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class TestNesting:
+    def test_objects_become_dataclasses_and_lists_tuples(self) -> None:
+        point = {"place": [1, 2.5]}
+        values = {"corners": [point, point], "center": point, "grids": [[4, 5], [6]], "named": {"a": point}}
+        made = contract.build(Shape, {**values, "free": {"as": ["it", {"is": None}]}})
+        expected = Point((1, 2.5))
+        assert made == Shape(
+            (expected, expected), expected, ((4, 5), (6,)), {"a": expected}, {"as": ["it", {"is": None}]}
+        )
+
+    def test_fields_and_json_come_back_equal(self) -> None:
+        shape = Shape(corners=(Point((0, 1), "fancy"),), grids=((1, 2),))
+        fields = dataclasses.asdict(shape)
+        assert contract.build(Shape, fields) == contract.build(Shape, json.loads(json.dumps(fields))) == shape
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"center": {"place": [1, 2], "colour": "red"}}, "Point does not know the field 'colour'"),
+            ({"center": {}}, "Point lacks the field 'place'"),
+            ({"center": [1, 2]}, "Shape.center is [1, 2], but must be dict or nothing"),
+            ({"center": {"place": [1, 2, 3]}}, "Point.place is [1, 2, 3], but must have 2 items"),
+            ({"center": {"place": 1}}, "Point.place is 1, but must be list or tuple"),
+            ({"center": {"place": [1, 2], "kind": "odd"}}, "Point.kind is 'odd', but must be one of plain, fancy"),
+            ({"corners": [3]}, "Shape.corners[0] is 3, but must be dict"),
+            ({"grids": [[1, 2.5]]}, "Shape.grids[0][1] is 2.5, but must be int"),
+            ({"named": {"a": None}}, "Shape.named['a'] is None, but must be dict"),
+        ],
+    )
+    def test_what_is_wrong_within_is_named(self, values: dict[str, Any], message: str) -> None:
+        with pytest.raises(errors.EngineError, match=re.escape(message)):
+            contract.build(Shape, values)
+
+    def test_items_of_an_optional_list_are_checked(self) -> None:
+        with pytest.raises(errors.EngineError, match=r"BatchJob.outputs\[0\] is 5"):
+            contract.build(contract.BatchJob, {"pairs": "p", "output": "o", "outputs": [5]})
+
+
 class TestDefaults:
     def test_shortest_job_takes_the_defaults(self) -> None:
         assert contract.parse_job(job_text()) == RegisterJob(fixed="f", moving="m")

@@ -1,0 +1,1 @@
+"""What a training step computes: tasks and loss terms."""

@@ -1,0 +1,1 @@
+"""Training runs, and what becomes of their weights."""
