@@ -56,7 +56,7 @@ def aligned(pair: Files, alignment: str, folder: Path) -> Files:
     """
     moved = {"moving": str(folder / "aligned.mha"), "moving_labels": str(folder / "aligned_labels.mha")}
     outputs = {"output_warped": moved["moving"], "output_warped_labels": moved["moving_labels"]}
-    how = {"method": METHOD_NONE, "alignment": alignment, "device": "cpu"}
+    how = {"method": METHOD_NONE, "alignment": alignment, "device": "cpu", "refinement_steps": 0}
     to_moving = np.reshape(run_job(build(RegisterJob, {**pair, **how, **outputs}))["alignment"], (4, 4))
     found = {**pair, **moved}
     if "moving_points" in pair:

@@ -26,7 +26,7 @@ def settings(method: str, weights: str, evaluation: Evaluation) -> dict[str, dic
         evaluation: Numbers of recursions, and steps of refinement.
     """
     usual, steps = {"method": method, "weights": weights}, evaluation.refinement_steps
-    table = {f"K={k}": {**usual, "recursions": k} for k in evaluation.recursions}
+    table = {f"K={k}": {**usual, "recursions": k, "refinement_steps": 0} for k in evaluation.recursions}
     table["refined"] = {**usual, "recursions": evaluation.refined_recursions, "refinement_steps": steps}
     table["refinement only"] = {"method": METHOD_NONE, "refinement_steps": steps}
     return table
@@ -98,7 +98,7 @@ def stored_files(folder: Path, pair: tuple[str, str]) -> Files:
 
 def run_job(job: Job) -> dict[str, Any]:
     """Run a job of the engine without a word and return what it found."""
-    return run(job, Reporter(lambda event: None, lambda: False)).values
+    return run(job, Reporter()).values
 
 
 def score_figures(scores: dict[str, Any]) -> Figures:

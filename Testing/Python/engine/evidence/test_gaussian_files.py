@@ -205,6 +205,7 @@ class TestJob:
             method="r2n2",
             weights=str(tmp_path / "any.pt"),
             recursions=3,
+            refinement_steps=0,
             output_transform=str(tmp_path / "t.nrrd"),
             output_gaussians=str(tmp_path / "g.json"),
             output_recursions=str(tmp_path / "r"),
@@ -212,7 +213,7 @@ class TestJob:
         )
 
     def test_rendered_sequence_is_the_transform(self, job: contract.RegisterJob, tmp_path: Path) -> None:
-        quiet = Reporter(lambda event: None, lambda: False)
+        quiet = Reporter()
         result = run(job, quiet)
         rendered = str(tmp_path / "rendered.nrrd")
         run(contract.RenderJob(gaussians=str(job.output_gaussians), reference=job.fixed, output=rendered), quiet)
@@ -227,7 +228,7 @@ class TestJob:
         assert result.values["spline_numbers"] == nd * math.prod(math.ceil(n / 7) + 2 for n in seen)
 
     def test_refined_sequence_is_the_transform_too(self, job: contract.RegisterJob, tmp_path: Path) -> None:
-        quiet = Reporter(lambda event: None, lambda: False)
+        quiet = Reporter()
         run(job, quiet)
         before, _ = images.read_displacement(str(job.output_transform))
         values = run(contract.RegisterJob(**{**vars(job), "refinement_steps": 4, "similarity": "mse"}), quiet).values
@@ -239,17 +240,17 @@ class TestJob:
     def test_sequence_is_not_refined_by_mind(self, job: contract.RegisterJob) -> None:
         other = contract.RegisterJob(**{**vars(job), "refinement_steps": 4, "similarity": "mind"})
         with pytest.raises(EngineError, match="MIND"):
-            run(other, Reporter(lambda event: None, lambda: False))
+            run(other, Reporter())
 
     def test_recursions_tell_their_gaussians(self, job: contract.RegisterJob, tmp_path: Path) -> None:
-        run(job, Reporter(lambda event: None, lambda: False))
+        run(job, Reporter())
         told = [step.gaussians for step in read_index(tmp_path / "r").recursions]
         assert told == json.loads((tmp_path / "g.json").read_text(encoding="ascii"))["steps"]
 
     def test_method_without_gaussians_says_so(self, job: contract.RegisterJob, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registrar, "load_network", lambda *_: Still())
         with pytest.raises(EngineError, match="no sequence of Gaussians"):
-            run(job, Reporter(lambda event: None, lambda: False))
+            run(job, Reporter())
 
     def test_method_without_gaussians_says_so_where_it_fails_too(
         self, job: contract.RegisterJob, monkeypatch: pytest.MonkeyPatch
@@ -257,13 +258,13 @@ class TestJob:
         monkeypatch.setattr(registrar, "load_network", lambda *_: Still())
         self.make_worse(monkeypatch)
         with pytest.raises(EngineError, match="no sequence of Gaussians"):
-            run(job, Reporter(lambda event: None, lambda: False))
+            run(job, Reporter())
 
     def test_user_is_told_that_no_gaussians_are_left(
         self, job: contract.RegisterJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         self.make_worse(monkeypatch)
-        result = run(job, Reporter(lambda event: None, lambda: False))
+        result = run(job, Reporter())
         assert any("no Gaussians left" in warning for warning in result.warnings)
         assert "gaussians" not in result.outputs
         assert not (tmp_path / "g.json").exists()

@@ -141,7 +141,7 @@ class TestJob:
     def test_same_seed_gives_the_same(self, job, result, tmp_path):
         again = run(
             RegisterJob(**{**vars(job), "output_uncertainty": str(tmp_path / "u.nrrd"), "output_transform": None}),
-            Reporter(lambda event: None, lambda: False),
+            Reporter(),
         )
         first, second = (images.read_volume(item.outputs["uncertainty"]).array for item in (result, again))
         np.testing.assert_array_equal(first, second)

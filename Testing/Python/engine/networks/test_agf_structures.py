@@ -138,7 +138,7 @@ class TestJob:
         weights.with_suffix(".json").write_text(json.dumps({"refinement": known}), encoding="ascii")
         both = {"fixed": str(path), "moving": str(path), "device": "cpu"}
         job = RegisterJob(**both, method="rman", recursions=1, weights=str(weights), refinement_steps=1)
-        run(job, Reporter(lambda event: None, lambda: False))
+        run(job, Reporter())
         assert seen["settings"].structures == known.get("structures", 0)
         if not known:
             assert seen["masks"] is None

@@ -96,6 +96,7 @@ def job(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
         moving=str(tmp_path / "moving.nrrd"),
         method=name,
         recursions=method.recursions.minimum,
+        refinement_steps=0,
         alignment="none",
         device="cpu",
         output_transform=str(tmp_path / "t.nrrd"),
@@ -107,7 +108,7 @@ def job(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def registered(job: RegisterJob) -> tuple[np.ndarray, np.ndarray, Step]:
     """Return the field, the normal of the fixed grid, and what the first recursion left behind."""
-    run(job, Reporter(lambda event: None, lambda: False))
+    run(job, Reporter())
     displacement, grid = images.read_displacement(str(job.output_transform))
     return displacement, np.reshape(grid.direction, (3, 3))[:, 2], read_index(str(job.output_recursions)).recursions[0]
 

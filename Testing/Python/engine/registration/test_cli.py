@@ -49,7 +49,8 @@ def stretched(grid: Geometry) -> np.ndarray:
 
 
 def register(files: dict[str, str], *options: str) -> list[str]:
-    return ["register", files["image"], files["image"], "--method", "none", "--device", "cpu", *options]
+    plain = ["--method", "none", "--refinement-steps", "0", "--device", "cpu"]
+    return ["register", files["image"], files["image"], *plain, *options]
 
 
 def json_events(text: str) -> list[contract.Event]:
@@ -315,8 +316,8 @@ class TestProcess:
 
     @staticmethod
     def job(files: dict[str, str], **options: Any) -> RegisterJob:
-        values = {"method": "none", "device": "cpu", "fixed": files["image"], "moving": files["image"], **options}
-        return RegisterJob(**values)
+        plain = {"method": "none", "refinement_steps": 0, "device": "cpu"}
+        return RegisterJob(**{**plain, "fixed": files["image"], "moving": files["image"], **options})
 
     def test_job_file_is_run(self, files: dict[str, str], tmp_path: Path) -> None:
         path = str(tmp_path / "t.nrrd")

@@ -39,7 +39,7 @@ def register(fixed: str, moving: str, **options: int | str | bool) -> dict:
         for side, name in (("fixed", fixed), ("moving", moving))
         for kind, folder in (("", "images"), ("_labels", "labels"))
     }
-    return run(RegisterJob(**files, device="cpu", **options), Reporter(lambda event: None, lambda: False)).values
+    return run(RegisterJob(**{**files, "device": "cpu", "refinement_steps": 0, **options}), Reporter()).values
 
 
 @pytest.fixture(scope="module", params=[0, 40], ids=["network alone", "refined"])
