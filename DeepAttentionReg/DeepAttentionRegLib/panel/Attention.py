@@ -33,7 +33,7 @@ class AttentionTool(InspectionTool):
         ui, chosen, view = self._ui, self._parameters, None
         choices: list[Attention.Choice] = []
         try:
-            view = None if problem else Attention.AttentionView(self.subject(), self.onLooked)
+            view = None if problem else Attention.AttentionView(self.deformation(), self.onLooked)
             choices = [] if view is None else view.choices()
             if not problem and not choices:
                 problem = _("The method of this deformation leaves nothing that shows what it attended to.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 
-from ..nodes import Subject
+from ..nodes import Deformation
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Attention, Landmarks, Maps, Parts, Readout, Recursions, Report, Run, Segments, Uncertainty, Views
 from .InspectionTool import InspectionTool
@@ -58,7 +58,7 @@ class InspectionSection(Parts.Section):
         """Say what is missing, or let the tools show what they can do."""
         chosen, problem = self._parameters, ""
         try:
-            Subject.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
+            Deformation.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
         except ValueError as reason:
             problem = str(reason)
         self._ui.inspectedProblemLabel.text = problem

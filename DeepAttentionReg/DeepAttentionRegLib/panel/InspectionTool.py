@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from ..nodes import Metrics, Record, Subject
+from ..nodes import Deformation, Metrics, Record
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Parts, Run
 
@@ -29,13 +29,13 @@ class InspectionTool(Parts.Section):
         self.run: Run.RunSection | None = None
         self._toolTips: dict[str, str] = {}
 
-    def subject(self) -> Subject.Subject:
+    def deformation(self) -> Deformation.Deformation:
         """Return the chosen deformation and its volumes.
 
         :raises ValueError: with a sentence, if there is none.
         """
         chosen = self._parameters
-        return Subject.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
+        return Deformation.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
 
     def update(self, problem: str) -> None:
         """Show what can be done now.

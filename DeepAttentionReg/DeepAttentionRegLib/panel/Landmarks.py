@@ -22,21 +22,23 @@ class LandmarksTool(TableTool):
     def update(self, problem: str) -> None:
         """Say whether landmarks can be measured, and show what is chosen of those that have been."""
         ui, chosen = self._ui, self._parameters
-        subject = None if problem else self.subject()
-        if subject is not None:
-            problem = Landmarks.checkLandmarks(subject, chosen.fixedLandmarks, chosen.movingLandmarks)
+        deformation = None if problem else self.deformation()
+        if deformation is not None:
+            problem = Landmarks.checkLandmarks(deformation, chosen.fixedLandmarks, chosen.movingLandmarks)
         self.offer(["measureLandmarksButton"], problem)
-        text = "" if subject is None else Landmarks.describe(subject)
+        text = "" if deformation is None else Landmarks.describe(deformation)
         missing = "" if text else problem or _("Measure the landmarks first.")
         self.offer(["landmarksMomentComboBox", "landmarksTableButton"], missing)
         ui.landmarksLabel.text = text
         ui.landmarksLabel.visible = bool(text)
         if text:
-            self.showOnce(Landmarks.show, subject, chosen.inspectLandmarks.value)
+            self.showOnce(Landmarks.show, deformation, chosen.inspectLandmarks.value)
 
     def onMeasure(self) -> None:
         """Measure the landmarks."""
         chosen = self._parameters
         self.make(
-            lambda: Landmarks.create(Landmarks.measure(self.subject(), chosen.fixedLandmarks, chosen.movingLandmarks))
+            lambda: Landmarks.create(
+                Landmarks.measure(self.deformation(), chosen.fixedLandmarks, chosen.movingLandmarks)
+            )
         )

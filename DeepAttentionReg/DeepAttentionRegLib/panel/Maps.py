@@ -11,8 +11,8 @@ from slicer.i18n import tr as _
 
 from ..evidence import Maps
 from ..nodes import Overlays
+from ..nodes.Deformation import Deformation
 from ..nodes.Overlays import Map, Measure
-from ..nodes.Subject import Subject
 from ..Parameters import DeepAttentionRegParameterNode
 from ..tasks import Results
 from ..views import MapView
@@ -72,7 +72,7 @@ class MapsTool(InspectionTool):
             self._hide()
         ui = self._ui
         self.offer([*BUTTONS.values(), FOLDS_BUTTON], problem)
-        if not problem and Maps.of(self.subject(), Map.UNCERTAINTY) is None:
+        if not problem and Maps.of(self.deformation(), Map.UNCERTAINTY) is None:
             self.offer([BUTTONS[Map.UNCERTAINTY]], _missingUncertainty())
         for kind, name in BUTTONS.items():
             getattr(ui, name).checked = kind is self._shown
@@ -93,15 +93,15 @@ class MapsTool(InspectionTool):
             self._hide()
             self._tell("")
             return
-        subject = self.attempt(self.subject)
-        if subject is None:
+        deformation = self.attempt(self.deformation)
+        if deformation is None:
             return
-        if kind is Map.INCONSISTENCY and Maps.backwardOf(subject) is None:
-            self._registerBack(subject)
+        if kind is Map.INCONSISTENCY and Maps.backwardOf(deformation) is None:
+            self._registerBack(deformation)
             return
-        node = self.attempt(lambda: _node(subject, kind))
+        node = self.attempt(lambda: _node(deformation, kind))
         if node is not None:
-            self._show(subject, kind, node)
+            self._show(deformation, kind, node)
             self._tell(_summary(kind, node))
 
     def onFolds(self, isWanted: bool) -> None:
@@ -110,7 +110,7 @@ class MapsTool(InspectionTool):
             self._view.hideFolds()
             self._tell("")
             return
-        node = self.attempt(lambda: Maps.createFolds(self.subject()))
+        node = self.attempt(lambda: Maps.createFolds(self.deformation()))
         if node is None:
             return
         self._transform = Results.NodeReference(self._parameters.inspected)
@@ -119,8 +119,8 @@ class MapsTool(InspectionTool):
         text = _("{count} voxels are folded ({percent:.2f} %).") if count else _("No voxel is folded.")
         self._tell(text.format(count=count, percent=percent))
 
-    def _registerBack(self, subject: Subject) -> None:
-        make = functools.partial(Maps.BackwardRegistration, subject, Arguments.settingsOf(self._parameters))
+    def _registerBack(self, deformation: Deformation) -> None:
+        make = functools.partial(Maps.BackwardRegistration, deformation, Arguments.settingsOf(self._parameters))
         self.run.start(self._logic.run, make, onProgress=self.run.show, onFinished=self._onBackward)
 
     def _onBackward(self, _node: slicer.vtkMRMLTransformNode) -> None:
@@ -129,10 +129,10 @@ class MapsTool(InspectionTool):
         else:
             self.onMap(Map.INCONSISTENCY, True)
 
-    def _show(self, subject: Subject, kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> None:
+    def _show(self, deformation: Deformation, kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> None:
         self._shown, self._node = kind, Results.NodeReference(node)
-        self._transform = Results.NodeReference(subject.transformNode)
-        self._view.show(subject, node, self._parameters.inspectMapOpacity / 100)
+        self._transform = Results.NodeReference(deformation.transformNode)
+        self._view.show(deformation, node, self._parameters.inspectMapOpacity / 100)
 
     def _hideLess(self, threshold: float) -> None:
         node = self._node.get()
@@ -148,14 +148,14 @@ class MapsTool(InspectionTool):
         self._view.close()
 
 
-def _node(subject: Subject, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:
+def _node(deformation: Deformation, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:
     """Return a map, computed anew where that takes no registration.
 
     :raises ValueError: if it cannot be; says why.
     """
     if kind is not Map.UNCERTAINTY:
-        return Maps.create(subject, kind)
-    node = Maps.of(subject, kind)
+        return Maps.create(deformation, kind)
+    node = Maps.of(deformation, kind)
     if node is None:
         raise ValueError(_missingUncertainty())
     return node

@@ -47,22 +47,22 @@ class ReadoutTool(InspectionTool):
             self._clear(_("Point at something in a slice view."))
             return
         try:
-            subject = self.subject()
+            deformation = self.deformation()
         except ValueError as reason:  # a volume has just been removed
             self._clear(str(reason))
             return
         here = self._cursor.viewName()
         views = ViewStates.compositeNodes()
-        alone = {view.GetLayoutName() for view in views if Readout.showsMovingAlone(view, subject)}
+        alone = {view.GetLayoutName() for view in views if Readout.showsMovingAlone(view, deformation)}
         isMoving = here in alone
-        fixed = Readout.fixedPointOf(subject, point) if isMoving else np.array(point)
-        reading = None if fixed is None else Readout.read(subject, fixed)
+        fixed = Readout.fixedPointOf(deformation, point) if isMoving else np.array(point)
+        reading = None if fixed is None else Readout.read(deformation, fixed)
         if reading is None:
             self._clear(_("The deformation is not known here."))
             return
-        self._ui.readoutLabel.text = Readout.describe(reading, subject)
+        self._ui.readoutLabel.text = Readout.describe(reading, deformation)
         there = reading.point if isMoving else reading.origin
-        others = [view for view in views if Readout.showsMoving(view, subject) != isMoving]
+        others = [view for view in views if Readout.showsMoving(view, deformation) != isMoving]
         self._mark.show(there, others)
         for view in others if self._parameters.inspectJump else ():
             if isMoving or view.GetLayoutName() in alone:

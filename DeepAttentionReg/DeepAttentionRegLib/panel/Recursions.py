@@ -37,7 +37,7 @@ class RecursionsTool(InspectionTool):
         """Offer the steps that were kept, and show the present one if that was chosen."""
         ui, evidence = self._ui, None
         try:
-            evidence = None if problem else Evidence.Evidence(self.subject().transformNode)
+            evidence = None if problem else Evidence.Evidence(self.deformation().transformNode)
         except ValueError as reason:
             problem = str(reason)
         self._take(evidence)
@@ -67,7 +67,9 @@ class RecursionsTool(InspectionTool):
     def onPlot(self) -> None:
         """Plot the steps."""
         chosen = self._parameters
-        chart = self.attempt(lambda: Scrubber.plot(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation))
+        chart = self.attempt(
+            lambda: Scrubber.plot(self.deformation(), chosen.fixedSegmentation, chosen.movingSegmentation)
+        )
         if chart is None:
             return
         plots = slicer.app.moduleManager().module("Plots")
@@ -90,7 +92,7 @@ class RecursionsTool(InspectionTool):
     def _show(self) -> None:
         hasGrid = self._parameters.inspectGrid
         if self._scrubber is None:
-            self._scrubber = Scrubber.Scrubber(self.subject())
+            self._scrubber = Scrubber.Scrubber(self.deformation())
             self._scrubber.show(withGrid=hasGrid)
         elif self._hasGrid != hasGrid:
             self._scrubber.showGrid(hasGrid)

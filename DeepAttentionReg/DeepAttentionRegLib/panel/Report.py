@@ -29,7 +29,7 @@ class ReportTool(InspectionTool):
 
     def update(self, problem: str) -> None:
         """Say whether a report can be written."""
-        self.offer(["writeReportButton"], problem or Content.check(self.subject()))
+        self.offer(["writeReportButton"], problem or Content.check(self.deformation()))
         isThere = self._written is not None and self._written.is_file()
         self.offer(["openReportButton"], "" if isThere else _("Write a report first."))
 
@@ -44,7 +44,7 @@ class ReportTool(InspectionTool):
             path += Report.SUFFIXES[0]
         point = crossing() if chosen.inspectReportViews else None
         pdf = chosen.inspectReportPdf
-        written = self.attempt(lambda: Report.write(self.subject(), path, pdf=pdf, pointRas=point))
+        written = self.attempt(lambda: Report.write(self.deformation(), path, pdf=pdf, pointRas=point))
         if written is None:
             return
         self._written = written[0]

@@ -27,18 +27,18 @@ class SegmentsTool(TableTool):
     def update(self, problem: str) -> None:
         """Say whether segments can be compared, and show what is chosen of those that have been."""
         ui, chosen = self._ui, self._parameters
-        subject = None if problem else self.subject()
-        if subject is not None:
-            problem = Segments.checkSegments(subject, chosen.fixedSegmentation, chosen.movingSegmentation)
+        deformation = None if problem else self.deformation()
+        if deformation is not None:
+            problem = Segments.checkSegments(deformation, chosen.fixedSegmentation, chosen.movingSegmentation)
         self.offer(["compareSegmentsButton"], problem)
-        names = [] if subject is None else SegmentNodes.structures(subject)
+        names = [] if deformation is None else SegmentNodes.structures(deformation)
         structure = chosen.inspectSegment if chosen.inspectSegment in names else ""
         Parts.fillComboBox(ui.segmentComboBox, [(_("All"), ""), *((name, name) for name in names)], structure)
         self.offer(SHOWING, "" if names else problem or _("Compare the segments first."))
-        ui.segmentsLabel.text = SegmentNodes.describe(subject, structure) if names else ""
+        ui.segmentsLabel.text = SegmentNodes.describe(deformation, structure) if names else ""
         ui.segmentsLabel.visible = bool(names)
         if names:
-            wanted = subject, chosen.inspectSegments.value, structure, chosen.inspectSegments3d
+            wanted = deformation, chosen.inspectSegments.value, structure, chosen.inspectSegments3d
             self.showOnce(SegmentNodes.show, *wanted)
 
     def onCompare(self) -> None:
@@ -46,7 +46,7 @@ class SegmentsTool(TableTool):
         chosen = self._parameters
         self.make(
             lambda: SegmentNodes.create(
-                Segments.compare(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation)
+                Segments.compare(self.deformation(), chosen.fixedSegmentation, chosen.movingSegmentation)
             )
         )
 

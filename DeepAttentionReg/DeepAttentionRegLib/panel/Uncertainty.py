@@ -28,12 +28,12 @@ class UncertaintyTool(InspectionTool):
     def onEstimate(self) -> None:
         """Start the estimate for the chosen deformation."""
         try:
-            subject = self.subject()
+            deformation = self.deformation()
         except ValueError as reason:
             self._tell(str(reason))
             return
         make = functools.partial(
-            Uncertainty.Estimate, subject, self._parameters.inspectSamples, Arguments.settingsOf(self._parameters)
+            Uncertainty.Estimate, deformation, self._parameters.inspectSamples, Arguments.settingsOf(self._parameters)
         )
         stages = Progress.stagesOf(self._parameters, withUncertainty=True)
         self.run.start(self._logic.run, make, stages=stages, onProgress=self.run.show, onFinished=self._onFinished)

@@ -98,7 +98,7 @@ class ViewsTool(InspectionTool):
 
     def _show(self) -> str:
         """Show what was chosen and return why that is not possible, if so."""
-        chosen, subject = self._parameters, self.subject()
+        chosen, deformation = self._parameters, self.deformation()
         options = Comparison.Options(
             mode=chosen.inspectComparison,
             layer=chosen.inspectLayer,
@@ -109,14 +109,14 @@ class ViewsTool(InspectionTool):
             isAbsolute=chosen.inspectAbsolute,
             isLinked=chosen.inspectLinked,
         )
-        if self._comparison is not None and self._comparison.subject != subject:
+        if self._comparison is not None and self._comparison.deformation != deformation:
             self._comparison.close()
             self._comparison = None
-        self._comparison = self._comparison or Comparison.Comparison(subject)
+        self._comparison = self._comparison or Comparison.Comparison(deformation)
         isNewLayout = self._layout.show(chosen.inspectArrangement)
         reason = self._compare(options)
         if isNewLayout:
-            ViewStates.turnPanes(subject.fixed)
+            ViewStates.turnPanes(deformation.fixed)
             slicer.util.resetSliceViews()
         self._follow(options.mode, not reason)
         return reason

@@ -13,7 +13,7 @@ import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.nodes import EvidenceFiles, Transforms, Volumes
-from DeepAttentionRegLib.nodes.Subject import Subject
+from DeepAttentionRegLib.nodes.Deformation import Deformation
 from DeepAttentionRegLib.tasks import Registration
 from DeepAttentionRegLib.tasks.Registration import Callbacks, Inputs, Outputs
 
@@ -103,7 +103,7 @@ def outputs_of(outcome: Registration.Outcome) -> Outputs:
     return Outputs(**{role: getattr(outcome, role) for role in ROLES})
 
 
-def add_shifted(inputs: Inputs, folder: Path, lengths_mm: list[float]) -> Subject:
+def add_shifted(inputs: Inputs, folder: Path, lengths_mm: list[float]) -> Deformation:
     """Add a deformation whose recursions shift by these lengths to the left, with what they left behind."""
     geometry = Volumes.geometryOf(inputs.fixedVolume, np.eye(4))
     fields = evidence_cases.shifts(geometry, lengths_mm)
@@ -111,4 +111,4 @@ def add_shifted(inputs: Inputs, folder: Path, lengths_mm: list[float]) -> Subjec
     transform = Transforms.makeGridTransform(fields[-1], geometry)
     node = Transforms.createGridTransform(transform, "Shifted", inputs.fixedVolume, inputs.movingVolume)
     EvidenceFiles.commit(EvidenceFiles.read(result, fields[-1], geometry), node)
-    return Subject(node, inputs.fixedVolume, inputs.movingVolume)
+    return Deformation(node, inputs.fixedVolume, inputs.movingVolume)

@@ -45,15 +45,15 @@ def views(request, application, pair) -> list[mrml_scene.SliceView]:
 
 
 @pytest.fixture
-def subject(views, pair, tmp_path):
+def deformation(views, pair, tmp_path):
     """A deformation in two recursions that shift to the left."""
     return add_shifted(pair, tmp_path, SHIFTS_MM)
 
 
 @pytest.fixture
-def shown(subject):
+def shown(deformation):
     """What shows its attention, closed in the end."""
-    shown = Attention.AttentionView(subject)
+    shown = Attention.AttentionView(deformation)
     shown.evidence.step = 2
     yield shown
     shown.close()
@@ -117,15 +117,15 @@ class TestLook:
         np.testing.assert_allclose(colored(views[1]), looked_at(POINT_RAS, 2)[:2], atol=TOKEN_MM / 4)
         np.testing.assert_array_equal(views[0].grab(), before)
 
-    def test_place_is_under_the_parent_of_the_moving_volume(self, shown, subject):
-        put_under(subject.moving, RIGID)
+    def test_place_is_under_the_parent_of_the_moving_volume(self, shown, deformation):
+        put_under(deformation.moving, RIGID)
         shown.show(LOOK)
         expected = RIGID @ [*looked_at(POINT_RAS, 2), 1]
         np.testing.assert_allclose(shown.lookAt(POINT_RAS).peakRas, expected[:3], atol=1e-4)
 
-    def test_follows_the_crosshair(self, subject, crosshair):
+    def test_follows_the_crosshair(self, deformation, crosshair):
         found = []
-        shown = Attention.AttentionView(subject, found.append)
+        shown = Attention.AttentionView(deformation, found.append)
         shown.evidence.step = 1
         shown.show(LOOK)
         crosshair.SetCrosshairRAS(POINT_RAS)

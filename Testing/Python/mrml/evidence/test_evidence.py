@@ -14,7 +14,7 @@ import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence.Evidence import Evidence
-from DeepAttentionRegLib.nodes import EvidenceFiles, Record, Subject, Transforms
+from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Record, Transforms
 from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import add_pair, register
 
@@ -81,8 +81,8 @@ class TestSteps:
 
     def test_present_step_can_be_inspected_itself(self, any_evidence):
         any_evidence.step = 1
-        subject = Subject.ofTransform(any_evidence.shownTransform)
-        assert (subject.fixed.GetName(), subject.moving.GetName()) == ("CT1", "CT2")
+        deformation = Deformation.ofTransform(any_evidence.shownTransform)
+        assert (deformation.fixed.GetName(), deformation.moving.GetName()) == ("CT1", "CT2")
 
     def test_step_that_is_none_is_refused(self, evidence):
         with pytest.raises(ValueError, match="no step 3"):

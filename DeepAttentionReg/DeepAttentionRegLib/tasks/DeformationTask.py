@@ -17,13 +17,13 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 from ..engine import Job, Methods
 from ..engine.Task import Callbacks, Task
 from ..nodes import Record, Volumes, Warping
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
 from . import Registration, Results
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-class SubjectTask(Task):
+class DeformationTask(Task):
     """A registration of the volumes of a deformation; the scene gets what a subclass makes of it.
 
     It takes the settings that the transform remembers, the weights among them, from the same start on; masks are not
@@ -32,7 +32,7 @@ class SubjectTask(Task):
 
     def __init__(
         self,
-        subject: Subject,
+        deformation: Deformation,
         settings: Registration.Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
@@ -41,7 +41,7 @@ class SubjectTask(Task):
     ) -> None:
         """Prepare; nothing is done before `start`.
 
-        :param subject: the deformation and its volumes.
+        :param deformation: the deformation and its volumes.
         :param settings: device, and all else for a transform that does not remember how it was made.
         :param callbacks: whom to tell.
         :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
@@ -49,12 +49,12 @@ class SubjectTask(Task):
         """
         super().__init__(callbacks, pythonExecutable, script)
         settings = settings or Registration.Settings()
-        self._record = _recordOf(subject, settings)
-        self._name = subject.name
-        self._transform = Results.NodeReference(subject.transformNode)
-        self._fixed, self._moving = Results.NodeReference(subject.fixed), Results.NodeReference(subject.moving)
-        self._toFrame = Warping.toFrame(subject.moving, subject.transformNode)
-        self._start = Record.startOf(subject)
+        self._record = _recordOf(deformation, settings)
+        self._name = deformation.name
+        self._transform = Results.NodeReference(deformation.transformNode)
+        self._fixed, self._moving = Results.NodeReference(deformation.fixed), Results.NodeReference(deformation.moving)
+        self._toFrame = Warping.toFrame(deformation.moving, deformation.transformNode)
+        self._start = Record.startOf(deformation)
         self._grids: dict[str, Geometry] = {}
 
     def problems(self) -> list[str]:
@@ -71,9 +71,9 @@ class SubjectTask(Task):
         )
 
     @property
-    def subject(self) -> Subject:
+    def deformation(self) -> Deformation:
         """The deformation and its volumes, as long as they are in the scene."""
-        return Subject(self._transform.get(), self._fixed.get(), self._moving.get())
+        return Deformation(self._transform.get(), self._fixed.get(), self._moving.get())
 
     def _goneMessage(self) -> str:
         areThere = all(node.get() is not None for node in (self._transform, self._fixed, self._moving))
@@ -104,9 +104,9 @@ class SubjectTask(Task):
         return {"initial_transform": "initial.tfm"}
 
 
-def _recordOf(subject: Subject, settings: Registration.Settings) -> Record.Record:
+def _recordOf(deformation: Deformation, settings: Registration.Settings) -> Record.Record:
     """Return how a deformation was made, as far as is known, on the device of the settings."""
-    record = Record.recall(subject.transformNode)
+    record = Record.recall(deformation.transformNode)
     known: dict[str, Any] = record.settings or Registration.jobValues(settings)
     fields = {name: value for name, value in known.items() if not name.startswith("output_")}
     # What the recursions leave behind is not asked for here.
