@@ -342,7 +342,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param onFinished: called in the main thread with the `Results.Outcome`.
         :param onFailed: called in the main thread with the `contract.Failure`; once this or `onFinished` is called.
         :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks,
-            initialTransform as in `Volumes.Inputs`; weights, device, alignment, refinementSteps, similarity,
+            initialTransform as in `Volumes.InputNodes`; weights, device, alignment, refinementSteps, similarity,
             smoothness, velocity, halfPrecision, showRecursions, keepRecursions, keepAttention, keepGaussians,
             evidenceFolder, seed as in `Registration.Settings`; existing nodes to write into: outputTransform,
             outputVolume, outputJacobian, outputSegmentation.
@@ -356,7 +356,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         arguments = {"fixedVolume": fixedVolume, "movingVolume": movingVolume, "method": method}
         given = Arguments.sort({**arguments, "recursions": recursions, **options})
         calls = {"onProgress": onProgress, "onFinished": onFinished, "onFailed": onFailed}
-        return self.run(functools.partial(Registration.Registration, *given), wait=wait, **calls)
+        return self.run(functools.partial(Registration.PairRegistration, *given), wait=wait, **calls)
 
     def registerSequence(
         self,

@@ -23,7 +23,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DeepAttentionRegEngine.protocol import contract, errors, registry
 
-from .views.ComparisonModes import Arrangement, Divider, Layer, Mode
+from .views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
 
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
@@ -160,7 +160,7 @@ class DeepAttentionRegParameterNode:
     inspected: vtkMRMLTransformNode
     inspectArrangement: Arrangement = Arrangement.CURRENT
     inspectComparison: Mode = Mode.OFF
-    inspectLayer: Layer = Layer.AFTER
+    inspectLayer: ComparedVolume = ComparedVolume.AFTER
     inspectFade: Annotated[float, WithinRange(0.0, 100.0)] = 50.0
     inspectRate: Annotated[float, WithinRange(0.2, 2.0)] = 0.5
     inspectTile: Annotated[float, WithinRange(2.0, 100.0)] = 20.0

@@ -8,7 +8,7 @@ _HOMES = {
     "tasks": ("Batch", "Registration", "Results", "Sequences"),
     "views": ("Comparison", "MapView", "Mixing"),
     "evidence": (
-        *("Attention", "Evidence", "Landmarks", "Maps", "Pictures", "Readout"),
+        *("Attention", "Landmarks", "Maps", "Pictures", "Readout", "RecursionEvidence"),
         *("Scrubber", "SegmentNodes", "Segments", "Uncertainty"),
     ),
     "report": ("Report",),

@@ -28,7 +28,7 @@ class DeepAttentionRegRecursionsTest(PanelCase):
         self.parameters.recursions = 2
         self.register()
         self.transform = self.parameters.inspected
-        self.evidence = sys.modules["DeepAttentionRegLib.evidence.Evidence"].Evidence(self.transform)
+        self.evidence = sys.modules["DeepAttentionRegLib.evidence.RecursionEvidence"].RecursionEvidence(self.transform)
 
     def views(self):
         """Return the nodes that say what the slice views show."""

@@ -120,7 +120,7 @@ def scene(application: "mrml_scene.Application", monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def inputs(scene: "slicer.vtkMRMLScene", oblique_geometry: Geometry) -> "mrml_cases.Inputs":
+def inputs(scene: "slicer.vtkMRMLScene", oblique_geometry: Geometry) -> "mrml_cases.InputNodes":
     """The volumes CT1 (fixed) and CT2 (moving) in the scene, oblique and anisotropic."""
     import mrml_cases
 

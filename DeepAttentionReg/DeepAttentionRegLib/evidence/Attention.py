@@ -5,7 +5,8 @@
     looked = shown.lookAt(pointRas)
     shown.close()
 
-The recursion is that of the present step (Evidence.py). Nodes that are shown stay in the scene and can be saved.
+The recursion is that of the present step (RecursionEvidence.py). Nodes that are shown stay in the scene and can be
+saved.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from ..nodes import Record, Volumes
 from ..nodes.Deformation import Deformation
 from ..views.ViewStates import FIXED_PANE, MOVING_PANE, Shown, ViewState, compositeNodes, sliceNodeOf
 from . import Ellipsoids
-from .Evidence import Evidence
+from .RecursionEvidence import RecursionEvidence
 
 LOOK, MAP, GAUSSIANS = "look", "map", "gaussians"
 OVERLAY_ROLE, ELLIPSOIDS_ROLE = "AttentionOverlay", "Ellipsoids"
@@ -112,7 +113,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
         :raises ValueError: with a sentence, if nothing was kept.
         """
         super().__init__()
-        self.evidence = Evidence(deformation.transformNode)
+        self.evidence = RecursionEvidence(deformation.transformNode)
         self._deformation, self._onLooked = deformation, onLooked
         self._choice: Choice | None = None
         self._views: list[ViewState] = []

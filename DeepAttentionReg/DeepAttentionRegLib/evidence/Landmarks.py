@@ -61,7 +61,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Nodes:
+class LandmarkNodes:
     """What a measurement has become.
 
     :param before: arrows before the registration.
@@ -154,7 +154,7 @@ def measure(
     return Measurement(deformation, pairing.names, errors, arrows, warnings)
 
 
-def create(measurement: Measurement) -> Nodes:
+def create(measurement: Measurement) -> LandmarkNodes:
     """Put a measurement into the scene, in place of an earlier one of the same transform; only "after" is shown."""
     deformation = measurement.deformation
     transform = deformation.transformNode
@@ -167,7 +167,7 @@ def create(measurement: Measurement) -> Nodes:
             Record.attach(transform, ROLES[state], node)
         Record.attach(transform, TABLE_ROLE, table)
     show(deformation, AFTER)
-    return Nodes(arrows[BEFORE], arrows[AFTER], table)
+    return LandmarkNodes(arrows[BEFORE], arrows[AFTER], table)
 
 
 def show(deformation: Deformation, state: str | None) -> None:

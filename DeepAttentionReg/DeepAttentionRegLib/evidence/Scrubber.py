@@ -24,7 +24,7 @@ from ..nodes import EvidenceFiles, Overlays, Record, Transforms, Volumes, Warpin
 from ..nodes.Deformation import Deformation
 from ..nodes.Volumes import BINARY_LABELMAP
 from ..views.WarpedView import WarpedView
-from .Evidence import Evidence
+from .RecursionEvidence import RecursionEvidence
 
 SIMILARITY, FOLDS, DICE = 1, 2, 3  # columns of the table
 CHART_ROLE = "StepsChart"
@@ -41,7 +41,7 @@ class Scrubber:
         :param deformation: the deformation.
         :raises ValueError: with a sentence, if its steps were not kept.
         """
-        self.evidence = Evidence(deformation.transformNode)
+        self.evidence = RecursionEvidence(deformation.transformNode)
         self._deformation = deformation
         self._view = WarpedView(deformation.fixed, deformation.moving, "Deformation step")
 
@@ -71,7 +71,7 @@ class Scrubber:
             self.showGrid(False)
 
 
-def describe(evidence: Evidence, step: int) -> str:
+def describe(evidence: RecursionEvidence, step: int) -> str:
     """Return what is known of a step, for people."""
     parts = [evidence.label(step)]
     if evidence.table is not None:
@@ -96,7 +96,7 @@ def plot(
     :param movingSegmentation: the same of the moving volume.
     :raises ValueError: with a sentence, if the steps were not kept or the segmentations cannot be compared.
     """
-    evidence = Evidence(deformation.transformNode)
+    evidence = RecursionEvidence(deformation.transformNode)
     if evidence.table is None:
         raise ValueError(_("The table of the steps is gone; register again."))
     if fixedSegmentation is not None and movingSegmentation is not None:
@@ -107,7 +107,7 @@ def plot(
 
 def measureOverlap(
     deformation: Deformation,
-    evidence: Evidence,
+    evidence: RecursionEvidence,
     fixedSegmentation: slicer.vtkMRMLNode,
     movingSegmentation: slicer.vtkMRMLNode,
 ) -> list[float]:
@@ -169,7 +169,7 @@ def _setColumn(node: slicer.vtkMRMLTableNode, column: int, name: str, values: li
     node.SetAndObserveTable(EvidenceFiles.makeTable({**columns, name: values}))
 
 
-def _createChart(evidence: Evidence, name: str) -> slicer.vtkMRMLPlotChartNode:
+def _createChart(evidence: RecursionEvidence, name: str) -> slicer.vtkMRMLPlotChartNode:
     """Return the chart of a table of steps, made on first use."""
     table = evidence.table
     chart = Record.attached(evidence.transformNode, CHART_ROLE)

@@ -16,7 +16,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 from ..nodes import Metrics, Record, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..tasks import Results
-from .Segments import AFTER, BEFORE, STATES, Comparison, Part, Structure
+from .Segments import AFTER, BEFORE, STATES, Part, SegmentComparison, Structure
 
 ROLES = {BEFORE: "SegmentsBefore", AFTER: "SegmentsAfter"}
 TABLE_ROLE = "Segments"
@@ -47,7 +47,7 @@ STYLES = {
 
 
 @dataclass(frozen=True)
-class Nodes:
+class SegmentNodes:
     """What a comparison has become.
 
     :param before: regions before the registration.
@@ -69,7 +69,7 @@ def kindName(kind: int) -> str:
     }[kind]
 
 
-def create(comparison: Comparison) -> Nodes:
+def create(comparison: SegmentComparison) -> SegmentNodes:
     """Put a comparison into the scene, in place of an earlier one of the same transform; only "after" is shown."""
     deformation = comparison.deformation
     transform = deformation.transformNode
@@ -85,7 +85,7 @@ def create(comparison: Comparison) -> Nodes:
             Record.attach(transform, ROLES[state], node)
         Record.attach(transform, TABLE_ROLE, table)
     show(deformation, AFTER)
-    return Nodes(overlays[BEFORE], overlays[AFTER], table)
+    return SegmentNodes(overlays[BEFORE], overlays[AFTER], table)
 
 
 def show(deformation: Deformation, state: str | None, structure: str = "", in3d: bool = False) -> None:
@@ -230,7 +230,7 @@ def makeTable(structures: list[Structure]) -> vtk.vtkTable:
     )
 
 
-def _createOverlay(comparison: Comparison, state: str) -> slicer.vtkMRMLSegmentationNode:
+def _createOverlay(comparison: SegmentComparison, state: str) -> slicer.vtkMRMLSegmentationNode:
     deformation = comparison.deformation
     segmentation = slicer.vtkSegmentation()
     segmentation.SetSourceRepresentationName(Volumes.BINARY_LABELMAP)

@@ -61,7 +61,7 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SegmentComparison:
     """What was found.
 
     :param deformation: the deformation.
@@ -98,7 +98,7 @@ def _checkPairs(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> str:
     return text.format(fixed=fixed.GetName(), moving=moving.GetName())
 
 
-def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> Comparison:
+def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> SegmentComparison:
     """Compare segments on the grid of the fixed volume; the scene stays as it is.
 
     :param deformation: the deformation.
@@ -134,7 +134,7 @@ def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.
         for value in common
     ]
     lonely = [name for value, name in {**_namesOf(moving, movingNumbers), **names}.items() if value not in common]
-    return Comparison(deformation, geometry, structures, [*_tellLonely(lonely), *_tellCut(structures, geometry)])
+    return SegmentComparison(deformation, geometry, structures, [*_tellLonely(lonely), *_tellCut(structures, geometry)])
 
 
 @dataclass(frozen=True)

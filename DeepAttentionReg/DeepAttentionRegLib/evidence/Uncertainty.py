@@ -1,6 +1,6 @@
 """How uncertain a deformation is: its spread over registrations of slightly changed volumes, as a map in mm.
 
-    estimate = Uncertainty.Estimate(deformation, samples=8)
+    estimate = Uncertainty.UncertaintyEstimate(deformation, samples=8)
     estimate.start()
     estimate.wait()
 
@@ -27,7 +27,7 @@ from . import Maps
 SAMPLES = 8
 
 
-class Estimate(DeformationTask):
+class UncertaintyEstimate(DeformationTask):
     """Registers the volumes of a deformation several times; the outcome is the map."""
 
     def __init__(

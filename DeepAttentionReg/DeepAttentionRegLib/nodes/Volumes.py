@@ -24,7 +24,7 @@ SegmentNumbers = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputNodes:
     """Nodes of a registration; label maps may be segmentations or label map volumes.
 
     :param fixedVolume: volume that stays.
@@ -54,7 +54,7 @@ class Inputs:
         return [node for node in vars(self).values() if node is not None]
 
 
-def checkInputs(inputs: Inputs) -> list[str]:
+def checkInputs(inputs: InputNodes) -> list[str]:
     """Return why a registration of these nodes could not work, as sentences; none if it can be tried."""
     if inputs.fixedVolume is None or inputs.movingVolume is None:
         return [_("Choose a fixed and a moving volume.")]
@@ -140,7 +140,7 @@ def frameOf(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
     return np.linalg.inv(matrixToWorld(node))
 
 
-def startOf(inputs: Inputs) -> np.ndarray:
+def startOf(inputs: InputNodes) -> np.ndarray:
     """Return the 4x4 RAS matrix from world to the moving volume where its registration starts."""
     initial = inputs.initialTransform
     return frameOf(inputs.movingVolume) if initial is None else np.linalg.inv(_matrixOf(initial))

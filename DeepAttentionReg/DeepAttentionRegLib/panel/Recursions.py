@@ -8,7 +8,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..evidence import Evidence, Scrubber
+from ..evidence import Scrubber
+from ..evidence.RecursionEvidence import RecursionEvidence
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Parts
 from .InspectionTool import InspectionTool
@@ -21,7 +22,7 @@ class RecursionsTool(InspectionTool):
         """Connect the widgets; parameters as `InspectionTool`."""
         super().__init__(ui, tell, logic)
         self._observations = slicer.util.VTKObservationMixin()
-        self._evidence: Evidence.Evidence | None = None
+        self._evidence: RecursionEvidence | None = None
         self._scrubber: Scrubber.Scrubber | None = None
         self._hasGrid = False
         ui.stepSlider.connect("valueChanged(int)", self.onSlider)
@@ -37,7 +38,7 @@ class RecursionsTool(InspectionTool):
         """Offer the steps that were kept, and show the present one if that was chosen."""
         ui, evidence = self._ui, None
         try:
-            evidence = None if problem else Evidence.Evidence(self.deformation().transformNode)
+            evidence = None if problem else RecursionEvidence(self.deformation().transformNode)
         except ValueError as reason:
             problem = str(reason)
         self._take(evidence)
@@ -77,7 +78,7 @@ class RecursionsTool(InspectionTool):
             plots.logic().ShowChartInLayout(chart)
         self._tell(_('Wrote "{name}".').format(name=chart.GetName()))
 
-    def _take(self, evidence: Evidence.Evidence | None) -> None:
+    def _take(self, evidence: RecursionEvidence | None) -> None:
         """Follow the step of other evidence; None follows nothing."""
         isSame = self._evidence is not None and evidence is not None and self._evidence.steps is evidence.steps
         if not isSame:

@@ -32,10 +32,10 @@ class UncertaintyTool(InspectionTool):
         except ValueError as reason:
             self._tell(str(reason))
             return
-        make = functools.partial(
-            Uncertainty.Estimate, deformation, self._parameters.inspectSamples, Arguments.settingsOf(self._parameters)
-        )
-        stages = Progress.stagesOf(self._parameters, withUncertainty=True)
+        chosen = self._parameters
+        settings = Arguments.settingsOf(chosen)
+        make = functools.partial(Uncertainty.UncertaintyEstimate, deformation, chosen.inspectSamples, settings)
+        stages = Progress.stagesOf(chosen, withUncertainty=True)
         self.run.start(self._logic.run, make, stages=stages, onProgress=self.run.show, onFinished=self._onFinished)
 
     def _onFinished(self, node: slicer.vtkMRMLScalarVolumeNode) -> None:

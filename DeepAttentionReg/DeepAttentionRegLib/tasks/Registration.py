@@ -16,9 +16,9 @@ from ..engine import Job, Methods
 from ..engine.Task import Callbacks, Task
 from ..nodes import EvidenceFiles, Record, Volumes
 from ..nodes.Transforms import WORLD
-from ..nodes.Volumes import Inputs
+from ..nodes.Volumes import InputNodes
 from . import Results
-from .Results import Outcome, Outputs
+from .Results import Outcome, OutputNodes
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 OUTPUT_FILES = {
@@ -34,10 +34,10 @@ class Settings:
     """Choices of a registration; names and meaning as in `contract.RegisterJob`.
 
     Recursions that are kept, and with `keepAttention` also what the network attended to in them, become nodes: see
-    Evidence.py. Those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress` that is there
-    until the callback returns. Where an `evidenceFolder` is given, their files are kept there, too, and a sequence of
-    Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and recursions.py and gaussian_files.py of
-    the engine say what they hold. Nothing in that folder is overwritten.
+    RecursionEvidence.py. Those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress` that is
+    there until the callback returns. Where an `evidenceFolder` is given, their files are kept there, too, and a
+    sequence of Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and recursions.py and
+    gaussian_files.py of the engine say what they hold. Nothing in that folder is overwritten.
     """
 
     method: str = "rman"
@@ -58,14 +58,14 @@ class Settings:
     seed: int = 0
 
 
-class Registration(Task):
+class PairRegistration(Task):
     """Registers the moving to the fixed volume without blocking; `start` it, then `wait` or let the callbacks come."""
 
     def __init__(
         self,
-        inputs: Inputs,
+        inputs: InputNodes,
         settings: Settings | None = None,
-        outputs: Outputs | None = None,
+        outputs: OutputNodes | None = None,
         callbacks: Callbacks | None = None,
         *,
         pythonExecutable: str | None = None,
@@ -81,9 +81,9 @@ class Registration(Task):
         :param script: engine to run.
         """
         super().__init__(callbacks, pythonExecutable, script)
-        self._inputs: Inputs | None = inputs
+        self._inputs: InputNodes | None = inputs
         self._settings = settings or Settings()
-        self._outputs: Outputs | None = outputs or Outputs()
+        self._outputs: OutputNodes | None = outputs or OutputNodes()
         self._case: Results.Case | None = None
 
     def problems(self) -> list[str]:
@@ -207,7 +207,7 @@ def jobValues(settings: Settings) -> dict[str, Any]:
     return values
 
 
-def _recordOf(inputs: Inputs, settings: Settings) -> Record.Record:
+def _recordOf(inputs: InputNodes, settings: Settings) -> Record.Record:
     """Return what is to be remembered of a registration that is about to start."""
     values = jobValues(settings)
     return Record.Record(
@@ -220,7 +220,7 @@ def _recordOf(inputs: Inputs, settings: Settings) -> Record.Record:
     )
 
 
-def _nameOf(inputs: Inputs, method: str) -> str:
+def _nameOf(inputs: InputNodes, method: str) -> str:
     return _("{moving} to {fixed} ({method})").format(
         moving=inputs.movingVolume.GetName(),
         fixed=inputs.fixedVolume.GetName(),
@@ -228,7 +228,7 @@ def _nameOf(inputs: Inputs, method: str) -> str:
     )
 
 
-def checkAll(inputs: Inputs, settings: Settings, outputs: Outputs) -> list[str]:
+def checkAll(inputs: InputNodes, settings: Settings, outputs: OutputNodes) -> list[str]:
     """Return why a registration cannot be started, as sentences.
 
     :param inputs: what to register.
@@ -239,7 +239,7 @@ def checkAll(inputs: Inputs, settings: Settings, outputs: Outputs) -> list[str]:
     return Volumes.checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs) + checkEvidence(settings)
 
 
-def checkOutputs(inputs: Inputs, outputs: Outputs) -> list[str]:
+def checkOutputs(inputs: InputNodes, outputs: OutputNodes) -> list[str]:
     """Return why these nodes cannot be written into, as sentences."""
     problems = []
     nodes = [node for node in vars(outputs).values() if node is not None]

@@ -28,7 +28,7 @@ from ..nodes.Deformation import Deformation
 from ..nodes.Transforms import WORLD
 from ..tasks.Results import NodeReference
 from . import Mixing
-from .ComparisonModes import Divider, Layer, Mode
+from .ComparisonModes import ComparedVolume, Divider, Mode
 from .ViewStates import (
     FIXED_PANE,
     MOVING_ATTRIBUTE,
@@ -72,7 +72,7 @@ class Options:
     """
 
     mode: Mode
-    layer: Layer = Layer.AFTER
+    layer: ComparedVolume = ComparedVolume.AFTER
     opacity: float = 0.5
     tileMm: float = 20.0
     divider: Divider = Divider.RIGHT_LEFT
@@ -99,7 +99,7 @@ class Comparison:
         self.deformation = deformation
         self._views: dict[str, ViewState] = {}
         self._nodes: dict[str, list[NodeReference]] = {}  # each a volume, then what belongs to it
-        self._values: dict[Layer, np.ndarray] = {}
+        self._values: dict[ComparedVolume, np.ndarray] = {}
         self._options: Options | None = None
         self._source: tuple | None = None
         self._content: Options | None = None  # what the mixed volume holds
@@ -206,10 +206,10 @@ class Comparison:
         """Return the 4x4 RAS matrix from the moving volume's own coordinates to where it is before its deformation."""
         return Record.movingToWorld(self.deformation.transformNode, self.deformation.moving)
 
-    def _valuesOf(self, layer: Layer) -> np.ndarray:
+    def _valuesOf(self, layer: ComparedVolume) -> np.ndarray:
         """Return the moving volume, before or after, at the voxels of the fixed one; NaN where there is none."""
         if layer not in self._values:
-            worldToMoving = self._quickField() if layer is Layer.AFTER else np.linalg.inv(self._toWorld())
+            worldToMoving = self._quickField() if layer is ComparedVolume.AFTER else np.linalg.inv(self._toWorld())
             values = Mixing.resample(self.deformation.moving, worldToMoving, self._geometry())
             if not np.isfinite(values).any():
                 text = _("{moving} lies outside of {fixed}, so there is nothing to compare.")
@@ -237,20 +237,20 @@ class Comparison:
         if name == FIXED_PANE:
             return Shown(self.deformation.fixed)
         if name == MOVING_PANE:
-            return Shown(self._layerNode(Layer.BEFORE) if self._isShownWarped else self.deformation.moving)
-        return shown or Shown(self._layerNode(Layer.AFTER))
+            return Shown(self._layerNode(ComparedVolume.BEFORE) if self._isShownWarped else self.deformation.moving)
+        return shown or Shown(self._layerNode(ComparedVolume.AFTER))
 
-    def _layerNode(self, layer: Layer) -> slicer.vtkMRMLScalarVolumeNode:
+    def _layerNode(self, layer: ComparedVolume) -> slicer.vtkMRMLScalarVolumeNode:
         if layer.value not in self._nodes:
             values = self._valuesOf(layer)
             image = Volumes.makeImage(np.where(np.isfinite(values), values, np.nanmin(values)))
             self._add(layer.value, image, self.deformation.moving)
         return self._marked(layer.value, layer)
 
-    def _marked(self, key: str, layer: Layer) -> slicer.vtkMRMLScalarVolumeNode:
+    def _marked(self, key: str, layer: ComparedVolume) -> slicer.vtkMRMLScalarVolumeNode:
         """Return the volume of a key, which tells whether it shows the moving volume as it was."""
         node = self._nodes[key][0].get()
-        node.SetAttribute(MOVING_ATTRIBUTE, self.deformation.moving.GetID() if layer is Layer.BEFORE else None)
+        node.SetAttribute(MOVING_ATTRIBUTE, self.deformation.moving.GetID() if layer is ComparedVolume.BEFORE else None)
         return node
 
     def _fixedCopy(self) -> slicer.vtkMRMLScalarVolumeNode:
@@ -293,7 +293,7 @@ class Comparison:
             # Nothing is revealed: the divider is at the end of the volume.
             self._split = Mixing.splitAt(self._geometry(), options.divider, 1.0)
 
-    def _matched(self, layer: Layer, outside: float | None = None, part: Part = ...) -> np.ndarray:
+    def _matched(self, layer: ComparedVolume, outside: float | None = None, part: Part = ...) -> np.ndarray:
         """Return values of the moving volume as those of the fixed one that appear equally bright.
 
         :param outside: value where there is none; None takes what appears black.

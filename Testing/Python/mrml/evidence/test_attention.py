@@ -9,8 +9,8 @@ import evidence_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence import Attention, Ellipsoids
-from DeepAttentionRegLib.evidence.Evidence import Gaussian
-from mrml_cases import RIGID, Inputs, add_shifted, put_under
+from DeepAttentionRegLib.evidence.RecursionEvidence import Gaussian
+from mrml_cases import RIGID, InputNodes, add_shifted, put_under
 
 pytestmark = pytest.mark.mrml
 
@@ -26,10 +26,12 @@ GAUSSIANS = Attention.Choice(Attention.GAUSSIANS)
 
 
 @pytest.fixture
-def pair(scene) -> Inputs:
+def pair(scene) -> InputNodes:
     """Two volumes of one gray each."""
-    arrays = np.full(GRID.shape, 10, np.float32), np.full(GRID.shape, 20, np.float32)
-    return Inputs(*(mrml_scene.add_volume(array, GRID, name) for array, name in zip(arrays, ("A", "B"), strict=True)))
+    grays = {"A": 10, "B": 20}
+    return InputNodes(
+        *(mrml_scene.add_volume(np.full(GRID.shape, gray, np.float32), GRID, name) for name, gray in grays.items())
+    )
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence import Readout
 from DeepAttentionRegLib.nodes import Deformation, Record, Transforms
 from DeepAttentionRegLib.views.Comparison import Comparison, Options
-from DeepAttentionRegLib.views.ComparisonModes import Layer, Mode
+from DeepAttentionRegLib.views.ComparisonModes import ComparedVolume, Mode
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -294,7 +294,7 @@ class TestMark:
     def test_comparison_with_the_moving_volume_is_known(self, views, deformation, mode):
         composite = self.composite(views[0])
         comparison = Comparison(deformation)
-        for layer in (Layer.BEFORE, Layer.AFTER, Layer.BEFORE):
+        for layer in (ComparedVolume.BEFORE, ComparedVolume.AFTER, ComparedVolume.BEFORE):
             comparison.show(Options(mode, layer))
-            assert Readout.showsMoving(composite, deformation) == (layer is Layer.BEFORE)
+            assert Readout.showsMoving(composite, deformation) == (layer is ComparedVolume.BEFORE)
         comparison.close()

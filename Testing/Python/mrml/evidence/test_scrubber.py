@@ -8,9 +8,9 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import Scrubber
-from DeepAttentionRegLib.evidence.Evidence import Evidence
+from DeepAttentionRegLib.evidence.RecursionEvidence import RecursionEvidence
 from DeepAttentionRegLib.nodes import Volumes
-from mrml_cases import Inputs, add_shifted
+from mrml_cases import InputNodes, add_shifted
 
 pytestmark = pytest.mark.mrml
 
@@ -21,12 +21,12 @@ PIXELS = 240
 
 
 @pytest.fixture
-def pair(scene) -> Inputs:
+def pair(scene) -> InputNodes:
     """A dark fixed volume, and a moving one with a bright block in the middle."""
     dark, block = np.zeros(GRID.shape, np.float32), np.zeros(GRID.shape, np.float32)
     dark[0, 0, 0] = 100
     block[BLOCK] = 100
-    return Inputs(*(mrml_scene.add_volume(array, GRID, name) for array, name in ((dark, "CT1"), (block, "CT2"))))
+    return InputNodes(*(mrml_scene.add_volume(array, GRID, name) for array, name in ((dark, "CT1"), (block, "CT2"))))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ class TestViews:
         scrubber.close()
 
     def test_twelve_recursions_are_in_their_order(self, pair, tmp_path):
-        evidence = Evidence(add_shifted(pair, tmp_path, [float(n) for n in range(1, 13)]).transformNode)
+        evidence = RecursionEvidence(add_shifted(pair, tmp_path, [float(n) for n in range(1, 13)]).transformNode)
         for step in range(13):
             evidence.step = step
             point = evidence.shownTransform.GetTransformFromParent().TransformPoint((0.0, 0.0, 0.0))
@@ -102,13 +102,13 @@ class TestViews:
 
 class TestText:
     def test_tells_what_is_known(self, deformation):
-        evidence = Evidence(deformation.transformNode)
+        evidence = RecursionEvidence(deformation.transformNode)
         assert Scrubber.describe(evidence, 0) == "Before: aligned only, similarity 0.500, 0.00 % folded"
         assert Scrubber.describe(evidence, 2) == "Recursion 2 of 2, similarity 0.700, 0.00 % folded"
 
     def test_tells_the_name_alone_without_the_table(self, scene, deformation):
-        scene.RemoveNode(Evidence(deformation.transformNode).table)
-        assert Scrubber.describe(Evidence(deformation.transformNode), 1) == "Recursion 1 of 2"
+        scene.RemoveNode(RecursionEvidence(deformation.transformNode).table)
+        assert Scrubber.describe(RecursionEvidence(deformation.transformNode), 1) == "Recursion 1 of 2"
 
 
 def add_labels(name: str, first: int) -> slicer.vtkMRMLSegmentationNode:

@@ -60,7 +60,7 @@ def nodes(deformation, pair):
     return SegmentNodes.create(Segments.compare(deformation, *pair))
 
 
-def only(comparison: Segments.Comparison) -> Segments.Structure:
+def only(comparison: Segments.SegmentComparison) -> Segments.Structure:
     (structure,) = comparison.structures
     return structure
 

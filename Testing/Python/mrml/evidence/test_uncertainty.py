@@ -26,8 +26,8 @@ def deformation(inputs) -> Deformation.Deformation:
     return Deformation.ofTransform(register(inputs).transformNode)
 
 
-def prepare(deformation, **options) -> Uncertainty.Estimate:
-    return Uncertainty.Estimate(deformation, pythonExecutable=sys.executable, script=FAKE_ENGINE, **options)
+def prepare(deformation, **options) -> Uncertainty.UncertaintyEstimate:
+    return Uncertainty.UncertaintyEstimate(deformation, pythonExecutable=sys.executable, script=FAKE_ENGINE, **options)
 
 
 def estimate(deformation, **options) -> slicer.vtkMRMLScalarVolumeNode:
@@ -129,10 +129,10 @@ def test_engine_itself_is_less_certain_away_from_structure(scene):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     nodes = SampleCases.addPhantom(phantom.default_geometry((40, 32, 40), (8.4, 7.5, 8.4)))
     settings = Settings("none", refinementSteps=8, device="cpu")
-    registration = Registration.Registration(nodes, settings, pythonExecutable=sys.executable)
+    registration = Registration.PairRegistration(nodes, settings, pythonExecutable=sys.executable)
     registration.start()
     deformation = Deformation.ofTransform(registration.wait().transformNode)
-    made = Uncertainty.Estimate(deformation, 3, settings, pythonExecutable=sys.executable)
+    made = Uncertainty.UncertaintyEstimate(deformation, 3, settings, pythonExecutable=sys.executable)
     made.start()
     spread = slicer.util.arrayFromVolume(made.wait())
     image = slicer.util.arrayFromVolume(deformation.fixed)

@@ -65,7 +65,7 @@ class TestRegistration:
         transform = outcome.transformNode
         Record.attach(transform, "Segments", outcome.tableNode)
         settings = Registration.Settings(seed=8)
-        mrml_cases.register(inputs, settings=settings, outputs=Registration.Outputs(transformNode=transform))
+        mrml_cases.register(inputs, settings=settings, outputs=Registration.OutputNodes(transformNode=transform))
         assert Record.recall(transform).settings["seed"] == 8
         assert "Segments" not in Record.attachments(transform)
 

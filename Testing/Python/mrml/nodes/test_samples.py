@@ -101,7 +101,7 @@ class TestPhantom:
     def test_registration_takes_it(self):
         inputs = SampleCases.addPhantom(SMALL)
         assert Volumes.checkInputs(inputs) == []
-        assert Registration.checkAll(inputs, Registration.Settings(method="none"), Registration.Outputs()) == []
+        assert Registration.checkAll(inputs, Registration.Settings(method="none"), Registration.OutputNodes()) == []
 
     def test_landmarks_correspond_by_the_true_displacement(self):
         inputs = SampleCases.addPhantom(SMALL)

@@ -11,7 +11,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.nodes import Deformation, Transforms
 from DeepAttentionRegLib.views import Mixing, ViewStates
 from DeepAttentionRegLib.views.Comparison import Comparison, Options, opacityAt
-from DeepAttentionRegLib.views.ComparisonModes import Arrangement, Divider, Layer, Mode
+from DeepAttentionRegLib.views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -89,7 +89,9 @@ def composite() -> slicer.vtkMRMLSliceCompositeNode:
 
 
 class TestFade:
-    @pytest.mark.parametrize(("layer", "grays"), [(Layer.AFTER, [OUTSIDE, MOVING]), (Layer.BEFORE, [OUTSIDE, OUTSIDE])])
+    @pytest.mark.parametrize(
+        ("layer", "grays"), [(ComparedVolume.AFTER, [OUTSIDE, MOVING]), (ComparedVolume.BEFORE, [OUTSIDE, OUTSIDE])]
+    )
     def test_whole_layer_is_the_moving_volume(self, look, layer, grays):
         picture = look(Mode.FADE, opacity=1.0, layer=layer)
         assert [gray(picture, column) for column in (50, 120)] == grays
@@ -258,20 +260,20 @@ class TestSources:
         shift = np.eye(4)
         shift[0, 3] = SHIFT_MM  # to the right, as the field does
         mrml_cases.put_under(deformation.moving, shift)
-        picture = look(Mode.FADE, opacity=1.0, layer=Layer.BEFORE)
+        picture = look(Mode.FADE, opacity=1.0, layer=ComparedVolume.BEFORE)
         assert [gray(picture, 90), gray(picture, 110)] == [OUTSIDE, MOVING]
 
     def test_moving_volume_under_the_transform_is_warped_once(self, look, deformation):
         deformation.moving.SetAndObserveTransformNodeID(deformation.transformNode.GetID())
         picture = look(Mode.FADE, opacity=1.0)
         assert [gray(picture, 90), gray(picture, 110)] == [OUTSIDE, MOVING]
-        picture = look(Mode.FADE, opacity=1.0, layer=Layer.BEFORE)
+        picture = look(Mode.FADE, opacity=1.0, layer=ComparedVolume.BEFORE)
         assert [gray(picture, 140), gray(picture, 160)] == [OUTSIDE, MOVING]
 
     def test_volumes_that_do_not_meet_are_refused(self, comparison, deformation):
         deformation.moving.SetOrigin(5000.0, 0.0, 0.0)
         with pytest.raises(ValueError, match="CT2 lies outside of CT1"):
-            comparison.show(Options(Mode.FADE, layer=Layer.BEFORE))
+            comparison.show(Options(Mode.FADE, layer=ComparedVolume.BEFORE))
 
     def test_same_options_compute_nothing_anew(self, look, comparison, monkeypatch):
         look(Mode.CHECKERBOARD)

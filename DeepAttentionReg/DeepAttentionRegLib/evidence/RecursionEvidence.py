@@ -1,6 +1,6 @@
 """What a registration left behind besides its result: its deformation step by step, what its network attended to.
 
-    evidence = Evidence(transformNode)
+    evidence = RecursionEvidence(transformNode)
     evidence.step = 1
     weights, grid = evidence.heatMap("level 3", pointRas)
 
@@ -37,7 +37,7 @@ class Gaussian:
     vector: np.ndarray
 
 
-class Evidence:
+class RecursionEvidence:
     """The nodes that a registration left behind, and which of its steps is looked at."""
 
     def __init__(self, transformNode: slicer.vtkMRMLTransformNode) -> None:
