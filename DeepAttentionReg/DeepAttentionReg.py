@@ -1,5 +1,6 @@
 """The DeepAttentionReg module: its place in Slicer, its panel, the logic that scripts call, its self test."""
 
+import dataclasses
 import functools
 import logging
 import sys
@@ -13,6 +14,7 @@ from slicer.ScriptedLoadableModule import *
 from slicer.util import VTKObservationMixin
 
 from DeepAttentionRegLib.engine import Install, Interpreter
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, Method
 
@@ -291,9 +293,8 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
-        # Keyword arguments of Registration that choose another interpreter or engine.
-        python = Interpreter.savedInterpreter()
-        self.engineOptions = {} if python is None else {"pythonExecutable": python}
+        # What runs the engine.
+        self.engine = Engine(Interpreter.savedInterpreter())
         # What the engine sees of this computer, once `checkEngine` was told it.
         self.environment = None
         self._check = None
@@ -306,7 +307,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
     @property
     def otherPython(self):
         """The Python that runs the engine in place of Slicer's own; None if that does."""
-        return self.engineOptions.get("pythonExecutable")
+        return self.engine.python
 
     @property
     def speeds(self):
@@ -401,20 +402,20 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
     def run(self, make, *, wait=True, onProgress=None, onFinished=None, onFailed=None):
         """Run anything that works as a `Task.Task`, such as those in Maps, Uncertainty and Batch.
 
-        :param make: returns it when it is called with `callbacks` and the engine's options as keyword arguments.
+        :param make: returns it when it is called with `callbacks` and `engine` as keyword arguments.
         :param wait: as in `register`; so are the others.
         :return: its outcome; None if not waited for.
         :raises ValueError: if it cannot work; says why.
         :raises RuntimeError: as `register`.
         """
-        from DeepAttentionRegLib.engine import Task
+        from DeepAttentionRegLib.engine.Callbacks import Callbacks
 
         if self.isRunning:
             raise RuntimeError(_("A registration is running already; cancel it or wait for its end."))
         self._closeCheck()
         calls = {"onProgress": onProgress, "onFinished": self._ending(onFinished), "onFailed": self._ending(onFailed)}
-        callbacks = Task.Callbacks(**{name: call for name, call in calls.items() if call})
-        self._registration = task = make(callbacks=callbacks, **self.engineOptions)
+        callbacks = Callbacks(**{name: call for name, call in calls.items() if call})
+        self._registration = task = make(callbacks=callbacks, engine=self.engine)
         task.start()
         return task.wait() if wait else None
 
@@ -442,35 +443,35 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
             self._check, self.environment = None, environment
             onDone()
 
-        self._startCheck(onAnswer, self.engineOptions)
+        self._startCheck(onAnswer, self.engine)
 
-    def usePython(self, pythonExecutable, onDone):
+    def usePython(self, python, onDone):
         """Have another Python run the engine, on this computer from now on, unless it turns out that it cannot.
 
-        :param pythonExecutable: path of an interpreter.
+        :param python: path of an interpreter.
         :param onDone: called in the main thread with a sentence on what is wrong with it; empty if it is used now.
         """
-        options = {**self.engineOptions, "pythonExecutable": pythonExecutable}
+        engine = dataclasses.replace(self.engine, python=python)
 
         def onAnswer(environment):
             self._check = None
             if not environment.problem:
-                self.environment, self.engineOptions = environment, options
-                Interpreter.saveInterpreter(pythonExecutable)
+                self.environment, self.engine = environment, engine
+                Interpreter.saveInterpreter(python)
             onDone(environment.problem)
 
         self._closeCheck()
-        self._startCheck(onAnswer, options)
+        self._startCheck(onAnswer, engine)
 
     def useOwnPython(self):
         """Have Slicer's own Python run the engine again."""
         self._closeCheck()
-        self.engineOptions = {name: value for name, value in self.engineOptions.items() if name != "pythonExecutable"}
+        self.engine = dataclasses.replace(self.engine, python=None)
         self.environment = None
         Interpreter.saveInterpreter(None)
 
-    def _startCheck(self, onAnswer, options):
-        self._check = Interpreter.Check(onAnswer, **options)
+    def _startCheck(self, onAnswer, engine):
+        self._check = Interpreter.Check(onAnswer, engine)
         self._check.start()
 
     def _closeCheck(self):

@@ -176,7 +176,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertEqual(self.nodeIds(), before)
 
     def test_engine_that_cannot_start_is_named(self):
-        self.widget.logic.engineOptions = {"pythonExecutable": str(self.folder / "python")}
+        self.usePython(str(self.folder / "python"))
         self.ui.applyButton.click()
         self.assertIn(str(self.folder / "python"), self.ui.statusLabel.text)
         self.assertTrue(self.ui.applyButton.enabled)

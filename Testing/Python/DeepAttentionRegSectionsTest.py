@@ -176,7 +176,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def test_other_python_needs_no_pytorch_in_slicer(self):
         self.found = "MISSING"
-        self.widget.logic.engineOptions["pythonExecutable"] = sys.executable
+        self.usePython(sys.executable)
         self.register()
         self.assertIn("moving to fixed (rman)", self.ui.statusLabel.text)
 

@@ -5,29 +5,28 @@ import contextlib
 import logging
 import os
 import queue
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.protocol import contract, errors, registry
+from DeepAttentionRegEngine.protocol import contract, errors
+
+from .Callbacks import Callbacks
+from .Engine import Engine
 
 try:
     import qt
 except ImportError:  # slicer-core has no Qt
     qt = None
 
-ENGINE_SCRIPT = registry.resources().parent / "Scripts" / "run_engine.py"
 CANCEL_FILE, FINISH_FILE = "cancel", "finish"
 POLL_INTERVAL_MS = 100
 CANCEL_GRACE_S = 10.0
@@ -37,24 +36,6 @@ DRAIN_S = 2.0
 LOG_LINES = 200
 
 
-def ignore(_event: Any) -> None:
-    """Stand in for a callback that nobody set."""
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Functions called in the main thread while a job runs; one of the last two is called exactly once.
-
-    :param onProgress: gets every `contract.Progress`.
-    :param onFinished: gets the `contract.Result`.
-    :param onFailed: gets the `contract.Failure`; its code is `errors.CANCELLED` after a cancellation.
-    """
-
-    onProgress: Callable[[contract.Progress], None] = ignore
-    onFinished: Callable[[contract.Result], None] = ignore
-    onFailed: Callable[[contract.Failure], None] = ignore
-
-
 class EngineJob:
     """A job folder and the engine process that works in it.
 
@@ -62,20 +43,14 @@ class EngineJob:
     handling of non-ASCII paths on Windows, ever sees where the folder lies.
     """
 
-    def __init__(
-        self,
-        callbacks: Callbacks | None = None,
-        pythonExecutable: str | None = None,
-        script: Path = ENGINE_SCRIPT,
-    ) -> None:
+    def __init__(self, callbacks: Callbacks | None = None, engine: Engine | None = None) -> None:
         """Make the folder.
 
         :param callbacks: whom to tell.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
         self._callbacks = callbacks or Callbacks()
-        self._command = [pythonExecutable or shutil.which("PythonSlicer") or sys.executable, str(script)]
+        self._command = (engine or Engine()).command
         application = _application()
         self._temporary = tempfile.TemporaryDirectory(
             prefix="DeepAttentionReg-", dir=application and application.temporaryPath, ignore_cleanup_errors=True

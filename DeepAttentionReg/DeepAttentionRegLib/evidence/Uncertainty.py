@@ -8,16 +8,14 @@ The outcome is the map, which the transform remembers. uncertainty.py of the eng
 volumes and settings give the same map. What all samples get wrong together it cannot show: it is no bound of the error.
 """
 
-from pathlib import Path
-
 import numpy as np
 import slicer
 
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume import images
 
-from ..engine import Job
-from ..engine.Task import Callbacks
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
 from ..nodes.Deformation import Deformation
 from ..nodes.Overlays import Map
 from ..tasks import Registration
@@ -37,15 +35,14 @@ class UncertaintyEstimate(DeformationTask):
         settings: Registration.Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
         :param samples: registrations, 2 to 100; the more, the smoother and slower.
         :param deformation: as `DeformationTask`; so are the others.
         """
-        super().__init__(deformation, settings, callbacks, pythonExecutable=pythonExecutable, script=script)
+        super().__init__(deformation, settings, callbacks, engine=engine)
         self._samples = samples
 
     def _export(self) -> contract.Job:

@@ -10,8 +10,7 @@ from slicer.i18n import tr as _
 from ..evidence import Readout
 from ..Parameters import DeepAttentionRegParameterNode
 from ..views import ViewStates
-from . import Cursor
-from .InspectionTool import InspectionTool
+from .InspectionTool import Cursor, InspectionTool
 
 
 class ReadoutTool(InspectionTool):
@@ -21,7 +20,7 @@ class ReadoutTool(InspectionTool):
         """Take the widgets; parameters as `InspectionTool`."""
         super().__init__(ui, tell, logic)
         self._mark = Readout.Mark()
-        self._cursor = Cursor.Cursor(self.onCursor)
+        self._cursor = Cursor(self.onCursor)
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices; None lets go of the cursor and removes the mark."""

@@ -12,8 +12,8 @@ from slicer.i18n import tr as _
 from ..Parameters import DeepAttentionRegParameterNode
 from ..views import Comparison, ViewStates
 from ..views.ComparisonModes import Arrangement, Mode
-from . import Cursor, Parts
-from .InspectionTool import InspectionTool
+from . import Parts
+from .InspectionTool import Cursor, InspectionTool
 
 TICK_MS = 40  # 25 pictures a second look smooth
 CHOICES = ("arrangementComboBox", "comparisonComboBox", "layerComboBox")
@@ -40,7 +40,7 @@ class ViewsTool(InspectionTool):
         self._comparison: Comparison.Comparison | None = None
         self._options: Comparison.Options | None = None
         self._layout = ViewStates.Layout()
-        self._cursor = Cursor.Cursor(self.onCursor)
+        self._cursor = Cursor(self.onCursor)
         self._time = 0.0
         self._timer = qt.QTimer()
         self._timer.setInterval(TICK_MS)

@@ -1,7 +1,6 @@
 """Registers the volumes of a deformation once more, as they were registered, for evidence about it."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,10 @@ from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..engine import Job, Methods
-from ..engine.Task import Callbacks, Task
+from ..engine import Methods
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
+from ..engine.Task import Task
 from ..nodes import Record, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from . import Registration, Results
@@ -36,18 +37,16 @@ class DeformationTask(Task):
         settings: Registration.Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
         :param deformation: the deformation and its volumes.
         :param settings: device, and all else for a transform that does not remember how it was made.
         :param callbacks: whom to tell.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
-        super().__init__(callbacks, pythonExecutable, script)
+        super().__init__(callbacks, engine)
         settings = settings or Registration.Settings()
         self._record = _recordOf(deformation, settings)
         self._name = deformation.name

@@ -12,8 +12,10 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume import images
 
-from ..engine import Job, Methods
-from ..engine.Task import Callbacks, Task
+from ..engine import Methods
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
+from ..engine.Task import Task
 from ..nodes import EvidenceFiles, Record, Volumes
 from ..nodes.Transforms import WORLD
 from ..nodes.Volumes import InputNodes
@@ -68,8 +70,7 @@ class PairRegistration(Task):
         outputs: OutputNodes | None = None,
         callbacks: Callbacks | None = None,
         *,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
@@ -77,10 +78,9 @@ class PairRegistration(Task):
         :param settings: how.
         :param outputs: where to.
         :param callbacks: whom to tell.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
-        super().__init__(callbacks, pythonExecutable, script)
+        super().__init__(callbacks, engine)
         self._inputs: InputNodes | None = inputs
         self._settings = settings or Settings()
         self._outputs: OutputNodes | None = outputs or OutputNodes()

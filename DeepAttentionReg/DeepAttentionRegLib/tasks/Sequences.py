@@ -4,9 +4,7 @@ One frame after another goes through the engine. The scene does not change befor
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import slicer
@@ -17,7 +15,11 @@ from DeepAttentionRegEngine.protocol import contract, errors
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..engine import Job, Methods, Task
+from ..engine import Methods
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
+from ..engine.Job import EngineJob
+from ..engine.Task import Work
 from ..nodes import Transforms, Volumes
 from . import Registration, Results
 
@@ -63,20 +65,6 @@ class SequenceOutcome:
     results: dict[int, contract.Result]
 
 
-@dataclass(frozen=True)
-class Callbacks:
-    """Functions called in the main thread; one of the last two is called exactly once, unless `close` comes first.
-
-    :param onProgress: gets every `FrameProgress`.
-    :param onFinished: gets the `SequenceOutcome`.
-    :param onFailed: gets the `contract.Failure`; its message names the frame, or how many frames were done.
-    """
-
-    onProgress: Callable[[FrameProgress], None] = Job.ignore
-    onFinished: Callable[[SequenceOutcome], None] = Job.ignore
-    onFailed: Callable[[contract.Failure], None] = Job.ignore
-
-
 @dataclass
 class _Done:
     """What is known of the registered frames, in no scene yet; by the number of the frame, from 0."""
@@ -107,7 +95,7 @@ def checkSequence(
     return unfit[:1] or Methods.checkMethod(settings.method, frames[referenceFrame], settings.weights)
 
 
-class SequenceRegistration(Task.Work):
+class SequenceRegistration(Work):
     """Registers the frames without blocking; `start` it, then `wait` or let the callbacks come.
 
     After a failure or a cancellation `outcome` holds what was done until then, if that was to be kept.
@@ -122,8 +110,7 @@ class SequenceRegistration(Task.Work):
         *,
         withVolumes: bool = False,
         keepPartial: bool = False,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
@@ -133,10 +120,9 @@ class SequenceRegistration(Task.Work):
         :param callbacks: whom to tell.
         :param withVolumes: also make a sequence of the warped volumes.
         :param keepPartial: put the frames done so far into the scene if it ends early.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
-        super().__init__(callbacks or Callbacks(), pythonExecutable, script)
+        super().__init__(callbacks, engine)
         self._sequence = Results.NodeReference(sequenceNode)
         self._reference = referenceFrame
         self._settings = replace(
@@ -214,7 +200,7 @@ class SequenceRegistration(Task.Work):
         :raises RuntimeError: if the engine cannot be started.
         """
         self._frame = frame
-        self._job = Job.EngineJob(Job.Callbacks(self._onProgress, self._onResult, self._onFailure), *self._engine)
+        self._job = EngineJob(Callbacks(self._onProgress, self._onResult, self._onFailure), self._engine)
         files = {"fixed": "fixed.nrrd", "moving": "moving.nrrd", "output_transform": "transform.nrrd"}
         if self._withVolumes:
             files["output_warped"] = "warped.nrrd"

@@ -12,12 +12,14 @@ import evidence_cases
 import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegLib.engine.Callbacks import Callbacks
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import EvidenceFiles, Transforms, Volumes
 from DeepAttentionRegLib.nodes.Deformation import Deformation
 from DeepAttentionRegLib.tasks import Registration
-from DeepAttentionRegLib.tasks.Registration import Callbacks, InputNodes, OutputNodes
+from DeepAttentionRegLib.tasks.Registration import InputNodes, OutputNodes
 
-FAKE_ENGINE = Path(__file__).resolve().with_name("fake_engine.py")
+ENGINE = Engine(sys.executable, Path(__file__).resolve().with_name("fake_engine.py"))
 TIMEOUT_S = 20.0
 RIGID = np.array([[0.8, -0.6, 0.0, 10.0], [0.6, 0.8, 0.0, -20.0], [0.0, 0.0, 1.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
 ROLES = ("transformNode", "warpedVolumeNode", "jacobianVolumeNode", "warpedSegmentationNode", "tableNode")
@@ -77,9 +79,8 @@ def prepare(inputs: InputNodes, recorder: Recorder | None = None, **options) -> 
     """Return a registration by the stand-in; options are `settings` and `outputs`."""
     callbacks = recorder.callbacks if recorder else None
     return Registration.PairRegistration(
-        inputs, options.get("settings"), options.get("outputs"), callbacks,
-        pythonExecutable=sys.executable, script=FAKE_ENGINE,
-    )  # fmt: skip
+        inputs, options.get("settings"), options.get("outputs"), callbacks, engine=ENGINE
+    )
 
 
 def register(inputs: InputNodes, **options) -> Registration.Outcome:

@@ -16,11 +16,14 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine.protocol import contract, errors
 from DeepAttentionRegLib.engine import Job
+from DeepAttentionRegLib.engine.Callbacks import Callbacks
+from DeepAttentionRegLib.engine.Engine import Engine
 
 pytestmark = pytest.mark.mrml
 
 HERE = Path(__file__).resolve().parents[2] / "support"
 FAKE_ENGINE = HERE / "fake_engine.py"
+ENGINE = Engine(sys.executable, FAKE_ENGINE)
 TIMEOUT_S = 20.0
 REGISTER = contract.RegisterJob(fixed="fixed.nrrd", moving="moving.nrrd", output_transform="transform.nrrd")
 
@@ -32,7 +35,7 @@ class Recorder:
         self.progress: list[contract.Progress] = []
         self.results: list[contract.Result] = []
         self.failures: list[contract.Failure] = []
-        self.callbacks = Job.Callbacks(self.progress.append, self.results.append, self.failures.append)
+        self.callbacks = Callbacks(self.progress.append, self.results.append, self.failures.append)
 
     @property
     def ends(self) -> int:
@@ -46,7 +49,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def job(recorder: Recorder):
-    job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+    job = Job.EngineJob(recorder.callbacks, ENGINE)
     yield job
     job.close()
 
@@ -116,7 +119,7 @@ class TestVerdict:
         assert recorder.ends == 1
 
     def test_interpreter_that_is_not_there_is_a_sentence(self, recorder):
-        job = Job.EngineJob(recorder.callbacks, "no-such-python", FAKE_ENGINE)
+        job = Job.EngineJob(recorder.callbacks, Engine("no-such-python", FAKE_ENGINE))
         with pytest.raises(RuntimeError, match="no-such-python"):
             job.start(REGISTER)
         assert not job.folder.exists()
@@ -170,9 +173,7 @@ class TestCleanUp:
 
     def test_folder_is_there_during_the_last_callback(self, monkeypatch):
         seen = []
-        job = Job.EngineJob(
-            Job.Callbacks(onFailed=lambda _failure: seen.append(job.folder.exists())), sys.executable, FAKE_ENGINE
-        )
+        job = Job.EngineJob(Callbacks(onFailed=lambda _failure: seen.append(job.folder.exists())), ENGINE)
         start(job, monkeypatch, "fail")
         job.wait()
         assert seen == [True]
@@ -190,7 +191,7 @@ class TestCleanUp:
         def raise_error(_event: object) -> None:
             raise ZeroDivisionError
 
-        job = Job.EngineJob(Job.Callbacks(onProgress=raise_error), sys.executable, FAKE_ENGINE)
+        job = Job.EngineJob(Callbacks(onProgress=raise_error), ENGINE)
         start(job, monkeypatch, "hang")
         with pytest.raises(ZeroDivisionError):
             job.wait()
@@ -200,7 +201,7 @@ class TestCleanUp:
         folder = tmp_path / "J\u00fcrgen M\u00fcller \u80ba"
         folder.mkdir()
         monkeypatch.setattr(Job.tempfile, "tempdir", str(folder))
-        job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+        job = Job.EngineJob(recorder.callbacks, ENGINE)
         assert job.folder.parent == folder
         start(job, monkeypatch, "fail")
         job.wait()
@@ -237,7 +238,7 @@ class TestInApplication:
         return application
 
     def test_timer_brings_the_news_and_stops_at_the_end(self, application, recorder):
-        job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+        job = Job.EngineJob(recorder.callbacks, ENGINE)
         job.start(REGISTER)
         timer = job._timer
         assert timer.running
@@ -252,7 +253,7 @@ class TestInApplication:
 
     def test_job_works_in_the_folder_and_environment_of_the_application(self, application, recorder, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "hang")
-        job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+        job = Job.EngineJob(recorder.callbacks, ENGINE)
         assert str(job.folder.parent) == application.temporaryPath
         job.start(REGISTER)
         job.wait()
@@ -267,9 +268,11 @@ class TestOrphans:
         import mrml_scene
         from pathlib import Path
         from DeepAttentionRegEngine.protocol import contract
-        from DeepAttentionRegLib.engine import Job
-        show = Job.Callbacks(onProgress=lambda progress: print(progress.message, flush=True))
-        job = Job.EngineJob(show, sys.executable, Path({engine!r}))
+        from DeepAttentionRegLib.engine.Callbacks import Callbacks
+        from DeepAttentionRegLib.engine.Engine import Engine
+        from DeepAttentionRegLib.engine.Job import EngineJob
+        show = Callbacks(onProgress=lambda progress: print(progress.message, flush=True))
+        job = EngineJob(show, Engine(sys.executable, Path({engine!r})))
         job.start(contract.RegisterJob(fixed="f", moving="m", output_transform="t"))
         job.wait()
         """

@@ -1,7 +1,5 @@
 """Maps of known deformations: their numbers, their nodes, the views that show them, and the way back."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -16,7 +14,7 @@ from DeepAttentionRegLib.nodes import Deformation, Overlays, Record, Transforms
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.tasks import Registration
 from DeepAttentionRegLib.views.MapView import MapView
-from mrml_cases import FAKE_ENGINE, RIGID, put_under, register
+from mrml_cases import ENGINE, RIGID, put_under, register
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -274,9 +272,7 @@ class TestBackward:
 
     @staticmethod
     def register(deformation, **options) -> slicer.vtkMRMLTransformNode:
-        registration = Maps.BackwardRegistration(
-            deformation, pythonExecutable=sys.executable, script=FAKE_ENGINE, **options
-        )
+        registration = Maps.BackwardRegistration(deformation, engine=ENGINE, **options)
         registration.start()
         return registration.wait()
 
@@ -321,7 +317,7 @@ class TestBackward:
 
     def test_removed_volume_stops_it(self, scene, deformation, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "work until cancelled")
-        registration = Maps.BackwardRegistration(deformation, pythonExecutable=sys.executable, script=FAKE_ENGINE)
+        registration = Maps.BackwardRegistration(deformation, engine=ENGINE)
         registration.start()
         scene.RemoveNode(deformation.moving)
         with pytest.raises(RuntimeError, match="was removed"):

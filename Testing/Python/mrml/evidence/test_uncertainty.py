@@ -11,12 +11,13 @@ import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume import phantom
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.evidence import Maps, Uncertainty
 from DeepAttentionRegLib.nodes import Deformation, Record, SampleCases, Volumes
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.tasks import Registration
 from DeepAttentionRegLib.tasks.Registration import Settings
-from mrml_cases import FAKE_ENGINE, RIGID, Recorder, poll_until, put_under, register
+from mrml_cases import ENGINE, RIGID, Recorder, poll_until, put_under, register
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -27,7 +28,7 @@ def deformation(inputs) -> Deformation.Deformation:
 
 
 def prepare(deformation, **options) -> Uncertainty.UncertaintyEstimate:
-    return Uncertainty.UncertaintyEstimate(deformation, pythonExecutable=sys.executable, script=FAKE_ENGINE, **options)
+    return Uncertainty.UncertaintyEstimate(deformation, engine=ENGINE, **options)
 
 
 def estimate(deformation, **options) -> slicer.vtkMRMLScalarVolumeNode:
@@ -129,10 +130,10 @@ def test_engine_itself_is_less_certain_away_from_structure(scene):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     nodes = SampleCases.addPhantom(phantom.default_geometry((40, 32, 40), (8.4, 7.5, 8.4)))
     settings = Settings("none", refinementSteps=8, device="cpu")
-    registration = Registration.PairRegistration(nodes, settings, pythonExecutable=sys.executable)
+    registration = Registration.PairRegistration(nodes, settings, engine=Engine(sys.executable))
     registration.start()
     deformation = Deformation.ofTransform(registration.wait().transformNode)
-    made = Uncertainty.UncertaintyEstimate(deformation, 3, settings, pythonExecutable=sys.executable)
+    made = Uncertainty.UncertaintyEstimate(deformation, 3, settings, engine=Engine(sys.executable))
     made.start()
     spread = slicer.util.arrayFromVolume(made.wait())
     image = slicer.util.arrayFromVolume(deformation.fixed)

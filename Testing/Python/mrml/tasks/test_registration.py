@@ -15,9 +15,11 @@ import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
+from DeepAttentionRegLib.engine.Callbacks import Callbacks
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import Volumes
 from DeepAttentionRegLib.tasks import Registration
-from DeepAttentionRegLib.tasks.Registration import Callbacks, InputNodes, OutputNodes, Settings
+from DeepAttentionRegLib.tasks.Registration import InputNodes, OutputNodes, Settings
 from mrml_cases import RIGID, Recorder, outputs_of, prepare, put_under, register, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -205,7 +207,7 @@ class TestRefusal:
             prepare(inputs, outputs=OutputNodes(transformNode=node)).start()
 
     def test_engine_that_cannot_start_leaves_the_scene(self, scene, inputs):
-        registration = Registration.PairRegistration(inputs, pythonExecutable="no-such-python")
+        registration = Registration.PairRegistration(inputs, engine=Engine("no-such-python"))
         before = mrml_scene.scene_state(scene)
         with pytest.raises(RuntimeError, match="no-such-python"):
             registration.start()
@@ -245,7 +247,7 @@ class TestRealEngine:
         matrix = RIGID.copy()
         matrix[:3, 3] = center - RIGID[:3, :3] @ center + (2.0, -1.0, 1.5)
         put_under(inputs.movingVolume, matrix)
-        registration = Registration.PairRegistration(inputs, self.NOTHING, pythonExecutable=sys.executable)
+        registration = Registration.PairRegistration(inputs, self.NOTHING, engine=Engine(sys.executable))
         registration.start()
         transform = registration.wait().transformNode.GetTransformFromParent()
         points = flip_lps_ras(grid_points(oblique_geometry).reshape(-1, 3))[::7]
