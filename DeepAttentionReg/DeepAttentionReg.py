@@ -81,13 +81,13 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # What they need takes a moment to import, which Slicer's start should not wait for.
         from DeepAttentionRegLib.engine import Methods
         from DeepAttentionRegLib.panel import Arguments, Parts, Progress
-        from DeepAttentionRegLib.panel.Batch import BatchSection
-        from DeepAttentionRegLib.panel.Engine import EngineSection
-        from DeepAttentionRegLib.panel.Inspection import InspectionSection
-        from DeepAttentionRegLib.panel.Method import MethodSection
-        from DeepAttentionRegLib.panel.Run import RunSection
-        from DeepAttentionRegLib.panel.Sequence import SequenceSection
-        from DeepAttentionRegLib.panel.Warp import WarpSection
+        from DeepAttentionRegLib.panel.BatchSection import BatchSection
+        from DeepAttentionRegLib.panel.EngineSection import EngineSection
+        from DeepAttentionRegLib.panel.InspectionSection import InspectionSection
+        from DeepAttentionRegLib.panel.MethodSection import MethodSection
+        from DeepAttentionRegLib.panel.RunSection import RunSection
+        from DeepAttentionRegLib.panel.SequenceSection import SequenceSection
+        from DeepAttentionRegLib.panel.WarpSection import WarpSection
         from DeepAttentionRegLib.views import Preview
 
         ui = self.ui

@@ -16,7 +16,7 @@ from DeepAttentionRegEngine.protocol import contract, errors
 
 from .Callbacks import Callbacks
 from .Engine import Engine
-from .Job import EngineJob
+from .EngineJob import EngineJob
 
 SETTING = "DeepAttentionReg/pythonExecutable"
 # Importing PyTorch the first time takes a minute on a slow disk; a program that is no Python may wait for ever.

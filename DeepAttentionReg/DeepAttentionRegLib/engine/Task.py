@@ -10,7 +10,7 @@ from DeepAttentionRegEngine.protocol import contract, errors
 
 from .Callbacks import Callbacks
 from .Engine import Engine
-from .Job import EngineJob
+from .EngineJob import EngineJob
 
 
 class Stopped(Exception):
@@ -32,11 +32,6 @@ class Work:
         self._engine = engine
         self._job: EngineJob | None = None
         self._stopMessage = ""
-
-    @property
-    def log(self) -> str:
-        """Last lines that the engine wrote besides its progress, in the present job."""
-        return self._job.log if self._job is not None else ""
 
     def poll(self) -> None:
         """Pass on news; only needed where no Qt event loop does it."""

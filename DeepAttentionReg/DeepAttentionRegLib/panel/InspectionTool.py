@@ -11,7 +11,8 @@ from slicer.util import VTKObservationMixin
 
 from ..nodes import Deformation, Metrics, Record
 from ..Parameters import DeepAttentionRegParameterNode
-from . import Parts, Run
+from . import Parts
+from .RunSection import RunSection
 
 
 class InspectionTool(Parts.Section):
@@ -27,7 +28,7 @@ class InspectionTool(Parts.Section):
         super().__init__(ui, tell)
         self._logic = logic
         # What starts what takes long; the section that makes the tool provides it.
-        self.run: Run.RunSection | None = None
+        self.run: RunSection | None = None
         self._toolTips: dict[str, str] = {}
 
     def deformation(self) -> Deformation.Deformation:

@@ -18,7 +18,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 from ..engine import Methods
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
-from ..engine.Job import EngineJob
+from ..engine.EngineJob import EngineJob
 from ..engine.Task import Work
 from ..nodes import Transforms, Volumes
 from . import Registration, Results

@@ -87,7 +87,7 @@ class TestCheck:
     @pytest.mark.skipif(sys.platform == "win32", reason="the programs are shell scripts")
     def test_program_that_never_answers_is_given_up(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Interpreter, "TIMEOUT_S", 0.2)
-        monkeypatch.setattr(Interpreter.Job, "CANCEL_GRACE_S", 0.2)
+        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.CANCEL_GRACE_S", 0.2)
         program = make_program(tmp_path, "python3", "sleep 600")
         started = threading.active_count()
         assert "did not answer within" in ask(program).problem

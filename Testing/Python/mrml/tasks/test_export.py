@@ -10,7 +10,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine.volume import images
-from DeepAttentionRegLib.engine import Job
+from DeepAttentionRegLib.engine.EngineJob import EngineJob
 from DeepAttentionRegLib.tasks.Registration import InputNodes, Settings
 from mrml_cases import RIGID, add_segmentation, prepare, put_under, with_segmentations
 
@@ -30,7 +30,7 @@ class TestExport:
                 for path in engine_job.folder.iterdir():
                     (tmp_path / path.name).write_bytes(path.read_bytes())
 
-            monkeypatch.setattr(Job.EngineJob, "start", keep)
+            monkeypatch.setattr(EngineJob, "start", keep)
             registration = prepare(inputs, settings=settings)
             registration.start()
             registration.close()

@@ -6,7 +6,8 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from ..tasks import Registration, Sequences
-from . import Arguments, Parts, Progress, Run
+from . import Arguments, Parts, Progress
+from .RunSection import RunSection
 
 MAXIMUM_FRAMES = 1000
 
@@ -14,7 +15,7 @@ MAXIMUM_FRAMES = 1000
 class SequenceSection(Parts.Section):
     """Registers the chosen sequence."""
 
-    def __init__(self, ui: SimpleNamespace, run: Run.RunSection, logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets.
 
         :param ui: as `Section`.

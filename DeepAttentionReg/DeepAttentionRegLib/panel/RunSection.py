@@ -10,15 +10,14 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
 
-from . import Engine, Parts, Progress
+from . import Parts, Progress
+from .EngineSection import EngineSection
 
 
 class RunSection(Parts.Section):
     """Starts what the logic can do, whichever part of the panel asks for it; one thing runs at a time."""
 
-    def __init__(
-        self, ui: SimpleNamespace, update: Callable[[], None], logic: Any, engine: Engine.EngineSection
-    ) -> None:
+    def __init__(self, ui: SimpleNamespace, update: Callable[[], None], logic: Any, engine: EngineSection) -> None:
         """Connect the widgets.
 
         :param ui: widgets by name.

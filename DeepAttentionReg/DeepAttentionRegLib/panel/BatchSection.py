@@ -12,15 +12,14 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol import contract
 
 from ..tasks import Batch
-from . import Arguments, Parts, Run
+from . import Arguments, Parts
+from .RunSection import RunSection
 
 
 class BatchSection(Parts.Section):
     """Registers the pairs of the chosen table by the method and settings of the panel."""
 
-    def __init__(
-        self, ui: SimpleNamespace, run: Run.RunSection, logic: Any, resourcePath: Callable[[str], str]
-    ) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any, resourcePath: Callable[[str], str]) -> None:
         """Load the form, whose widgets join the others.
 
         :param ui: as `Section`.
