@@ -1,6 +1,7 @@
 """The house rules, held by the standard library alone: who may import whom, sizes, docstrings, packaging lists."""
 
 import ast
+import collections
 import functools
 import json
 import re
@@ -260,6 +261,10 @@ class TestCode:
             return [name for name, node in public_definitions(tree_of(path).body) if not ast.get_docstring(node)]
 
         assert not offenders([*SHIPPED, *TRAINING_FILES], bare)
+
+    def test_a_class_name_means_one_thing(self) -> None:
+        names = collections.Counter(node.name for path in SHIPPED for node in nodes(path, ast.ClassDef))
+        assert not [name for name, count in names.items() if count > 1 and not name.startswith("_")]
 
     def test_engine_and_training_functions_state_what_they_return(self) -> None:
         def silent(path: Path) -> list[str]:

@@ -235,7 +235,7 @@ class TestInApplication:
         application = types.SimpleNamespace(temporaryPath=str(tmp_path), processEvents=lambda: None)
         monkeypatch.setattr(slicer, "app", application, raising=False)
         monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: {**os.environ, "FAKE_ENGINE": "fail"})
-        monkeypatch.setattr(Job, "qt", types.SimpleNamespace(QTimer=FakeTimer))
+        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.qt", types.SimpleNamespace(QTimer=FakeTimer))
         return application
 
     def test_timer_brings_the_news_and_stops_at_the_end(self, application, recorder):
