@@ -10,13 +10,19 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.ScriptedLoadableModule import *
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
 from slicer.util import VTKObservationMixin
 
 from DeepAttentionRegLib.engine import Install, Interpreter
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
-from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, Method
+from DeepAttentionRegLib.nodes.Present import present
+from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice
 
 HOMEPAGE = "https://github.com/DeepAttentionReg/SlicerDeepAttentionReg"
 PACKAGES = ("DeepAttentionRegLib", "DeepAttentionRegEngine")
@@ -54,7 +60,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def __init__(self, parent=None):
         self.logic = DeepAttentionRegLogic()
-        self._parameterNode = None
+        self._parameterNode: DeepAttentionRegParameterNode | None = None
         self._parameterNodeGuiTag = None
         self._isUpdating = False
         self._preview = None
@@ -148,10 +154,15 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Follow the parameter node of the scene, and choose the volumes where there is no doubt which."""
         self._engine.look()
         self.setParameterNode(self.logic.getParameterNode())
-        parameters = self._parameterNode
+        parameters = self._chosen
         volumes = [node for node in slicer.util.getNodesByClass(VOLUME_CLASS) if _isVolume(node)]
         if not parameters.fixedVolume and not parameters.movingVolume and len(volumes) == 2:
             parameters.fixedVolume, parameters.movingVolume = volumes
+
+    @property
+    def _chosen(self):
+        """The choices of the scene, while the panel follows them."""
+        return present(self._parameterNode)
 
     def setParameterNode(self, parameterNode):
         """Bind the panel to a parameter node.
@@ -171,7 +182,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSwapButton(self):
         """Exchange fixed and moving inputs."""
-        parameters = self._parameterNode
+        parameters = self._chosen
         with slicer.util.NodeModify(parameters):
             for kind in ("Volume", "Segmentation", "Mask", "Landmarks"):
                 pair = getattr(parameters, f"fixed{kind}"), getattr(parameters, f"moving{kind}")
@@ -183,13 +194,13 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic.isRunning:
             self._run.cancel()
             return
-        arguments = self.logic.argumentsFrom(self._parameterNode)
-        calls = {"onProgress": self._onProgress, "onFinished": self._onFinished, "onFailed": self._onFailed}
-        if self._run.start(self.logic.register, **arguments, **calls):
+        arguments = self.logic.argumentsFrom(self._chosen)
+        begin = functools.partial(self.logic.register, **arguments, onProgress=self._onProgress)
+        if self._run.start(begin, onFinished=self._onFinished, onFailed=self._onFailed):
             self._openPreview()
 
     def _openPreview(self):
-        parameters = self._parameterNode
+        parameters = self._chosen
         if parameters.preview:
             self._preview = self._previews.Preview(parameters.fixedVolume, parameters.movingVolume)
 
@@ -201,11 +212,11 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onProgress(self, progress):
         self._run.show(progress)
         if progress.file is not None and self._preview is not None:
-            self._showField(progress.file)
+            self._showField(self._preview, progress.file)
 
-    def _showField(self, path):
+    def _showField(self, preview, path):
         try:
-            self._preview.show(path)
+            preview.show(path)
         except Exception:
             # A registration does not depend on being watched.
             logging.exception("The deformation could not be shown")
@@ -250,7 +261,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._isUpdating = False
 
     def _updateChoices(self):
-        parameters, ui, isRunning = self._parameterNode, self.ui, self.logic.isRunning
+        parameters, ui, isRunning = self._chosen, self.ui, self.logic.isRunning
         for name in ("inputs", "method", "refinement", "outputs", "inspection", "warp", "sequence", "batch"):
             getattr(ui, f"{name}CollapsibleButton").enabled = not isRunning
         ui.previewCheckBox.enabled = not isRunning
@@ -264,15 +275,15 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _problem(self):
         """Return the first reason why the registration cannot be started, or an empty text."""
-        problems = self.logic.problems(**self.logic.argumentsFrom(self._parameterNode))
+        problems = self.logic.problems(**self.logic.argumentsFrom(self._chosen))
         reasons = (self._engine.problem, self._method.problem, *problems, self._emptyChoice())
         return next((reason for reason in reasons if reason), "")
 
     def _emptyChoice(self):
         """Return a sentence if the choices come to nothing."""
-        parameters = self._parameterNode
+        parameters = self._chosen
         isLinear = parameters.alignment in (Alignment.RIGID, Alignment.AFFINE) and not parameters.initialTransform
-        if parameters.method is Method.REFINEMENT_ONLY and not parameters.refine and not isLinear:
+        if parameters.method is MethodChoice.REFINEMENT_ONLY and not parameters.refine and not isLinear:
             return _("Nothing would be registered: choose a method or turn on the refinement.")
         return ""
 
@@ -343,7 +354,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param onFinished: called in the main thread with the `Results.Outcome`.
         :param onFailed: called in the main thread with the `contract.Failure`; once this or `onFinished` is called.
         :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks,
-            initialTransform as in `Volumes.InputNodes`; weights, device, alignment, refinementSteps, similarity,
+            initialTransform as in `InputNodes`; weights, device, alignment, refinementSteps, similarity,
             smoothness, velocity, halfPrecision, showRecursions, keepRecursions, keepAttention, keepGaussians,
             evidenceFolder, seed as in `Registration.Settings`; existing nodes to write into: outputTransform,
             outputVolume, outputJacobian, outputSegmentation.

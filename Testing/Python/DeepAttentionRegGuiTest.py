@@ -70,7 +70,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertReason("moving is an input")
 
     def test_something_has_to_be_registered(self):
-        self.widget._parameterNode.method = self.module.Method.REFINEMENT_ONLY
+        self.widget._parameterNode.method = self.module.MethodChoice.REFINEMENT_ONLY
         self.ui.refineCheckBox.checked = False
         self.assertReason("Nothing would be registered")
 
@@ -237,7 +237,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         registry = sys.modules["DeepAttentionRegEngine.protocol.registry"]
         parameters = self.widget._parameterNode
         for method in type(parameters.method):
-            if method is not self.module.Method.REFINEMENT_ONLY:
+            if method is not self.module.MethodChoice.REFINEMENT_ONLY:
                 parameters.method = method
                 limits = registry.load_method(method.value).recursions
                 slider = self.ui.recursionsSlider

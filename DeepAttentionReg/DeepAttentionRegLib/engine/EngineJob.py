@@ -7,12 +7,13 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import slicer
 from slicer.i18n import tr as _
@@ -106,7 +107,7 @@ class EngineJob:
             self.close()
             message = _("The engine could not be started with {program}: {reason}")
             raise RuntimeError(message.format(program=self._command[0], reason=error)) from error
-        threading.Thread(target=_readLines, args=(self._process, self._lines), daemon=True).start()
+        threading.Thread(target=_readLines, args=(self._process.stdout, self._lines), daemon=True).start()
         if qt is not None and _application() is not None:
             self._timer = qt.QTimer()
             self._timer.setInterval(POLL_INTERVAL_MS)
@@ -115,16 +116,17 @@ class EngineJob:
 
     def poll(self) -> None:
         """Pass on what the engine said since the last call; called by a timer where Qt is there."""
+        process = self._process
         # A callback may run the event loop, and with it the timer.
-        if not self.isRunning or self._polling:
+        if process is None or self._closed or self._polling:
             return
         self._polling = True
         try:
-            self._drain()
+            self._drain(process)
             if self._killAt is not None and time.monotonic() > self._killAt:
-                _killTree(self._process)
-            if self.isRunning and self._hasEnded():
-                self._report(self._judge())
+                _killTree(process)
+            if self.isRunning and self._hasEnded(process):
+                self._report(self._judge(process.returncode))
         finally:
             self._polling = False
 
@@ -165,7 +167,7 @@ class EngineJob:
                 self._process.wait(KILL_WAIT_S)
         self._temporary.cleanup()
 
-    def _drain(self) -> None:
+    def _drain(self, process: subprocess.Popen[str]) -> None:
         """Handle the lines that the reader thread has collected."""
         while self.isRunning:
             try:
@@ -175,14 +177,14 @@ class EngineJob:
             if line is None:
                 self._outputEnded = True
                 return
-            self._handle(line)
+            self._handle(line, process)
 
-    def _handle(self, line: str) -> None:
+    def _handle(self, line: str, process: subprocess.Popen[str]) -> None:
         try:
             event = contract.parse_event(line)
         except errors.EngineError as error:
             self._verdict = contract.Failure(error.code, error.message, error.hint)
-            _killTree(self._process)
+            _killTree(process)
             return
         if event is None:
             self._log.append(line.rstrip())
@@ -191,19 +193,21 @@ class EngineJob:
         elif self._verdict is None:
             self._verdict = event
 
-    def _hasEnded(self) -> bool:
-        if self._process.poll() is None:
+    def _hasEnded(self, process: subprocess.Popen[str]) -> bool:
+        if process.poll() is None:
             # A process that hangs in a driver survives even being killed; nobody should wait for it.
             return self._killAt is not None and time.monotonic() > self._killAt + KILL_WAIT_S
         if self._drainUntil is None:
             self._drainUntil = time.monotonic() + DRAIN_S
         return self._outputEnded or time.monotonic() > self._drainUntil
 
-    def _judge(self) -> contract.Result | contract.Failure:
-        """Return how the job ended, once the process has."""
+    def _judge(self, code: int | None) -> contract.Result | contract.Failure:
+        """Return how the job ended.
+
+        :param code: how the process did; None if it survives being killed.
+        """
         if self._killAt is not None:
             return contract.Failure(errors.CANCELLED, _("The registration was canceled."))
-        code = self._process.returncode
         if isinstance(self._verdict, contract.Failure) or (self._verdict is not None and code == 0):
             return self._verdict
         logging.error("The engine ended with exit code %s. Its last lines:\n%s", code, self.log)
@@ -225,10 +229,10 @@ class EngineJob:
             self.close()
 
 
-def _readLines(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+def _readLines(output: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
     """Collect the output of a process until it ends; runs in a thread of its own."""
-    with process.stdout:
-        for line in process.stdout:
+    with output:
+        for line in output:
             lines.put(line)
     lines.put(None)
 
@@ -248,7 +252,7 @@ def _environment() -> dict[str, str]:
 
 def _processOptions() -> dict[str, Any]:
     """Return what lets the whole process tree be ended, and on Windows keeps its console window hidden."""
-    if os.name != "nt":
+    if sys.platform != "win32":
         return {"start_new_session": True}
     info = subprocess.STARTUPINFO()
     info.dwFlags = subprocess.STARTF_USESHOWWINDOW
@@ -258,7 +262,7 @@ def _processOptions() -> dict[str, Any]:
 
 def _killTree(process: subprocess.Popen[str]) -> None:
     """End a process and its children; PythonSlicer is only a launcher of the interpreter proper."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
         subprocess.run(command, capture_output=True, check=False, **_processOptions())
     else:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -32,6 +33,16 @@ class Work:
         self._engine = engine
         self._job: EngineJob | None = None
         self._stopMessage = ""
+
+    @property
+    def _folder(self) -> Path:
+        """Folder of the present job.
+
+        :raises RuntimeError: if there is none.
+        """
+        if self._job is None:
+            raise RuntimeError(_("Nothing was started."))
+        return self._job.folder
 
     def poll(self) -> None:
         """Pass on news; only needed where no Qt event loop does it."""
@@ -71,7 +82,7 @@ class Task(Work):
         raise NotImplementedError
 
     def _export(self) -> contract.Job:
-        """Write the inputs into the folder of `_job` and return the job.
+        """Write the inputs into `_folder` and return the job.
 
         :raises EngineError: if a setting is out of range.
         """
@@ -130,7 +141,8 @@ class Task(Work):
 
         :raises RuntimeError: if it failed or was canceled; says why and what to do.
         """
-        self._job.wait()
+        if self._job is not None:
+            self._job.wait()
         if self.outcome is None:
             self._raiseFailure()
         return self.outcome

@@ -23,6 +23,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import Record, Volumes
 from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..views.ViewStates import FIXED_PANE, MOVING_PANE, Shown, ViewState, compositeNodes, sliceNodeOf
 from . import Ellipsoids
 from .RecursionEvidence import RecursionEvidence
@@ -120,6 +121,11 @@ class AttentionView(slicer.util.VTKObservationMixin):
         self._sight: _Sight | None = None
         self._pointRas: np.ndarray | None = None
 
+    @property
+    def _chosen(self) -> Choice:
+        """What is shown, from `show` to `close`."""
+        return present(self._choice)
+
     def choices(self) -> list[Choice]:
         """Return what there is to show."""
         looks = [Choice(LOOK, name, "moving") for name in self.evidence.layers]
@@ -150,9 +156,9 @@ class AttentionView(slicer.util.VTKObservationMixin):
         :param pointRas: (3,) world, mm.
         """
         self._pointRas = np.asarray(pointRas, float)
-        weights, tokens = self.evidence.heatMap(self._choice.name, self._pointRas)
+        weights, tokens = self.evidence.heatMap(self._chosen.name, self._pointRas)
         times = weights * weights.size
-        sight = self._sightOf(self._choice.name, tokens)
+        sight = self._sightOf(self._chosen.name, tokens)
         heat = fields.sample_field(times[..., None], tokens, sight.seenLps)[:, 0] * sight.isSeen
         overlay = self._overlay()
         image = Volumes.makeImage(heat.astype(np.float32).reshape(sight.grid.shape))
@@ -175,26 +181,26 @@ class AttentionView(slicer.util.VTKObservationMixin):
             model.GetDisplayNode().SetVisibility(False)
 
     def _onStep(self, caller: object = None, event: object = None) -> None:
-        if self._choice.kind != LOOK:
+        if self._chosen.kind != LOOK:
             self._update()
         elif self._pointRas is not None:
             self._onLooked(self.lookAt(self._pointRas))
 
     def _onCrosshair(self, caller: slicer.vtkMRMLCrosshairNode, event: object = None) -> None:
         point = np.array(caller.GetCrosshairRAS())
-        if not np.array_equal(point, self._pointRas):
+        if self._pointRas is None or not np.array_equal(point, self._pointRas):
             self._onLooked(self.lookAt(point))
 
     def _update(self) -> None:
         """Draw the map or the Gaussians of the present recursion."""
-        if self._choice.kind == GAUSSIANS:
+        if self._chosen.kind == GAUSSIANS:
             model = self._model()
             model.SetAndObservePolyData(
                 Ellipsoids.make(self.evidence.gaussians(), _thicknessOf(self._deformation.fixed))
             )
             model.GetDisplayNode().SetVisibility(True)
             return
-        frame = self.evidence.map(self._choice.name, self._choice.image)
+        frame = self.evidence.map(self._chosen.name, self._chosen.image)
         matrix = vtk.vtkMatrix4x4()
         frame.GetIJKToRASMatrix(matrix)
         largest = float(slicer.util.arrayFromVolume(frame).max())
@@ -221,16 +227,16 @@ class AttentionView(slicer.util.VTKObservationMixin):
         with slicer.util.NodeModify(node):
             node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijkToRas))
             node.SetAndObserveImageData(image)
-            parent = self._deformation.moving.GetTransformNodeID() if self._choice.image == "moving" else None
+            parent = self._deformation.moving.GetTransformNodeID() if self._chosen.image == "moving" else None
             node.SetAndObserveTransformNodeID(parent)
         display, largest = node.GetDisplayNode(), max(largest, 1e-6)
         with slicer.util.NodeModify(display):
             display.SetWindowLevelMinMax(0.0, largest)
-            average = 1.0 if self._choice.kind == LOOK else 0.0
+            average = 1.0 if self._chosen.kind == LOOK else 0.0
             display.SetThreshold(max(HIDDEN_SHARE * largest, average), 2 * largest)
         legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
         if legend is not None:
-            legend.SetTitleText(_("times the average") if self._choice.kind == LOOK else self._choice.label())
+            legend.SetTitleText(_("times the average") if self._chosen.kind == LOOK else self._chosen.label())
 
     def _model(self) -> slicer.vtkMRMLModelNode:
         """Return the model of the Gaussians, made on first use."""
@@ -244,7 +250,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
         return node
 
     def _showInViews(self) -> None:
-        isMoving = self._choice.image == "moving"
+        isMoving = self._chosen.image == "moving"
         below = self._deformation.moving if isMoving else self._deformation.fixed
         for view in [self._movingView()] if isMoving else self._fixedViews():
             self._views.append(ViewState(view))
@@ -276,7 +282,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
         """Let the view of the moving volume show the plane through a point."""
         for view in compositeNodes():
             if view.GetForegroundVolumeID() == self._overlay().GetID():
-                sliceNodeOf(view).JumpSliceByOffsetting(*pointRas)
+                present(sliceNodeOf(view)).JumpSliceByOffsetting(*pointRas)
 
     def _toWorld(self, pointRas: np.ndarray) -> np.ndarray:
         """Return a point of the moving volume, below its parent transform, in the world."""
@@ -297,7 +303,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
         grid = Geometry.from_ijk_to_ras(slicer.util.arrayFromVTKMatrix(matrix), size).coarsened(HEAT_VOXELS)
         seen = flip_lps_ras(_moved(warp.GetInverse(), _positionsRas(grid)))
         index = tokens.lps_to_index(seen)
-        isSeen = ((index > -0.5) & (index < np.array(tokens.size) - 0.5)).all(1)
+        isSeen = np.all((index > -0.5) & (index < np.array(tokens.size) - 0.5), axis=1)
         self._sight = _Sight((recursion, layer), _moved(warp, _positionsRas(tokens)), grid, seen, isSeen)
         return self._sight
 

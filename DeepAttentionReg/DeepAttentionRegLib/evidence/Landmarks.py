@@ -17,6 +17,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import Metrics, Record, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..tasks import Results
 
 BEFORE, AFTER = "before", "after"
@@ -136,7 +137,8 @@ def measure(
     pairing = pairUp(_labels(fixed), _labels(moving))
     first, second = np.transpose(pairing.indices)
     fixedRas = _positions(fixed, world=True)[first]
-    targets = _apply(Warping.toFrame(moving, deformation.transformNode), _positions(moving, world=False)[second])
+    toFrame = present(Warping.toFrame(moving, deformation.transformNode))
+    targets = _apply(toFrame, _positions(moving, world=False)[second])
     start = Record.startOf(deformation)
     displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
     fixedLps, targetsLps = flip_lps_ras(fixedRas), flip_lps_ras(targets)
@@ -239,7 +241,7 @@ def _tellUnplaced(*nodes: slicer.vtkMRMLMarkupsNode) -> list[str]:
 def _tellOutside(pointsLps: np.ndarray, geometry: Geometry, names: list[str]) -> list[str]:
     """Return a sentence if points lie beyond the voxels of a grid, where the deformation is a guess."""
     index = geometry.lps_to_index(pointsLps)
-    beyond = ((index < -0.5) | (index > np.array(geometry.size) - 0.5)).any(axis=1)
+    beyond = np.any((index < -0.5) | (index > np.array(geometry.size) - 0.5), axis=1)
     if not beyond.any():
         return []
     text = _("Outside of the fixed volume, where the deformation is not known: {names}.")
@@ -253,7 +255,7 @@ def _createArrows(measurement: Measurement, state: str) -> slicer.vtkMRMLModelNo
         text = {BEFORE: _("{name} landmarks before"), AFTER: _("{name} landmarks after")}[state]
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", text.format(name=deformation.name))
     grid = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
-    diagonal = np.linalg.norm(np.array(grid.size) * grid.spacing)
+    diagonal = float(np.linalg.norm(np.array(grid.size) * grid.spacing))
     node.SetAndObserveMesh(makeArrows(*measurement.arrowsRas[state], RADIUS_SHARE * diagonal))
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()

@@ -27,6 +27,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..nodes import Deformation, Overlays, Record, Transforms, Volumes, Warping
 from ..nodes.Overlays import Map
+from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
 from ..tasks import Results
 from ..tasks.DeformationTask import DeformationTask, jobOf
@@ -178,7 +179,7 @@ class BackwardRegistration(DeformationTask):
                 made=Record.now(),
                 inputs=inputs,
                 start=np.linalg.inv(self._start).ravel().tolist(),
-                place=Volumes.matrixToWorld(deformation.fixed).ravel().tolist(),
+                place=present(Volumes.matrixToWorld(deformation.fixed)).ravel().tolist(),
                 values=result.values,
                 warnings=result.warnings,
                 slicer=Record.slicerVersion(),

@@ -21,6 +21,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import Record, Transforms
 from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..tasks.Results import NodeReference
 from ..views.ViewStates import MOVING_ATTRIBUTE, MOVING_PANE, sliceNodeOf
 
@@ -59,17 +60,17 @@ class Reading:
     isInside: bool
 
 
-def read(deformation: Deformation, point: Sequence[float]) -> Reading | None:
+def read(deformation: Deformation, point: Sequence[float] | np.ndarray) -> Reading | None:
     """Return what a deformation does at a point of the world (RAS mm); None outside of its field."""
     field = _fieldOf(deformation)
     geometry = Transforms.geometryOfField(field)
-    point = np.array(point, float)
-    index = geometry.lps_to_index(flip_lps_ras(point)[None])[0]
+    inFixed = np.array(point, float)
+    index = geometry.lps_to_index(flip_lps_ras(inFixed)[None])[0]
     if not _isWithin(index, geometry.size):
         return None
-    inMoving = np.array(field.TransformPoint(point))
+    inMoving = np.array(field.TransformPoint(inFixed))
     origin = np.array(_movingToWorld(deformation).TransformPoint(inMoving))
-    moved = point - origin
+    moved = inFixed - origin
     if geometry.is_flat:
         normal = flip_lps_ras(geometry.normal_lps)
         moved -= (moved @ normal) * normal
@@ -78,7 +79,7 @@ def read(deformation: Deformation, point: Sequence[float]) -> Reading | None:
     deformation.moving.GetRASToIJKMatrix(rasToIjk)
     voxel = rasToIjk.MultiplyPoint((*inMoving, 1.0))[:3]
     isInside = _isWithin(np.array(voxel), deformation.moving.GetImageData().GetDimensions())
-    return Reading(point, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside)
+    return Reading(inFixed, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside)
 
 
 def fixedPointOf(deformation: Deformation, point: Sequence[float]) -> np.ndarray | None:
@@ -148,7 +149,7 @@ def _movingToWorld(deformation: Deformation) -> vtk.vtkGeneralTransform:
     parent = deformation.moving.GetParentTransformNode()
     transform = vtk.vtkGeneralTransform()
     if parent is deformation.transformNode:
-        place = Record.movingToWorld(deformation.transformNode, deformation.moving)
+        place = present(Record.movingToWorld(deformation.transformNode, deformation.moving))
         transform.Concatenate(slicer.util.vtkMatrixFromArray(place))
     elif parent is not None:
         parent.GetTransformToWorld(transform)
@@ -217,18 +218,19 @@ class Mark:
 
     def show(self, point: np.ndarray, views: list[slicer.vtkMRMLSliceCompositeNode]) -> None:
         """Show a point of the world, RAS mm, in these views; if it lies off their slices, projected onto them."""
-        node = self._node.get() or self._add()
-        names = [sliceNodeOf(view).GetID() for view in views if sliceNodeOf(view) is not None]
-        display = node.GetDisplayNode()
+        mark = self._node.get() or self._add()
+        names = [node.GetID() for node in map(sliceNodeOf, views) if node is not None]
+        display = mark.GetDisplayNode()
         with slicer.util.NodeModify(display):
             display.SetViewNodeIDs(names)
             display.SetVisibility(bool(names))  # named no view, it would be shown in all of them
-        node.SetNthControlPointPosition(0, point)
+        mark.SetNthControlPointPosition(0, point)
 
     def hide(self) -> None:
         """Show no point for now."""
-        if self._node.get() is not None:
-            self._node.get().GetDisplayNode().SetVisibility(False)
+        node = self._node.get()
+        if node is not None:
+            node.GetDisplayNode().SetVisibility(False)
 
     def close(self) -> None:
         """Remove the mark from the scene."""

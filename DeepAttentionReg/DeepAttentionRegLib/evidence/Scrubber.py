@@ -22,6 +22,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..nodes import EvidenceFiles, Overlays, Record, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..nodes.Volumes import BINARY_LABELMAP
 from ..views.WarpedView import WarpedView
 from .RecursionEvidence import RecursionEvidence
@@ -124,9 +125,9 @@ def measureOverlap(
         raise ValueError(problem)
     geometry = Transforms.readGrid(evidence.steps.GetNthDataNode(0))[1]
     numbers = Volumes.numberSegments([fixedSegmentation, movingSegmentation])
-    toWorld = Volumes.matrixToWorld(fixedSegmentation)
+    toWorld = present(Volumes.matrixToWorld(fixedSegmentation))
     still = _labelsOf(fixedSegmentation, numbers[0], toWorld, vtk.vtkTransform(), geometry)
-    toFrame = Warping.toFrame(movingSegmentation, deformation.transformNode)
+    toFrame = present(Warping.toFrame(movingSegmentation, deformation.transformNode))
     overlaps = []
     for step in range(evidence.count):
         transform = evidence.steps.GetNthDataNode(step).GetTransformFromParent()
@@ -171,7 +172,7 @@ def _setColumn(node: slicer.vtkMRMLTableNode, column: int, name: str, values: li
 
 def _createChart(evidence: RecursionEvidence, name: str) -> slicer.vtkMRMLPlotChartNode:
     """Return the chart of a table of steps, made on first use."""
-    table = evidence.table
+    table = present(evidence.table)
     chart = Record.attached(evidence.transformNode, CHART_ROLE)
     if chart is None:
         chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", _("{name} steps chart").format(name=name))

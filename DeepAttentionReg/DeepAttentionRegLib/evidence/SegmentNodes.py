@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import slicer
@@ -159,7 +160,7 @@ def describe(deformation: Deformation, structure: str = "") -> str:
     )
 
 
-def _describeOne(row: dict[str, str | float]) -> str:
+def _describeOne(row: dict[str, Any]) -> str:
     measures = {
         _("Dice"): (_("Dice before"), _("Dice after")),
         _("HD95 (mm)"): (_("HD95 before (mm)"), _("HD95 after (mm)")),

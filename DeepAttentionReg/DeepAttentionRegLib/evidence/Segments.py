@@ -17,6 +17,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..nodes import Record, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..nodes.Volumes import BINARY_LABELMAP
 
 BEFORE, AFTER = "before", "after"
@@ -112,9 +113,10 @@ def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.
     geometry = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
     (_node, fixedNumbers), (_node, movingNumbers) = _numbered(fixed, moving)
     start = Record.startOf(deformation)
-    toFrame = Warping.toFrame(moving, deformation.transformNode)
+    toFrame = present(Warping.toFrame(moving, deformation.transformNode))
     transforms = {BEFORE: _linear(start), AFTER: deformation.transformNode.GetTransformFromParent()}
-    still = _draw(fixed, fixedNumbers, Volumes.matrixToWorld(fixed), _linear(Warping.WORLD), geometry)
+    toWorld = present(Volumes.matrixToWorld(fixed))
+    still = _draw(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry)
     moved = {
         state: _draw(moving, movingNumbers, toFrame, transform, geometry) for state, transform in transforms.items()
     }

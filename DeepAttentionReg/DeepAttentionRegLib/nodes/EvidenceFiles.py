@@ -192,7 +192,7 @@ def readMaps(folder: Path, index: recursions.Index) -> dict[str, slicer.vtkMRMLS
 def _readAttention(folder: Path, index: recursions.Index) -> dict[str, slicer.vtkMRMLSequenceNode]:
     """Return queries and keys by role."""
     names: list[str] = []
-    sequences = {}
+    sequences: dict[str, slicer.vtkMRMLSequenceNode] = {}
     for number, step in enumerate(index.recursions, start=1):
         for entry in step.attention:
             if entry["name"] not in names:

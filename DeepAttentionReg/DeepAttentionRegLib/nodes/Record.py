@@ -26,7 +26,7 @@ class Record:
     """How a transform was made.
 
     :param made: date and time with time zone, ISO 8601.
-    :param inputs: names of the nodes by role, as in `Volumes.InputNodes`.
+    :param inputs: names of the nodes by role, as in `InputNodes`.
     :param settings: fields of the job that are no files.
     :param start: 16 numbers, row by row: world to moving coordinates (RAS) where the registration started.
     :param place: 16 numbers, row by row: moving coordinates to world (RAS), where the volume was; None if not known.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from DeepAttentionRegEngine.volume.geometry import Geometry
     from DeepAttentionRegEngine.volume.phantom import PhantomPair
 
-    from .Volumes import InputNodes
+    from .InputNodes import InputNodes
 
 CATEGORY = "Deep Attention Registration"
 PHANTOMS = {
@@ -68,7 +68,7 @@ def addPhantom(geometry: Geometry | None = None, *, flat: bool = False) -> Input
     """
     from DeepAttentionRegEngine.volume import phantom
 
-    from .Volumes import InputNodes
+    from .InputNodes import InputNodes
 
     pair = phantom.make_phantom(geometry or phantom.default_geometry(flat=flat))
     names = {"fixed": _("Phantom breathed in"), "moving": _("Phantom breathed out")}

@@ -53,8 +53,7 @@ class InspectionSection(Parts.Section):
             ui.inspectionCollapsibleButton.layout().addWidget(form)
             form.setMRMLScene(slicer.mrmlScene)
             vars(ui).update(vars(slicer.util.childWidgetVariables(form)))
-            self._tools.append(tool(ui, run.tell, logic))
-            self._tools[-1].run = run
+            self._tools.append(tool(ui, run, logic))
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices."""
@@ -64,7 +63,7 @@ class InspectionSection(Parts.Section):
 
     def update(self) -> None:
         """Say what is missing, or let the tools show what they can do."""
-        chosen, problem = self._parameters, ""
+        chosen, problem = self.chosen, ""
         try:
             Deformation.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
         except ValueError as reason:

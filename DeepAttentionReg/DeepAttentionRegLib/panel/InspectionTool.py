@@ -18,17 +18,15 @@ from .RunSection import RunSection
 class InspectionTool(Parts.Section):
     """A group of widgets that shows one kind of evidence."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Take the widgets; a tool connects its own.
 
         :param ui: as `Section`.
-        :param tell: as `Section`.
+        :param run: starts what takes long, and tells.
         :param logic: the `DeepAttentionRegLogic`.
         """
-        super().__init__(ui, tell)
-        self._logic = logic
-        # What starts what takes long; the section that makes the tool provides it.
-        self.run: RunSection | None = None
+        super().__init__(ui, run.tell)
+        self._run, self._logic = run, logic
         self._toolTips: dict[str, str] = {}
 
     def deformation(self) -> Deformation.Deformation:
@@ -36,7 +34,7 @@ class InspectionTool(Parts.Section):
 
         :raises ValueError: with a sentence, if there is none.
         """
-        chosen = self._parameters
+        chosen = self.chosen
         return Deformation.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
 
     def update(self, problem: str) -> None:
@@ -72,7 +70,7 @@ class InspectionTool(Parts.Section):
 
     def showTable(self, role: str) -> None:
         """Show the table that the deformation remembers in a role."""
-        table = Record.attached(self._parameters.inspected, role)
+        table = Record.attached(self.chosen.inspected, role)
         if table is None:
             self._tell(_("The table was removed."))
         else:
@@ -82,9 +80,9 @@ class InspectionTool(Parts.Section):
 class TableTool(InspectionTool):
     """A tool that makes nodes with a table on demand, and then shows of them what is chosen."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Take the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._shown: tuple[object, ...] | None = None
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:

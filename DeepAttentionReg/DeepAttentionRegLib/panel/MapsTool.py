@@ -18,6 +18,7 @@ from ..tasks import Results
 from ..views import MapView
 from . import Arguments, Parts
 from .InspectionTool import InspectionTool
+from .RunSection import RunSection
 
 BUTTONS = {
     Map.JACOBIAN: "jacobianMapButton",
@@ -39,9 +40,9 @@ THRESHOLDS = {
 class MapsTool(InspectionTool):
     """Shows one map at a time, and the folds over it."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._view = MapView.MapView()
         self._shown: Map | None = None
         self._node = Results.NodeReference(None)
@@ -66,7 +67,7 @@ class MapsTool(InspectionTool):
 
     def update(self, problem: str) -> None:
         """Show what is shown, and what can be."""
-        if problem or self._transform.get() is not self._parameters.inspected:
+        if problem or self._transform.get() is not self.chosen.inspected:
             self._close()
         if self._shown is not None and self._node.get() is None:
             self._hide()
@@ -77,15 +78,17 @@ class MapsTool(InspectionTool):
         for kind, name in BUTTONS.items():
             getattr(ui, name).checked = kind is self._shown
         getattr(ui, FOLDS_BUTTON).checked = self._view.marksFolds
-        measure = self._shown.measure if self._shown is not None else None
+        shown = self._shown
         for item, (name, _parameter) in THRESHOLDS.items():
-            Parts.setVisible((getattr(ui, name), getattr(ui, f"{name}Label")), item is measure)
-        Parts.setVisible((ui.mapOpacitySlider, ui.mapOpacitySliderLabel), self._shown is not None)
-        ui.mapsLabel.text = _explanation(self._shown)
-        ui.mapsLabel.visible = self._shown is not None
-        if self._shown is not None:
-            self._hideLess(getattr(self._parameters, THRESHOLDS[measure][1]))
-            self._view.setOpacity(self._parameters.inspectMapOpacity / 100)
+            Parts.setVisible(
+                (getattr(ui, name), getattr(ui, f"{name}Label")), shown is not None and item is shown.measure
+            )
+        Parts.setVisible((ui.mapOpacitySlider, ui.mapOpacitySliderLabel), shown is not None)
+        ui.mapsLabel.text = _explanation(shown)
+        ui.mapsLabel.visible = shown is not None
+        if shown is not None:
+            self._hideLess(getattr(self.chosen, THRESHOLDS[shown.measure][1]))
+            self._view.setOpacity(self.chosen.inspectMapOpacity / 100)
 
     def onMap(self, kind: Map, isWanted: bool) -> None:
         """Show a map, or what was there before it."""
@@ -113,15 +116,15 @@ class MapsTool(InspectionTool):
         node = self.attempt(lambda: Maps.createFolds(self.deformation()))
         if node is None:
             return
-        self._transform = Results.NodeReference(self._parameters.inspected)
+        self._transform = Results.NodeReference(self.chosen.inspected)
         self._view.showFolds(node)
         count, percent = Maps.countFolds(node)
         text = _("{count} voxels are folded ({percent:.2f} %).") if count else _("No voxel is folded.")
         self._tell(text.format(count=count, percent=percent))
 
     def _registerBack(self, deformation: Deformation) -> None:
-        make = functools.partial(Maps.BackwardRegistration, deformation, Arguments.settingsOf(self._parameters))
-        self.run.start(self._logic.run, make, onProgress=self.run.show, onFinished=self._onBackward)
+        make = functools.partial(Maps.BackwardRegistration, deformation, Arguments.settingsOf(self.chosen))
+        self._run.start(self._logic.run, make, onProgress=self._run.show, onFinished=self._onBackward)
 
     def _onBackward(self, _node: slicer.vtkMRMLTransformNode) -> None:
         if self._parameters is None:
@@ -132,7 +135,7 @@ class MapsTool(InspectionTool):
     def _show(self, deformation: Deformation, kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> None:
         self._shown, self._node = kind, Results.NodeReference(node)
         self._transform = Results.NodeReference(deformation.transformNode)
-        self._view.show(deformation, node, self._parameters.inspectMapOpacity / 100)
+        self._view.show(deformation, node, self.chosen.inspectMapOpacity / 100)
 
     def _hideLess(self, threshold: float) -> None:
         node = self._node.get()

@@ -1,6 +1,5 @@
 """The tool of the panel that says what a deformation does at the point under the cursor."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,17 +7,19 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from ..evidence import Readout
+from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
 from ..views import ViewStates
 from .InspectionTool import Cursor, InspectionTool
+from .RunSection import RunSection
 
 
 class ReadoutTool(InspectionTool):
     """Writes into its own label and marks the corresponding point, as often as the cursor moves."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Take the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._mark = Readout.Mark()
         self._cursor = Cursor(self.onCursor)
 
@@ -30,7 +31,7 @@ class ReadoutTool(InspectionTool):
 
     def update(self, problem: str) -> None:
         """Follow the cursor if that was chosen."""
-        ui, isOn = self._ui, self._parameters.inspectReadout and not problem
+        ui, isOn = self._ui, self.chosen.inspectReadout and not problem
         self.offer(["readoutCheckBox"], problem)
         ui.readoutLabel.visible = isOn
         if isOn:
@@ -63,9 +64,9 @@ class ReadoutTool(InspectionTool):
         there = reading.point if isMoving else reading.origin
         others = [view for view in views if Readout.showsMoving(view, deformation) != isMoving]
         self._mark.show(there, others)
-        for view in others if self._parameters.inspectJump else ():
+        for view in others if self.chosen.inspectJump else ():
             if isMoving or view.GetLayoutName() in alone:
-                ViewStates.sliceNodeOf(view).JumpSliceByOffsetting(*there)
+                present(ViewStates.sliceNodeOf(view)).JumpSliceByOffsetting(*there)
 
     def _clear(self, text: str) -> None:
         self._ui.readoutLabel.text = text

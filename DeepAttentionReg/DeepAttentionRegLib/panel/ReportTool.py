@@ -1,7 +1,6 @@
 """The tool of the panel that writes a report on a deformation."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ from slicer.i18n import tr as _
 from ..report import Content, Report
 from . import Parts
 from .InspectionTool import InspectionTool
+from .RunSection import RunSection
 
 VIEWS = ("Red", "Yellow", "Green")
 
@@ -20,9 +20,9 @@ VIEWS = ("Red", "Yellow", "Green")
 class ReportTool(InspectionTool):
     """Asks for a file, writes it and opens it."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._written: Path | None = None
         ui.writeReportButton.connect("clicked(bool)", self.onWrite)
         ui.openReportButton.connect("clicked(bool)", self.onOpen)
@@ -35,7 +35,7 @@ class ReportTool(InspectionTool):
 
     def onWrite(self) -> None:
         """Write a report where the user wants it."""
-        chosen = self._parameters
+        chosen = self.chosen
         suggestion = re.sub(r'[<>:"/\\|?*]+', "_", chosen.inspected.GetName()) + Report.SUFFIXES[0]
         path = Parts.chooseNewFile(_("Write report"), suggestion, _("Web pages (*.html)"))
         if not path:

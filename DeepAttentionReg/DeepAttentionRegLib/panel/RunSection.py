@@ -46,7 +46,7 @@ class RunSection(Parts.Section):
             return False
         self._isCanceling = False
         self._message = ""
-        self._stages = Progress.stagesOf(self._parameters) if stages is None else stages
+        self._stages = Progress.stagesOf(self.chosen) if stages is None else stages
         self._ui.progressBar.value = 0
         self._ui.finishButton.enabled = True
         try:

@@ -1,7 +1,6 @@
 """The tool of the panel that estimates how uncertain a deformation is."""
 
 import functools
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +10,15 @@ from slicer.i18n import tr as _
 from ..evidence import Uncertainty
 from . import Arguments, Progress
 from .InspectionTool import InspectionTool
+from .RunSection import RunSection
 
 
 class UncertaintyTool(InspectionTool):
     """Starts the estimate; its map is shown with the other maps."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         ui.uncertaintyButton.connect("clicked(bool)", lambda: self.onEstimate())
 
     def update(self, problem: str) -> None:
@@ -32,11 +32,11 @@ class UncertaintyTool(InspectionTool):
         except ValueError as reason:
             self._tell(str(reason))
             return
-        chosen = self._parameters
+        chosen = self.chosen
         settings = Arguments.settingsOf(chosen)
         make = functools.partial(Uncertainty.UncertaintyEstimate, deformation, chosen.inspectSamples, settings)
         stages = Progress.stagesOf(chosen, withUncertainty=True)
-        self.run.start(self._logic.run, make, stages=stages, onProgress=self.run.show, onFinished=self._onFinished)
+        self._run.start(self._logic.run, make, stages=stages, onProgress=self._run.show, onFinished=self._onFinished)
 
     def _onFinished(self, node: slicer.vtkMRMLScalarVolumeNode) -> None:
         mean, high = Uncertainty.summaryOf(node)

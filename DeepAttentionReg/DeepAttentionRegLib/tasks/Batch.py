@@ -82,18 +82,18 @@ class BatchRegistration(Task):
         :param engine: what runs it; None takes Slicer's own Python.
         """
         super().__init__(callbacks, engine)
-        self._pairs, self._folder, self._outputs = Path(pairs), Path(folder), outputs
+        self._pairs, self._results, self._outputs = Path(pairs), Path(folder), outputs
         values = Registration.jobValues(settings or Registration.Settings())
         self._settings = {name: value for name, value in values.items() if not name.startswith("output_")}
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
-        problem = checkBatch(self._pairs, self._folder)
+        problem = checkBatch(self._pairs, self._results)
         return [problem] if problem else []
 
     def _export(self) -> contract.Job:
         # Absolute, for the engine works in a folder of its own.
-        values = {"pairs": str(self._pairs.absolute()), "output": str(self._folder.absolute())}
+        values = {"pairs": str(self._pairs.absolute()), "output": str(self._results.absolute())}
         return contract.build(contract.BatchJob, {**values, "settings": self._settings, "outputs": self._outputs})
 
     def _load(self, result: contract.Result) -> BatchOutcome:

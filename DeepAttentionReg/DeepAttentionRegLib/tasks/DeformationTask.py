@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
@@ -19,6 +18,7 @@ from ..engine.Engine import Engine
 from ..engine.Task import Task
 from ..nodes import Record, Volumes, Warping
 from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from . import Registration, Results
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -83,23 +83,19 @@ class DeformationTask(Task):
         sides = {"fixed": (self._fixed, None), "moving": (self._moving, self._toFrame)}
         files = {}
         for side, (reference, toFrame) in sides.items():
-            node = reference.get()
+            node = present(reference.get())
             self._tell("export", _("Exporting {name}.").format(name=node.GetName()))
-            toFrame = Volumes.matrixToWorld(node) if toFrame is None else toFrame
-            matrix = vtk.vtkMatrix4x4()
-            node.GetIJKToRASMatrix(matrix)
-            grid = Geometry.from_ijk_to_ras(
-                toFrame @ slicer.util.arrayFromVTKMatrix(matrix), node.GetImageData().GetDimensions()
-            )
+            toFrame = present(Volumes.matrixToWorld(node)) if toFrame is None else toFrame
+            grid = Geometry.from_ijk_to_ras(toFrame @ Volumes.ijkToRas(node), node.GetImageData().GetDimensions())
             files[side] = f"{side}.nrrd"
             image = images.to_sitk(slicer.util.arrayFromVolume(node), grid)
-            sitk.WriteImage(image, str(self._job.folder / files[side]))
+            sitk.WriteImage(image, str(self._folder / files[side]))
             self._grids[side] = grid
         return files
 
     def _exportStart(self, start: np.ndarray) -> dict[str, str]:
         """Write where to start, 4x4 RAS from fixed to moving points, and return the job's field for it."""
-        images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
+        images.write_linear_transform(self._folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
         return {"initial_transform": "initial.tfm"}
 
 

@@ -17,8 +17,9 @@ from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Task
 from ..nodes import EvidenceFiles, Record, Volumes
+from ..nodes.InputNodes import InputNodes, checkInputs, startOf
+from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
-from ..nodes.Volumes import InputNodes
 from . import Results
 from .Results import Outcome, OutputNodes
 
@@ -81,17 +82,17 @@ class PairRegistration(Task):
         :param engine: what runs it; None takes Slicer's own Python.
         """
         super().__init__(callbacks, engine)
-        self._inputs: InputNodes | None = inputs
+        self._inputs = inputs
         self._settings = settings or Settings()
-        self._outputs: OutputNodes | None = outputs or OutputNodes()
-        self._case: Results.Case | None = None
+        self._outputs = outputs or OutputNodes()
+        self._case: Results.Case  # from the export on
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
         return checkAll(self._inputs, self._settings, self._outputs)
 
     def _release(self) -> None:
-        self._inputs = self._outputs = None
+        self._inputs, self._outputs = InputNodes(None, None), OutputNodes()
 
     def _goneMessage(self) -> str:
         areThere = self._case.fixed.get() is not None and self._case.moving.get() is not None
@@ -119,16 +120,16 @@ class PairRegistration(Task):
         values.update(self._exportSide("moving", movingFrame, numbers[1]))
         if inputs.movingSegmentation is not None:
             values["output_warped_labels"] = "warped_labels.nrrd"
-        start = Volumes.startOf(inputs)
+        start = startOf(inputs)
         if not np.allclose(start, WORLD, rtol=0, atol=1e-9):
-            images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
+            images.write_linear_transform(self._folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
             values["initial_transform"] = "initial.tfm"
         return contract.build(contract.RegisterJob, values)
 
     def _exportSide(self, side: str, frame: np.ndarray, numbers: Volumes.SegmentNumbers) -> dict[str, str]:
         """Write the nodes of one side, "fixed" or "moving", and return the job's fields for them."""
         given = {role: getattr(self._inputs, side + role) for role in ("Volume", "Mask", "Segmentation", "Landmarks")}
-        folder, values = self._job.folder, {}
+        folder, values = self._folder, {}
         self._tell("export", _("Exporting {name}.").format(name=given["Volume"].GetName()))
         Volumes.exportVolume(given["Volume"], frame, folder / f"{side}.nrrd")
         reference = Volumes.geometryOf(given["Volume"], frame)
@@ -214,8 +215,8 @@ def _recordOf(inputs: InputNodes, settings: Settings) -> Record.Record:
         made=Record.now(),
         inputs={role: node.GetName() for role, node in vars(inputs).items() if node is not None},
         settings={name: value for name, value in values.items() if not name.startswith("output_")},
-        start=Volumes.startOf(inputs).ravel().tolist(),
-        place=Volumes.matrixToWorld(inputs.movingVolume).ravel().tolist(),
+        start=startOf(inputs).ravel().tolist(),
+        place=present(Volumes.matrixToWorld(inputs.movingVolume)).ravel().tolist(),
         slicer=Record.slicerVersion(),
     )
 
@@ -236,7 +237,7 @@ def checkAll(inputs: InputNodes, settings: Settings, outputs: OutputNodes) -> li
     :param outputs: where to.
     """
     wrongMethod = Methods.checkMethod(settings.method, inputs.fixedVolume, settings.weights)
-    return Volumes.checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs) + checkEvidence(settings)
+    return checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs) + checkEvidence(settings)
 
 
 def checkOutputs(inputs: InputNodes, outputs: OutputNodes) -> list[str]:

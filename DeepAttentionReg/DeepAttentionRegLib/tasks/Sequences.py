@@ -21,6 +21,7 @@ from ..engine.Engine import Engine
 from ..engine.EngineJob import EngineJob
 from ..engine.Task import Work
 from ..nodes import Transforms, Volumes
+from ..nodes.Present import present
 from . import Registration, Results
 
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
@@ -136,7 +137,7 @@ class SequenceRegistration(Work):
         self._withVolumes = withVolumes
         self._keepPartial = keepPartial
         self._indexValues: list[str] = []
-        self._geometry: Geometry | None = None
+        self._geometry: Geometry  # from the start on
         self._frame = -1
         self._done = _Done()
         self._isFinishing = False
@@ -155,12 +156,12 @@ class SequenceRegistration(Work):
         """
         sequence = self._sequence.get()
         problems = checkSequence(sequence, self._reference, self._settings)
-        if problems:
+        if sequence is None or problems:
             raise ValueError(" ".join(problems))
         self._indexValues = [sequence.GetNthIndexValue(frame) for frame in range(sequence.GetNumberOfDataNodes())]
         self._geometry = Volumes.geometryOf(sequence.GetNthDataNode(self._reference), FRAME)
         try:
-            self._startFrame(self._nextFrame())
+            self._startFrame(present(self._nextFrame()))
         except errors.EngineError as error:
             raise ValueError(str(error)) from error
 
@@ -174,7 +175,7 @@ class SequenceRegistration(Work):
         :raises RuntimeError: if it failed or was canceled; says why and how many frames were done.
         """
         try:
-            while self.isRunning:
+            while self._job is not None and self.isRunning:
                 self._job.wait()
         except BaseException:
             self.close()
@@ -282,7 +283,7 @@ class SequenceRegistration(Work):
 
     def _commit(self) -> SequenceOutcome:
         """Put the result into the scene: all of it or, if something goes wrong, nothing."""
-        source, reference = self._sequence.get(), self._volumeOf(self._reference)
+        source, reference = present(self._sequence.get()), self._volumeOf(self._reference)
         still = np.zeros((*self._geometry.shape, 3), np.float32)
         transforms = {**self._done.transforms, self._reference: _makeTransform(still, self._geometry)}
         volumes = {**self._done.volumes, self._reference: reference} if self._withVolumes else {}
@@ -307,7 +308,7 @@ class SequenceRegistration(Work):
 
     def _addSequence(self, name: str, nodes: dict[int, slicer.vtkMRMLNode]) -> slicer.vtkMRMLSequenceNode:
         """Add a sequence of nodes by frame, with the index of the original one."""
-        source = self._sequence.get()
+        source = present(self._sequence.get())
         added = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
         added.SetIndexName(source.GetIndexName())
         added.SetIndexUnit(source.GetIndexUnit())

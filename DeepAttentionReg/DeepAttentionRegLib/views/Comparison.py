@@ -25,6 +25,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import Record, Volumes
 from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
 from ..tasks.Results import NodeReference
 from . import Mixing
@@ -204,7 +205,7 @@ class Comparison:
 
     def _toWorld(self) -> np.ndarray:
         """Return the 4x4 RAS matrix from the moving volume's own coordinates to where it is before its deformation."""
-        return Record.movingToWorld(self.deformation.transformNode, self.deformation.moving)
+        return present(Record.movingToWorld(self.deformation.transformNode, self.deformation.moving))
 
     def _valuesOf(self, layer: ComparedVolume) -> np.ndarray:
         """Return the moving volume, before or after, at the voxels of the fixed one; NaN where there is none."""
@@ -247,9 +248,13 @@ class Comparison:
             self._add(layer.value, image, self.deformation.moving)
         return self._marked(layer.value, layer)
 
+    def _volume(self, key: str) -> slicer.vtkMRMLNode:
+        """Return the first node of a key."""
+        return present(self._nodes[key][0].get())
+
     def _marked(self, key: str, layer: ComparedVolume) -> slicer.vtkMRMLScalarVolumeNode:
         """Return the volume of a key, which tells whether it shows the moving volume as it was."""
-        node = self._nodes[key][0].get()
+        node = self._volume(key)
         node.SetAttribute(MOVING_ATTRIBUTE, self.deformation.moving.GetID() if layer is ComparedVolume.BEFORE else None)
         return node
 
@@ -257,8 +262,8 @@ class Comparison:
         """Return a volume that shares the voxels of the fixed one and has a color of its own."""
         if "fixed" not in self._nodes:
             self._add("fixed", self.deformation.fixed.GetImageData(), self.deformation.fixed)
-            self._nodes["fixed"][0].get().GetDisplayNode().SetAndObserveColorNodeID(FIXED_COLOR)
-        return self._nodes["fixed"][0].get()
+            self._volume("fixed").GetDisplayNode().SetAndObserveColorNodeID(FIXED_COLOR)
+        return self._volume("fixed")
 
     def _mixed(self, options: Options) -> slicer.vtkMRMLScalarVolumeNode:
         """Return the volume that is computed of both."""
@@ -308,14 +313,14 @@ class Comparison:
 
     def _moveSplit(self, split: int) -> None:
         """Have a reveal show the layer beyond another voxel along its divider."""
-        geometry, options = self._geometry(), self._content
+        geometry, options = self._geometry(), present(self._content)
         axis, isBack = Mixing.axesOf(geometry)[options.divider]
         split = min(max(split, 0), geometry.size[axis])
         first, last = sorted((split, self._split))
         if first == last:
             return
         part = (slice(None),) * (2 - axis) + (slice(first, last),)
-        node = self._nodes[Mode.REVEAL.value][0].get()
+        node = self._volume(Mode.REVEAL.value)
         isFixed = (split > self._split) != isBack
         fixed = slicer.util.arrayFromVolume(self.deformation.fixed)[part]
         slicer.util.arrayFromVolume(node)[part] = fixed if isFixed else self._matched(options.layer, part=part)
@@ -326,7 +331,7 @@ class Comparison:
         """Color a difference: black where there is none, as wide as half of the window of the fixed volume."""
         low, high = Mixing.windowOf(self.deformation.fixed)
         limit = (high - low) / 2
-        volume = self._nodes[Mode.DIFFERENCE.value][0].get()
+        volume = self._volume(Mode.DIFFERENCE.value)
         display = volume.GetDisplayNode()
         display.SetAndObserveColorNodeID(GREY if isAbsolute else self._differenceColors().GetID())
         display.SetWindowLevelMinMax(0.0 if isAbsolute else -limit, limit)
@@ -345,7 +350,7 @@ class Comparison:
             for index, position in enumerate(np.linspace(-1, 1, COLORS)):
                 table.SetColor(index, *(abs(position) * np.array(DARKER if position < 0 else BRIGHTER)), 1.0)
             self._hide("colors", slicer.mrmlScene.AddNode(table))
-        return self._nodes["colors"][0].get()
+        return self._volume("colors")
 
     def _add(self, key: str, image: vtk.vtkImageData, like: slicer.vtkMRMLScalarVolumeNode) -> None:
         """Add a hidden volume on the grid of the fixed one, to be found by a key; it is shown like another one."""

@@ -16,8 +16,9 @@ from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import EvidenceFiles, Transforms, Volumes
 from DeepAttentionRegLib.nodes.Deformation import Deformation
+from DeepAttentionRegLib.nodes.InputNodes import InputNodes
 from DeepAttentionRegLib.tasks import Registration
-from DeepAttentionRegLib.tasks.Registration import InputNodes, OutputNodes
+from DeepAttentionRegLib.tasks.Registration import OutputNodes
 
 ENGINE = Engine(sys.executable, Path(__file__).resolve().with_name("fake_engine.py"))
 TIMEOUT_S = 20.0

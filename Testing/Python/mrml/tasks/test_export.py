@@ -11,7 +11,8 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegLib.engine.EngineJob import EngineJob
-from DeepAttentionRegLib.tasks.Registration import InputNodes, Settings
+from DeepAttentionRegLib.nodes.InputNodes import InputNodes
+from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import RIGID, add_segmentation, prepare, put_under, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]

@@ -18,8 +18,9 @@ from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import Volumes
+from DeepAttentionRegLib.nodes.InputNodes import InputNodes
 from DeepAttentionRegLib.tasks import Registration
-from DeepAttentionRegLib.tasks.Registration import InputNodes, OutputNodes, Settings
+from DeepAttentionRegLib.tasks.Registration import OutputNodes, Settings
 from mrml_cases import RIGID, Recorder, outputs_of, prepare, put_under, register, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
