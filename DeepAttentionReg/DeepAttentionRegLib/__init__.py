@@ -4,7 +4,7 @@ import importlib
 from types import ModuleType
 
 _HOMES = {
-    "nodes": ("Deformation", "Overlays", "Record", "Transforms", "Volumes", "Warping"),
+    "nodes": ("Deformation", "InputNodes", "Overlays", "Record", "Transforms", "Volumes", "Warping"),
     "tasks": ("Batch", "Registration", "Results", "Sequences"),
     "views": ("Comparison", "MapView", "Mixing"),
     "evidence": (

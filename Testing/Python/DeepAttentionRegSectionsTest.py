@@ -245,6 +245,13 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.waitForEnd()
         self.assertEqual(self.shownNodes(), [])
 
+    def test_reload_takes_every_file_anew(self):
+        packages = ("DeepAttentionRegLib", "DeepAttentionRegEngine")
+        before = {name: module for name, module in sys.modules.items() if name.startswith(packages)}
+        self.reload()
+        self.assertIn("DeepAttentionRegLib.panel.RunSection", before)
+        self.assertEqual([name for name, module in before.items() if sys.modules.get(name) is module], [])
+
     def test_nothing_is_left_of_what_is_shown_after_a_reload(self):
         before = self.nodeIds()
         self.startEndless()

@@ -41,9 +41,8 @@ class AttentionTool(InspectionTool):
         except ValueError as reason:
             problem = str(reason)
         self.offer(["attentionCheckBox", "attentionComboBox"], problem)
-        current = next(
-            (choice for choice in choices if choice.key == chosen.inspectAttended), next(iter(choices), None)
-        )
+        wanted = [choice for choice in choices if choice.key == chosen.inspectAttended]
+        current = next(iter(wanted + choices), None)
         items = [(choice.label(), choice.key) for choice in choices]
         Parts.fillComboBox(ui.attentionComboBox, items, current.key if current else "")
         ui.attentionLabel.visible = chosen.inspectAttention and bool(choices)
