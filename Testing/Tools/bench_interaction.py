@@ -65,8 +65,8 @@ def compare(
     comparison = Comparison.Comparison(deformation)
     for view in views:
         view.show(deformation.fixed, deformation.moving)
-    comparison.show(Comparison.Options(mode))
-    yield lambda turn: comparison.show(Comparison.Options(mode, **{name: turn / TURNS}))
+    comparison.show(Comparison.ComparisonOptions(mode))
+    yield lambda turn: comparison.show(Comparison.ComparisonOptions(mode, **{name: turn / TURNS}))
     comparison.close()
 
 

@@ -38,7 +38,7 @@ class ViewsTool(InspectionTool):
 
         super().__init__(ui, run, logic)
         self._comparison: Comparison.Comparison | None = None
-        self._options: Comparison.Options | None = None
+        self._options: Comparison.ComparisonOptions | None = None
         self._layout = ViewStates.Layout()
         self._cursor = Cursor(self.onCursor)
         self._time = 0.0
@@ -99,7 +99,7 @@ class ViewsTool(InspectionTool):
     def _show(self) -> str:
         """Show what was chosen and return why that is not possible, if so."""
         chosen, deformation = self.chosen, self.deformation()
-        options = Comparison.Options(
+        options = Comparison.ComparisonOptions(
             mode=chosen.inspectComparison,
             layer=chosen.inspectLayer,
             opacity=chosen.inspectFade / 100,
@@ -121,7 +121,7 @@ class ViewsTool(InspectionTool):
         self._follow(options.mode, not reason)
         return reason
 
-    def _compare(self, comparison: Comparison.Comparison, options: Comparison.Options) -> str:
+    def _compare(self, comparison: Comparison.Comparison, options: Comparison.ComparisonOptions) -> str:
         before, self._options = self._options, options
         # What a slider changes must be quick, and a cursor that flickers meanwhile is none that waits.
         isQuick = before is not None and replace(options, opacity=before.opacity, position=before.position) == before

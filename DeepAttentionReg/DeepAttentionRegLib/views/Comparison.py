@@ -5,7 +5,7 @@ fixed volume: so before and after are equally sharp. What appears equally bright
 two volumes say what that is.
 
     comparison = Comparison(Deformation.ofTransform(transformNode))
-    comparison.show(Options(Mode.CHECKERBOARD, tileMm=15))
+    comparison.show(ComparisonOptions(Mode.CHECKERBOARD, tileMm=15))
     comparison.close()
 
 Nodes that this takes are hidden, not saved with the scene, and gone at the end.
@@ -59,7 +59,7 @@ NOTHING = -1e30
 
 
 @dataclass(frozen=True)
-class Options:
+class ComparisonOptions:
     """How to compare.
 
     :param mode: one of `Mode`.
@@ -101,13 +101,13 @@ class Comparison:
         self._views: dict[str, ViewState] = {}
         self._nodes: dict[str, list[NodeReference]] = {}  # each a volume, then what belongs to it
         self._values: dict[ComparedVolume, np.ndarray] = {}
-        self._options: Options | None = None
+        self._options: ComparisonOptions | None = None
         self._source: tuple | None = None
-        self._content: Options | None = None  # what the mixed volume holds
+        self._content: ComparisonOptions | None = None  # what the mixed volume holds
         self._split = 0  # first voxel beyond the divider
         self._turns = 0.0  # how often a rock or flicker has come and gone
 
-    def show(self, options: Options) -> None:
+    def show(self, options: ComparisonOptions) -> None:
         """Show the volumes in all slice views; what is shown already is left alone.
 
         :raises ValueError: if a volume cannot be compared; says why.
@@ -219,7 +219,7 @@ class Comparison:
             self._values[layer] = values
         return self._values[layer]
 
-    def _shown(self, options: Options) -> Shown:
+    def _shown(self, options: ComparisonOptions) -> Shown:
         """Return what views show that have no volume of their own."""
         fixed = self.deformation.fixed
         if options.mode in MIXED:
@@ -265,7 +265,7 @@ class Comparison:
             self._volume("fixed").GetDisplayNode().SetAndObserveColorNodeID(FIXED_COLOR)
         return self._volume("fixed")
 
-    def _mixed(self, options: Options) -> slicer.vtkMRMLScalarVolumeNode:
+    def _mixed(self, options: ComparisonOptions) -> slicer.vtkMRMLScalarVolumeNode:
         """Return the volume that is computed of both."""
         name, geometry = options.mode.value, self._geometry()
         if name not in self._nodes:
@@ -283,7 +283,7 @@ class Comparison:
             self._color(options.isAbsolute)
         return node
 
-    def _fill(self, values: np.ndarray, options: Options) -> None:
+    def _fill(self, values: np.ndarray, options: ComparisonOptions) -> None:
         """Compute a mixed volume (k, j, i)."""
         fixed = slicer.util.arrayFromVolume(self.deformation.fixed)
         if options.mode is Mode.DIFFERENCE:

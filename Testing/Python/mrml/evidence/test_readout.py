@@ -11,7 +11,7 @@ from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence import Readout
 from DeepAttentionRegLib.nodes import Deformation, Record, Transforms
-from DeepAttentionRegLib.views.Comparison import Comparison, Options
+from DeepAttentionRegLib.views.Comparison import Comparison, ComparisonOptions
 from DeepAttentionRegLib.views.ComparisonModes import ComparedVolume, Mode
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -295,6 +295,6 @@ class TestMark:
         composite = self.composite(views[0])
         comparison = Comparison(deformation)
         for layer in (ComparedVolume.BEFORE, ComparedVolume.AFTER, ComparedVolume.BEFORE):
-            comparison.show(Options(mode, layer))
+            comparison.show(ComparisonOptions(mode, layer))
             assert Readout.showsMoving(composite, deformation) == (layer is ComparedVolume.BEFORE)
         comparison.close()

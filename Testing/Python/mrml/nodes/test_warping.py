@@ -12,8 +12,7 @@ import vtk
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.nodes import Transforms, Volumes, Warping
-from DeepAttentionRegLib.nodes.InputNodes import InputNodes
-from mrml_cases import RIGID, add_segmentation, put_under
+from mrml_cases import RIGID, InputNodes, add_segmentation, put_under
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 

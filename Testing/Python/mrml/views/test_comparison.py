@@ -10,7 +10,7 @@ import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.nodes import Deformation, Transforms
 from DeepAttentionRegLib.views import Mixing, ViewStates
-from DeepAttentionRegLib.views.Comparison import Comparison, Options, opacityAt
+from DeepAttentionRegLib.views.Comparison import Comparison, ComparisonOptions, opacityAt
 from DeepAttentionRegLib.views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -72,7 +72,7 @@ def look(view, deformation, comparison):
 
     def show(mode: Mode, **options) -> np.ndarray:
         view.show(deformation.fixed)
-        comparison.show(Options(mode, **options))
+        comparison.show(ComparisonOptions(mode, **options))
         return view.grab()
 
     return show
@@ -181,7 +181,7 @@ class TestReveal:
         deformation.fixed.SetIJKToRASMatrix(matrix)
         comparison = Comparison(deformation)
         view.show(deformation.fixed)
-        comparison.show(Options(Mode.REVEAL, position=0.25))
+        comparison.show(ComparisonOptions(Mode.REVEAL, position=0.25))
         assert self.edge(view.grab()) == pytest.approx(50, abs=BLUR)
         comparison.revealAt((-20.0, 5.0, 0.0))
         assert self.edge(view.grab()) == pytest.approx(150, abs=BLUR)
@@ -273,12 +273,12 @@ class TestSources:
     def test_volumes_that_do_not_meet_are_refused(self, comparison, deformation):
         deformation.moving.SetOrigin(5000.0, 0.0, 0.0)
         with pytest.raises(ValueError, match="CT2 lies outside of CT1"):
-            comparison.show(Options(Mode.FADE, layer=ComparedVolume.BEFORE))
+            comparison.show(ComparisonOptions(Mode.FADE, layer=ComparedVolume.BEFORE))
 
     def test_same_options_compute_nothing_anew(self, look, comparison, monkeypatch):
         look(Mode.CHECKERBOARD)
         monkeypatch.setattr(Mixing, "tilesOf", None)
-        comparison.show(Options(Mode.CHECKERBOARD))
+        comparison.show(ComparisonOptions(Mode.CHECKERBOARD))
 
     def test_source_is_the_same_as_long_as_nothing_changes(self, comparison, deformation):
         before = comparison._currentSource()
@@ -291,7 +291,7 @@ class TestSources:
         fixed, moving = (volume_of(array, any_geometry, name) for name in ("A", "B"))
         field = Transforms.makeGridTransform(np.zeros((*any_geometry.shape, 3), np.float32), any_geometry)
         comparison = Comparison(Deformation.ofTransform(Transforms.createGridTransform(field, "T", fixed, moving)))
-        comparison.show(Options(mode))
+        comparison.show(ComparisonOptions(mode))
         name = composite().GetForegroundVolumeID() or composite().GetBackgroundVolumeID()
         shown = slicer.util.arrayFromVolume(slicer.mrmlScene.GetNodeByID(name))
         wanted = np.zeros_like(array) if mode is Mode.DIFFERENCE else array
@@ -305,7 +305,7 @@ class TestEnd:
         before = mrml_scene.scene_state(scene)
         comparison = Comparison(deformation)
         for mode in Mode:
-            comparison.show(Options(mode))
+            comparison.show(ComparisonOptions(mode))
         comparison.close()
         assert mrml_scene.scene_state(scene) == before
 
@@ -318,7 +318,7 @@ class TestEnd:
 
     def test_off_gives_back_what_was_shown(self, look, comparison, deformation):
         look(Mode.CHECKERBOARD)
-        comparison.show(Options(Mode.OFF))
+        comparison.show(ComparisonOptions(Mode.OFF))
         assert composite().GetBackgroundVolumeID() == deformation.fixed.GetID()
         assert composite().GetForegroundVolumeID() is None
         assert not composite().GetLinkedControl()
@@ -333,8 +333,8 @@ class TestEnd:
         look(Mode.FADE)
         other = Comparison(deformation)
         for mode in (Mode.FUSION, Mode.CHECKERBOARD):
-            other.show(Options(mode))
-            comparison.show(Options(mode))
+            other.show(ComparisonOptions(mode))
+            comparison.show(ComparisonOptions(mode))
         comparison.close()
         other.close()
         assert (composite().GetBackgroundVolumeID(), composite().GetForegroundVolumeID()) == (
@@ -345,7 +345,7 @@ class TestEnd:
     def test_volume_that_is_gone_does_not_come_back(self, look, comparison, deformation, geometry, view):
         other = volume_of(np.zeros(geometry.shape, np.uint8), geometry, "Other")
         view.show(other)
-        comparison.show(Options(Mode.FADE))
+        comparison.show(ComparisonOptions(Mode.FADE))
         slicer.mrmlScene.RemoveNode(other)
         comparison.close()
         assert composite().GetBackgroundVolumeID() is None
@@ -353,7 +353,7 @@ class TestEnd:
     def test_views_are_linked_only_meanwhile(self, look, comparison):
         look(Mode.FADE)
         assert (composite().GetLinkedControl(), composite().GetHotLinkedControl()) == (1, 1)
-        comparison.show(Options(Mode.FADE, isLinked=False))
+        comparison.show(ComparisonOptions(Mode.FADE, isLinked=False))
         assert (composite().GetLinkedControl(), composite().GetHotLinkedControl()) == (0, 0)
 
 
@@ -374,7 +374,7 @@ class TestLayout:
         return pane_views
 
     def test_three_views_show_fixed_moving_and_warped(self, panes, deformation, comparison):
-        comparison.show(Options(Mode.OFF))
+        comparison.show(ComparisonOptions(Mode.OFF))
         pictures = [pane.grab() for pane in panes]
         assert [[gray(picture, column) for column in (90, 110, 160)] for picture in pictures] == [
             [FIXED, FIXED, FIXED],
@@ -383,12 +383,12 @@ class TestLayout:
         ]
 
     def test_third_view_is_the_place_to_compare(self, panes, deformation, comparison):
-        comparison.show(Options(Mode.CHECKERBOARD))
+        comparison.show(ComparisonOptions(Mode.CHECKERBOARD))
         assert [gray(pane.grab(), 75, 25) for pane in panes] == [FIXED, OUTSIDE, OUTSIDE]
         assert gray(panes[2].grab(), 25, 25) == FIXED
 
     def test_views_of_another_layout_are_left_alone(self, node, panes, deformation, comparison):
         node.SetViewArrangement(node.SlicerLayoutOneUp3DView)
         before = mrml_scene.scene_state(slicer.mrmlScene)
-        comparison.show(Options(Mode.OFF))
+        comparison.show(ComparisonOptions(Mode.OFF))
         assert mrml_scene.scene_state(slicer.mrmlScene) == before
