@@ -1,5 +1,6 @@
 """The DeepAttentionReg module: its place in Slicer, its panel, the logic that scripts call, its self test."""
 
+import dataclasses
 import functools
 import logging
 import sys
@@ -9,12 +10,19 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.ScriptedLoadableModule import *
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
 from slicer.util import VTKObservationMixin
 
 from DeepAttentionRegLib.engine import Install, Interpreter
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
-from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, Method
+from DeepAttentionRegLib.nodes.Present import present
+from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice
 
 HOMEPAGE = "https://github.com/DeepAttentionReg/SlicerDeepAttentionReg"
 PACKAGES = ("DeepAttentionRegLib", "DeepAttentionRegEngine")
@@ -52,7 +60,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def __init__(self, parent=None):
         self.logic = DeepAttentionRegLogic()
-        self._parameterNode = None
+        self._parameterNode: DeepAttentionRegParameterNode | None = None
         self._parameterNodeGuiTag = None
         self._isUpdating = False
         self._preview = None
@@ -79,13 +87,13 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # What they need takes a moment to import, which Slicer's start should not wait for.
         from DeepAttentionRegLib.engine import Methods
         from DeepAttentionRegLib.panel import Arguments, Parts, Progress
-        from DeepAttentionRegLib.panel.Batch import BatchSection
-        from DeepAttentionRegLib.panel.Engine import EngineSection
-        from DeepAttentionRegLib.panel.Inspection import InspectionSection
-        from DeepAttentionRegLib.panel.Method import MethodSection
-        from DeepAttentionRegLib.panel.Run import RunSection
-        from DeepAttentionRegLib.panel.Sequence import SequenceSection
-        from DeepAttentionRegLib.panel.Warp import WarpSection
+        from DeepAttentionRegLib.panel.BatchSection import BatchSection
+        from DeepAttentionRegLib.panel.EngineSection import EngineSection
+        from DeepAttentionRegLib.panel.InspectionSection import InspectionSection
+        from DeepAttentionRegLib.panel.MethodSection import MethodSection
+        from DeepAttentionRegLib.panel.RunSection import RunSection
+        from DeepAttentionRegLib.panel.SequenceSection import SequenceSection
+        from DeepAttentionRegLib.panel.WarpSection import WarpSection
         from DeepAttentionRegLib.views import Preview
 
         ui = self.ui
@@ -146,10 +154,15 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Follow the parameter node of the scene, and choose the volumes where there is no doubt which."""
         self._engine.look()
         self.setParameterNode(self.logic.getParameterNode())
-        parameters = self._parameterNode
+        parameters = self._chosen
         volumes = [node for node in slicer.util.getNodesByClass(VOLUME_CLASS) if _isVolume(node)]
         if not parameters.fixedVolume and not parameters.movingVolume and len(volumes) == 2:
             parameters.fixedVolume, parameters.movingVolume = volumes
+
+    @property
+    def _chosen(self):
+        """The choices of the scene, while the panel follows them."""
+        return present(self._parameterNode)
 
     def setParameterNode(self, parameterNode):
         """Bind the panel to a parameter node.
@@ -169,7 +182,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSwapButton(self):
         """Exchange fixed and moving inputs."""
-        parameters = self._parameterNode
+        parameters = self._chosen
         with slicer.util.NodeModify(parameters):
             for kind in ("Volume", "Segmentation", "Mask", "Landmarks"):
                 pair = getattr(parameters, f"fixed{kind}"), getattr(parameters, f"moving{kind}")
@@ -181,13 +194,13 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic.isRunning:
             self._run.cancel()
             return
-        arguments = self.logic.argumentsFrom(self._parameterNode)
-        calls = {"onProgress": self._onProgress, "onFinished": self._onFinished, "onFailed": self._onFailed}
-        if self._run.start(self.logic.register, **arguments, **calls):
+        arguments = self.logic.argumentsFrom(self._chosen)
+        begin = functools.partial(self.logic.register, **arguments, onProgress=self._onProgress)
+        if self._run.start(begin, onFinished=self._onFinished, onFailed=self._onFailed):
             self._openPreview()
 
     def _openPreview(self):
-        parameters = self._parameterNode
+        parameters = self._chosen
         if parameters.preview:
             self._preview = self._previews.Preview(parameters.fixedVolume, parameters.movingVolume)
 
@@ -199,11 +212,11 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onProgress(self, progress):
         self._run.show(progress)
         if progress.file is not None and self._preview is not None:
-            self._showField(progress.file)
+            self._showField(self._preview, progress.file)
 
-    def _showField(self, path):
+    def _showField(self, preview, path):
         try:
-            self._preview.show(path)
+            preview.show(path)
         except Exception:
             # A registration does not depend on being watched.
             logging.exception("The deformation could not be shown")
@@ -248,7 +261,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._isUpdating = False
 
     def _updateChoices(self):
-        parameters, ui, isRunning = self._parameterNode, self.ui, self.logic.isRunning
+        parameters, ui, isRunning = self._chosen, self.ui, self.logic.isRunning
         for name in ("inputs", "method", "refinement", "outputs", "inspection", "warp", "sequence", "batch"):
             getattr(ui, f"{name}CollapsibleButton").enabled = not isRunning
         ui.previewCheckBox.enabled = not isRunning
@@ -262,15 +275,15 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _problem(self):
         """Return the first reason why the registration cannot be started, or an empty text."""
-        problems = self.logic.problems(**self.logic.argumentsFrom(self._parameterNode))
+        problems = self.logic.problems(**self.logic.argumentsFrom(self._chosen))
         reasons = (self._engine.problem, self._method.problem, *problems, self._emptyChoice())
         return next((reason for reason in reasons if reason), "")
 
     def _emptyChoice(self):
         """Return a sentence if the choices come to nothing."""
-        parameters = self._parameterNode
+        parameters = self._chosen
         isLinear = parameters.alignment in (Alignment.RIGID, Alignment.AFFINE) and not parameters.initialTransform
-        if parameters.method is Method.REFINEMENT_ONLY and not parameters.refine and not isLinear:
+        if parameters.method is MethodChoice.REFINEMENT_ONLY and not parameters.refine and not isLinear:
             return _("Nothing would be registered: choose a method or turn on the refinement.")
         return ""
 
@@ -291,9 +304,8 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
-        # Keyword arguments of Registration that choose another interpreter or engine.
-        python = Interpreter.savedInterpreter()
-        self.engineOptions = {} if python is None else {"pythonExecutable": python}
+        # What runs the engine.
+        self.engine = Engine(Interpreter.savedInterpreter())
         # What the engine sees of this computer, once `checkEngine` was told it.
         self.environment = None
         self._check = None
@@ -306,7 +318,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
     @property
     def otherPython(self):
         """The Python that runs the engine in place of Slicer's own; None if that does."""
-        return self.engineOptions.get("pythonExecutable")
+        return self.engine.python
 
     @property
     def speeds(self):
@@ -342,7 +354,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param onFinished: called in the main thread with the `Results.Outcome`.
         :param onFailed: called in the main thread with the `contract.Failure`; once this or `onFinished` is called.
         :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks,
-            initialTransform as in `Volumes.Inputs`; weights, device, alignment, refinementSteps, similarity,
+            initialTransform as in `InputNodes`; weights, device, alignment, refinementSteps, similarity,
             smoothness, velocity, halfPrecision, showRecursions, keepRecursions, keepAttention, keepGaussians,
             evidenceFolder, seed as in `Registration.Settings`; existing nodes to write into: outputTransform,
             outputVolume, outputJacobian, outputSegmentation.
@@ -356,7 +368,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         arguments = {"fixedVolume": fixedVolume, "movingVolume": movingVolume, "method": method}
         given = Arguments.sort({**arguments, "recursions": recursions, **options})
         calls = {"onProgress": onProgress, "onFinished": onFinished, "onFailed": onFailed}
-        return self.run(functools.partial(Registration.Registration, *given), wait=wait, **calls)
+        return self.run(functools.partial(Registration.PairRegistration, *given), wait=wait, **calls)
 
     def registerSequence(
         self,
@@ -401,20 +413,20 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
     def run(self, make, *, wait=True, onProgress=None, onFinished=None, onFailed=None):
         """Run anything that works as a `Task.Task`, such as those in Maps, Uncertainty and Batch.
 
-        :param make: returns it when it is called with `callbacks` and the engine's options as keyword arguments.
+        :param make: returns it when it is called with `callbacks` and `engine` as keyword arguments.
         :param wait: as in `register`; so are the others.
         :return: its outcome; None if not waited for.
         :raises ValueError: if it cannot work; says why.
         :raises RuntimeError: as `register`.
         """
-        from DeepAttentionRegLib.engine import Task
+        from DeepAttentionRegLib.engine.Callbacks import Callbacks
 
         if self.isRunning:
             raise RuntimeError(_("A registration is running already; cancel it or wait for its end."))
         self._closeCheck()
         calls = {"onProgress": onProgress, "onFinished": self._ending(onFinished), "onFailed": self._ending(onFailed)}
-        callbacks = Task.Callbacks(**{name: call for name, call in calls.items() if call})
-        self._registration = task = make(callbacks=callbacks, **self.engineOptions)
+        callbacks = Callbacks(**{name: call for name, call in calls.items() if call})
+        self._registration = task = make(callbacks=callbacks, engine=self.engine)
         task.start()
         return task.wait() if wait else None
 
@@ -442,35 +454,35 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
             self._check, self.environment = None, environment
             onDone()
 
-        self._startCheck(onAnswer, self.engineOptions)
+        self._startCheck(onAnswer, self.engine)
 
-    def usePython(self, pythonExecutable, onDone):
+    def usePython(self, python, onDone):
         """Have another Python run the engine, on this computer from now on, unless it turns out that it cannot.
 
-        :param pythonExecutable: path of an interpreter.
+        :param python: path of an interpreter.
         :param onDone: called in the main thread with a sentence on what is wrong with it; empty if it is used now.
         """
-        options = {**self.engineOptions, "pythonExecutable": pythonExecutable}
+        engine = dataclasses.replace(self.engine, python=python)
 
         def onAnswer(environment):
             self._check = None
             if not environment.problem:
-                self.environment, self.engineOptions = environment, options
-                Interpreter.saveInterpreter(pythonExecutable)
+                self.environment, self.engine = environment, engine
+                Interpreter.saveInterpreter(python)
             onDone(environment.problem)
 
         self._closeCheck()
-        self._startCheck(onAnswer, options)
+        self._startCheck(onAnswer, engine)
 
     def useOwnPython(self):
         """Have Slicer's own Python run the engine again."""
         self._closeCheck()
-        self.engineOptions = {name: value for name, value in self.engineOptions.items() if name != "pythonExecutable"}
+        self.engine = dataclasses.replace(self.engine, python=None)
         self.environment = None
         Interpreter.saveInterpreter(None)
 
-    def _startCheck(self, onAnswer, options):
-        self._check = Interpreter.Check(onAnswer, **options)
+    def _startCheck(self, onAnswer, engine):
+        self._check = Interpreter.Check(onAnswer, engine)
         self._check.start()
 
     def _closeCheck(self):

@@ -2,7 +2,8 @@
 
 import enum
 import logging
-from typing import Annotated, Union
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Union
 
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
@@ -14,6 +15,7 @@ from slicer import (
     vtkMRMLMarkupsROINode,
     vtkMRMLModelNode,
     vtkMRMLScalarVolumeNode,
+    vtkMRMLScriptedModuleNode,
     vtkMRMLSegmentationNode,
     vtkMRMLSequenceNode,
     vtkMRMLTransformNode,
@@ -23,7 +25,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DeepAttentionRegEngine.protocol import contract, errors, registry
 
-from .views.ComparisonModes import Arrangement, Divider, Layer, Mode
+from .views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
 
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
@@ -42,7 +44,7 @@ Warpable = Union[
 ]
 
 
-class _Method(enum.Enum):
+class _MethodChoice(enum.Enum):
     """A member for every method that the panel offers; the value is the method's name in a job."""
 
     def label(self) -> str:
@@ -67,7 +69,15 @@ def _offered() -> dict[str, str]:
     return {**{name.upper().replace("-", "_"): name for name in names}, "REFINEMENT_ONLY": contract.METHOD_NONE}
 
 
-Method = _Method("Method", _offered(), module=__name__)
+if TYPE_CHECKING:
+
+    class MethodChoice(_MethodChoice):
+        """The member that is there whichever methods are."""
+
+        REFINEMENT_ONLY = contract.METHOD_NONE
+
+else:
+    MethodChoice = _MethodChoice("MethodChoice", _offered(), module=__name__)
 
 
 class Alignment(enum.Enum):
@@ -128,6 +138,12 @@ class DeepAttentionRegParameterNode:
     only at run time, so that their widgets are filled by hand instead of being bound.
     """
 
+    if TYPE_CHECKING:  # what the wrapper adds
+
+        def __init__(self, node: vtkMRMLScriptedModuleNode) -> None: ...
+        def connectGui(self, ui: SimpleNamespace) -> int: ...
+        def disconnectGui(self, tag: int | None) -> None: ...
+
     fixedVolume: vtkMRMLScalarVolumeNode
     movingVolume: vtkMRMLScalarVolumeNode
     fixedSegmentation: Labels = None
@@ -138,7 +154,7 @@ class DeepAttentionRegParameterNode:
     movingLandmarks: vtkMRMLMarkupsFiducialNode
     initialTransform: vtkMRMLTransformNode
 
-    method: Method = next((method for method in Method if method.value == "rman"), Method.REFINEMENT_ONLY)
+    method: MethodChoice = next((item for item in MethodChoice if item.value == "rman"), MethodChoice.REFINEMENT_ONLY)
     recursions: Annotated[int, WithinRange(1, 100)] = 3
     alignment: Alignment = Alignment.CENTER
     weights: str = ""
@@ -160,7 +176,7 @@ class DeepAttentionRegParameterNode:
     inspected: vtkMRMLTransformNode
     inspectArrangement: Arrangement = Arrangement.CURRENT
     inspectComparison: Mode = Mode.OFF
-    inspectLayer: Layer = Layer.AFTER
+    inspectLayer: ComparedVolume = ComparedVolume.AFTER
     inspectFade: Annotated[float, WithinRange(0.0, 100.0)] = 50.0
     inspectRate: Annotated[float, WithinRange(0.2, 2.0)] = 0.5
     inspectTile: Annotated[float, WithinRange(2.0, 100.0)] = 20.0

@@ -4,11 +4,11 @@ import importlib
 from types import ModuleType
 
 _HOMES = {
-    "nodes": ("Overlays", "Record", "Subject", "Transforms", "Volumes", "Warping"),
+    "nodes": ("Deformation", "InputNodes", "Overlays", "Record", "Transforms", "Volumes", "Warping"),
     "tasks": ("Batch", "Registration", "Results", "Sequences"),
     "views": ("Comparison", "MapView", "Mixing"),
     "evidence": (
-        *("Attention", "Evidence", "Landmarks", "Maps", "Pictures", "Readout"),
+        *("Attention", "Landmarks", "Maps", "Pictures", "Readout", "RecursionEvidence"),
         *("Scrubber", "SegmentNodes", "Segments", "Uncertainty"),
     ),
     "report": ("Report",),

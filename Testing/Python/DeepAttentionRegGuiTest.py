@@ -70,7 +70,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertReason("moving is an input")
 
     def test_something_has_to_be_registered(self):
-        self.widget._parameterNode.method = self.module.Method.REFINEMENT_ONLY
+        self.widget._parameterNode.method = self.module.MethodChoice.REFINEMENT_ONLY
         self.ui.refineCheckBox.checked = False
         self.assertReason("Nothing would be registered")
 
@@ -176,7 +176,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertEqual(self.nodeIds(), before)
 
     def test_engine_that_cannot_start_is_named(self):
-        self.widget.logic.engineOptions = {"pythonExecutable": str(self.folder / "python")}
+        self.usePython(str(self.folder / "python"))
         self.ui.applyButton.click()
         self.assertIn(str(self.folder / "python"), self.ui.statusLabel.text)
         self.assertTrue(self.ui.applyButton.enabled)
@@ -237,7 +237,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         registry = sys.modules["DeepAttentionRegEngine.protocol.registry"]
         parameters = self.widget._parameterNode
         for method in type(parameters.method):
-            if method is not self.module.Method.REFINEMENT_ONLY:
+            if method is not self.module.MethodChoice.REFINEMENT_ONLY:
                 parameters.method = method
                 limits = registry.load_method(method.value).recursions
                 slider = self.ui.recursionsSlider

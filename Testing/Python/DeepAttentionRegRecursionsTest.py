@@ -28,7 +28,7 @@ class DeepAttentionRegRecursionsTest(PanelCase):
         self.parameters.recursions = 2
         self.register()
         self.transform = self.parameters.inspected
-        self.evidence = sys.modules["DeepAttentionRegLib.evidence.Evidence"].Evidence(self.transform)
+        self.evidence = sys.modules["DeepAttentionRegLib.evidence.RecursionEvidence"].RecursionEvidence(self.transform)
 
     def views(self):
         """Return the nodes that say what the slice views show."""
@@ -149,7 +149,7 @@ class DeepAttentionRegRecursionsTest(PanelCase):
         self.assertIn("has no segments", self.ui.statusLabel.text)
 
     def test_refinement_alone_has_steps_but_no_attention(self):
-        self.parameters.method = self.module.Method.REFINEMENT_ONLY
+        self.parameters.method = self.module.MethodChoice.REFINEMENT_ONLY
         self.ui.evidenceCheckBox.checked = True
         self.register()
         self.assertEqual(self.ui.stepSlider.maximum, 1)

@@ -37,7 +37,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def chooseMethod(self, name):
         """Choose a method by its name in a job."""
-        self.parameters.method = self.module.Method(name)
+        self.parameters.method = self.module.MethodChoice(name)
 
     def choosingFile(self, path):
         """Let the user choose a file in the next dialogs."""
@@ -99,7 +99,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def test_own_recursions_outlast_refinement_alone(self):
         self.ui.recursionsSlider.value = 7
-        for method in (self.module.Method.REFINEMENT_ONLY, self.module.Method.RMAN):
+        for method in (self.module.MethodChoice.REFINEMENT_ONLY, self.module.MethodChoice.RMAN):
             self.widget._parameterNode.method = method
         self.assertEqual(self.ui.recursionsSlider.value, 7)
 
@@ -176,7 +176,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def test_other_python_needs_no_pytorch_in_slicer(self):
         self.found = "MISSING"
-        self.widget.logic.engineOptions["pythonExecutable"] = sys.executable
+        self.usePython(sys.executable)
         self.register()
         self.assertIn("moving to fixed (rman)", self.ui.statusLabel.text)
 
@@ -244,6 +244,13 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.assertEqual(self.shownNodes(), [])
         self.waitForEnd()
         self.assertEqual(self.shownNodes(), [])
+
+    def test_reload_takes_every_file_anew(self):
+        packages = ("DeepAttentionRegLib", "DeepAttentionRegEngine")
+        before = {name: module for name, module in sys.modules.items() if name.startswith(packages)}
+        self.reload()
+        self.assertIn("DeepAttentionRegLib.panel.RunSection", before)
+        self.assertEqual([name for name, module in before.items() if sys.modules.get(name) is module], [])
 
     def test_nothing_is_left_of_what_is_shown_after_a_reload(self):
         before = self.nodeIds()

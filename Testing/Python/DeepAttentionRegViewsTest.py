@@ -77,7 +77,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         return [name for name in names if not getattr(self.ui, name).isHidden()]
 
     def test_views_come_first_and_are_open(self):
-        inspection = sys.modules["DeepAttentionRegLib.panel.Inspection"]
+        inspection = sys.modules["DeepAttentionRegLib.panel.InspectionSection"]
         self.assertEqual(next(iter(inspection.TOOLS)), "Views")
         self.assertFalse(self.ui.viewsGroupBox.collapsed)
         self.assertTrue(self.ui.readoutGroupBox.collapsed)

@@ -1,6 +1,5 @@
 """Puts the module on the path, so that tests run from a checkout, says what cannot run, shares grids and scenes."""
 
-import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,7 +119,7 @@ def scene(application: "mrml_scene.Application", monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def inputs(scene: "slicer.vtkMRMLScene", oblique_geometry: Geometry) -> "mrml_cases.Inputs":
+def inputs(scene: "slicer.vtkMRMLScene", oblique_geometry: Geometry) -> "mrml_cases.InputNodes":
     """The volumes CT1 (fixed) and CT2 (moving) in the scene, oblique and anisotropic."""
     import mrml_cases
 
@@ -134,6 +133,6 @@ def logic() -> Iterator["DeepAttentionReg.DeepAttentionRegLogic"]:
     import mrml_cases
 
     logic = DeepAttentionReg.DeepAttentionRegLogic()
-    logic.engineOptions = {"pythonExecutable": sys.executable, "script": mrml_cases.FAKE_ENGINE}
+    logic.engine = mrml_cases.ENGINE
     yield logic
     logic.close()

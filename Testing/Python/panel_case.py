@@ -2,6 +2,7 @@
 
 # ruff: noqa: PT009 - Slicer has unittest, not pytest
 
+import dataclasses
 import sys
 import tempfile
 import time
@@ -103,7 +104,11 @@ class PanelCase(unittest.TestCase):
             f"runpy.run_path({str(FAKE_ENGINE)!r}, run_name='__main__')\n",
             encoding="utf-8",
         )
-        self.widget.logic.engineOptions = {"script": script}
+        self.widget.logic.engine = dataclasses.replace(self.widget.logic.engine, python=None, script=script)
+
+    def usePython(self, path):
+        """Have another Python run the engine, without asking it."""
+        self.widget.logic.engine = dataclasses.replace(self.widget.logic.engine, python=path)
 
     def waitUntil(self, condition):
         """Let the application work until something is the case."""

@@ -25,7 +25,7 @@ import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import Maps, Readout, Scrubber
-from DeepAttentionRegLib.nodes import EvidenceFiles, Overlays, Subject, Transforms
+from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Overlays, Transforms
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.views import Comparison
 from DeepAttentionRegLib.views.ComparisonModes import Mode
@@ -38,7 +38,7 @@ PIXELS = (400, 400)
 VIEWS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
 
 
-def make_subject(edge: int) -> Subject.Subject:
+def make_deformation(edge: int) -> Deformation.Deformation:
     """Put two volumes of `edge` voxels of 1 mm a side, a deformation and its two steps into the scene."""
     geometry = Geometry((edge,) * 3, (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
     noise = np.random.default_rng(0).random(geometry.shape, dtype=np.float32)
@@ -47,7 +47,7 @@ def make_subject(edge: int) -> Subject.Subject:
     node = Transforms.createGridTransform(Transforms.makeGridTransform(field, geometry), "deformation", fixed, moving)
     result = contract.Result(values={"alignment": np.eye(4).tolist()})
     EvidenceFiles.commit(EvidenceFiles.read(result, field, geometry), node)
-    return Subject.ofTransform(node)
+    return Deformation.ofTransform(node)
 
 
 def smooth_field(geometry: Geometry) -> np.ndarray:
@@ -58,30 +58,32 @@ def smooth_field(geometry: Geometry) -> np.ndarray:
 
 
 @contextmanager
-def compare(subject: Subject.Subject, views: list[mrml_scene.SliceView], mode: Mode, name: str) -> Iterator[Act]:
+def compare(
+    deformation: Deformation.Deformation, views: list[mrml_scene.SliceView], mode: Mode, name: str
+) -> Iterator[Act]:
     """Give what changes one option of a comparison."""
-    comparison = Comparison.Comparison(subject)
+    comparison = Comparison.Comparison(deformation)
     for view in views:
-        view.show(subject.fixed, subject.moving)
-    comparison.show(Comparison.Options(mode))
-    yield lambda turn: comparison.show(Comparison.Options(mode, **{name: turn / TURNS}))
+        view.show(deformation.fixed, deformation.moving)
+    comparison.show(Comparison.ComparisonOptions(mode))
+    yield lambda turn: comparison.show(Comparison.ComparisonOptions(mode, **{name: turn / TURNS}))
     comparison.close()
 
 
-def threshold(subject: Subject.Subject, views: list[mrml_scene.SliceView]) -> Act:
+def threshold(deformation: Deformation.Deformation, views: list[mrml_scene.SliceView]) -> Act:
     """Return what changes the threshold of a map."""
-    node = Maps.create(subject, Map.JACOBIAN)
+    node = Maps.create(deformation, Map.JACOBIAN)
     for view in views:
-        view.show(subject.fixed, node)
+        view.show(deformation.fixed, node)
     return lambda turn: Overlays.hideUnremarkable(node, Map.JACOBIAN, 2.0 + turn)
 
 
 @contextmanager
-def scrub(subject: Subject.Subject, views: list[mrml_scene.SliceView], *, grid: bool) -> Iterator[Act]:
+def scrub(deformation: Deformation.Deformation, views: list[mrml_scene.SliceView], *, grid: bool) -> Iterator[Act]:
     """Give what goes from step to step."""
     for view in views:
-        view.show(subject.fixed)
-    scrubber = Scrubber.Scrubber(subject)
+        view.show(deformation.fixed)
+    scrubber = Scrubber.Scrubber(deformation)
     scrubber.show(withGrid=grid)
     yield lambda turn: setattr(scrubber.evidence, "step", turn % 2)
     scrubber.close()
@@ -107,15 +109,17 @@ def main() -> None:
     edge = parser.parse_args().size
     application = mrml_scene.boot()
     views = [mrml_scene.SliceView(application, name, orientation, PIXELS) for name, orientation in VIEWS.items()]
-    subject = make_subject(edge)
+    deformation = make_deformation(edge)
     along = np.linspace(-0.3, -0.7, TURNS + 1)  # the volume lies at negative R and A
     interactions: dict[str, Callable[[], AbstractContextManager[Act]]] = {
-        "readout": lambda: nullcontext(lambda turn: Readout.read(subject, edge * along[turn] * np.array([1, 1, -1]))),
-        "map threshold": lambda: nullcontext(threshold(subject, views)),
-        "fade": lambda: compare(subject, views, Mode.FADE, "opacity"),
-        "reveal": lambda: compare(subject, views, Mode.REVEAL, "position"),
-        "scrub": lambda: scrub(subject, views, grid=False),
-        "scrub with grid": lambda: scrub(subject, views, grid=True),
+        "readout": lambda: nullcontext(
+            lambda turn: Readout.read(deformation, edge * along[turn] * np.array([1, 1, -1]))
+        ),
+        "map threshold": lambda: nullcontext(threshold(deformation, views)),
+        "fade": lambda: compare(deformation, views, Mode.FADE, "opacity"),
+        "reveal": lambda: compare(deformation, views, Mode.REVEAL, "position"),
+        "scrub": lambda: scrub(deformation, views, grid=False),
+        "scrub with grid": lambda: scrub(deformation, views, grid=True),
     }
     print("| interaction | ms, median | slowest | with drawing, median | slowest |\n|---|---|---|---|---|")
     for name, prepare in interactions.items():

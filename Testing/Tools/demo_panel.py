@@ -151,7 +151,7 @@ def shoot_registration(camera: Photographer) -> None:
     camera.open()
     parameters = camera.widget._parameterNode
     parameters.fixedLandmarks, parameters.movingLandmarks = inputs.fixedLandmarks, inputs.movingLandmarks
-    parameters.method = camera.module.Method("bspline")
+    parameters.method = camera.module.MethodChoice("bspline")
     parameters.inspectEvidence = True
     camera.shoot("ready")
     camera.shoot_high_resolution("ready")

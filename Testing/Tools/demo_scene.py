@@ -16,7 +16,7 @@ from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.evidence import Landmarks, SegmentNodes, Segments
-from DeepAttentionRegLib.nodes import Subject, Transforms, Volumes
+from DeepAttentionRegLib.nodes import Deformation, Transforms, Volumes
 from DeepAttentionRegLib.report import Report
 from demo_case import Case
 
@@ -123,12 +123,12 @@ def register(loaded: Loaded, options: dict[str, Any], on_progress: Callable[[Any
 
 def judge(loaded: Loaded, transform: slicer.vtkMRMLTransformNode, path: Path) -> None:
     """Compare segments and landmarks, as far as there are any, and write a report."""
-    subject, given = Subject.ofTransform(transform), loaded.optional
+    deformation, given = Deformation.ofTransform(transform), loaded.optional
     if "fixedSegmentation" in given:
-        SegmentNodes.create(Segments.compare(subject, given["fixedSegmentation"], given["movingSegmentation"]))
+        SegmentNodes.create(Segments.compare(deformation, given["fixedSegmentation"], given["movingSegmentation"]))
     if "fixedLandmarks" in given:
-        Landmarks.create(Landmarks.measure(subject, given["fixedLandmarks"], given["movingLandmarks"]))
-    Report.write(subject, path)
+        Landmarks.create(Landmarks.measure(deformation, given["fixedLandmarks"], given["movingLandmarks"]))
+    Report.write(deformation, path)
 
 
 def save(folder: Path, outcome: Any) -> Path:

@@ -14,7 +14,9 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors
 
-from . import Job
+from .Callbacks import Callbacks
+from .Engine import Engine
+from .EngineJob import EngineJob
 
 SETTING = "DeepAttentionReg/pythonExecutable"
 # Importing PyTorch the first time takes a minute on a slow disk; a program that is no Python may wait for ever.
@@ -98,22 +100,15 @@ def checkDevice(name: str, environment: Environment) -> str:
 class Check:
     """Asks the engine in a Python what it sees, without blocking; `start` it, then `wait` or let the answer come."""
 
-    def __init__(
-        self,
-        onDone: Callable[[Environment], None],
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
-    ) -> None:
+    def __init__(self, onDone: Callable[[Environment], None], engine: Engine | None = None) -> None:
         """Prepare; nothing is done before `start`.
 
         :param onDone: called once in the main thread with the answer, unless `close` comes first.
-        :param pythonExecutable: interpreter; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
         self._onDone = onDone
-        self._python = pythonExecutable
-        self._script = script
-        self._job: Job.EngineJob | None = None
+        self._engine = engine or Engine()
+        self._job: EngineJob | None = None
         self._timer: threading.Timer | None = None
 
     @property
@@ -123,12 +118,12 @@ class Check:
 
     def start(self) -> None:
         """Start the interpreter and return; what is wrong with its path is answered at once."""
-        problem = checkPath(self._python) if self._python is not None else ""
+        problem = checkPath(self._engine.python) if self._engine.python is not None else ""
         if problem:
             self._onDone(Environment(problem))
             return
-        callbacks = Job.Callbacks(onFinished=self._onResult, onFailed=self._onFailure)
-        self._job = Job.EngineJob(callbacks, self._python, self._script)
+        callbacks = Callbacks(onFinished=self._onResult, onFailed=self._onFailure)
+        self._job = EngineJob(callbacks, self._engine)
         try:
             self._job.start(contract.ProbeJob())
         except RuntimeError as error:
@@ -164,7 +159,7 @@ class Check:
 
     def _onFailure(self, failure: contract.Failure) -> None:
         self._stopTimer()
-        python = self._python or _("Slicer's Python")
+        python = self._engine.python or _("Slicer's Python")
         if failure.code == errors.CANCELLED:
             text = _("{python} did not answer within {seconds:.0f} s.")
             problem = text.format(python=python, seconds=TIMEOUT_S)

@@ -1,8 +1,7 @@
 """One job of the engine for nodes of the scene, which is untouched until the engine has succeeded."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,9 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors
 
-from . import Job
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Functions called in the main thread; one of the last two is called exactly once, unless `close` comes first.
-
-    :param onProgress: gets every `contract.Progress`, of the stages "export" and "import" too.
-    :param onFinished: gets the outcome.
-    :param onFailed: gets the `contract.Failure`; its code is `errors.CANCELLED` if the user or a vanished input
-        stopped it.
-    """
-
-    onProgress: Callable[[contract.Progress], None] = Job.ignore
-    onFinished: Callable[[Any], None] = Job.ignore
-    onFailed: Callable[[contract.Failure], None] = Job.ignore
+from .Callbacks import Callbacks
+from .Engine import Engine
+from .EngineJob import EngineJob
 
 
 class Stopped(Exception):
@@ -35,24 +21,28 @@ class Stopped(Exception):
 class Work:
     """What the engine does for nodes of the scene, in one job after another, and how it is stopped."""
 
-    def __init__(self, callbacks: Any, pythonExecutable: str | None, script: Path) -> None:
+    def __init__(self, callbacks: Callbacks | None = None, engine: Engine | None = None) -> None:
         """Prepare; nothing is done yet.
 
         :param callbacks: whom to tell.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
         self.outcome: Any = None
         self.failure: contract.Failure | None = None
-        self._callbacks = callbacks
-        self._engine = pythonExecutable, script
-        self._job: Job.EngineJob | None = None
+        self._callbacks = callbacks or Callbacks()
+        self._engine = engine
+        self._job: EngineJob | None = None
         self._stopMessage = ""
 
     @property
-    def log(self) -> str:
-        """Last lines that the engine wrote besides its progress, in the present job."""
-        return self._job.log if self._job is not None else ""
+    def _folder(self) -> Path:
+        """Folder of the present job.
+
+        :raises RuntimeError: if there is none.
+        """
+        if self._job is None:
+            raise RuntimeError(_("Nothing was started."))
+        return self._job.folder
 
     def poll(self) -> None:
         """Pass on news; only needed where no Qt event loop does it."""
@@ -65,7 +55,7 @@ class Work:
 
     def close(self) -> None:
         """End the engine at once; no callback is called any more, and nothing is added to the scene."""
-        self._callbacks = type(self._callbacks)()  # which tell nobody
+        self._callbacks = Callbacks()  # which tell nobody
         self._stopMessage = self._stopMessage or _("The registration was closed.")
         if self._job is not None:
             self._job.close()
@@ -87,21 +77,12 @@ class Work:
 class Task(Work):
     """Works without blocking; `start` it, then `wait` or let the callbacks come. Subclasses say what is done."""
 
-    def __init__(
-        self,
-        callbacks: Callbacks | None = None,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
-    ) -> None:
-        """Prepare; parameters as `Work`."""
-        super().__init__(callbacks or Callbacks(), pythonExecutable, script)
-
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
         raise NotImplementedError
 
     def _export(self) -> contract.Job:
-        """Write the inputs into the folder of `_job` and return the job.
+        """Write the inputs into `_folder` and return the job.
 
         :raises EngineError: if a setting is out of range.
         """
@@ -135,8 +116,7 @@ class Task(Work):
         problems = self.problems()
         if problems:
             raise ValueError(" ".join(problems))
-        callbacks = Job.Callbacks(self._onProgress, self._onResult, self._onFailure)
-        self._job = Job.EngineJob(callbacks, *self._engine)
+        self._job = EngineJob(Callbacks(self._onProgress, self._onResult, self._onFailure), self._engine)
         try:
             self._job.start(self._export())
         except Stopped:
@@ -161,7 +141,8 @@ class Task(Work):
 
         :raises RuntimeError: if it failed or was canceled; says why and what to do.
         """
-        self._job.wait()
+        if self._job is not None:
+            self._job.wait()
         if self.outcome is None:
             self._raiseFailure()
         return self.outcome

@@ -1,11 +1,12 @@
 """What a network looked at, drawn over the slice views: attention for a point, maps, local deformations.
 
-    shown = AttentionView(Subject.ofTransform(transformNode))
+    shown = AttentionView(Deformation.ofTransform(transformNode))
     shown.show(shown.choices()[0])
     looked = shown.lookAt(pointRas)
     shown.close()
 
-The recursion is that of the present step (Evidence.py). Nodes that are shown stay in the scene and can be saved.
+The recursion is that of the present step (RecursionEvidence.py). Nodes that are shown stay in the scene and can be
+saved.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,11 @@ from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import Record, Volumes
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..views.ViewStates import FIXED_PANE, MOVING_PANE, Shown, ViewState, compositeNodes, sliceNodeOf
 from . import Ellipsoids
-from .Evidence import Evidence
+from .RecursionEvidence import RecursionEvidence
 
 LOOK, MAP, GAUSSIANS = "look", "map", "gaussians"
 OVERLAY_ROLE, ELLIPSOIDS_ROLE = "AttentionOverlay", "Ellipsoids"
@@ -104,20 +106,25 @@ class _Sight:
 class AttentionView(slicer.util.VTKObservationMixin):
     """Shows one of the things that a network attended to, and follows the step and the crosshair."""
 
-    def __init__(self, subject: Subject, onLooked: Callable[[Looked], None] = lambda looked: None) -> None:
+    def __init__(self, deformation: Deformation, onLooked: Callable[[Looked], None] = lambda looked: None) -> None:
         """Prepare; nothing is shown before `show`.
 
-        :param subject: the deformation.
+        :param deformation: the deformation.
         :param onLooked: told where the network looked when the crosshair has moved.
         :raises ValueError: with a sentence, if nothing was kept.
         """
         super().__init__()
-        self.evidence = Evidence(subject.transformNode)
-        self._subject, self._onLooked = subject, onLooked
+        self.evidence = RecursionEvidence(deformation.transformNode)
+        self._deformation, self._onLooked = deformation, onLooked
         self._choice: Choice | None = None
         self._views: list[ViewState] = []
         self._sight: _Sight | None = None
         self._pointRas: np.ndarray | None = None
+
+    @property
+    def _chosen(self) -> Choice:
+        """What is shown, from `show` to `close`."""
+        return present(self._choice)
 
     def choices(self) -> list[Choice]:
         """Return what there is to show."""
@@ -149,15 +156,15 @@ class AttentionView(slicer.util.VTKObservationMixin):
         :param pointRas: (3,) world, mm.
         """
         self._pointRas = np.asarray(pointRas, float)
-        weights, tokens = self.evidence.heatMap(self._choice.name, self._pointRas)
+        weights, tokens = self.evidence.heatMap(self._chosen.name, self._pointRas)
         times = weights * weights.size
-        sight = self._sightOf(self._choice.name, tokens)
+        sight = self._sightOf(self._chosen.name, tokens)
         heat = fields.sample_field(times[..., None], tokens, sight.seenLps)[:, 0] * sight.isSeen
         overlay = self._overlay()
         image = Volumes.makeImage(heat.astype(np.float32).reshape(sight.grid.shape))
         self._fill(overlay, image, sight.grid.ijk_to_ras, float(times.max()))
         peak = sight.tokensRas[times.argmax()]
-        end = np.array(self._subject.transformNode.GetTransformFromParent().TransformPoint(self._pointRas))
+        end = np.array(self._deformation.transformNode.GetTransformFromParent().TransformPoint(self._pointRas))
         looked = Looked(self._toWorld(peak), float(times.max()), float(np.linalg.norm(peak - end)))
         self._jump(looked.peakRas)
         return looked
@@ -174,24 +181,26 @@ class AttentionView(slicer.util.VTKObservationMixin):
             model.GetDisplayNode().SetVisibility(False)
 
     def _onStep(self, caller: object = None, event: object = None) -> None:
-        if self._choice.kind != LOOK:
+        if self._chosen.kind != LOOK:
             self._update()
         elif self._pointRas is not None:
             self._onLooked(self.lookAt(self._pointRas))
 
     def _onCrosshair(self, caller: slicer.vtkMRMLCrosshairNode, event: object = None) -> None:
         point = np.array(caller.GetCrosshairRAS())
-        if not np.array_equal(point, self._pointRas):
+        if self._pointRas is None or not np.array_equal(point, self._pointRas):
             self._onLooked(self.lookAt(point))
 
     def _update(self) -> None:
         """Draw the map or the Gaussians of the present recursion."""
-        if self._choice.kind == GAUSSIANS:
+        if self._chosen.kind == GAUSSIANS:
             model = self._model()
-            model.SetAndObservePolyData(Ellipsoids.make(self.evidence.gaussians(), _thicknessOf(self._subject.fixed)))
+            model.SetAndObservePolyData(
+                Ellipsoids.make(self.evidence.gaussians(), _thicknessOf(self._deformation.fixed))
+            )
             model.GetDisplayNode().SetVisibility(True)
             return
-        frame = self.evidence.map(self._choice.name, self._choice.image)
+        frame = self.evidence.map(self._chosen.name, self._chosen.image)
         matrix = vtk.vtkMatrix4x4()
         frame.GetIJKToRASMatrix(matrix)
         largest = float(slicer.util.arrayFromVolume(frame).max())
@@ -201,7 +210,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
         """Return the volume that is drawn over another, made on first use."""
         node = Record.attached(self.evidence.transformNode, OVERLAY_ROLE)
         if node is None:
-            name = _("{name} attention").format(name=self._subject.name)
+            name = _("{name} attention").format(name=self._deformation.name)
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
             node.CreateDefaultDisplayNodes()
             node.GetDisplayNode().SetAndObserveColorNodeID(COLORS)
@@ -218,22 +227,22 @@ class AttentionView(slicer.util.VTKObservationMixin):
         with slicer.util.NodeModify(node):
             node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijkToRas))
             node.SetAndObserveImageData(image)
-            parent = self._subject.moving.GetTransformNodeID() if self._choice.image == "moving" else None
+            parent = self._deformation.moving.GetTransformNodeID() if self._chosen.image == "moving" else None
             node.SetAndObserveTransformNodeID(parent)
         display, largest = node.GetDisplayNode(), max(largest, 1e-6)
         with slicer.util.NodeModify(display):
             display.SetWindowLevelMinMax(0.0, largest)
-            average = 1.0 if self._choice.kind == LOOK else 0.0
+            average = 1.0 if self._chosen.kind == LOOK else 0.0
             display.SetThreshold(max(HIDDEN_SHARE * largest, average), 2 * largest)
         legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
         if legend is not None:
-            legend.SetTitleText(_("times the average") if self._choice.kind == LOOK else self._choice.label())
+            legend.SetTitleText(_("times the average") if self._chosen.kind == LOOK else self._chosen.label())
 
     def _model(self) -> slicer.vtkMRMLModelNode:
         """Return the model of the Gaussians, made on first use."""
         node = Record.attached(self.evidence.transformNode, ELLIPSOIDS_ROLE)
         if node is None:
-            name = _("{name} Gaussians").format(name=self._subject.name)
+            name = _("{name} Gaussians").format(name=self._deformation.name)
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", name)
             node.CreateDefaultDisplayNodes()
             Ellipsoids.style(node.GetDisplayNode())
@@ -241,8 +250,8 @@ class AttentionView(slicer.util.VTKObservationMixin):
         return node
 
     def _showInViews(self) -> None:
-        isMoving = self._choice.image == "moving"
-        below = self._subject.moving if isMoving else self._subject.fixed
+        isMoving = self._chosen.image == "moving"
+        below = self._deformation.moving if isMoving else self._deformation.fixed
         for view in [self._movingView()] if isMoving else self._fixedViews():
             self._views.append(ViewState(view))
             self._views[-1].show(Shown(below, self._overlay(), OPACITY), isLinked=False)
@@ -254,7 +263,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
 
     def _movingView(self) -> slicer.vtkMRMLSliceCompositeNode:
         """Return the view of the moving volume: its own, one that it is shown in, or else the second one."""
-        views, moving = compositeNodes(), self._subject.moving.GetID()
+        views, moving = compositeNodes(), self._deformation.moving.GetID()
         return next(
             (
                 view
@@ -273,12 +282,12 @@ class AttentionView(slicer.util.VTKObservationMixin):
         """Let the view of the moving volume show the plane through a point."""
         for view in compositeNodes():
             if view.GetForegroundVolumeID() == self._overlay().GetID():
-                sliceNodeOf(view).JumpSliceByOffsetting(*pointRas)
+                present(sliceNodeOf(view)).JumpSliceByOffsetting(*pointRas)
 
     def _toWorld(self, pointRas: np.ndarray) -> np.ndarray:
         """Return a point of the moving volume, below its parent transform, in the world."""
         result = [0.0, 0.0, 0.0]
-        self._subject.moving.TransformPointToWorld(pointRas.tolist(), result)
+        self._deformation.moving.TransformPointToWorld(pointRas.tolist(), result)
         return np.array(result)
 
     def _sightOf(self, layer: str, tokens: Geometry) -> _Sight:
@@ -289,12 +298,12 @@ class AttentionView(slicer.util.VTKObservationMixin):
         # Each recursion sees the moving volume as the one before has warped it.
         warp = self.evidence.steps.GetNthDataNode(recursion - 1).GetTransformFromParent()
         matrix = vtk.vtkMatrix4x4()
-        self._subject.moving.GetIJKToRASMatrix(matrix)
-        size = self._subject.moving.GetImageData().GetDimensions()
+        self._deformation.moving.GetIJKToRASMatrix(matrix)
+        size = self._deformation.moving.GetImageData().GetDimensions()
         grid = Geometry.from_ijk_to_ras(slicer.util.arrayFromVTKMatrix(matrix), size).coarsened(HEAT_VOXELS)
         seen = flip_lps_ras(_moved(warp.GetInverse(), _positionsRas(grid)))
         index = tokens.lps_to_index(seen)
-        isSeen = ((index > -0.5) & (index < np.array(tokens.size) - 0.5)).all(1)
+        isSeen = np.all((index > -0.5) & (index < np.array(tokens.size) - 0.5), axis=1)
         self._sight = _Sight((recursion, layer), _moved(warp, _positionsRas(tokens)), grid, seen, isSeen)
         return self._sight
 

@@ -4,7 +4,7 @@ import numpy as np
 import slicer
 import vtk
 
-from .Evidence import Gaussian
+from .RecursionEvidence import Gaussian
 
 COLOR = (0.90, 0.62, 0.0)
 OPACITY = 0.5

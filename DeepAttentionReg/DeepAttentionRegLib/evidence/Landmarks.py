@@ -16,7 +16,8 @@ from DeepAttentionRegEngine.volume import fields, metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import Metrics, Record, Transforms, Volumes, Warping
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..tasks import Results
 
 BEFORE, AFTER = "before", "after"
@@ -46,14 +47,14 @@ class Pairing:
 class Measurement:
     """What was found.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param names: of the landmarks.
     :param errorsMm: distance of each landmark, by state.
     :param arrowsRas: tails and heads, each (N, 3) in the world, by state.
     :param warnings: sentences.
     """
 
-    subject: Subject
+    deformation: Deformation
     names: list[str]
     errorsMm: dict[str, np.ndarray]
     arrowsRas: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -61,7 +62,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Nodes:
+class LandmarkNodes:
     """What a measurement has become.
 
     :param before: arrows before the registration.
@@ -75,7 +76,7 @@ class Nodes:
 
 
 def checkLandmarks(
-    subject: Subject, fixed: slicer.vtkMRMLMarkupsNode | None, moving: slicer.vtkMRMLMarkupsNode | None
+    deformation: Deformation, fixed: slicer.vtkMRMLMarkupsNode | None, moving: slicer.vtkMRMLMarkupsNode | None
 ) -> str:
     """Return why landmarks cannot be measured, as a sentence; empty if they can. Arguments as of `measure`."""
     if fixed is None or moving is None:
@@ -85,7 +86,7 @@ def checkLandmarks(
     for node in (fixed, moving):
         if not _placed(node):
             return _("{name} has no landmark that is placed.").format(name=node.GetName())
-    if Warping.toFrame(moving, subject.transformNode) is None:
+    if Warping.toFrame(moving, deformation.transformNode) is None:
         text = _("{name} is under a non-linear transform; take it out of that or harden it first (Data module).")
         return text.format(name=moving.GetName())
     return ""
@@ -120,23 +121,26 @@ def pairUp(fixed: list[str], moving: list[str]) -> Pairing:
     return Pairing(indices, names, warnings)
 
 
-def measure(subject: Subject, fixed: slicer.vtkMRMLMarkupsNode, moving: slicer.vtkMRMLMarkupsNode) -> Measurement:
+def measure(
+    deformation: Deformation, fixed: slicer.vtkMRMLMarkupsNode, moving: slicer.vtkMRMLMarkupsNode
+) -> Measurement:
     """Measure the landmarks before and after; the scene stays as it is.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param fixed: landmarks of the fixed volume.
     :param moving: landmarks of the moving volume.
     :raises ValueError: if it cannot be done; says why.
     """
-    problem = checkLandmarks(subject, fixed, moving)
+    problem = checkLandmarks(deformation, fixed, moving)
     if problem:
         raise ValueError(problem)
     pairing = pairUp(_labels(fixed), _labels(moving))
     first, second = np.transpose(pairing.indices)
     fixedRas = _positions(fixed, world=True)[first]
-    targets = _apply(Warping.toFrame(moving, subject.transformNode), _positions(moving, world=False)[second])
-    start = Record.startOf(subject)
-    displacementLps, geometry = Transforms.readGrid(subject.transformNode)
+    toFrame = present(Warping.toFrame(moving, deformation.transformNode))
+    targets = _apply(toFrame, _positions(moving, world=False)[second])
+    start = Record.startOf(deformation)
+    displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
     fixedLps, targetsLps = flip_lps_ras(fixedRas), flip_lps_ras(targets)
     carried = {
         BEFORE: _apply(start, fixedRas),
@@ -149,33 +153,33 @@ def measure(subject: Subject, fixed: slicer.vtkMRMLMarkupsNode, moving: slicer.v
     toWorld = np.linalg.inv(start)
     arrows = {state: (_apply(toWorld, points), _apply(toWorld, targets)) for state, points in carried.items()}
     warnings = [*_tellUnplaced(fixed, moving), *pairing.warnings, *_tellOutside(fixedLps, geometry, pairing.names)]
-    return Measurement(subject, pairing.names, errors, arrows, warnings)
+    return Measurement(deformation, pairing.names, errors, arrows, warnings)
 
 
-def create(measurement: Measurement) -> Nodes:
+def create(measurement: Measurement) -> LandmarkNodes:
     """Put a measurement into the scene, in place of an earlier one of the same transform; only "after" is shown."""
-    subject = measurement.subject
-    transform = subject.transformNode
+    deformation = measurement.deformation
+    transform = deformation.transformNode
     with Results.allOrNothing(Record.attached(transform, role) for role in (*ROLES.values(), TABLE_ROLE)):
         arrows = {state: _createArrows(measurement, state) for state in ROLES}
-        text = _("{name} landmarks").format(name=subject.name)
+        text = _("{name} landmarks").format(name=deformation.name)
         table = Metrics.createTable(makeTable(measurement), text, Record.attached(transform, TABLE_ROLE))
         table.SetDescription(" ".join(measurement.warnings))
         for state, node in arrows.items():
             Record.attach(transform, ROLES[state], node)
         Record.attach(transform, TABLE_ROLE, table)
-    show(subject, AFTER)
-    return Nodes(arrows[BEFORE], arrows[AFTER], table)
+    show(deformation, AFTER)
+    return LandmarkNodes(arrows[BEFORE], arrows[AFTER], table)
 
 
-def show(subject: Subject, state: str | None) -> None:
+def show(deformation: Deformation, state: str | None) -> None:
     """Show the arrows of one state, or none, in all views.
 
-    :param subject: the deformation, whose landmarks have been measured.
+    :param deformation: the deformation, whose landmarks have been measured.
     :param state: `BEFORE` or `AFTER`; None hides both.
     """
     for name, role in ROLES.items():
-        node = Record.attached(subject.transformNode, role)
+        node = Record.attached(deformation.transformNode, role)
         if node is not None:
             node.GetDisplayNode().SetVisibility(name == state)
 
@@ -196,9 +200,9 @@ def makeTable(measurement: Measurement) -> vtk.vtkTable:
     )
 
 
-def describe(subject: Subject) -> str:
+def describe(deformation: Deformation) -> str:
     """Return what the table says of all landmarks, in words; empty without a table."""
-    table = Record.attached(subject.transformNode, TABLE_ROLE)
+    table = Record.attached(deformation.transformNode, TABLE_ROLE)
     if table is None:
         return ""
     mean, largest, *points = Metrics.rowsOf(table)
@@ -237,7 +241,7 @@ def _tellUnplaced(*nodes: slicer.vtkMRMLMarkupsNode) -> list[str]:
 def _tellOutside(pointsLps: np.ndarray, geometry: Geometry, names: list[str]) -> list[str]:
     """Return a sentence if points lie beyond the voxels of a grid, where the deformation is a guess."""
     index = geometry.lps_to_index(pointsLps)
-    beyond = ((index < -0.5) | (index > np.array(geometry.size) - 0.5)).any(axis=1)
+    beyond = np.any((index < -0.5) | (index > np.array(geometry.size) - 0.5), axis=1)
     if not beyond.any():
         return []
     text = _("Outside of the fixed volume, where the deformation is not known: {names}.")
@@ -245,13 +249,13 @@ def _tellOutside(pointsLps: np.ndarray, geometry: Geometry, names: list[str]) ->
 
 
 def _createArrows(measurement: Measurement, state: str) -> slicer.vtkMRMLModelNode:
-    subject = measurement.subject
-    node = Record.attached(subject.transformNode, ROLES[state])
+    deformation = measurement.deformation
+    node = Record.attached(deformation.transformNode, ROLES[state])
     if node is None:
         text = {BEFORE: _("{name} landmarks before"), AFTER: _("{name} landmarks after")}[state]
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", text.format(name=subject.name))
-    grid = Volumes.geometryOf(subject.fixed, Warping.WORLD)
-    diagonal = np.linalg.norm(np.array(grid.size) * grid.spacing)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", text.format(name=deformation.name))
+    grid = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
+    diagonal = float(np.linalg.norm(np.array(grid.size) * grid.spacing))
     node.SetAndObserveMesh(makeArrows(*measurement.arrowsRas[state], RADIUS_SHARE * diagonal))
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()

@@ -2,7 +2,7 @@
 
 Only the field around the point is looked at, so that the words can follow the cursor.
 
-    print(describe(read(subject, (12.0, -3.5, 80.0)), subject))
+    print(describe(read(deformation, (12.0, -3.5, 80.0)), deformation))
 """
 
 import math
@@ -20,7 +20,8 @@ from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import Record, Transforms
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..tasks.Results import NodeReference
 from ..views.ViewStates import MOVING_ATTRIBUTE, MOVING_PANE, sliceNodeOf
 
@@ -59,41 +60,41 @@ class Reading:
     isInside: bool
 
 
-def read(subject: Subject, point: Sequence[float]) -> Reading | None:
+def read(deformation: Deformation, point: Sequence[float] | np.ndarray) -> Reading | None:
     """Return what a deformation does at a point of the world (RAS mm); None outside of its field."""
-    field = _fieldOf(subject)
+    field = _fieldOf(deformation)
     geometry = Transforms.geometryOfField(field)
-    point = np.array(point, float)
-    index = geometry.lps_to_index(flip_lps_ras(point)[None])[0]
+    inFixed = np.array(point, float)
+    index = geometry.lps_to_index(flip_lps_ras(inFixed)[None])[0]
     if not _isWithin(index, geometry.size):
         return None
-    inMoving = np.array(field.TransformPoint(point))
-    origin = np.array(_movingToWorld(subject).TransformPoint(inMoving))
-    moved = point - origin
+    inMoving = np.array(field.TransformPoint(inFixed))
+    origin = np.array(_movingToWorld(deformation).TransformPoint(inMoving))
+    moved = inFixed - origin
     if geometry.is_flat:
         normal = flip_lps_ras(geometry.normal_lps)
         moved -= (moved @ normal) * normal
     jacobian, folds, radiusMm = _around(field, geometry, index)
     rasToIjk = vtk.vtkMatrix4x4()
-    subject.moving.GetRASToIJKMatrix(rasToIjk)
+    deformation.moving.GetRASToIJKMatrix(rasToIjk)
     voxel = rasToIjk.MultiplyPoint((*inMoving, 1.0))[:3]
-    isInside = _isWithin(np.array(voxel), subject.moving.GetImageData().GetDimensions())
-    return Reading(point, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside)
+    isInside = _isWithin(np.array(voxel), deformation.moving.GetImageData().GetDimensions())
+    return Reading(inFixed, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside)
 
 
-def fixedPointOf(subject: Subject, point: Sequence[float]) -> np.ndarray | None:
+def fixedPointOf(deformation: Deformation, point: Sequence[float]) -> np.ndarray | None:
     """Return where a point of the moving volume has gone to, in the world, RAS mm; None if that is not certain."""
-    inMoving = np.array(_movingToWorld(subject).GetInverse().TransformPoint(point))
-    field = _fieldOf(subject)
+    inMoving = np.array(_movingToWorld(deformation).GetInverse().TransformPoint(point))
+    field = _fieldOf(deformation)
     fixed = np.array(field.GetInverse().TransformPoint(inMoving))
     isBack = np.linalg.norm(np.array(field.TransformPoint(fixed)) - inMoving) <= RETURN_MM
     return fixed if isBack else None
 
 
-def describe(reading: Reading, subject: Subject) -> str:
+def describe(reading: Reading, deformation: Deformation) -> str:
     """Return a reading in plain words; directions are those of the patient."""
     origin = _("In {moving} it is at {point}.") if reading.isInside else _("It comes from outside of {moving}.")
-    origin = origin.format(moving=subject.moving.GetName(), point=_positionText(reading.origin))
+    origin = origin.format(moving=deformation.moving.GetName(), point=_positionText(reading.origin))
     return " ".join((_motionText(reading.moved), _sizeText(reading), _foldsText(reading), origin))
 
 
@@ -139,16 +140,16 @@ def _positionText(point: np.ndarray) -> str:
     return ", ".join(f"{pair[x < 0]} {abs(x):.1f}" for pair, x in zip(letters, point.tolist(), strict=True)) + " mm"
 
 
-def _fieldOf(subject: Subject) -> slicer.vtkOrientedGridTransform:
-    return subject.transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False)
+def _fieldOf(deformation: Deformation) -> slicer.vtkOrientedGridTransform:
+    return deformation.transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False)
 
 
-def _movingToWorld(subject: Subject) -> vtk.vtkGeneralTransform:
+def _movingToWorld(deformation: Deformation) -> vtk.vtkGeneralTransform:
     """Return the way from the moving volume's own coordinates to where it is before its deformation."""
-    parent = subject.moving.GetParentTransformNode()
+    parent = deformation.moving.GetParentTransformNode()
     transform = vtk.vtkGeneralTransform()
-    if parent is subject.transformNode:
-        place = Record.movingToWorld(subject.transformNode, subject.moving)
+    if parent is deformation.transformNode:
+        place = present(Record.movingToWorld(deformation.transformNode, deformation.moving))
         transform.Concatenate(slicer.util.vtkMatrixFromArray(place))
     elif parent is not None:
         parent.GetTransformToWorld(transform)
@@ -187,25 +188,25 @@ def _radiusFor(geometry: Geometry) -> float:
     return RADIUS_MM * min(1.0, share)
 
 
-def showsMoving(view: slicer.vtkMRMLSliceCompositeNode, subject: Subject) -> bool:
+def showsMoving(view: slicer.vtkMRMLSliceCompositeNode, deformation: Deformation) -> bool:
     """Return whether a slice view shows the moving volume where it was before its deformation."""
-    return any(_isMoving(name, subject) for name in (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()))
+    return any(_isMoving(name, deformation) for name in (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()))
 
 
-def showsMovingAlone(view: slicer.vtkMRMLSliceCompositeNode, subject: Subject) -> bool:
+def showsMovingAlone(view: slicer.vtkMRMLSliceCompositeNode, deformation: Deformation) -> bool:
     """Return whether a point in a slice view is one of the moving volume, before its deformation, and of no other."""
     isCovered = view.GetForegroundVolumeID() and view.GetForegroundOpacity() > 0
-    isPane = view.GetLayoutName() == MOVING_PANE or view.GetBackgroundVolumeID() == subject.moving.GetID()
-    return isPane and not isCovered and showsMoving(view, subject)
+    isPane = view.GetLayoutName() == MOVING_PANE or view.GetBackgroundVolumeID() == deformation.moving.GetID()
+    return isPane and not isCovered and showsMoving(view, deformation)
 
 
-def _isMoving(volumeId: str | None, subject: Subject) -> bool:
+def _isMoving(volumeId: str | None, deformation: Deformation) -> bool:
     volume = volumeId and slicer.mrmlScene.GetNodeByID(volumeId)
     if not volume:
         return False
-    if volume is subject.moving:
-        return volume.GetParentTransformNode() is not subject.transformNode
-    return volume.GetAttribute(MOVING_ATTRIBUTE) == subject.moving.GetID()
+    if volume is deformation.moving:
+        return volume.GetParentTransformNode() is not deformation.transformNode
+    return volume.GetAttribute(MOVING_ATTRIBUTE) == deformation.moving.GetID()
 
 
 class Mark:
@@ -217,18 +218,19 @@ class Mark:
 
     def show(self, point: np.ndarray, views: list[slicer.vtkMRMLSliceCompositeNode]) -> None:
         """Show a point of the world, RAS mm, in these views; if it lies off their slices, projected onto them."""
-        node = self._node.get() or self._add()
-        names = [sliceNodeOf(view).GetID() for view in views if sliceNodeOf(view) is not None]
-        display = node.GetDisplayNode()
+        mark = self._node.get() or self._add()
+        names = [node.GetID() for node in map(sliceNodeOf, views) if node is not None]
+        display = mark.GetDisplayNode()
         with slicer.util.NodeModify(display):
             display.SetViewNodeIDs(names)
             display.SetVisibility(bool(names))  # named no view, it would be shown in all of them
-        node.SetNthControlPointPosition(0, point)
+        mark.SetNthControlPointPosition(0, point)
 
     def hide(self) -> None:
         """Show no point for now."""
-        if self._node.get() is not None:
-            self._node.get().GetDisplayNode().SetVisibility(False)
+        node = self._node.get()
+        if node is not None:
+            node.GetDisplayNode().SetVisibility(False)
 
     def close(self) -> None:
         """Remove the mark from the scene."""

@@ -1,11 +1,11 @@
 """A deformation step by step: the warped volume and the deformed grid in the slice views, and how it came to fit.
 
-    scrubber = Scrubber(Subject.ofTransform(transformNode))
+    scrubber = Scrubber(Deformation.ofTransform(transformNode))
     scrubber.show()
     for step in range(scrubber.evidence.count):
         scrubber.evidence.step = step
     scrubber.close()
-    chart = plot(subject, fixedSegmentation, movingSegmentation)
+    chart = plot(deformation, fixedSegmentation, movingSegmentation)
 
 The step is that of a sequence browser, so that Slicer's own toolbar for sequences plays the deformation, too.
 """
@@ -21,10 +21,11 @@ from DeepAttentionRegEngine.volume import metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..nodes import EvidenceFiles, Overlays, Record, Transforms, Volumes, Warping
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..nodes.Volumes import BINARY_LABELMAP
 from ..views.WarpedView import WarpedView
-from .Evidence import Evidence
+from .RecursionEvidence import RecursionEvidence
 
 SIMILARITY, FOLDS, DICE = 1, 2, 3  # columns of the table
 CHART_ROLE = "StepsChart"
@@ -35,15 +36,15 @@ SERIES_COLORS = {SIMILARITY: (0.0, 0.45, 0.70), FOLDS: (0.84, 0.37, 0.0), DICE: 
 class Scrubber:
     """Shows the present step of a deformation over the fixed volume."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, deformation: Deformation) -> None:
         """Prepare; nothing is shown before `show`.
 
-        :param subject: the deformation.
+        :param deformation: the deformation.
         :raises ValueError: with a sentence, if its steps were not kept.
         """
-        self.evidence = Evidence(subject.transformNode)
-        self._subject = subject
-        self._view = WarpedView(subject.fixed, subject.moving, "Deformation step")
+        self.evidence = RecursionEvidence(deformation.transformNode)
+        self._deformation = deformation
+        self._view = WarpedView(deformation.fixed, deformation.moving, "Deformation step")
 
     def show(self, *, withGrid: bool = True) -> None:
         """Show the moving volume as it is deformed after the present step, which may change from then on.
@@ -59,7 +60,7 @@ class Scrubber:
         if isShown:
             step = self.evidence.step
             self.evidence.step = self.evidence.count - 1  # the colors are those of the largest displacement
-            Overlays.showGrid(transform, self._subject.fixed)
+            Overlays.showGrid(transform, self._deformation.fixed)
             self.evidence.step = step
         elif transform.GetDisplayNode() is not None:
             transform.GetDisplayNode().SetVisibility(False)
@@ -71,7 +72,7 @@ class Scrubber:
             self.showGrid(False)
 
 
-def describe(evidence: Evidence, step: int) -> str:
+def describe(evidence: RecursionEvidence, step: int) -> str:
     """Return what is known of a step, for people."""
     parts = [evidence.label(step)]
     if evidence.table is not None:
@@ -85,28 +86,31 @@ def describe(evidence: Evidence, step: int) -> str:
 
 
 def plot(
-    subject: Subject,
+    deformation: Deformation,
     fixedSegmentation: slicer.vtkMRMLNode | None = None,
     movingSegmentation: slicer.vtkMRMLNode | None = None,
 ) -> slicer.vtkMRMLPlotChartNode:
     """Return a chart of similarity, folds and, with two segmentations, overlap against the step.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param fixedSegmentation: segmentation or label map volume that belongs to the fixed volume.
     :param movingSegmentation: the same of the moving volume.
     :raises ValueError: with a sentence, if the steps were not kept or the segmentations cannot be compared.
     """
-    evidence = Evidence(subject.transformNode)
+    evidence = RecursionEvidence(deformation.transformNode)
     if evidence.table is None:
         raise ValueError(_("The table of the steps is gone; register again."))
     if fixedSegmentation is not None and movingSegmentation is not None:
-        overlaps = measureOverlap(subject, evidence, fixedSegmentation, movingSegmentation)
+        overlaps = measureOverlap(deformation, evidence, fixedSegmentation, movingSegmentation)
         _setColumn(evidence.table, DICE, _("Dice, mean of the structures"), overlaps)
-    return _createChart(evidence, subject.name)
+    return _createChart(evidence, deformation.name)
 
 
 def measureOverlap(
-    subject: Subject, evidence: Evidence, fixedSegmentation: slicer.vtkMRMLNode, movingSegmentation: slicer.vtkMRMLNode
+    deformation: Deformation,
+    evidence: RecursionEvidence,
+    fixedSegmentation: slicer.vtkMRMLNode,
+    movingSegmentation: slicer.vtkMRMLNode,
 ) -> list[float]:
     """Return the Dice overlap at every step, mean of the structures that both have, on the grid of the fields.
 
@@ -115,15 +119,15 @@ def measureOverlap(
     :raises ValueError: with a sentence, if the segmentations cannot be compared.
     """
     problem = Volumes.checkNode(fixedSegmentation) or Warping.checkWarp(
-        movingSegmentation, subject.transformNode, None, subject.fixed
+        movingSegmentation, deformation.transformNode, None, deformation.fixed
     )
     if problem:
         raise ValueError(problem)
     geometry = Transforms.readGrid(evidence.steps.GetNthDataNode(0))[1]
     numbers = Volumes.numberSegments([fixedSegmentation, movingSegmentation])
-    toWorld = Volumes.matrixToWorld(fixedSegmentation)
+    toWorld = present(Volumes.matrixToWorld(fixedSegmentation))
     still = _labelsOf(fixedSegmentation, numbers[0], toWorld, vtk.vtkTransform(), geometry)
-    toFrame = Warping.toFrame(movingSegmentation, subject.transformNode)
+    toFrame = present(Warping.toFrame(movingSegmentation, deformation.transformNode))
     overlaps = []
     for step in range(evidence.count):
         transform = evidence.steps.GetNthDataNode(step).GetTransformFromParent()
@@ -166,9 +170,9 @@ def _setColumn(node: slicer.vtkMRMLTableNode, column: int, name: str, values: li
     node.SetAndObserveTable(EvidenceFiles.makeTable({**columns, name: values}))
 
 
-def _createChart(evidence: Evidence, name: str) -> slicer.vtkMRMLPlotChartNode:
+def _createChart(evidence: RecursionEvidence, name: str) -> slicer.vtkMRMLPlotChartNode:
     """Return the chart of a table of steps, made on first use."""
-    table = evidence.table
+    table = present(evidence.table)
     chart = Record.attached(evidence.transformNode, CHART_ROLE)
     if chart is None:
         chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", _("{name} steps chart").format(name=name))

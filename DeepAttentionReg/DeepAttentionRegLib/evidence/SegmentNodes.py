@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import slicer
@@ -14,9 +15,9 @@ from DeepAttentionRegEngine.volume import metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..nodes import Metrics, Record, Volumes, Warping
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
 from ..tasks import Results
-from .Segments import AFTER, BEFORE, STATES, Comparison, Part, Structure
+from .Segments import AFTER, BEFORE, STATES, Part, SegmentComparison, Structure
 
 ROLES = {BEFORE: "SegmentsBefore", AFTER: "SegmentsAfter"}
 TABLE_ROLE = "Segments"
@@ -47,7 +48,7 @@ STYLES = {
 
 
 @dataclass(frozen=True)
-class Nodes:
+class SegmentNodes:
     """What a comparison has become.
 
     :param before: regions before the registration.
@@ -69,35 +70,35 @@ def kindName(kind: int) -> str:
     }[kind]
 
 
-def create(comparison: Comparison) -> Nodes:
+def create(comparison: SegmentComparison) -> SegmentNodes:
     """Put a comparison into the scene, in place of an earlier one of the same transform; only "after" is shown."""
-    subject = comparison.subject
-    transform = subject.transformNode
+    deformation = comparison.deformation
+    transform = deformation.transformNode
     with Results.allOrNothing(Record.attached(transform, role) for role in (*ROLES.values(), TABLE_ROLE)):
         overlays = {state: _createOverlay(comparison, state) for state in STATES}
         table = Metrics.createTable(
             makeTable(comparison.structures),
-            _("{name} segments").format(name=subject.name),
+            _("{name} segments").format(name=deformation.name),
             Record.attached(transform, TABLE_ROLE),
         )
         table.SetDescription(" ".join(comparison.warnings))
         for state, node in overlays.items():
             Record.attach(transform, ROLES[state], node)
         Record.attach(transform, TABLE_ROLE, table)
-    show(subject, AFTER)
-    return Nodes(overlays[BEFORE], overlays[AFTER], table)
+    show(deformation, AFTER)
+    return SegmentNodes(overlays[BEFORE], overlays[AFTER], table)
 
 
-def show(subject: Subject, state: str | None, structure: str = "", in3d: bool = False) -> None:
+def show(deformation: Deformation, state: str | None, structure: str = "", in3d: bool = False) -> None:
     """Show the regions of one state, or none, in all views.
 
-    :param subject: the deformation, whose segments have been compared.
+    :param deformation: the deformation, whose segments have been compared.
     :param state: `Segments.BEFORE` or `Segments.AFTER`; None hides both.
     :param structure: name of the only segment to show; empty shows all.
     :param in3d: in 3D views, too; their surfaces are made when they are shown the first time.
     """
     for name, role in ROLES.items():
-        node = Record.attached(subject.transformNode, role)
+        node = Record.attached(deformation.transformNode, role)
         if node is None:
             continue
         display, segmentation = node.GetDisplayNode(), node.GetSegmentation()
@@ -111,9 +112,9 @@ def show(subject: Subject, state: str | None, structure: str = "", in3d: bool = 
         display.SetVisibility3D(in3d)
 
 
-def structures(subject: Subject) -> list[str]:
+def structures(deformation: Deformation) -> list[str]:
     """Return the names of the segments that have been compared, as they are in the table."""
-    table = Record.attached(subject.transformNode, TABLE_ROLE)
+    table = Record.attached(deformation.transformNode, TABLE_ROLE)
     if table is None:
         return []
     names = table.GetTable().GetColumn(0)
@@ -138,9 +139,9 @@ def regionsOf(node: slicer.vtkMRMLSegmentationNode) -> Iterator[tuple[int, np.nd
         yield int(_tagOf(segment, KIND_TAG)), labels, grid, segment.GetLabelValue()
 
 
-def describe(subject: Subject, structure: str = "") -> str:
+def describe(deformation: Deformation, structure: str = "") -> str:
     """Return what the table says of a segment, or of all if none is named, in words; empty without a table."""
-    table = Record.attached(subject.transformNode, TABLE_ROLE)
+    table = Record.attached(deformation.transformNode, TABLE_ROLE)
     rows = [] if table is None else Metrics.rowsOf(table)
     named = [row for row in rows if row[_("Segment")] == structure]
     if named:
@@ -159,7 +160,7 @@ def describe(subject: Subject, structure: str = "") -> str:
     )
 
 
-def _describeOne(row: dict[str, str | float]) -> str:
+def _describeOne(row: dict[str, Any]) -> str:
     measures = {
         _("Dice"): (_("Dice before"), _("Dice after")),
         _("HD95 (mm)"): (_("HD95 before (mm)"), _("HD95 after (mm)")),
@@ -230,8 +231,8 @@ def makeTable(structures: list[Structure]) -> vtk.vtkTable:
     )
 
 
-def _createOverlay(comparison: Comparison, state: str) -> slicer.vtkMRMLSegmentationNode:
-    subject = comparison.subject
+def _createOverlay(comparison: SegmentComparison, state: str) -> slicer.vtkMRMLSegmentationNode:
+    deformation = comparison.deformation
     segmentation = slicer.vtkSegmentation()
     segmentation.SetSourceRepresentationName(Volumes.BINARY_LABELMAP)
     segmentation.SetConversionParameter("Smoothing factor", SMOOTHING)
@@ -251,8 +252,8 @@ def _createOverlay(comparison: Comparison, state: str) -> slicer.vtkMRMLSegmenta
             kinds[segmentation.GenerateUniqueSegmentID(structure.name)] = kind
             segmentation.AddSegment(segment, list(kinds)[-1])
     text = {BEFORE: _("{name} segments before"), AFTER: _("{name} segments after")}[state]
-    former = Record.attached(subject.transformNode, ROLES[state])
-    node = Volumes.createSegmentation(segmentation, text.format(name=subject.name), subject.fixed, former)
+    former = Record.attached(deformation.transformNode, ROLES[state])
+    node = Volumes.createSegmentation(segmentation, text.format(name=deformation.name), deformation.fixed, former)
     display = node.GetDisplayNode()
     display.SetOpacity2DFill(1.0)
     for segmentId, kind in kinds.items():

@@ -16,7 +16,8 @@ from DeepAttentionRegEngine.volume import fields, metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..nodes import Record, Transforms, Volumes, Warping
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..nodes.Volumes import BINARY_LABELMAP
 
 BEFORE, AFTER = "before", "after"
@@ -61,28 +62,28 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SegmentComparison:
     """What was found.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param geometry: grid of the fixed volume.
     :param structures: the pairs, in the order of the fixed segments.
     :param warnings: sentences.
     """
 
-    subject: Subject
+    deformation: Deformation
     geometry: Geometry = field(repr=False)
     structures: list[Structure]
     warnings: list[str]
 
 
-def checkSegments(subject: Subject, fixed: slicer.vtkMRMLNode | None, moving: slicer.vtkMRMLNode | None) -> str:
+def checkSegments(deformation: Deformation, fixed: slicer.vtkMRMLNode | None, moving: slicer.vtkMRMLNode | None) -> str:
     """Return why segments cannot be compared, as a sentence; empty if they can. Arguments as of `compare`."""
     if fixed is None or moving is None:
         return _("Choose a fixed and a moving segmentation among the inputs.")
     if fixed is moving:
         return _("Fixed and moving segmentation are the same; choose two.")
-    problem = Volumes.checkNode(fixed) or Warping.checkWarp(moving, subject.transformNode, None, subject.fixed)
+    problem = Volumes.checkNode(fixed) or Warping.checkWarp(moving, deformation.transformNode, None, deformation.fixed)
     if problem:
         return problem
     # The values of a label map are not looked for: that takes a while, and this is asked often.
@@ -98,28 +99,29 @@ def _checkPairs(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> str:
     return text.format(fixed=fixed.GetName(), moving=moving.GetName())
 
 
-def compare(subject: Subject, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> Comparison:
+def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> SegmentComparison:
     """Compare segments on the grid of the fixed volume; the scene stays as it is.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param fixed: segmentation or label map volume that belongs to the fixed volume.
     :param moving: the same of the moving volume.
     :raises ValueError: if it cannot be done; says why.
     """
-    problem = checkSegments(subject, fixed, moving) or _checkPairs(fixed, moving)
+    problem = checkSegments(deformation, fixed, moving) or _checkPairs(fixed, moving)
     if problem:
         raise ValueError(problem)
-    geometry = Volumes.geometryOf(subject.fixed, Warping.WORLD)
+    geometry = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
     (_node, fixedNumbers), (_node, movingNumbers) = _numbered(fixed, moving)
-    start = Record.startOf(subject)
-    toFrame = Warping.toFrame(moving, subject.transformNode)
-    transforms = {BEFORE: _linear(start), AFTER: subject.transformNode.GetTransformFromParent()}
-    still = _draw(fixed, fixedNumbers, Volumes.matrixToWorld(fixed), _linear(Warping.WORLD), geometry)
+    start = Record.startOf(deformation)
+    toFrame = present(Warping.toFrame(moving, deformation.transformNode))
+    transforms = {BEFORE: _linear(start), AFTER: deformation.transformNode.GetTransformFromParent()}
+    toWorld = present(Volumes.matrixToWorld(fixed))
+    still = _draw(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry)
     moved = {
         state: _draw(moving, movingNumbers, toFrame, transform, geometry) for state, transform in transforms.items()
     }
     volumes = _volumes(moving, movingNumbers, toFrame, geometry)
-    jacobian = _jacobianOn(subject.transformNode, geometry)
+    jacobian = _jacobianOn(deformation.transformNode, geometry)
     names = _namesOf(fixed, fixedNumbers)
     common = [value for value in names if value in volumes]
     structures = [
@@ -134,7 +136,7 @@ def compare(subject: Subject, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLN
         for value in common
     ]
     lonely = [name for value, name in {**_namesOf(moving, movingNumbers), **names}.items() if value not in common]
-    return Comparison(subject, geometry, structures, [*_tellLonely(lonely), *_tellCut(structures, geometry)])
+    return SegmentComparison(deformation, geometry, structures, [*_tellLonely(lonely), *_tellCut(structures, geometry)])
 
 
 @dataclass(frozen=True)

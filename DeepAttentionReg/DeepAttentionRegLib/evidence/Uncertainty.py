@@ -1,6 +1,6 @@
 """How uncertain a deformation is: its spread over registrations of slightly changed volumes, as a map in mm.
 
-    estimate = Uncertainty.Estimate(subject, samples=8)
+    estimate = Uncertainty.UncertaintyEstimate(deformation, samples=8)
     estimate.start()
     estimate.wait()
 
@@ -8,44 +8,41 @@ The outcome is the map, which the transform remembers. uncertainty.py of the eng
 volumes and settings give the same map. What all samples get wrong together it cannot show: it is no bound of the error.
 """
 
-from pathlib import Path
-
 import numpy as np
 import slicer
 
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume import images
 
-from ..engine import Job
-from ..engine.Task import Callbacks
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
+from ..nodes.Deformation import Deformation
 from ..nodes.Overlays import Map
-from ..nodes.Subject import Subject
 from ..tasks import Registration
-from ..tasks.SubjectTask import SubjectTask, jobOf
+from ..tasks.DeformationTask import DeformationTask, jobOf
 from . import Maps
 
 SAMPLES = 8
 
 
-class Estimate(SubjectTask):
+class UncertaintyEstimate(DeformationTask):
     """Registers the volumes of a deformation several times; the outcome is the map."""
 
     def __init__(
         self,
-        subject: Subject,
+        deformation: Deformation,
         samples: int = SAMPLES,
         settings: Registration.Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
         :param samples: registrations, 2 to 100; the more, the smoother and slower.
-        :param subject: as `SubjectTask`; so are the others.
+        :param deformation: as `DeformationTask`; so are the others.
         """
-        super().__init__(subject, settings, callbacks, pythonExecutable=pythonExecutable, script=script)
+        super().__init__(deformation, settings, callbacks, engine=engine)
         self._samples = samples
 
     def _export(self) -> contract.Job:
@@ -56,7 +53,7 @@ class Estimate(SubjectTask):
     def _load(self, result: contract.Result) -> slicer.vtkMRMLScalarVolumeNode:
         spreadMm = images.read_volume(result.outputs["uncertainty"]).array
         self._requireInputs()
-        return Maps.put(self.subject, Map.UNCERTAINTY, spreadMm, self._grids["fixed"])
+        return Maps.put(self.deformation, Map.UNCERTAINTY, spreadMm, self._grids["fixed"])
 
 
 def summaryOf(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, float]:

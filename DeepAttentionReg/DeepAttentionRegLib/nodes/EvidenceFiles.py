@@ -1,4 +1,6 @@
-"""What a registration leaves behind besides its result, from files to nodes; Evidence.py gives access to the nodes.
+"""What a registration leaves behind besides its result, from files to nodes.
+
+RecursionEvidence.py gives access to the nodes.
 
 All become nodes that are saved with the scene, and which the transform of the registration knows (Record.py):
 
@@ -50,7 +52,7 @@ def stepVoxels(method: str, count: int | None) -> int:
 
 
 @dataclass(frozen=True)
-class Material:
+class LoadedEvidence:
     """Nodes that are in no scene yet.
 
     :param steps: the sequence of fields.
@@ -65,7 +67,7 @@ class Material:
     gaussians: vtk.vtkTable | None = None
 
 
-def read(result: contract.Result, displacementLps: np.ndarray, geometry: Geometry) -> Material:
+def read(result: contract.Result, displacementLps: np.ndarray, geometry: Geometry) -> LoadedEvidence:
     """Read what a job left behind.
 
     :param result: of the job.
@@ -87,7 +89,7 @@ def read(result: contract.Result, displacementLps: np.ndarray, geometry: Geometr
         arrays.append(fields.resize(displacementLps, geometry, grid))
         similarity.append(result.values.get("refined_similarity", similarity[0]))
         folds.append(_foldsOf(result))
-    return Material(
+    return LoadedEvidence(
         _makeSteps(arrays, grid, index.method, len(found)),
         _makeTable(similarity, folds),
         {**readMaps(folder, index), **_readAttention(folder, index)},
@@ -95,13 +97,14 @@ def read(result: contract.Result, displacementLps: np.ndarray, geometry: Geometr
     )
 
 
-def _withoutRecursions(result: contract.Result, displacementLps: np.ndarray, geometry: Geometry) -> Material:
+def _withoutRecursions(result: contract.Result, displacementLps: np.ndarray, geometry: Geometry) -> LoadedEvidence:
     """Return the two steps of a refinement without a method."""
     grid = geometry.coarsened(STEP_VOXELS)
     aligned = _linearField(np.reshape(result.values["alignment"], (4, 4)), grid)
     arrays = [aligned, fields.resize(displacementLps, geometry, grid)]
     similarity = [np.nan, result.values.get("refined_similarity", np.nan)]
-    return Material(_makeSteps(arrays, grid, contract.METHOD_NONE, 0), _makeTable(similarity, [0.0, _foldsOf(result)]))
+    steps = _makeSteps(arrays, grid, contract.METHOD_NONE, 0)
+    return LoadedEvidence(steps, _makeTable(similarity, [0.0, _foldsOf(result)]))
 
 
 def _first(values: list[float] | None) -> float:
@@ -189,7 +192,7 @@ def readMaps(folder: Path, index: recursions.Index) -> dict[str, slicer.vtkMRMLS
 def _readAttention(folder: Path, index: recursions.Index) -> dict[str, slicer.vtkMRMLSequenceNode]:
     """Return queries and keys by role."""
     names: list[str] = []
-    sequences = {}
+    sequences: dict[str, slicer.vtkMRMLSequenceNode] = {}
     for number, step in enumerate(index.recursions, start=1):
         for entry in step.attention:
             if entry["name"] not in names:
@@ -240,7 +243,7 @@ def _makeGaussians(index: recursions.Index) -> vtk.vtkTable:
     return makeTable(dict(zip(names, np.transpose(rows), strict=True)))
 
 
-def commit(material: Material, transformNode: slicer.vtkMRMLTransformNode) -> None:
+def commit(material: LoadedEvidence, transformNode: slicer.vtkMRMLTransformNode) -> None:
     """Add the nodes to the scene and let the transform of the registration know them."""
     scene, name = slicer.mrmlScene, transformNode.GetName()
     for role, sequence in {STEPS: material.steps, **material.sequences}.items():

@@ -110,8 +110,8 @@ def createTable(table: vtk.vtkTable, name: str, node: slicer.vtkMRMLTableNode | 
     return node
 
 
-def rowsOf(node: slicer.vtkMRMLTableNode) -> list[dict[str, str | float]]:
-    """Return the rows of a table, each by the names of its columns."""
+def rowsOf(node: slicer.vtkMRMLTableNode) -> list[dict[str, Any]]:
+    """Return the rows of a table, each by the names of its columns, whose cells are texts or numbers."""
     table = node.GetTable()
     columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
     return [{column.GetName(): column.GetValue(row) for column in columns} for row in range(table.GetNumberOfRows())]

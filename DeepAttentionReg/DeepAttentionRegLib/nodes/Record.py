@@ -15,7 +15,7 @@ import slicer
 from DeepAttentionRegEngine.protocol import contract, errors
 
 from . import Volumes
-from .Subject import Subject
+from .Deformation import Deformation
 
 ATTRIBUTE = "DeepAttentionReg.Record"
 ROLE_PREFIX = "DeepAttentionReg."
@@ -26,7 +26,7 @@ class Record:
     """How a transform was made.
 
     :param made: date and time with time zone, ISO 8601.
-    :param inputs: names of the nodes by role, as in `Volumes.Inputs`.
+    :param inputs: names of the nodes by role, as in `InputNodes`.
     :param settings: fields of the job that are no files.
     :param start: 16 numbers, row by row: world to moving coordinates (RAS) where the registration started.
     :param place: 16 numbers, row by row: moving coordinates to world (RAS), where the volume was; None if not known.
@@ -72,12 +72,12 @@ def recall(transformNode: slicer.vtkMRMLTransformNode) -> Record:
         return Record()
 
 
-def startOf(subject: Subject) -> np.ndarray:
+def startOf(deformation: Deformation) -> np.ndarray:
     """Return the 4x4 RAS matrix from world to the moving volume where its registration started, as far as is known."""
-    record = recall(subject.transformNode)
+    record = recall(deformation.transformNode)
     if record.start is not None:
         return np.reshape(record.start, (4, 4))
-    toWorld = Volumes.matrixToWorld(subject.moving)
+    toWorld = Volumes.matrixToWorld(deformation.moving)
     return np.eye(4) if toWorld is None else np.linalg.inv(toWorld)
 
 

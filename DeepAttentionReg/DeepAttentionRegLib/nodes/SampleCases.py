@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from DeepAttentionRegEngine.volume.geometry import Geometry
     from DeepAttentionRegEngine.volume.phantom import PhantomPair
 
-    from .Volumes import Inputs
+    from .InputNodes import InputNodes
 
 CATEGORY = "Deep Attention Registration"
 PHANTOMS = {
@@ -59,7 +59,7 @@ def registerSampleData() -> None:
         )
 
 
-def addPhantom(geometry: Geometry | None = None, *, flat: bool = False) -> Inputs:
+def addPhantom(geometry: Geometry | None = None, *, flat: bool = False) -> InputNodes:
     """Add a breathing thorax to the scene: two volumes with segmentations and landmarks.
 
     :param geometry: grid of both volumes; None takes one that is registered in half a minute.
@@ -68,7 +68,7 @@ def addPhantom(geometry: Geometry | None = None, *, flat: bool = False) -> Input
     """
     from DeepAttentionRegEngine.volume import phantom
 
-    from .Volumes import Inputs
+    from .InputNodes import InputNodes
 
     pair = phantom.make_phantom(geometry or phantom.default_geometry(flat=flat))
     names = {"fixed": _("Phantom breathed in"), "moving": _("Phantom breathed out")}
@@ -78,7 +78,7 @@ def addPhantom(geometry: Geometry | None = None, *, flat: bool = False) -> Input
         nodes[f"{side}Volume"] = _addVolume(pair, side, name)
         nodes[f"{side}Segmentation"] = _addSegmentation(pair, side, name, nodes[f"{side}Volume"])
         nodes[f"{side}Landmarks"] = _addLandmarks(getattr(pair, f"{side}_points_lps"), name)
-    return Inputs(**nodes)
+    return InputNodes(**nodes)
 
 
 def _openPhantom(flat: bool, _source: Any = None) -> list[slicer.vtkMRMLNode]:

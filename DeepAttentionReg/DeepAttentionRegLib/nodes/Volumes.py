@@ -5,7 +5,6 @@ moving volume has below its parent transform ("frame"): so the field found repla
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,60 +18,10 @@ from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
+from .Present import present
+
 BINARY_LABELMAP = "Binary labelmap"
 SegmentNumbers = dict[str, int]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Nodes of a registration; label maps may be segmentations or label map volumes.
-
-    :param fixedVolume: volume that stays.
-    :param movingVolume: volume to deform.
-    :param fixedMask: where the fixed volume drives the registration.
-    :param movingMask: where the moving volume does.
-    :param fixedSegmentation: structures to score with.
-    :param movingSegmentation: structures to warp and to score with.
-    :param fixedLandmarks: points to score with.
-    :param movingLandmarks: the corresponding points, in the same order.
-    :param initialTransform: linear start of the moving volume, in place of the parent transform that it is under.
-    """
-
-    fixedVolume: slicer.vtkMRMLScalarVolumeNode
-    movingVolume: slicer.vtkMRMLScalarVolumeNode
-    fixedMask: slicer.vtkMRMLNode | None = None
-    movingMask: slicer.vtkMRMLNode | None = None
-    fixedSegmentation: slicer.vtkMRMLNode | None = None
-    movingSegmentation: slicer.vtkMRMLNode | None = None
-    fixedLandmarks: slicer.vtkMRMLMarkupsNode | None = None
-    movingLandmarks: slicer.vtkMRMLMarkupsNode | None = None
-    initialTransform: slicer.vtkMRMLTransformNode | None = None
-
-    @property
-    def nodes(self) -> list[slicer.vtkMRMLNode]:
-        """All nodes that are given."""
-        return [node for node in vars(self).values() if node is not None]
-
-
-def checkInputs(inputs: Inputs) -> list[str]:
-    """Return why a registration of these nodes could not work, as sentences; none if it can be tried."""
-    if inputs.fixedVolume is None or inputs.movingVolume is None:
-        return [_("Choose a fixed and a moving volume.")]
-    if inputs.fixedVolume is inputs.movingVolume:
-        return [_("Fixed and moving are the same volume; choose two.")]
-    initial = inputs.initialTransform
-    nodes = [node for node in inputs.nodes if node is not initial]
-    problems = [problem for problem in map(checkNode, nodes) if problem]
-    if initial is not None and not initial.IsTransformToWorldLinear():
-        problems.append(_("{name} is not linear; choose another initial transform.").format(name=initial.GetName()))
-    points = inputs.fixedLandmarks, inputs.movingLandmarks
-    if (points[0] is None) != (points[1] is None):
-        problems.append(_("Landmarks are needed on both volumes or on none."))
-    elif points[0] is not None and points[0].GetNumberOfControlPoints() != points[1].GetNumberOfControlPoints():
-        text = _("There are {fixed} fixed but {moving} moving landmarks; they must correspond one by one.")
-        fixed, moving = (node.GetNumberOfControlPoints() for node in points)
-        problems.append(text.format(fixed=fixed, moving=moving))
-    return problems
 
 
 def checkNode(node: slicer.vtkMRMLTransformableNode) -> str:
@@ -115,10 +64,11 @@ def _checkContent(node: slicer.vtkMRMLNode) -> str:
 
 def matrixToWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray | None:
     """Return the 4x4 RAS matrix of a node's parent transforms; None if they are not linear."""
-    return _matrixOf(node.GetParentTransformNode())
+    return linearMatrix(node.GetParentTransformNode())
 
 
-def _matrixOf(transformNode: slicer.vtkMRMLTransformNode | None) -> np.ndarray | None:
+def linearMatrix(transformNode: slicer.vtkMRMLTransformNode | None) -> np.ndarray | None:
+    """Return the 4x4 RAS matrix from a transform to the world; the identity for None, None for a non-linear one."""
     if transformNode is None:
         return np.eye(4)
     if not transformNode.IsTransformToWorldLinear():  # asking for its matrix all the same would log an error
@@ -137,13 +87,7 @@ def ijkToRas(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
 
 def frameOf(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
     """Return the 4x4 RAS matrix from world to the coordinates of a node below its (linear) parent transforms."""
-    return np.linalg.inv(matrixToWorld(node))
-
-
-def startOf(inputs: Inputs) -> np.ndarray:
-    """Return the 4x4 RAS matrix from world to the moving volume where its registration starts."""
-    initial = inputs.initialTransform
-    return frameOf(inputs.movingVolume) if initial is None else np.linalg.inv(_matrixOf(initial))
+    return np.linalg.inv(present(matrixToWorld(node)))
 
 
 def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray) -> Geometry:
@@ -151,7 +95,7 @@ def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray) -
 
     :param worldToFrame: 4x4 RAS; the identity for world coordinates.
     """
-    matrix = worldToFrame @ matrixToWorld(volumeNode) @ ijkToRas(volumeNode)
+    matrix = worldToFrame @ present(matrixToWorld(volumeNode)) @ ijkToRas(volumeNode)
     return Geometry.from_ijk_to_ras(matrix, volumeNode.GetImageData().GetDimensions())
 
 
@@ -180,11 +124,9 @@ def numberSegments(nodes: Iterable[slicer.vtkMRMLNode | None]) -> list[SegmentNu
     valueOfName: dict[tuple[str, int], int] = {}
     numbers = []
     for node in nodes:
-        isSegmentation = isinstance(node, slicer.vtkMRMLSegmentationNode)
         names: list[str] = []
         values = {}
-        for segmentId in node.GetSegmentation().GetSegmentIDs() if isSegmentation else ():
-            segment = node.GetSegmentation().GetSegment(segmentId)
+        for segmentId, segment in _segmentsOf(node).items():
             # The second segment of a name is not merged with the first.
             key = segment.GetName(), names.count(segment.GetName())
             names.append(segment.GetName())
@@ -192,6 +134,14 @@ def numberSegments(nodes: Iterable[slicer.vtkMRMLNode | None]) -> list[SegmentNu
             values[segmentId] = segment.GetLabelValue() if keepValues else value
         numbers.append(values)
     return numbers
+
+
+def _segmentsOf(node: slicer.vtkMRMLNode | None) -> dict[str, slicer.vtkSegment]:
+    """Return the segments of a node by id; none for what is no segmentation."""
+    if not isinstance(node, slicer.vtkMRMLSegmentationNode):
+        return {}
+    segmentation = node.GetSegmentation()
+    return {segmentId: segmentation.GetSegment(segmentId) for segmentId in segmentation.GetSegmentIDs()}
 
 
 def exportLabels(
@@ -235,7 +185,7 @@ def _rasterize(
     node: slicer.vtkMRMLSegmentationNode, numbers: SegmentNumbers, reference: Geometry, worldToFrame: np.ndarray
 ) -> np.ndarray:
     """Draw segments on a grid; where they overlap the later one wins."""
-    toFrame = worldToFrame @ matrixToWorld(node)
+    toFrame = worldToFrame @ present(matrixToWorld(node))
     segmentation = withBinaryLabelmaps(node, reference, toFrame)
     grid = images.to_sitk(np.zeros(reference.shape, np.uint8), reference)
     result = np.zeros(reference.shape, np.uint16)
@@ -366,8 +316,7 @@ def createVolume(
     :param node: existing node to write into; None adds one.
     """
     isNew = node is None
-    if isNew:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node = node or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     fillVolume(node, image, geometry)
     node.CreateDefaultDisplayNodes()
     source, display = like.GetScalarVolumeDisplayNode(), node.GetScalarVolumeDisplayNode()

@@ -15,6 +15,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from . import Record, Volumes
+from .Present import present
 from .Transforms import WORLD
 from .Volumes import BINARY_LABELMAP
 
@@ -81,19 +82,15 @@ def warp(
     if problem:
         raise ValueError(problem)
     reference = reference or _fixedOf(transformNode)
+    frame, transform = present(toFrame(node, transformNode)), transformNode.GetTransformFromParent()
     if isinstance(node, slicer.vtkMRMLVolumeNode):
         geometry = Volumes.geometryOf(reference, WORLD)
-        image = drawVolume(node, toFrame(node, transformNode), transformNode.GetTransformFromParent(), geometry)
+        image = drawVolume(node, frame, transform, geometry)
         output = output or _addNodeLike(node, reference)
         Volumes.fillVolume(output, image, geometry)
         return Warped(output)
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
-        segmentation = drawSegments(
-            node,
-            toFrame(node, transformNode),
-            transformNode.GetTransformFromParent(),
-            Volumes.geometryOf(reference, WORLD),
-        )
+        segmentation = drawSegments(node, frame, transform, Volumes.geometryOf(reference, WORLD))
         output = output or _addNodeLike(node, reference)
         Volumes.createSegmentation(segmentation, output.GetName(), reference, output)
         if node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE):
@@ -307,7 +304,7 @@ def _warpPoints(
     """Fill a node with the moved points of another one and return a warning, if any is needed."""
     output.CopyContent(node)
     output.SetAndObserveTransformNodeID(None)
-    output.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(toFrame(node, transformNode)))
+    output.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(present(toFrame(node, transformNode))))
     before = _pointsOf(output)
     output.ApplyTransform(transformNode.GetTransformToParent())
     again = vtk.vtkPoints()

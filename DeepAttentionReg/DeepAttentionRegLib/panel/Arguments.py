@@ -3,12 +3,12 @@
 from typing import Any
 
 from ..engine import Methods
-from ..nodes import Volumes
+from ..nodes.InputNodes import InputNodes
 from ..Parameters import Alignment, DeepAttentionRegParameterNode
 from ..tasks import Registration, Results
 
-INPUT_NAMES = tuple(Volumes.Inputs.__dataclass_fields__)
-# Arguments that name existing nodes to write into, and what they become in `Results.Outputs`.
+INPUT_NAMES = tuple(InputNodes.__dataclass_fields__)
+# Arguments that name existing nodes to write into, and what they become in `Results.OutputNodes`.
 OUTPUT_NAMES = {
     "outputTransform": "transformNode",
     "outputVolume": "warpedVolumeNode",
@@ -48,7 +48,7 @@ def settingsOf(parameters: DeepAttentionRegParameterNode) -> Registration.Settin
     return Registration.Settings(**_settings(parameters, parameters.fixedVolume))
 
 
-def sort(arguments: dict[str, Any]) -> tuple[Volumes.Inputs, Registration.Settings, Results.Outputs]:
+def sort(arguments: dict[str, Any]) -> tuple[InputNodes, Registration.Settings, Results.OutputNodes]:
     """Return the inputs, settings and outputs among the arguments of `register`.
 
     :raises TypeError: if one is not known.
@@ -56,7 +56,7 @@ def sort(arguments: dict[str, Any]) -> tuple[Volumes.Inputs, Registration.Settin
     inputs = {name: arguments.get(name) for name in INPUT_NAMES}
     outputs = {role: arguments.get(name) for name, role in OUTPUT_NAMES.items()}
     settings = {name: value for name, value in arguments.items() if name not in (*INPUT_NAMES, *OUTPUT_NAMES)}
-    return Volumes.Inputs(**inputs), Registration.Settings(**settings), Results.Outputs(**outputs)
+    return InputNodes(**inputs), Registration.Settings(**settings), Results.OutputNodes(**outputs)
 
 
 def _settings(parameters: DeepAttentionRegParameterNode, volume: Any) -> dict[str, Any]:

@@ -7,35 +7,35 @@ from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
-from ..nodes import Metrics, Record, Subject
+from ..nodes import Deformation, Metrics, Record
 from ..Parameters import DeepAttentionRegParameterNode
-from . import Parts, Run
+from . import Parts
+from .RunSection import RunSection
 
 
 class InspectionTool(Parts.Section):
     """A group of widgets that shows one kind of evidence."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Take the widgets; a tool connects its own.
 
         :param ui: as `Section`.
-        :param tell: as `Section`.
+        :param run: starts what takes long, and tells.
         :param logic: the `DeepAttentionRegLogic`.
         """
-        super().__init__(ui, tell)
-        self._logic = logic
-        # What starts what takes long; the section that makes the tool provides it.
-        self.run: Run.RunSection | None = None
+        super().__init__(ui, run.tell)
+        self._run, self._logic = run, logic
         self._toolTips: dict[str, str] = {}
 
-    def subject(self) -> Subject.Subject:
+    def deformation(self) -> Deformation.Deformation:
         """Return the chosen deformation and its volumes.
 
         :raises ValueError: with a sentence, if there is none.
         """
-        chosen = self._parameters
-        return Subject.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
+        chosen = self.chosen
+        return Deformation.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
 
     def update(self, problem: str) -> None:
         """Show what can be done now.
@@ -70,7 +70,7 @@ class InspectionTool(Parts.Section):
 
     def showTable(self, role: str) -> None:
         """Show the table that the deformation remembers in a role."""
-        table = Record.attached(self._parameters.inspected, role)
+        table = Record.attached(self.chosen.inspected, role)
         if table is None:
             self._tell(_("The table was removed."))
         else:
@@ -80,9 +80,9 @@ class InspectionTool(Parts.Section):
 class TableTool(InspectionTool):
     """A tool that makes nodes with a table on demand, and then shows of them what is chosen."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Take the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._shown: tuple[object, ...] | None = None
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
@@ -106,3 +106,43 @@ class TableTool(InspectionTool):
         if self._shown != wanted:
             self._shown = wanted
             show(*wanted)
+
+
+class Cursor(VTKObservationMixin):
+    """Calls somebody whenever the cursor moves in a slice view, as long as that is wanted."""
+
+    def __init__(self, onMove: Callable[[], None]) -> None:
+        """Prepare; nothing is observed before `follow`.
+
+        :param onMove: called when the cursor has moved.
+        """
+        super().__init__()
+        self._onMove = onMove
+
+    def follow(self, isWanted: bool) -> None:
+        """Begin or end to observe the cursor."""
+        node = _crosshair()
+        event = slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent
+        if not isWanted:
+            self.removeObservers()
+        elif node is not None and not self.hasObserver(node, event, self._onEvent):
+            self.addObserver(node, event, self._onEvent)
+
+    def position(self) -> list[float] | None:
+        """Return the point of the world under the cursor, RAS mm; None if that is in no slice view."""
+        point = [0.0, 0.0, 0.0]
+        node = _crosshair()
+        return point if node is not None and node.GetCursorPositionRAS(point) else None
+
+    def viewName(self) -> str:
+        """Return the name of the slice view that the cursor is in; empty if it is in none."""
+        node = _crosshair()
+        view = node and node.GetCursorPositionXYZ([0.0, 0.0, 0.0])
+        return view.GetLayoutName() if view else ""
+
+    def _onEvent(self, caller: slicer.vtkMRMLNode, event: str) -> None:
+        self._onMove()
+
+
+def _crosshair() -> slicer.vtkMRMLCrosshairNode | None:
+    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")

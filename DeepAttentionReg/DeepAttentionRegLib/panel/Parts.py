@@ -6,6 +6,7 @@ from typing import Any
 
 import slicer
 
+from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
 
 
@@ -20,6 +21,11 @@ class Section:
         """
         self._ui, self._tell = ui, tell
         self._parameters: DeepAttentionRegParameterNode | None = None
+
+    @property
+    def chosen(self) -> DeepAttentionRegParameterNode:
+        """The choices, while there are any."""
+        return present(self._parameters)
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices; None lets go of the scene, which may be about to close."""

@@ -6,7 +6,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
 
-from ..Parameters import Alignment, DeepAttentionRegParameterNode, Method
+from ..Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice
 
 # Share of the time that the stages of a registration take, in their order.
 STAGE_WEIGHTS = {
@@ -29,7 +29,7 @@ def stagesOf(parameters: DeepAttentionRegParameterNode, *, withUncertainty: bool
     """
     skipped = {
         "align": parameters.alignment is Alignment.NONE or parameters.initialTransform is not None,
-        "recursion": parameters.method is Method.REFINEMENT_ONLY,
+        "recursion": parameters.method is MethodChoice.REFINEMENT_ONLY,
         "refine": not parameters.refine,
         "uncertainty": not withUncertainty,
     }

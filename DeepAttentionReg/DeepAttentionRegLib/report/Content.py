@@ -19,7 +19,7 @@ from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 
 from ..evidence import Landmarks, Maps, SegmentNodes
 from ..nodes import Metrics, Overlays, Record, Transforms, Volumes, Warping
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
 from . import Facts, Figures
 
 TABLE_ROLES = ("Metrics", SegmentNodes.TABLE_ROLE, Landmarks.TABLE_ROLE)
@@ -69,39 +69,39 @@ class Content:
     numbers: dict[str, Any]
 
 
-def check(subject: Subject) -> str:
+def check(deformation: Deformation) -> str:
     """Return why there can be no report on a deformation, as a sentence; empty if there can."""
     # The moving volume may lie under the deformation itself, to be shown warped.
-    return Volumes.checkNode(subject.fixed) or Warping.checkWarp(
-        subject.moving, subject.transformNode, reference=subject.fixed
+    return Volumes.checkNode(deformation.fixed) or Warping.checkWarp(
+        deformation.moving, deformation.transformNode, reference=deformation.fixed
     )
 
 
-def gather(subject: Subject, pointRas: np.ndarray | None = None) -> Content:
+def gather(deformation: Deformation, pointRas: np.ndarray | None = None) -> Content:
     """Return what there is to say of a deformation.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param pointRas: (3,) mm, where the slices of the pictures cross; None takes the center of the fixed volume.
     :raises ValueError: if there can be no report; says why.
     """
-    problem = check(subject)
+    problem = check(deformation)
     if problem:
         raise ValueError(problem)
-    record = Record.recall(subject.transformNode)
-    displacementLps, geometry = Transforms.readGrid(subject.transformNode)
+    record = Record.recall(deformation.transformNode)
+    displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
     field = Figures.Field(displacementLps, fields.jacobian_determinant(displacementLps, geometry), geometry)
     summary = fields.summarize_jacobian(field.jacobian)
-    pointLps = Volumes.geometryOf(subject.fixed, Warping.WORLD).center_lps
+    pointLps = Volumes.geometryOf(deformation.fixed, Warping.WORLD).center_lps
     if pointRas is not None:
         pointLps = flip_lps_ras(np.array(pointRas, float))
     content = Content(
-        title=subject.name,
+        title=deformation.name,
         made=Record.now(),
-        facts=Facts.facts(subject, record),
+        facts=Facts.facts(deformation, record),
         details=Facts.details(record),
-        limits=Facts.limits(subject, record, summary),
-        figures=Figures.draw(subject, field, pointLps),
-        tables=list(_tables(subject)),
+        limits=Facts.limits(deformation, record, summary),
+        figures=Figures.draw(deformation, field, pointLps),
+        tables=list(_tables(deformation)),
         warnings=_warnings(record, summary),
         citations=Facts.citations(record),
         numbers={},
@@ -114,7 +114,7 @@ def gather(subject: Subject, pointRas: np.ndarray | None = None) -> Content:
                 "registration": asdict(record),
                 "jacobian": asdict(summary),
                 "displacement_mm": {"mean": float(magnitude.mean(dtype=float)), "max": float(magnitude.max())},
-                "maps": _mapNumbers(subject),
+                "maps": _mapNumbers(deformation),
                 "tables": {
                     table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows]
                     for table in content.tables
@@ -135,9 +135,9 @@ def _warnings(record: Record.Record, summary: fields.JacobianSummary) -> list[st
     return warnings
 
 
-def _tables(subject: Subject) -> Iterator[Table]:
+def _tables(deformation: Deformation) -> Iterator[Table]:
     """Yield what the attached tables hold, the best known first."""
-    attached = Record.attachments(subject.transformNode)
+    attached = Record.attachments(deformation.transformNode)
     roles = [*TABLE_ROLES, *(role for role in attached if role not in TABLE_ROLES)]
     for node in (attached.get(role) for role in roles):
         if isinstance(node, slicer.vtkMRMLTableNode) and node.GetNumberOfRows():
@@ -147,9 +147,9 @@ def _tables(subject: Subject) -> Iterator[Table]:
             )
 
 
-def _mapNumbers(subject: Subject) -> dict[str, dict[str, float]]:
+def _mapNumbers(deformation: Deformation) -> dict[str, dict[str, float]]:
     """Return figures of the maps that the transform remembers, by their roles."""
-    nodes = {kind: Maps.of(subject, kind) for kind in Overlays.Map}
+    nodes = {kind: Maps.of(deformation, kind) for kind in Overlays.Map}
     numbers = {}
     for kind, node in nodes.items():
         values = np.empty(0) if node is None else slicer.util.arrayFromVolume(node).astype(float)

@@ -16,7 +16,7 @@ from ..engine import Weights
 from ..engine.Methods import timeText
 from ..evidence import Landmarks, Maps, SegmentNodes
 from ..nodes import Metrics, Overlays, Record, Volumes, Warping
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
 
 TG132 = (
     "Brock KK, Mutic S, McNutt TR, Li H, Kessler ML. Use of image registration and fusion algorithms and techniques in"
@@ -39,9 +39,9 @@ class Limit:
     reference: str
 
 
-def facts(subject: Subject, record: Record.Record) -> dict[str, dict[str, str]]:
+def facts(deformation: Deformation, record: Record.Record) -> dict[str, dict[str, str]]:
     """Return what was registered, and how: label and text, by the title of their section."""
-    volumes = {_("Fixed"): _volumeText(subject.fixed), _("Moving"): _volumeText(subject.moving)}
+    volumes = {_("Fixed"): _volumeText(deformation.fixed), _("Moving"): _volumeText(deformation.moving)}
     return _known({_("Volumes"): volumes, _("Method"): _methodFacts(record)})
 
 
@@ -63,14 +63,14 @@ def citations(record: Record.Record) -> list[str]:
     return [*([method.citation] if method is not None and method.citation else []), TG132]
 
 
-def limits(subject: Subject, record: Record.Record, summary: fields.JacobianSummary) -> list[Limit]:
+def limits(deformation: Deformation, record: Record.Record, summary: fields.JacobianSummary) -> list[Limit]:
     """Return what was measured beside the tolerances of TG-132, Table III.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param record: what it remembers.
     :param summary: of its Jacobian determinant.
     """
-    voxel = Metrics.numberText(max(Volumes.geometryOf(subject.fixed, Warping.WORLD).spacing))
+    voxel = Metrics.numberText(max(Volumes.geometryOf(deformation.fixed, Warping.WORLD).spacing))
     dimension = _("maximum voxel dimension, about 2 to 3 mm (of this fixed volume: {voxel} mm)").format(voxel=voxel)
     contour = _("within the contouring uncertainty of the structure")
     jacobian = _("{low} to {high}; {folds} folded voxels").format(
@@ -79,15 +79,15 @@ def limits(subject: Subject, record: Record.Record, summary: fields.JacobianSumm
         folds=summary.folds or _("no"),
     )
     return [
-        Limit(_("Target registration error of landmarks"), _landmarkText(subject, record), dimension),
+        Limit(_("Target registration error of landmarks"), _landmarkText(deformation, record), dimension),
         Limit(
             _("Mean distance to agreement (here: average symmetric surface distance)"),
-            _overlapText(subject, record, "assd_mm", _("ASSD after (mm)"), max),
+            _overlapText(deformation, record, "assd_mm", _("ASSD after (mm)"), max),
             _("{contour}, or {dimension}").format(contour=contour, dimension=dimension),
         ),
         Limit(
             _("Dice similarity coefficient"),
-            _overlapText(subject, record, "dice", _("Dice after"), min),
+            _overlapText(deformation, record, "dice", _("Dice after"), min),
             _("{contour}, about 0.80 to 0.90; depends on the volume of the structure").format(contour=contour),
         ),
         Limit(
@@ -98,7 +98,7 @@ def limits(subject: Subject, record: Record.Record, summary: fields.JacobianSumm
                 " to shrink, above 1 for those expected to grow)"
             ),
         ),
-        Limit(_("Consistency, forth and back"), _consistencyText(subject), dimension),
+        Limit(_("Consistency, forth and back"), _consistencyText(deformation), dimension),
     ]
 
 
@@ -175,9 +175,9 @@ def _volumeText(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
     return _("{name}: {size} voxels of {spacing} mm").format(name=volume.GetName(), size=size, spacing=spacing)
 
 
-def _landmarkText(subject: Subject, record: Record.Record) -> str:
+def _landmarkText(deformation: Deformation, record: Record.Record) -> str:
     text = _("mean {mean} mm, at most {most} mm")
-    table = Record.attached(subject.transformNode, Landmarks.TABLE_ROLE)
+    table = Record.attached(deformation.transformNode, Landmarks.TABLE_ROLE)
     if table is not None:
         mean, most = (row[_("Error after (mm)")] for row in Metrics.rowsOf(table)[:2])
     else:
@@ -189,10 +189,10 @@ def _landmarkText(subject: Subject, record: Record.Record) -> str:
 
 
 def _overlapText(
-    subject: Subject, record: Record.Record, measure: str, column: str, worst: Callable[..., float]
+    deformation: Deformation, record: Record.Record, measure: str, column: str, worst: Callable[..., float]
 ) -> str:
     """Return mean and worst value of a measure after the registration, over all segments."""
-    table = Record.attached(subject.transformNode, SegmentNodes.TABLE_ROLE)
+    table = Record.attached(deformation.transformNode, SegmentNodes.TABLE_ROLE)
     if table is not None:
         values = [float(row[column]) for row in Metrics.rowsOf(table)]
     else:
@@ -207,8 +207,8 @@ def _overlapText(
     return f"{text} mm" if measure.endswith("_mm") else text
 
 
-def _consistencyText(subject: Subject) -> str:
-    node = Maps.of(subject, Overlays.Map.INCONSISTENCY)
+def _consistencyText(deformation: Deformation) -> str:
+    node = Maps.of(deformation, Overlays.Map.INCONSISTENCY)
     if node is None:
         return _("not measured")
     values = slicer.util.arrayFromVolume(node)

@@ -12,8 +12,8 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..evidence import Maps, Pictures, SegmentNodes
 from ..nodes import Metrics, Record, Volumes, Warping
+from ..nodes.Deformation import Deformation
 from ..nodes.Overlays import Map, Measure
-from ..nodes.Subject import Subject
 
 ALWAYS = (Map.JACOBIAN, Map.MAGNITUDE)
 
@@ -72,34 +72,34 @@ class Field:
         return self.geometry.index_to_lps(np.array([[i, j, k]]))[0]
 
 
-def draw(subject: Subject, field: Field, pointLps: np.ndarray) -> list[Figure]:
+def draw(deformation: Deformation, field: Field, pointLps: np.ndarray) -> list[Figure]:
     """Return the pictures of a deformation.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param field: its displacements.
     :param pointLps: (3,) mm in the world, through which the slices run.
     """
-    artist = _Artist(subject, field, pointLps)
+    artist = _Artist(deformation, field, pointLps)
     figures = [*artist.volumes(), *artist.fusions()]
-    figures += [artist.map(kind, *artist.mapOf(kind)) for kind in Map if kind in ALWAYS or Maps.of(subject, kind)]
+    figures += [artist.map(kind, *artist.mapOf(kind)) for kind in Map if kind in ALWAYS or Maps.of(deformation, kind)]
     figures += artist.segments()
     extreme = field.extremeLps()
     text = _("Where the volume of tissue changes most: R {0}, A {1}, S {2} mm").format(
         *(Metrics.numberText(float(value)) for value in flip_lps_ras(extreme))
     )
-    worst = _Artist(subject, field, extreme)
+    worst = _Artist(deformation, field, extreme)
     return [*figures, worst.map(Map.JACOBIAN, *worst.mapOf(Map.JACOBIAN), title=text)]
 
 
 class _Artist:
     """Draws slices through one point."""
 
-    def __init__(self, subject: Subject, field: Field, pointLps: np.ndarray) -> None:
-        self._subject, self._field = subject, field
-        fixedGrid = Volumes.geometryOf(subject.fixed, Warping.WORLD)
+    def __init__(self, deformation: Deformation, field: Field, pointLps: np.ndarray) -> None:
+        self._deformation, self._field = deformation, field
+        fixedGrid = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
         self._planes = Pictures.planesThrough(fixedGrid, pointLps)
-        fixed = slicer.util.arrayFromVolume(subject.fixed)
-        window = Pictures.grayWindow(subject.fixed)
+        fixed = slicer.util.arrayFromVolume(deformation.fixed)
+        window = Pictures.grayWindow(deformation.fixed)
         self._fixed = [Pictures.gray(plane.sample(fixed, fixedGrid), window) for plane in self._planes]
 
     def _figure(self, title: str, pictures: list[np.ndarray], legend: Legend | None = None) -> Figure:
@@ -110,11 +110,11 @@ class _Artist:
     @functools.cached_property
     def _moving(self) -> dict[str, list[np.ndarray]]:
         """Return the moving volume, gray, in all planes, by state."""
-        moving = self._subject.moving
-        matrix = Warping.toFrame(moving, self._subject.transformNode) @ Volumes.ijkToRas(moving)
+        moving = self._deformation.moving
+        matrix = Warping.toFrame(moving, self._deformation.transformNode) @ Volumes.ijkToRas(moving)
         grid = Geometry.from_ijk_to_ras(matrix, moving.GetImageData().GetDimensions())
         array, window = slicer.util.arrayFromVolume(moving), Pictures.grayWindow(moving)
-        start = Record.startOf(self._subject)
+        start = Record.startOf(self._deformation)
         pictures: dict[str, list[np.ndarray]] = {"before": [], "after": []}
         for plane in self._planes:
             ras = flip_lps_ras(plane.pointsLps)
@@ -151,7 +151,7 @@ class _Artist:
 
     def mapOf(self, kind: Map) -> tuple[np.ndarray, Geometry]:
         """Return a map (k, j, i) and its grid: one that the transform remembers, or of its field."""
-        node = Maps.of(self._subject, kind)
+        node = Maps.of(self._deformation, kind)
         if node is not None:
             return slicer.util.arrayFromVolume(node), Volumes.geometryOf(node, Warping.WORLD)
         if kind is Map.JACOBIAN:
@@ -177,7 +177,7 @@ class _Artist:
         legend = Legend(_("Segments"), colors=tuple(colors))
         figures = []
         for state, title in (("before", _("Segments before")), ("after", _("Segments after"))):
-            node = Record.attached(self._subject.transformNode, SegmentNodes.ROLES[state])
+            node = Record.attached(self._deformation.transformNode, SegmentNodes.ROLES[state])
             if node is not None:
                 pairs = zip(self._fixed, self._planes, strict=True)
                 figures.append(self._figure(title, [_drawRegions(node, *pair) for pair in pairs], legend))

@@ -1,6 +1,6 @@
 """Reports on a deformation: HTML to read, CSV and JSON to compute with, PDF where Qt is there to make it.
 
-written = Report.write(Subject.ofTransform(transformNode), "report.html")
+written = Report.write(Deformation.ofTransform(transformNode), "report.html")
 """
 
 import csv
@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import errors, files
 
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
 from . import Html
 from .Content import Content, Table, gather
 
@@ -25,10 +25,12 @@ SUFFIXES = (".html", ".htm")
 PDF_DPI = 150
 
 
-def write(subject: Subject, path: str | Path, *, pdf: bool = False, pointRas: np.ndarray | None = None) -> list[Path]:
+def write(
+    deformation: Deformation, path: str | Path, *, pdf: bool = False, pointRas: np.ndarray | None = None
+) -> list[Path]:
     """Write a report and, beside it under the same name, all its numbers as CSV and JSON: all files or none.
 
-    :param subject: the deformation.
+    :param deformation: the deformation.
     :param path: HTML file; existing files are replaced.
     :param pdf: also write a PDF file.
     :param pointRas: (3,) mm, where the slices of the pictures cross; None takes the center of the fixed volume.
@@ -38,7 +40,7 @@ def write(subject: Subject, path: str | Path, *, pdf: bool = False, pointRas: np
     path = Path(path)
     try:
         files.require_writable(path, SUFFIXES)
-        content = gather(subject, pointRas)
+        content = gather(deformation, pointRas)
         page = Html.write(content)
         contents = {
             path: page.encode(),

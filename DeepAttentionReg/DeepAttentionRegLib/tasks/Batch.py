@@ -19,8 +19,9 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import batch, contract, errors, pair_table
 
-from ..engine import Job
-from ..engine.Task import Callbacks, Task
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
+from ..engine.Task import Task
 from . import Registration
 
 TEXTS = ("name", "status", "fixed", "moving", "method", "message")
@@ -69,8 +70,7 @@ class BatchRegistration(Task):
         callbacks: Callbacks | None = None,
         *,
         outputs: list[str] | None = None,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
@@ -79,22 +79,21 @@ class BatchRegistration(Task):
         :param settings: of the pairs that do not say otherwise.
         :param callbacks: whom to tell; progress is of the stage "pair".
         :param outputs: what each pair gets, of `batch.OUTPUTS` of the engine; None takes the usual ones.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
-        super().__init__(callbacks, pythonExecutable, script)
-        self._pairs, self._folder, self._outputs = Path(pairs), Path(folder), outputs
+        super().__init__(callbacks, engine)
+        self._pairs, self._results, self._outputs = Path(pairs), Path(folder), outputs
         values = Registration.jobValues(settings or Registration.Settings())
         self._settings = {name: value for name, value in values.items() if not name.startswith("output_")}
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
-        problem = checkBatch(self._pairs, self._folder)
+        problem = checkBatch(self._pairs, self._results)
         return [problem] if problem else []
 
     def _export(self) -> contract.Job:
         # Absolute, for the engine works in a folder of its own.
-        values = {"pairs": str(self._pairs.absolute()), "output": str(self._folder.absolute())}
+        values = {"pairs": str(self._pairs.absolute()), "output": str(self._results.absolute())}
         return contract.build(contract.BatchJob, {**values, "settings": self._settings, "outputs": self._outputs})
 
     def _load(self, result: contract.Result) -> BatchOutcome:

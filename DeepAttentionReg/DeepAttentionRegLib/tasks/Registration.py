@@ -12,13 +12,16 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume import images
 
-from ..engine import Job, Methods
-from ..engine.Task import Callbacks, Task
+from ..engine import Methods
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
+from ..engine.Task import Task
 from ..nodes import EvidenceFiles, Record, Volumes
+from ..nodes.InputNodes import InputNodes, checkInputs, startOf
+from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
-from ..nodes.Volumes import Inputs
 from . import Results
-from .Results import Outcome, Outputs
+from .Results import Outcome, OutputNodes
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 OUTPUT_FILES = {
@@ -34,10 +37,10 @@ class Settings:
     """Choices of a registration; names and meaning as in `contract.RegisterJob`.
 
     Recursions that are kept, and with `keepAttention` also what the network attended to in them, become nodes: see
-    Evidence.py. Those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress` that is there
-    until the callback returns. Where an `evidenceFolder` is given, their files are kept there, too, and a sequence of
-    Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and recursions.py and gaussian_files.py of
-    the engine say what they hold. Nothing in that folder is overwritten.
+    RecursionEvidence.py. Those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress` that is
+    there until the callback returns. Where an `evidenceFolder` is given, their files are kept there, too, and a
+    sequence of Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and recursions.py and
+    gaussian_files.py of the engine say what they hold. Nothing in that folder is overwritten.
     """
 
     method: str = "rman"
@@ -58,18 +61,17 @@ class Settings:
     seed: int = 0
 
 
-class Registration(Task):
+class PairRegistration(Task):
     """Registers the moving to the fixed volume without blocking; `start` it, then `wait` or let the callbacks come."""
 
     def __init__(
         self,
-        inputs: Inputs,
+        inputs: InputNodes,
         settings: Settings | None = None,
-        outputs: Outputs | None = None,
+        outputs: OutputNodes | None = None,
         callbacks: Callbacks | None = None,
         *,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
@@ -77,21 +79,20 @@ class Registration(Task):
         :param settings: how.
         :param outputs: where to.
         :param callbacks: whom to tell.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
-        super().__init__(callbacks, pythonExecutable, script)
-        self._inputs: Inputs | None = inputs
+        super().__init__(callbacks, engine)
+        self._inputs = inputs
         self._settings = settings or Settings()
-        self._outputs: Outputs | None = outputs or Outputs()
-        self._case: Results.Case | None = None
+        self._outputs = outputs or OutputNodes()
+        self._case: Results.Case  # from the export on
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
         return checkAll(self._inputs, self._settings, self._outputs)
 
     def _release(self) -> None:
-        self._inputs = self._outputs = None
+        self._inputs, self._outputs = InputNodes(None, None), OutputNodes()
 
     def _goneMessage(self) -> str:
         areThere = self._case.fixed.get() is not None and self._case.moving.get() is not None
@@ -119,16 +120,16 @@ class Registration(Task):
         values.update(self._exportSide("moving", movingFrame, numbers[1]))
         if inputs.movingSegmentation is not None:
             values["output_warped_labels"] = "warped_labels.nrrd"
-        start = Volumes.startOf(inputs)
+        start = startOf(inputs)
         if not np.allclose(start, WORLD, rtol=0, atol=1e-9):
-            images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
+            images.write_linear_transform(self._folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
             values["initial_transform"] = "initial.tfm"
         return contract.build(contract.RegisterJob, values)
 
     def _exportSide(self, side: str, frame: np.ndarray, numbers: Volumes.SegmentNumbers) -> dict[str, str]:
         """Write the nodes of one side, "fixed" or "moving", and return the job's fields for them."""
         given = {role: getattr(self._inputs, side + role) for role in ("Volume", "Mask", "Segmentation", "Landmarks")}
-        folder, values = self._job.folder, {}
+        folder, values = self._folder, {}
         self._tell("export", _("Exporting {name}.").format(name=given["Volume"].GetName()))
         Volumes.exportVolume(given["Volume"], frame, folder / f"{side}.nrrd")
         reference = Volumes.geometryOf(given["Volume"], frame)
@@ -207,20 +208,20 @@ def jobValues(settings: Settings) -> dict[str, Any]:
     return values
 
 
-def _recordOf(inputs: Inputs, settings: Settings) -> Record.Record:
+def _recordOf(inputs: InputNodes, settings: Settings) -> Record.Record:
     """Return what is to be remembered of a registration that is about to start."""
     values = jobValues(settings)
     return Record.Record(
         made=Record.now(),
         inputs={role: node.GetName() for role, node in vars(inputs).items() if node is not None},
         settings={name: value for name, value in values.items() if not name.startswith("output_")},
-        start=Volumes.startOf(inputs).ravel().tolist(),
-        place=Volumes.matrixToWorld(inputs.movingVolume).ravel().tolist(),
+        start=startOf(inputs).ravel().tolist(),
+        place=present(Volumes.matrixToWorld(inputs.movingVolume)).ravel().tolist(),
         slicer=Record.slicerVersion(),
     )
 
 
-def _nameOf(inputs: Inputs, method: str) -> str:
+def _nameOf(inputs: InputNodes, method: str) -> str:
     return _("{moving} to {fixed} ({method})").format(
         moving=inputs.movingVolume.GetName(),
         fixed=inputs.fixedVolume.GetName(),
@@ -228,7 +229,7 @@ def _nameOf(inputs: Inputs, method: str) -> str:
     )
 
 
-def checkAll(inputs: Inputs, settings: Settings, outputs: Outputs) -> list[str]:
+def checkAll(inputs: InputNodes, settings: Settings, outputs: OutputNodes) -> list[str]:
     """Return why a registration cannot be started, as sentences.
 
     :param inputs: what to register.
@@ -236,10 +237,10 @@ def checkAll(inputs: Inputs, settings: Settings, outputs: Outputs) -> list[str]:
     :param outputs: where to.
     """
     wrongMethod = Methods.checkMethod(settings.method, inputs.fixedVolume, settings.weights)
-    return Volumes.checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs) + checkEvidence(settings)
+    return checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs) + checkEvidence(settings)
 
 
-def checkOutputs(inputs: Inputs, outputs: Outputs) -> list[str]:
+def checkOutputs(inputs: InputNodes, outputs: OutputNodes) -> list[str]:
     """Return why these nodes cannot be written into, as sentences."""
     problems = []
     nodes = [node for node in vars(outputs).values() if node is not None]

@@ -16,7 +16,7 @@ from ..nodes import EvidenceFiles, Metrics, Overlays, Record, Transforms, Volume
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputNodes:
     """Existing nodes to write into; None adds a node."""
 
     transformNode: slicer.vtkMRMLTransformNode | None = None
@@ -36,7 +36,7 @@ class Outcome:
     :param jacobianVolumeNode: Jacobian determinant on the fixed grid, colored.
     :param warpedSegmentationNode: moving segmentation on the fixed grid; None without one.
     :param tableNode: measures before and after.
-    :param stepsNode: the deformation after every recursion, if that was to be kept; see Evidence.py.
+    :param stepsNode: the deformation after every recursion, if that was to be kept; see RecursionEvidence.py.
     :param result: what the engine said.
     """
 
@@ -76,7 +76,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Material:
+class LoadedResult:
     """The engine's output as data that is in no scene yet."""
 
     transform: slicer.vtkOrientedGridTransform
@@ -84,11 +84,11 @@ class Material:
     jacobian: np.ndarray
     segmentation: slicer.vtkSegmentation | None
     table: vtk.vtkTable
-    evidence: EvidenceFiles.Material | None
+    evidence: EvidenceFiles.LoadedEvidence | None
     result: contract.Result
 
 
-def read(result: contract.Result, case: Case, *, withEvidence: bool) -> Material:
+def read(result: contract.Result, case: Case, *, withEvidence: bool) -> LoadedResult:
     """Read the engine's files.
 
     :param result: names the files.
@@ -102,7 +102,7 @@ def read(result: contract.Result, case: Case, *, withEvidence: bool) -> Material
         labels = images.read_labels(result.outputs["warped_labels"]).array
         segmentation = Volumes.makeSegmentation(labels, case.geometry, case.segments["moving"])
     described = {**case.segments.get("fixed", {}), **case.segments.get("moving", {})}
-    return Material(
+    return LoadedResult(
         transform=Transforms.makeGridTransform(displacement, case.geometry),
         warped=Volumes.makeImage(images.read_volume(result.outputs["warped"]).array),
         jacobian=images.read_volume(result.outputs["jacobian"]).array,
@@ -113,7 +113,7 @@ def read(result: contract.Result, case: Case, *, withEvidence: bool) -> Material
     )
 
 
-def commit(material: Material, case: Case) -> Outcome:
+def commit(material: LoadedResult, case: Case) -> Outcome:
     """Put the result into the scene: all of it or, if something goes wrong, nothing.
 
     :param material: from `read`.

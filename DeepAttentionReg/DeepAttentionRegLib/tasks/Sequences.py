@@ -4,9 +4,7 @@ One frame after another goes through the engine. The scene does not change befor
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import slicer
@@ -17,8 +15,13 @@ from DeepAttentionRegEngine.protocol import contract, errors
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..engine import Job, Methods, Task
+from ..engine import Methods
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
+from ..engine.EngineJob import EngineJob
+from ..engine.Task import Work
 from ..nodes import Transforms, Volumes
+from ..nodes.Present import present
 from . import Registration, Results
 
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
@@ -63,20 +66,6 @@ class SequenceOutcome:
     results: dict[int, contract.Result]
 
 
-@dataclass(frozen=True)
-class Callbacks:
-    """Functions called in the main thread; one of the last two is called exactly once, unless `close` comes first.
-
-    :param onProgress: gets every `FrameProgress`.
-    :param onFinished: gets the `SequenceOutcome`.
-    :param onFailed: gets the `contract.Failure`; its message names the frame, or how many frames were done.
-    """
-
-    onProgress: Callable[[FrameProgress], None] = Job.ignore
-    onFinished: Callable[[SequenceOutcome], None] = Job.ignore
-    onFailed: Callable[[contract.Failure], None] = Job.ignore
-
-
 @dataclass
 class _Done:
     """What is known of the registered frames, in no scene yet; by the number of the frame, from 0."""
@@ -107,7 +96,7 @@ def checkSequence(
     return unfit[:1] or Methods.checkMethod(settings.method, frames[referenceFrame], settings.weights)
 
 
-class SequenceRegistration(Task.Work):
+class SequenceRegistration(Work):
     """Registers the frames without blocking; `start` it, then `wait` or let the callbacks come.
 
     After a failure or a cancellation `outcome` holds what was done until then, if that was to be kept.
@@ -122,8 +111,7 @@ class SequenceRegistration(Task.Work):
         *,
         withVolumes: bool = False,
         keepPartial: bool = False,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
@@ -133,10 +121,9 @@ class SequenceRegistration(Task.Work):
         :param callbacks: whom to tell.
         :param withVolumes: also make a sequence of the warped volumes.
         :param keepPartial: put the frames done so far into the scene if it ends early.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
-        super().__init__(callbacks or Callbacks(), pythonExecutable, script)
+        super().__init__(callbacks, engine)
         self._sequence = Results.NodeReference(sequenceNode)
         self._reference = referenceFrame
         self._settings = replace(
@@ -150,7 +137,7 @@ class SequenceRegistration(Task.Work):
         self._withVolumes = withVolumes
         self._keepPartial = keepPartial
         self._indexValues: list[str] = []
-        self._geometry: Geometry | None = None
+        self._geometry: Geometry  # from the start on
         self._frame = -1
         self._done = _Done()
         self._isFinishing = False
@@ -169,12 +156,12 @@ class SequenceRegistration(Task.Work):
         """
         sequence = self._sequence.get()
         problems = checkSequence(sequence, self._reference, self._settings)
-        if problems:
+        if sequence is None or problems:
             raise ValueError(" ".join(problems))
         self._indexValues = [sequence.GetNthIndexValue(frame) for frame in range(sequence.GetNumberOfDataNodes())]
         self._geometry = Volumes.geometryOf(sequence.GetNthDataNode(self._reference), FRAME)
         try:
-            self._startFrame(self._nextFrame())
+            self._startFrame(present(self._nextFrame()))
         except errors.EngineError as error:
             raise ValueError(str(error)) from error
 
@@ -188,7 +175,7 @@ class SequenceRegistration(Task.Work):
         :raises RuntimeError: if it failed or was canceled; says why and how many frames were done.
         """
         try:
-            while self.isRunning:
+            while self._job is not None and self.isRunning:
                 self._job.wait()
         except BaseException:
             self.close()
@@ -214,7 +201,7 @@ class SequenceRegistration(Task.Work):
         :raises RuntimeError: if the engine cannot be started.
         """
         self._frame = frame
-        self._job = Job.EngineJob(Job.Callbacks(self._onProgress, self._onResult, self._onFailure), *self._engine)
+        self._job = EngineJob(Callbacks(self._onProgress, self._onResult, self._onFailure), self._engine)
         files = {"fixed": "fixed.nrrd", "moving": "moving.nrrd", "output_transform": "transform.nrrd"}
         if self._withVolumes:
             files["output_warped"] = "warped.nrrd"
@@ -296,7 +283,7 @@ class SequenceRegistration(Task.Work):
 
     def _commit(self) -> SequenceOutcome:
         """Put the result into the scene: all of it or, if something goes wrong, nothing."""
-        source, reference = self._sequence.get(), self._volumeOf(self._reference)
+        source, reference = present(self._sequence.get()), self._volumeOf(self._reference)
         still = np.zeros((*self._geometry.shape, 3), np.float32)
         transforms = {**self._done.transforms, self._reference: _makeTransform(still, self._geometry)}
         volumes = {**self._done.volumes, self._reference: reference} if self._withVolumes else {}
@@ -321,7 +308,7 @@ class SequenceRegistration(Task.Work):
 
     def _addSequence(self, name: str, nodes: dict[int, slicer.vtkMRMLNode]) -> slicer.vtkMRMLSequenceNode:
         """Add a sequence of nodes by frame, with the index of the original one."""
-        source = self._sequence.get()
+        source = present(self._sequence.get())
         added = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
         added.SetIndexName(source.GetIndexName())
         added.SetIndexUnit(source.GetIndexUnit())

@@ -4,8 +4,8 @@ The fixed volume is compared with the moving one, before or after its deformatio
 fixed volume: so before and after are equally sharp. What appears equally bright counts as equal; the windows of the
 two volumes say what that is.
 
-    comparison = Comparison(Subject.ofTransform(transformNode))
-    comparison.show(Options(Mode.CHECKERBOARD, tileMm=15))
+    comparison = Comparison(Deformation.ofTransform(transformNode))
+    comparison.show(ComparisonOptions(Mode.CHECKERBOARD, tileMm=15))
     comparison.close()
 
 Nodes that this takes are hidden, not saved with the scene, and gone at the end.
@@ -24,11 +24,12 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import Record, Volumes
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
 from ..tasks.Results import NodeReference
 from . import Mixing
-from .ComparisonModes import Divider, Layer, Mode
+from .ComparisonModes import ComparedVolume, Divider, Mode
 from .ViewStates import (
     FIXED_PANE,
     MOVING_ATTRIBUTE,
@@ -58,7 +59,7 @@ NOTHING = -1e30
 
 
 @dataclass(frozen=True)
-class Options:
+class ComparisonOptions:
     """How to compare.
 
     :param mode: one of `Mode`.
@@ -72,7 +73,7 @@ class Options:
     """
 
     mode: Mode
-    layer: Layer = Layer.AFTER
+    layer: ComparedVolume = ComparedVolume.AFTER
     opacity: float = 0.5
     tileMm: float = 20.0
     divider: Divider = Divider.RIGHT_LEFT
@@ -94,19 +95,19 @@ def opacityAt(mode: Mode, turns: float) -> float:
 class Comparison:
     """A deformation's volumes as slice views show them, until it is closed."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, deformation: Deformation) -> None:
         """Prepare; nothing is shown before `show`."""
-        self.subject = subject
+        self.deformation = deformation
         self._views: dict[str, ViewState] = {}
         self._nodes: dict[str, list[NodeReference]] = {}  # each a volume, then what belongs to it
-        self._values: dict[Layer, np.ndarray] = {}
-        self._options: Options | None = None
+        self._values: dict[ComparedVolume, np.ndarray] = {}
+        self._options: ComparisonOptions | None = None
         self._source: tuple | None = None
-        self._content: Options | None = None  # what the mixed volume holds
+        self._content: ComparisonOptions | None = None  # what the mixed volume holds
         self._split = 0  # first voxel beyond the divider
         self._turns = 0.0  # how often a rock or flicker has come and gone
 
-    def show(self, options: Options) -> None:
+    def show(self, options: ComparisonOptions) -> None:
         """Show the volumes in all slice views; what is shown already is left alone.
 
         :raises ValueError: if a volume cannot be compared; says why.
@@ -169,14 +170,14 @@ class Comparison:
         return any(node.GetName() == NAME and node not in mine for node in shown)
 
     def _geometry(self) -> Geometry:
-        return Volumes.geometryOf(self.subject.fixed, WORLD)
+        return Volumes.geometryOf(self.deformation.fixed, WORLD)
 
     def _currentSource(self) -> tuple:
         """Return what all that is shown is made from, to find out whether that has changed.
 
         :raises ValueError: if a volume cannot be compared.
         """
-        fixed, moving, field = self.subject.fixed, self.subject.moving, self._field()
+        fixed, moving, field = self.deformation.fixed, self.deformation.moving, self._field()
         problem = Volumes.checkNode(fixed) or ("" if self._isShownWarped else Volumes.checkNode(moving))
         if problem:
             raise ValueError(problem)
@@ -189,7 +190,7 @@ class Comparison:
         return self._geometry(), place.tolist(), times, Mixing.windowOf(fixed), Mixing.windowOf(moving)
 
     def _field(self) -> slicer.vtkOrientedGridTransform:
-        return self.subject.transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False)
+        return self.deformation.transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False)
 
     def _quickField(self) -> slicer.vtkOrientedGridTransform:
         """Return the field, interpolated linearly: at its nodes, which the voxels are, that is the same as cubic."""
@@ -200,33 +201,33 @@ class Comparison:
 
     @property
     def _isShownWarped(self) -> bool:
-        return self.subject.moving.GetParentTransformNode() is self.subject.transformNode
+        return self.deformation.moving.GetParentTransformNode() is self.deformation.transformNode
 
     def _toWorld(self) -> np.ndarray:
         """Return the 4x4 RAS matrix from the moving volume's own coordinates to where it is before its deformation."""
-        return Record.movingToWorld(self.subject.transformNode, self.subject.moving)
+        return present(Record.movingToWorld(self.deformation.transformNode, self.deformation.moving))
 
-    def _valuesOf(self, layer: Layer) -> np.ndarray:
+    def _valuesOf(self, layer: ComparedVolume) -> np.ndarray:
         """Return the moving volume, before or after, at the voxels of the fixed one; NaN where there is none."""
         if layer not in self._values:
-            worldToMoving = self._quickField() if layer is Layer.AFTER else np.linalg.inv(self._toWorld())
-            values = Mixing.resample(self.subject.moving, worldToMoving, self._geometry())
+            worldToMoving = self._quickField() if layer is ComparedVolume.AFTER else np.linalg.inv(self._toWorld())
+            values = Mixing.resample(self.deformation.moving, worldToMoving, self._geometry())
             if not np.isfinite(values).any():
                 text = _("{moving} lies outside of {fixed}, so there is nothing to compare.")
-                names = {"moving": self.subject.moving.GetName(), "fixed": self.subject.fixed.GetName()}
+                names = {"moving": self.deformation.moving.GetName(), "fixed": self.deformation.fixed.GetName()}
                 raise ValueError(text.format(**names))
             self._values[layer] = values
         return self._values[layer]
 
-    def _shown(self, options: Options) -> Shown:
+    def _shown(self, options: ComparisonOptions) -> Shown:
         """Return what views show that have no volume of their own."""
-        fixed = self.subject.fixed
+        fixed = self.deformation.fixed
         if options.mode in MIXED:
             mixed = self._mixed(options)
             return Shown(fixed, mixed) if options.mode is Mode.DIFFERENCE else Shown(mixed)
         layer = self._layerNode(options.layer)
         isFusion = options.mode is Mode.FUSION
-        color = LAYER_COLOR if isFusion else _colorOf(self.subject.moving)
+        color = LAYER_COLOR if isFusion else _colorOf(self.deformation.moving)
         layer.GetDisplayNode().SetAndObserveColorNodeID(color)
         if isFusion:
             return Shown(self._fixedCopy(), layer, compositing=slicer.vtkMRMLSliceCompositeNode.Add)
@@ -235,36 +236,40 @@ class Comparison:
     def _pane(self, name: str, shown: Shown | None) -> Shown:
         """Return what a view shows: of the layout of three, the third is the place to compare."""
         if name == FIXED_PANE:
-            return Shown(self.subject.fixed)
+            return Shown(self.deformation.fixed)
         if name == MOVING_PANE:
-            return Shown(self._layerNode(Layer.BEFORE) if self._isShownWarped else self.subject.moving)
-        return shown or Shown(self._layerNode(Layer.AFTER))
+            return Shown(self._layerNode(ComparedVolume.BEFORE) if self._isShownWarped else self.deformation.moving)
+        return shown or Shown(self._layerNode(ComparedVolume.AFTER))
 
-    def _layerNode(self, layer: Layer) -> slicer.vtkMRMLScalarVolumeNode:
+    def _layerNode(self, layer: ComparedVolume) -> slicer.vtkMRMLScalarVolumeNode:
         if layer.value not in self._nodes:
             values = self._valuesOf(layer)
             image = Volumes.makeImage(np.where(np.isfinite(values), values, np.nanmin(values)))
-            self._add(layer.value, image, self.subject.moving)
+            self._add(layer.value, image, self.deformation.moving)
         return self._marked(layer.value, layer)
 
-    def _marked(self, key: str, layer: Layer) -> slicer.vtkMRMLScalarVolumeNode:
+    def _volume(self, key: str) -> slicer.vtkMRMLNode:
+        """Return the first node of a key."""
+        return present(self._nodes[key][0].get())
+
+    def _marked(self, key: str, layer: ComparedVolume) -> slicer.vtkMRMLScalarVolumeNode:
         """Return the volume of a key, which tells whether it shows the moving volume as it was."""
-        node = self._nodes[key][0].get()
-        node.SetAttribute(MOVING_ATTRIBUTE, self.subject.moving.GetID() if layer is Layer.BEFORE else None)
+        node = self._volume(key)
+        node.SetAttribute(MOVING_ATTRIBUTE, self.deformation.moving.GetID() if layer is ComparedVolume.BEFORE else None)
         return node
 
     def _fixedCopy(self) -> slicer.vtkMRMLScalarVolumeNode:
         """Return a volume that shares the voxels of the fixed one and has a color of its own."""
         if "fixed" not in self._nodes:
-            self._add("fixed", self.subject.fixed.GetImageData(), self.subject.fixed)
-            self._nodes["fixed"][0].get().GetDisplayNode().SetAndObserveColorNodeID(FIXED_COLOR)
-        return self._nodes["fixed"][0].get()
+            self._add("fixed", self.deformation.fixed.GetImageData(), self.deformation.fixed)
+            self._volume("fixed").GetDisplayNode().SetAndObserveColorNodeID(FIXED_COLOR)
+        return self._volume("fixed")
 
-    def _mixed(self, options: Options) -> slicer.vtkMRMLScalarVolumeNode:
+    def _mixed(self, options: ComparisonOptions) -> slicer.vtkMRMLScalarVolumeNode:
         """Return the volume that is computed of both."""
         name, geometry = options.mode.value, self._geometry()
         if name not in self._nodes:
-            self._add(name, Volumes.makeImage(np.zeros(geometry.shape, np.float32)), self.subject.fixed)
+            self._add(name, Volumes.makeImage(np.zeros(geometry.shape, np.float32)), self.deformation.fixed)
             self._content = None
         node = self._marked(name, options.layer)
         content = replace(options, opacity=0.0, position=0.0, isLinked=False)
@@ -278,9 +283,9 @@ class Comparison:
             self._color(options.isAbsolute)
         return node
 
-    def _fill(self, values: np.ndarray, options: Options) -> None:
+    def _fill(self, values: np.ndarray, options: ComparisonOptions) -> None:
         """Compute a mixed volume (k, j, i)."""
-        fixed = slicer.util.arrayFromVolume(self.subject.fixed)
+        fixed = slicer.util.arrayFromVolume(self.deformation.fixed)
         if options.mode is Mode.DIFFERENCE:
             np.subtract(self._matched(options.layer, NOTHING), fixed, out=values)
             if options.isAbsolute:
@@ -293,14 +298,14 @@ class Comparison:
             # Nothing is revealed: the divider is at the end of the volume.
             self._split = Mixing.splitAt(self._geometry(), options.divider, 1.0)
 
-    def _matched(self, layer: Layer, outside: float | None = None, part: Part = ...) -> np.ndarray:
+    def _matched(self, layer: ComparedVolume, outside: float | None = None, part: Part = ...) -> np.ndarray:
         """Return values of the moving volume as those of the fixed one that appear equally bright.
 
         :param outside: value where there is none; None takes what appears black.
         :param part: index of the part to return.
         """
-        low, high = Mixing.windowOf(self.subject.fixed)
-        start, end = Mixing.windowOf(self.subject.moving)
+        low, high = Mixing.windowOf(self.deformation.fixed)
+        start, end = Mixing.windowOf(self.deformation.moving)
         scale = (high - low) / (end - start) if end > start else 1.0
         values = (self._valuesOf(layer)[part] - np.float32(start)) * np.float32(scale) + np.float32(low)
         values[~np.isfinite(values)] = low if outside is None else outside
@@ -308,25 +313,25 @@ class Comparison:
 
     def _moveSplit(self, split: int) -> None:
         """Have a reveal show the layer beyond another voxel along its divider."""
-        geometry, options = self._geometry(), self._content
+        geometry, options = self._geometry(), present(self._content)
         axis, isBack = Mixing.axesOf(geometry)[options.divider]
         split = min(max(split, 0), geometry.size[axis])
         first, last = sorted((split, self._split))
         if first == last:
             return
         part = (slice(None),) * (2 - axis) + (slice(first, last),)
-        node = self._nodes[Mode.REVEAL.value][0].get()
+        node = self._volume(Mode.REVEAL.value)
         isFixed = (split > self._split) != isBack
-        fixed = slicer.util.arrayFromVolume(self.subject.fixed)[part]
+        fixed = slicer.util.arrayFromVolume(self.deformation.fixed)[part]
         slicer.util.arrayFromVolume(node)[part] = fixed if isFixed else self._matched(options.layer, part=part)
         slicer.util.arrayFromVolumeModified(node)
         self._split = split
 
     def _color(self, isAbsolute: bool) -> None:
         """Color a difference: black where there is none, as wide as half of the window of the fixed volume."""
-        low, high = Mixing.windowOf(self.subject.fixed)
+        low, high = Mixing.windowOf(self.deformation.fixed)
         limit = (high - low) / 2
-        volume = self._nodes[Mode.DIFFERENCE.value][0].get()
+        volume = self._volume(Mode.DIFFERENCE.value)
         display = volume.GetDisplayNode()
         display.SetAndObserveColorNodeID(GREY if isAbsolute else self._differenceColors().GetID())
         display.SetWindowLevelMinMax(0.0 if isAbsolute else -limit, limit)
@@ -345,11 +350,11 @@ class Comparison:
             for index, position in enumerate(np.linspace(-1, 1, COLORS)):
                 table.SetColor(index, *(abs(position) * np.array(DARKER if position < 0 else BRIGHTER)), 1.0)
             self._hide("colors", slicer.mrmlScene.AddNode(table))
-        return self._nodes["colors"][0].get()
+        return self._volume("colors")
 
     def _add(self, key: str, image: vtk.vtkImageData, like: slicer.vtkMRMLScalarVolumeNode) -> None:
         """Add a hidden volume on the grid of the fixed one, to be found by a key; it is shown like another one."""
-        fixed, display = self.subject.fixed, slicer.vtkMRMLScalarVolumeDisplayNode()
+        fixed, display = self.deformation.fixed, slicer.vtkMRMLScalarVolumeDisplayNode()
         if like.GetScalarVolumeDisplayNode() is not None:
             display.CopyContent(like.GetScalarVolumeDisplayNode())
         display.SetAndObserveColorNodeID(_colorOf(like))

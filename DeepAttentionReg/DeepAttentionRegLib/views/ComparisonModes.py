@@ -34,7 +34,7 @@ class Mode(enum.Enum):
         }[self]
 
 
-class Layer(enum.Enum):
+class ComparedVolume(enum.Enum):
     """What is compared with the fixed volume."""
 
     BEFORE = "before"
@@ -42,7 +42,9 @@ class Layer(enum.Enum):
 
     def label(self) -> str:
         """Return the text in the panel."""
-        return {Layer.BEFORE: _("Moving volume, before"), Layer.AFTER: _("Warped volume, after")}[self]
+        return {ComparedVolume.BEFORE: _("Moving volume, before"), ComparedVolume.AFTER: _("Warped volume, after")}[
+            self
+        ]
 
 
 class Divider(enum.Enum):

@@ -2,7 +2,7 @@
 
 import slicer
 
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
 from ..tasks.Results import NodeReference
 from .ViewStates import FIXED_PANE, PANES, Shown, ViewState, compositeNodes
 
@@ -21,17 +21,17 @@ class MapView:
         """Whether the folds are marked."""
         return self._folds.get() is not None
 
-    def show(self, subject: Subject, node: slicer.vtkMRMLScalarVolumeNode, opacity: float) -> None:
+    def show(self, deformation: Deformation, node: slicer.vtkMRMLScalarVolumeNode, opacity: float) -> None:
         """Show a map in place of the one that is shown.
 
-        :param subject: its fixed volume is the background.
+        :param deformation: its fixed volume is the background.
         :param node: from `create`.
         :param opacity: 0 to 1.
         """
         self.hide()
         self._views = [ViewState(view) for view in _views()]
         for view in self._views:
-            view.show(Shown(subject.fixed, node, opacity), isLinked=False)
+            view.show(Shown(deformation.fixed, node, opacity), isLinked=False)
 
     def setOpacity(self, opacity: float) -> None:
         """Show the map through, 0 to 1."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import slicer
 
+from ..nodes.Present import present
 from ..tasks.Results import NodeReference
 from .ComparisonModes import Arrangement
 
@@ -61,10 +62,10 @@ class ViewState:
             self._links = view.GetLinkedControl(), view.GetHotLinkedControl()
         if self._mine != _layersOf(view)[:2]:
             self._before = _layersOf(view)
-        ids = (node and node.GetID() for node in (shown.background, shown.foreground))
-        _setLayers(view, (*ids, shown.opacity, shown.compositing))
+        foreground = shown.foreground and shown.foreground.GetID()
+        _setLayers(view, (shown.background.GetID(), foreground, shown.opacity, shown.compositing))
         self._mine = _layersOf(view)[:2]
-        self._link((True, True) if isLinked else self._links)
+        _link(view, (True, True) if isLinked else self._links)
 
     def setOpacity(self, opacity: float) -> None:
         """Change the opacity of the foreground, 0 to 1, if it is still what `show` was told."""
@@ -75,16 +76,12 @@ class ViewState:
     def restore(self) -> None:
         """Show what was shown before; who has chosen something else meanwhile keeps that."""
         view = self._view.get()
-        if view is None or self._mine is None:
+        if view is None or self._before is None or self._mine is None:
             return
         if self._mine == _layersOf(view)[:2]:
             _setLayers(view, self._before)
-        self._link(self._links)
+        _link(view, self._links)
         self._mine = None
-
-    def _link(self, links: tuple[bool, bool]) -> None:
-        self._view.get().SetLinkedControl(links[0])
-        self._view.get().SetHotLinkedControl(links[1])
 
 
 def compositeNodes() -> list[slicer.vtkMRMLSliceCompositeNode]:
@@ -101,6 +98,11 @@ def sliceNodeOf(view: slicer.vtkMRMLSliceCompositeNode) -> slicer.vtkMRMLSliceNo
 def _layersOf(view: slicer.vtkMRMLSliceCompositeNode) -> _Layers:
     ids = view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()
     return (*ids, view.GetForegroundOpacity(), view.GetCompositing())
+
+
+def _link(view: slicer.vtkMRMLSliceCompositeNode, links: tuple[bool, bool]) -> None:
+    view.SetLinkedControl(links[0])
+    view.SetHotLinkedControl(links[1])
 
 
 def _setLayers(view: slicer.vtkMRMLSliceCompositeNode, layers: _Layers) -> None:
@@ -157,7 +159,7 @@ def turnPanes(volume: slicer.vtkMRMLVolumeNode) -> None:
         return
     for view in compositeNodes():
         if view.GetLayoutName() in PANES:
-            sliceNodeOf(view).RotateToVolumePlane(volume)
+            present(sliceNodeOf(view)).RotateToVolumePlane(volume)
 
 
 def isSideBySide() -> bool:

@@ -27,11 +27,6 @@ class WarpedView:
         self._added: list[NodeReference] = []
         self._views: list[ViewState] = []
 
-    @property
-    def isShown(self) -> bool:
-        """Whether the volume is in the scene."""
-        return any(reference.get() is not None for reference in self._added)
-
     def add(self, node: slicer.vtkMRMLNode) -> None:
         """Add a node to the scene that goes with this view."""
         node.SetName(self._name)

@@ -5,12 +5,12 @@ import slicer
 
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegLib.nodes import Subject, Transforms, Volumes
+from DeepAttentionRegLib.nodes import Deformation, Transforms, Volumes
 
 GRAY = 128
 
 
-def add_subject(geometry: Geometry, displacement_lps_mm: np.ndarray) -> Subject.Subject:
+def add_deformation(geometry: Geometry, displacement_lps_mm: np.ndarray) -> Deformation.Deformation:
     """Add two gray volumes, CT1 and CT2, on a grid and a deformation (k, j, i, 3) in LPS mm between them."""
     gray = np.full(geometry.shape, GRAY, np.uint8)
     fixed, moving = (mrml_scene.add_volume(gray, geometry, name) for name in ("CT1", "CT2"))
@@ -19,7 +19,7 @@ def add_subject(geometry: Geometry, displacement_lps_mm: np.ndarray) -> Subject.
         node.GetDisplayNode().SetWindowLevelMinMax(0, 255)
     transform = Transforms.makeGridTransform(displacement_lps_mm.astype(np.float32), geometry)
     node = Transforms.createGridTransform(transform, "CT2 to CT1", fixed, moving)
-    return Subject.ofTransform(node)
+    return Deformation.ofTransform(node)
 
 
 def shift(geometry: Geometry, voxels_ijk: tuple[float, float, float]) -> np.ndarray:

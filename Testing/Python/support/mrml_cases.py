@@ -12,21 +12,24 @@ import evidence_cases
 import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegLib.engine.Callbacks import Callbacks
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import EvidenceFiles, Transforms, Volumes
-from DeepAttentionRegLib.nodes.Subject import Subject
+from DeepAttentionRegLib.nodes.Deformation import Deformation
+from DeepAttentionRegLib.nodes.InputNodes import InputNodes
 from DeepAttentionRegLib.tasks import Registration
-from DeepAttentionRegLib.tasks.Registration import Callbacks, Inputs, Outputs
+from DeepAttentionRegLib.tasks.Registration import OutputNodes
 
-FAKE_ENGINE = Path(__file__).resolve().with_name("fake_engine.py")
+ENGINE = Engine(sys.executable, Path(__file__).resolve().with_name("fake_engine.py"))
 TIMEOUT_S = 20.0
 RIGID = np.array([[0.8, -0.6, 0.0, 10.0], [0.6, 0.8, 0.0, -20.0], [0.0, 0.0, 1.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
 ROLES = ("transformNode", "warpedVolumeNode", "jacobianVolumeNode", "warpedSegmentationNode", "tableNode")
 
 
-def add_pair(geometry: Geometry) -> Inputs:
+def add_pair(geometry: Geometry) -> InputNodes:
     """Add the volumes CT1 (fixed) and CT2 (moving) to the scene."""
     array = np.arange(np.prod(geometry.shape), dtype=np.float32).reshape(geometry.shape)
-    return Inputs(*(mrml_scene.add_volume(array, geometry, name) for name in ("CT1", "CT2")))
+    return InputNodes(*(mrml_scene.add_volume(array, geometry, name) for name in ("CT1", "CT2")))
 
 
 def put_under(node: slicer.vtkMRMLTransformableNode, matrix: np.ndarray) -> None:
@@ -36,7 +39,7 @@ def put_under(node: slicer.vtkMRMLTransformableNode, matrix: np.ndarray) -> None
     node.SetAndObserveTransformNodeID(parent.GetID())
 
 
-def add_segmentation(inputs: Inputs, name: str) -> slicer.vtkMRMLSegmentationNode:
+def add_segmentation(inputs: InputNodes, name: str) -> slicer.vtkMRMLSegmentationNode:
     """Add a segmentation with two boxes, Liver and Heart, on the grid of the fixed volume."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     geometry = Volumes.geometryOf(inputs.fixedVolume, np.eye(4))
@@ -48,10 +51,10 @@ def add_segmentation(inputs: Inputs, name: str) -> slicer.vtkMRMLSegmentationNod
     return Volumes.createSegmentation(made, name, inputs.fixedVolume, node)
 
 
-def with_segmentations(inputs: Inputs) -> Inputs:
+def with_segmentations(inputs: InputNodes) -> InputNodes:
     """Return the pair with a segmentation on each side."""
     fixed, moving = (add_segmentation(inputs, name) for name in ("Fixed organs", "Moving organs"))
-    return Inputs(inputs.fixedVolume, inputs.movingVolume, fixedSegmentation=fixed, movingSegmentation=moving)
+    return InputNodes(inputs.fixedVolume, inputs.movingVolume, fixedSegmentation=fixed, movingSegmentation=moving)
 
 
 class Recorder:
@@ -73,23 +76,22 @@ class Recorder:
             self._act()
 
 
-def prepare(inputs: Inputs, recorder: Recorder | None = None, **options) -> Registration.Registration:
+def prepare(inputs: InputNodes, recorder: Recorder | None = None, **options) -> Registration.PairRegistration:
     """Return a registration by the stand-in; options are `settings` and `outputs`."""
     callbacks = recorder.callbacks if recorder else None
-    return Registration.Registration(
-        inputs, options.get("settings"), options.get("outputs"), callbacks,
-        pythonExecutable=sys.executable, script=FAKE_ENGINE,
-    )  # fmt: skip
+    return Registration.PairRegistration(
+        inputs, options.get("settings"), options.get("outputs"), callbacks, engine=ENGINE
+    )
 
 
-def register(inputs: Inputs, **options) -> Registration.Outcome:
+def register(inputs: InputNodes, **options) -> Registration.Outcome:
     """Register and wait."""
     registration = prepare(inputs, **options)
     registration.start()
     return registration.wait()
 
 
-def poll_until(registration: Registration.Registration, condition: Callable[[], object]) -> None:
+def poll_until(registration: Registration.PairRegistration, condition: Callable[[], object]) -> None:
     """Poll until something is there."""
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
@@ -98,12 +100,12 @@ def poll_until(registration: Registration.Registration, condition: Callable[[], 
         time.sleep(0.02)
 
 
-def outputs_of(outcome: Registration.Outcome) -> Outputs:
+def outputs_of(outcome: Registration.Outcome) -> OutputNodes:
     """Return the nodes of an outcome, to be written into again."""
-    return Outputs(**{role: getattr(outcome, role) for role in ROLES})
+    return OutputNodes(**{role: getattr(outcome, role) for role in ROLES})
 
 
-def add_shifted(inputs: Inputs, folder: Path, lengths_mm: list[float]) -> Subject:
+def add_shifted(inputs: InputNodes, folder: Path, lengths_mm: list[float]) -> Deformation:
     """Add a deformation whose recursions shift by these lengths to the left, with what they left behind."""
     geometry = Volumes.geometryOf(inputs.fixedVolume, np.eye(4))
     fields = evidence_cases.shifts(geometry, lengths_mm)
@@ -111,4 +113,4 @@ def add_shifted(inputs: Inputs, folder: Path, lengths_mm: list[float]) -> Subjec
     transform = Transforms.makeGridTransform(fields[-1], geometry)
     node = Transforms.createGridTransform(transform, "Shifted", inputs.fixedVolume, inputs.movingVolume)
     EvidenceFiles.commit(EvidenceFiles.read(result, fields[-1], geometry), node)
-    return Subject(node, inputs.fixedVolume, inputs.movingVolume)
+    return Deformation(node, inputs.fixedVolume, inputs.movingVolume)

@@ -12,7 +12,8 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import mrml_scene  # noqa: F401 - provides the translation
 from DeepAttentionRegLib.engine import Interpreter
-from mrml_cases import FAKE_ENGINE, TIMEOUT_S
+from DeepAttentionRegLib.engine.Engine import Engine
+from mrml_cases import ENGINE, TIMEOUT_S
 
 pytestmark = pytest.mark.mrml
 
@@ -24,9 +25,9 @@ ANSWER = {
 }
 
 
-def ask(python: str | None = sys.executable, script: Path = FAKE_ENGINE) -> Interpreter.Environment:
+def ask(python: str | None = sys.executable, script: Path = ENGINE.script) -> Interpreter.Environment:
     answers = []
-    check = Interpreter.Check(answers.append, python, script)
+    check = Interpreter.Check(answers.append, Engine(python, script))
     check.start()
     check.wait()
     (answer,) = answers
@@ -54,7 +55,7 @@ class TestCheck:
     def test_does_not_block(self, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "hang")
         answers = []
-        check = Interpreter.Check(answers.append, sys.executable, FAKE_ENGINE)
+        check = Interpreter.Check(answers.append, ENGINE)
         check.start()
         assert check.isRunning
         check.close()
@@ -64,7 +65,7 @@ class TestCheck:
 
     def test_polling_alone_brings_the_answer(self):
         answers = []
-        check = Interpreter.Check(answers.append, sys.executable, FAKE_ENGINE)
+        check = Interpreter.Check(answers.append, ENGINE)
         check.start()
         deadline = time.monotonic() + TIMEOUT_S
         while not answers and time.monotonic() < deadline:
@@ -86,7 +87,7 @@ class TestCheck:
     @pytest.mark.skipif(sys.platform == "win32", reason="the programs are shell scripts")
     def test_program_that_never_answers_is_given_up(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Interpreter, "TIMEOUT_S", 0.2)
-        monkeypatch.setattr(Interpreter.Job, "CANCEL_GRACE_S", 0.2)
+        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.CANCEL_GRACE_S", 0.2)
         program = make_program(tmp_path, "python3", "sleep 600")
         started = threading.active_count()
         assert "did not answer within" in ask(program).problem
@@ -110,7 +111,7 @@ class TestCheck:
     @pytest.mark.slow
     def test_engine_itself_answers(self):
         pytest.importorskip("torch", reason="PyTorch is not installed")
-        answer = ask(script=Interpreter.Job.ENGINE_SCRIPT)
+        answer = ask(script=Engine().script)
         assert answer.problem == ""
         assert answer.summary.startswith("PyTorch 2.")
         assert [device.name for device in answer.devices[:2]] == ["auto", "cpu"]

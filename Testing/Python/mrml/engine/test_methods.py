@@ -19,7 +19,8 @@ from DeepAttentionRegEngine.protocol import errors, estimate, registry
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib import Parameters
 from DeepAttentionRegLib.engine import Methods
-from mrml_cases import FAKE_ENGINE, TIMEOUT_S, add_pair
+from DeepAttentionRegLib.engine.Engine import Engine
+from mrml_cases import ENGINE, TIMEOUT_S, add_pair
 
 pytestmark = pytest.mark.mrml
 
@@ -214,7 +215,7 @@ class TestEngine:
     def test_moves_to_another_python_that_works(self, logic, monkeypatch):
         saved, problems = [], []
         monkeypatch.setattr(module.Interpreter, "saveInterpreter", saved.append)
-        logic.engineOptions = {"script": FAKE_ENGINE}
+        logic.engine = Engine(script=ENGINE.script)
         logic.usePython(sys.executable, problems.append)
         self.wait(logic)
         assert (logic.otherPython, saved, problems) == (sys.executable, [sys.executable], [""])

@@ -9,8 +9,8 @@ import evidence_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence import Attention, Ellipsoids
-from DeepAttentionRegLib.evidence.Evidence import Gaussian
-from mrml_cases import RIGID, Inputs, add_shifted, put_under
+from DeepAttentionRegLib.evidence.RecursionEvidence import Gaussian
+from mrml_cases import RIGID, InputNodes, add_shifted, put_under
 
 pytestmark = pytest.mark.mrml
 
@@ -26,10 +26,12 @@ GAUSSIANS = Attention.Choice(Attention.GAUSSIANS)
 
 
 @pytest.fixture
-def pair(scene) -> Inputs:
+def pair(scene) -> InputNodes:
     """Two volumes of one gray each."""
-    arrays = np.full(GRID.shape, 10, np.float32), np.full(GRID.shape, 20, np.float32)
-    return Inputs(*(mrml_scene.add_volume(array, GRID, name) for array, name in zip(arrays, ("A", "B"), strict=True)))
+    grays = {"A": 10, "B": 20}
+    return InputNodes(
+        *(mrml_scene.add_volume(np.full(GRID.shape, gray, np.float32), GRID, name) for name, gray in grays.items())
+    )
 
 
 @pytest.fixture
@@ -45,15 +47,15 @@ def views(request, application, pair) -> list[mrml_scene.SliceView]:
 
 
 @pytest.fixture
-def subject(views, pair, tmp_path):
+def deformation(views, pair, tmp_path):
     """A deformation in two recursions that shift to the left."""
     return add_shifted(pair, tmp_path, SHIFTS_MM)
 
 
 @pytest.fixture
-def shown(subject):
+def shown(deformation):
     """What shows its attention, closed in the end."""
-    shown = Attention.AttentionView(subject)
+    shown = Attention.AttentionView(deformation)
     shown.evidence.step = 2
     yield shown
     shown.close()
@@ -117,15 +119,15 @@ class TestLook:
         np.testing.assert_allclose(colored(views[1]), looked_at(POINT_RAS, 2)[:2], atol=TOKEN_MM / 4)
         np.testing.assert_array_equal(views[0].grab(), before)
 
-    def test_place_is_under_the_parent_of_the_moving_volume(self, shown, subject):
-        put_under(subject.moving, RIGID)
+    def test_place_is_under_the_parent_of_the_moving_volume(self, shown, deformation):
+        put_under(deformation.moving, RIGID)
         shown.show(LOOK)
         expected = RIGID @ [*looked_at(POINT_RAS, 2), 1]
         np.testing.assert_allclose(shown.lookAt(POINT_RAS).peakRas, expected[:3], atol=1e-4)
 
-    def test_follows_the_crosshair(self, subject, crosshair):
+    def test_follows_the_crosshair(self, deformation, crosshair):
         found = []
-        shown = Attention.AttentionView(subject, found.append)
+        shown = Attention.AttentionView(deformation, found.append)
         shown.evidence.step = 1
         shown.show(LOOK)
         crosshair.SetCrosshairRAS(POINT_RAS)

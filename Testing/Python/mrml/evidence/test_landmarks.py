@@ -35,8 +35,8 @@ def to_ras(geometry: Geometry, index: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def subject(scene, oblique_geometry):
-    return cases.add_subject(oblique_geometry, cases.shift(oblique_geometry, STEP))
+def deformation(scene, oblique_geometry):
+    return cases.add_deformation(oblique_geometry, cases.shift(oblique_geometry, STEP))
 
 
 @pytest.fixture
@@ -45,47 +45,47 @@ def fixed_ras(oblique_geometry):
 
 
 @pytest.fixture
-def pair(subject, fixed_ras):
+def pair(deformation, fixed_ras):
     """Moving landmarks that are off by 13 mm."""
     return add_points(fixed_ras, NAMES, "Fixed"), add_points(fixed_ras + OFF_RAS, NAMES, "Moving")
 
 
 class TestErrors:
-    def test_before_is_the_distance_of_the_landmarks(self, subject, pair):
-        np.testing.assert_allclose(Landmarks.measure(subject, *pair).errorsMm["before"], 13.0)
+    def test_before_is_the_distance_of_the_landmarks(self, deformation, pair):
+        np.testing.assert_allclose(Landmarks.measure(deformation, *pair).errorsMm["before"], 13.0)
 
-    def test_after_is_the_distance_from_where_they_are_carried(self, subject, pair, oblique_geometry):
+    def test_after_is_the_distance_from_where_they_are_carried(self, deformation, pair, oblique_geometry):
         step_ras = np.diff(to_ras(oblique_geometry, np.array([np.zeros(3), STEP])), axis=0)[0]
         expected = np.linalg.norm(OFF_RAS - step_ras)
-        np.testing.assert_allclose(Landmarks.measure(subject, *pair).errorsMm["after"], expected, atol=1e-5)
+        np.testing.assert_allclose(Landmarks.measure(deformation, *pair).errorsMm["after"], expected, atol=1e-5)
 
-    def test_exact_deformation_leaves_no_error(self, subject, fixed_ras, oblique_geometry):
+    def test_exact_deformation_leaves_no_error(self, deformation, fixed_ras, oblique_geometry):
         moving = to_ras(oblique_geometry, INDEX + STEP)
         pair = add_points(fixed_ras, NAMES), add_points(moving, NAMES)
-        np.testing.assert_allclose(Landmarks.measure(subject, *pair).errorsMm["after"], 0.0, atol=1e-5)
+        np.testing.assert_allclose(Landmarks.measure(deformation, *pair).errorsMm["after"], 0.0, atol=1e-5)
 
-    def test_moving_side_under_a_rigid_transform(self, subject, pair):
-        after = Landmarks.measure(subject, *pair).errorsMm["after"]
-        mrml_cases.put_under(subject.moving, mrml_cases.RIGID)
-        pair[1].SetAndObserveTransformNodeID(subject.moving.GetTransformNodeID())
-        measurement = Landmarks.measure(subject, *pair)
+    def test_moving_side_under_a_rigid_transform(self, deformation, pair):
+        after = Landmarks.measure(deformation, *pair).errorsMm["after"]
+        mrml_cases.put_under(deformation.moving, mrml_cases.RIGID)
+        pair[1].SetAndObserveTransformNodeID(deformation.moving.GetTransformNodeID())
+        measurement = Landmarks.measure(deformation, *pair)
         np.testing.assert_allclose(measurement.errorsMm["after"], after)
         world = slicer.util.arrayFromMarkupsControlPoints(pair[1], world=True)
         fixed = slicer.util.arrayFromMarkupsControlPoints(pair[0])
         np.testing.assert_allclose(measurement.errorsMm["before"], np.linalg.norm(world - fixed, axis=1))
         np.testing.assert_allclose(measurement.arrowsRas["after"][1], world)
 
-    def test_start_is_remembered_when_the_moving_side_is_under_the_result(self, subject, pair):
+    def test_start_is_remembered_when_the_moving_side_is_under_the_result(self, deformation, pair):
         start = np.linalg.inv(mrml_cases.RIGID)
-        Record.remember(subject.transformNode, Record.Record(start=start.ravel().tolist()))
-        before = Landmarks.measure(subject, *pair).errorsMm["before"]
-        for node in (subject.moving, pair[1]):
-            node.SetAndObserveTransformNodeID(subject.transformNode.GetID())
-        np.testing.assert_allclose(Landmarks.measure(subject, *pair).errorsMm["before"], before)
+        Record.remember(deformation.transformNode, Record.Record(start=start.ravel().tolist()))
+        before = Landmarks.measure(deformation, *pair).errorsMm["before"]
+        for node in (deformation.moving, pair[1]):
+            node.SetAndObserveTransformNodeID(deformation.transformNode.GetID())
+        np.testing.assert_allclose(Landmarks.measure(deformation, *pair).errorsMm["before"], before)
 
     @pytest.mark.parametrize("state", ["before", "after"])
-    def test_arrows_are_as_long_as_the_error(self, subject, pair, state):
-        measurement = Landmarks.measure(subject, *pair)
+    def test_arrows_are_as_long_as_the_error(self, deformation, pair, state):
+        measurement = Landmarks.measure(deformation, *pair)
         tails, heads = measurement.arrowsRas[state]
         np.testing.assert_allclose(np.linalg.norm(heads - tails, axis=1), measurement.errorsMm[state])
 
@@ -119,55 +119,55 @@ class TestPairing:
 
 
 class TestWarnings:
-    def test_landmark_that_is_not_placed_is_left_out(self, subject, pair):
+    def test_landmark_that_is_not_placed_is_left_out(self, deformation, pair):
         pair[1].UnsetNthControlPointPosition(1)
-        measurement = Landmarks.measure(subject, *pair)
+        measurement = Landmarks.measure(deformation, *pair)
         assert measurement.names == ["Apex", "Tip"]
         assert measurement.warnings[0] == "1 landmarks of Moving are not placed and were left out."
         assert measurement.warnings[1].endswith("without a partner: Carina.")
 
-    def test_landmark_outside_of_the_fixed_volume_is_told(self, subject, fixed_ras, oblique_geometry):
+    def test_landmark_outside_of_the_fixed_volume_is_told(self, deformation, fixed_ras, oblique_geometry):
         fixed_ras[2] = to_ras(oblique_geometry, np.array([[40.0, 2.0, 2.0]]))[0]
         pair = add_points(fixed_ras, NAMES), add_points(fixed_ras, NAMES)
-        (warning,) = Landmarks.measure(subject, *pair).warnings
+        (warning,) = Landmarks.measure(deformation, *pair).warnings
         assert warning == "Outside of the fixed volume, where the deformation is not known: Tip."
 
 
 class TestRefusal:
-    def test_without_landmarks_it_says_what_to_choose(self, subject, pair):
-        assert "Choose fixed and moving landmarks" in Landmarks.checkLandmarks(subject, pair[0], None)
+    def test_without_landmarks_it_says_what_to_choose(self, deformation, pair):
+        assert "Choose fixed and moving landmarks" in Landmarks.checkLandmarks(deformation, pair[0], None)
 
-    def test_one_list_for_both_is_refused(self, subject, pair):
-        assert "the same list" in Landmarks.checkLandmarks(subject, pair[0], pair[0])
+    def test_one_list_for_both_is_refused(self, deformation, pair):
+        assert "the same list" in Landmarks.checkLandmarks(deformation, pair[0], pair[0])
 
-    def test_empty_list_is_refused(self, subject, pair):
+    def test_empty_list_is_refused(self, deformation, pair):
         empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Empty")
         with pytest.raises(ValueError, match="Empty has no landmark that is placed"):
-            Landmarks.measure(subject, pair[0], empty)
+            Landmarks.measure(deformation, pair[0], empty)
 
-    def test_landmarks_under_another_deformation_are_refused(self, subject, pair, oblique_geometry):
-        other = cases.add_subject(oblique_geometry, cases.shift(oblique_geometry, STEP))
+    def test_landmarks_under_another_deformation_are_refused(self, deformation, pair, oblique_geometry):
+        other = cases.add_deformation(oblique_geometry, cases.shift(oblique_geometry, STEP))
         pair[1].SetAndObserveTransformNodeID(other.transformNode.GetID())
-        assert "Moving is under a non-linear transform" in Landmarks.checkLandmarks(subject, *pair)
+        assert "Moving is under a non-linear transform" in Landmarks.checkLandmarks(deformation, *pair)
 
 
 class TestNodes:
-    def test_table_has_mean_and_maximum_and_every_landmark(self, subject, pair):
-        rows = cases.rows_of(Landmarks.create(Landmarks.measure(subject, *pair)).table)
+    def test_table_has_mean_and_maximum_and_every_landmark(self, deformation, pair):
+        rows = cases.rows_of(Landmarks.create(Landmarks.measure(deformation, *pair)).table)
         assert [row["Landmark"] for row in rows] == ["Mean", "Maximum", *NAMES]
         assert {round(row["Error before (mm)"], 9) for row in rows} == {13.0}
 
-    def test_measuring_again_writes_into_the_same_nodes(self, scene, subject, pair):
-        nodes = Landmarks.create(Landmarks.measure(subject, *pair))
+    def test_measuring_again_writes_into_the_same_nodes(self, scene, deformation, pair):
+        nodes = Landmarks.create(Landmarks.measure(deformation, *pair))
         count = scene.GetNumberOfNodes()
-        assert Landmarks.create(Landmarks.measure(subject, *pair)) == nodes
+        assert Landmarks.create(Landmarks.measure(deformation, *pair)) == nodes
         assert scene.GetNumberOfNodes() == count
 
-    def test_failure_leaves_the_scene_as_it_was(self, scene, subject, pair, monkeypatch):
+    def test_failure_leaves_the_scene_as_it_was(self, scene, deformation, pair, monkeypatch):
         before = mrml_scene.scene_state(scene)
         monkeypatch.setattr(Landmarks.Metrics, "createTable", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            Landmarks.create(Landmarks.measure(subject, *pair))
+            Landmarks.create(Landmarks.measure(deformation, *pair))
         assert mrml_scene.scene_state(scene) == before
 
     def test_arrow_reaches_from_tail_to_head(self):
@@ -190,13 +190,13 @@ class TestPixels:
     def shown(self, scene):
         """One landmark at the left, carried nowhere, whose partner lies 40 mm to the right of it and 6 mm behind."""
         grid = Geometry((40, 40, 5), (2.0, 2.0, 3.0), (-39.0, -39.0, -6.0), AXIAL)
-        subject = cases.add_subject(grid, cases.shift(grid, (0, 0, 0)))
+        deformation = cases.add_deformation(grid, cases.shift(grid, (0, 0, 0)))
         pair = [add_points(np.array([[x, 0.0, z]]), ["A"]) for x, z in ((20.0, -3.0), (-20.0, 3.0))]
         for node in pair:
             node.CreateDefaultDisplayNodes()
             node.GetDisplayNode().SetVisibility(False)
-        Landmarks.create(Landmarks.measure(subject, *pair))
-        return subject
+        Landmarks.create(Landmarks.measure(deformation, *pair))
+        return deformation
 
     def test_arrow_is_drawn_from_where_the_landmark_goes_to_its_partner(self, view, shown):
         view.show(shown.fixed)

@@ -8,9 +8,9 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import Scrubber
-from DeepAttentionRegLib.evidence.Evidence import Evidence
+from DeepAttentionRegLib.evidence.RecursionEvidence import RecursionEvidence
 from DeepAttentionRegLib.nodes import Volumes
-from mrml_cases import Inputs, add_shifted
+from mrml_cases import InputNodes, add_shifted
 
 pytestmark = pytest.mark.mrml
 
@@ -21,12 +21,12 @@ PIXELS = 240
 
 
 @pytest.fixture
-def pair(scene) -> Inputs:
+def pair(scene) -> InputNodes:
     """A dark fixed volume, and a moving one with a bright block in the middle."""
     dark, block = np.zeros(GRID.shape, np.float32), np.zeros(GRID.shape, np.float32)
     dark[0, 0, 0] = 100
     block[BLOCK] = 100
-    return Inputs(*(mrml_scene.add_volume(array, GRID, name) for array, name in ((dark, "CT1"), (block, "CT2"))))
+    return InputNodes(*(mrml_scene.add_volume(array, GRID, name) for array, name in ((dark, "CT1"), (block, "CT2"))))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def view(request, application, pair) -> mrml_scene.SliceView:
 
 
 @pytest.fixture
-def subject(view, pair, tmp_path):
+def deformation(view, pair, tmp_path):
     """A deformation in two recursions that shift to the left; the view is there already, as in Slicer."""
     return add_shifted(pair, tmp_path, SHIFTS_MM)
 
@@ -53,8 +53,8 @@ def left_of_center(view: mrml_scene.SliceView) -> float:
 
 
 class TestViews:
-    def test_show_the_volume_as_deformed_after_each_step(self, subject, view):
-        scrubber = Scrubber.Scrubber(subject)
+    def test_show_the_volume_as_deformed_after_each_step(self, deformation, view):
+        scrubber = Scrubber.Scrubber(deformation)
         scrubber.show(withGrid=False)
         found = []
         for step in range(scrubber.evidence.count):
@@ -64,8 +64,8 @@ class TestViews:
         np.testing.assert_allclose(found, [0.0, -8.0, -20.0], atol=1.0)
         scrubber.close()
 
-    def test_deformed_grid_is_drawn_over_it(self, subject, view):
-        scrubber = Scrubber.Scrubber(subject)
+    def test_deformed_grid_is_drawn_over_it(self, deformation, view):
+        scrubber = Scrubber.Scrubber(deformation)
         scrubber.show(withGrid=False)
         plain = view.grab()
         scrubber.showGrid(True)
@@ -75,17 +75,17 @@ class TestViews:
         np.testing.assert_array_equal(view.grab(), plain)
         scrubber.close()
 
-    def test_show_what_they_showed_before_when_it_is_over(self, subject, view):
+    def test_show_what_they_showed_before_when_it_is_over(self, deformation, view):
         before = view.grab()
-        scrubber = Scrubber.Scrubber(subject)
+        scrubber = Scrubber.Scrubber(deformation)
         scrubber.show()
         scrubber.close()
         np.testing.assert_array_equal(view.grab(), before)
         volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         assert {node.GetName() for node in volumes} == {"CT1", "CT2"}
 
-    def test_follow_the_toolbar_of_sequences(self, subject, view):
-        scrubber = Scrubber.Scrubber(subject)
+    def test_follow_the_toolbar_of_sequences(self, deformation, view):
+        scrubber = Scrubber.Scrubber(deformation)
         scrubber.show(withGrid=False)
         scrubber.evidence.browser.SetSelectedItemNumber(0)
         scrubber.evidence.browser.SelectNextItem(1)
@@ -93,7 +93,7 @@ class TestViews:
         scrubber.close()
 
     def test_twelve_recursions_are_in_their_order(self, pair, tmp_path):
-        evidence = Evidence(add_shifted(pair, tmp_path, [float(n) for n in range(1, 13)]).transformNode)
+        evidence = RecursionEvidence(add_shifted(pair, tmp_path, [float(n) for n in range(1, 13)]).transformNode)
         for step in range(13):
             evidence.step = step
             point = evidence.shownTransform.GetTransformFromParent().TransformPoint((0.0, 0.0, 0.0))
@@ -101,14 +101,14 @@ class TestViews:
 
 
 class TestText:
-    def test_tells_what_is_known(self, subject):
-        evidence = Evidence(subject.transformNode)
+    def test_tells_what_is_known(self, deformation):
+        evidence = RecursionEvidence(deformation.transformNode)
         assert Scrubber.describe(evidence, 0) == "Before: aligned only, similarity 0.500, 0.00 % folded"
         assert Scrubber.describe(evidence, 2) == "Recursion 2 of 2, similarity 0.700, 0.00 % folded"
 
-    def test_tells_the_name_alone_without_the_table(self, scene, subject):
-        scene.RemoveNode(Evidence(subject.transformNode).table)
-        assert Scrubber.describe(Evidence(subject.transformNode), 1) == "Recursion 1 of 2"
+    def test_tells_the_name_alone_without_the_table(self, scene, deformation):
+        scene.RemoveNode(RecursionEvidence(deformation.transformNode).table)
+        assert Scrubber.describe(RecursionEvidence(deformation.transformNode), 1) == "Recursion 1 of 2"
 
 
 def add_labels(name: str, first: int) -> slicer.vtkMRMLSegmentationNode:
@@ -132,18 +132,18 @@ def series_of(chart: slicer.vtkMRMLPlotChartNode) -> dict[str, list[float]]:
 
 
 class TestChart:
-    def test_has_similarity_and_folds(self, subject):
-        found = series_of(Scrubber.plot(subject))
+    def test_has_similarity_and_folds(self, deformation):
+        found = series_of(Scrubber.plot(deformation))
         np.testing.assert_allclose(found["Similarity"], [0.5, 0.6, 0.7])
         np.testing.assert_allclose(found["Folded voxels (%)"], 0)
 
-    def test_has_the_overlap_where_there_are_segmentations(self, subject):
+    def test_has_the_overlap_where_there_are_segmentations(self, deformation):
         # The fixed block is where the last shift, of ten voxels, brings the moving one; the first shift is of four.
         fixed, moving = add_labels("Fixed", 10), add_labels("Moving", 20)
-        found = series_of(Scrubber.plot(subject, fixed, moving))
+        found = series_of(Scrubber.plot(deformation, fixed, moving))
         np.testing.assert_allclose(found["Dice, mean of the structures"], [0.0, 0.25, 1.0])
 
-    def test_has_the_overlap_of_label_maps_too(self, scene, subject):
+    def test_has_the_overlap_of_label_maps_too(self, scene, deformation):
         maps = []
         for name, first in (("Fixed", 10), ("Moving", 20)):
             array = np.zeros(GRID.shape, np.uint8)
@@ -151,22 +151,22 @@ class TestChart:
             node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
             Volumes.fillVolume(node, Volumes.makeImage(array), GRID)
             maps.append(node)
-        overlap = series_of(Scrubber.plot(subject, *maps))["Dice, mean of the structures"]
+        overlap = series_of(Scrubber.plot(deformation, *maps))["Dice, mean of the structures"]
         np.testing.assert_allclose(overlap, [0.0, 0.25, 1.0])
 
-    def test_is_made_anew_in_its_place(self, scene, subject):
-        first = Scrubber.plot(subject)
+    def test_is_made_anew_in_its_place(self, scene, deformation):
+        first = Scrubber.plot(deformation)
         count = scene.GetNumberOfNodes()
-        assert Scrubber.plot(subject) is first
+        assert Scrubber.plot(deformation) is first
         assert scene.GetNumberOfNodes() == count
 
-    def test_outlives_saving_and_loading(self, scene, subject, tmp_path):
-        Scrubber.plot(subject)
+    def test_outlives_saving_and_loading(self, scene, deformation, tmp_path):
+        Scrubber.plot(deformation)
         mrml_scene.save_and_reload(scene, tmp_path)
         chart = scene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
         np.testing.assert_allclose(series_of(chart)["Similarity"], [0.5, 0.6, 0.7])
 
-    def test_segmentation_that_cannot_be_compared_is_refused(self, scene, subject):
+    def test_segmentation_that_cannot_be_compared_is_refused(self, scene, deformation):
         empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")
         with pytest.raises(ValueError, match="Empty has no segments"):
-            Scrubber.plot(subject, empty, add_labels("Moving", 20))
+            Scrubber.plot(deformation, empty, add_labels("Moving", 20))

@@ -14,7 +14,7 @@ import mrml_scene
 from DeepAttentionRegEngine.volume import metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import SegmentNodes, Segments
-from DeepAttentionRegLib.nodes import Record, Subject
+from DeepAttentionRegLib.nodes import Deformation, Record
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -38,9 +38,9 @@ def grid(oblique_geometry) -> Geometry:
 
 
 @pytest.fixture
-def subject(scene, grid):
+def deformation(scene, grid):
     """A deformation that leaves one of three voxels of the way."""
-    return cases.add_subject(grid, cases.shift(grid, (OFF_BEFORE - OFF_AFTER, 0, 0)))
+    return cases.add_deformation(grid, cases.shift(grid, (OFF_BEFORE - OFF_AFTER, 0, 0)))
 
 
 def moved(first: tuple[int, int, int], by: int = OFF_BEFORE) -> tuple[int, int, int]:
@@ -48,40 +48,40 @@ def moved(first: tuple[int, int, int], by: int = OFF_BEFORE) -> tuple[int, int, 
 
 
 @pytest.fixture
-def pair(subject, grid):
+def pair(deformation, grid):
     """The same box on both sides, off by three voxels."""
-    fixed = cases.add_segments(subject.fixed, {"Liver": cases.box(grid, FIRST, SIZE)}, "Fixed organs")
-    moving = cases.add_segments(subject.moving, {"Liver": cases.box(grid, moved(FIRST), SIZE)}, "Moving organs")
+    fixed = cases.add_segments(deformation.fixed, {"Liver": cases.box(grid, FIRST, SIZE)}, "Fixed organs")
+    moving = cases.add_segments(deformation.moving, {"Liver": cases.box(grid, moved(FIRST), SIZE)}, "Moving organs")
     return fixed, moving
 
 
 @pytest.fixture
-def nodes(subject, pair):
-    return SegmentNodes.create(Segments.compare(subject, *pair))
+def nodes(deformation, pair):
+    return SegmentNodes.create(Segments.compare(deformation, *pair))
 
 
-def only(comparison: Segments.Comparison) -> Segments.Structure:
+def only(comparison: Segments.SegmentComparison) -> Segments.Structure:
     (structure,) = comparison.structures
     return structure
 
 
 class TestNumbers:
-    def test_overlap_is_that_of_boxes_so_far_apart(self, subject, pair):
-        scores = only(Segments.compare(subject, *pair)).scores
+    def test_overlap_is_that_of_boxes_so_far_apart(self, deformation, pair):
+        scores = only(Segments.compare(deformation, *pair)).scores
         assert scores["before"].dice == pytest.approx((SIZE[0] - OFF_BEFORE) / SIZE[0])
         assert scores["after"].dice == pytest.approx((SIZE[0] - OFF_AFTER) / SIZE[0])
 
-    def test_distance_of_surfaces_is_the_way_that_is_left(self, subject, pair, grid):
-        scores = only(Segments.compare(subject, *pair)).scores
+    def test_distance_of_surfaces_is_the_way_that_is_left(self, deformation, pair, grid):
+        scores = only(Segments.compare(deformation, *pair)).scores
         assert scores["before"].hd95_mm == pytest.approx(OFF_BEFORE * grid.spacing[0], abs=SINGLE)
         assert scores["after"].hd95_mm == pytest.approx(OFF_AFTER * grid.spacing[0], abs=SINGLE)
 
-    def test_numbers_are_those_of_the_definitions(self, subject, pair, grid):
+    def test_numbers_are_those_of_the_definitions(self, deformation, pair, grid):
         masks = [cases.box(grid, first, SIZE) for first in (FIRST, moved(FIRST, OFF_AFTER))]
-        assert only(Segments.compare(subject, *pair)).scores["after"] == metrics.agreement(*masks, grid)
+        assert only(Segments.compare(deformation, *pair)).scores["after"] == metrics.agreement(*masks, grid)
 
-    def test_shift_changes_no_volume(self, subject, pair, grid):
-        structure = only(Segments.compare(subject, *pair))
+    def test_shift_changes_no_volume(self, deformation, pair, grid):
+        structure = only(Segments.compare(deformation, *pair))
         assert structure.fixedMl == pytest.approx(np.prod(SIZE) * grid.voxel_volume / 1000)
         assert structure.movingMl == pytest.approx(structure.fixedMl)
         assert structure.changePercent == pytest.approx(0.0, abs=1e-9)
@@ -90,50 +90,50 @@ class TestNumbers:
     def test_jacobian_and_volume_tell_of_stretching(self, scene, grid, affine_displacement):
         half = np.diag([0.5, 0.5, 0.5, 1.0])
         half[:3, 3] = 0.5 * grid.center_lps
-        subject = cases.add_subject(grid, affine_displacement(grid, half))
-        fixed = cases.add_segments(subject.fixed, {"Liver": cases.box(grid, (4, 4, 3), (18, 12, 8))})
-        moving = cases.add_segments(subject.moving, {"Liver": cases.box(grid, (8, 7, 5), (10, 6, 4))})
-        structure = only(Segments.compare(subject, fixed, moving))
+        deformation = cases.add_deformation(grid, affine_displacement(grid, half))
+        fixed = cases.add_segments(deformation.fixed, {"Liver": cases.box(grid, (4, 4, 3), (18, 12, 8))})
+        moving = cases.add_segments(deformation.moving, {"Liver": cases.box(grid, (8, 7, 5), (10, 6, 4))})
+        structure = only(Segments.compare(deformation, fixed, moving))
         assert structure.jacobian.mean == pytest.approx(0.125, abs=1e-4)
         assert structure.changePercent == pytest.approx(700.0, rel=0.15)  # of whole voxels
 
     def test_folds_are_counted_within_the_segment(self, scene, grid):
         field = np.zeros((*grid.shape, 3))
         field[7, 9, 10] = cases.shift(grid, (-4.0, 0, 0))[0, 0, 0]
-        subject = cases.add_subject(grid, field)
+        deformation = cases.add_deformation(grid, field)
         masks = {"Liver": cases.box(grid, FIRST, SIZE), "Heart": cases.box(grid, (1, 1, 1), (3, 3, 3))}
-        parts = [cases.add_segments(volume, masks) for volume in (subject.fixed, subject.moving)]
-        folds = {item.name: item.jacobian.folds for item in Segments.compare(subject, *parts).structures}
+        parts = [cases.add_segments(volume, masks) for volume in (deformation.fixed, deformation.moving)]
+        folds = {item.name: item.jacobian.folds for item in Segments.compare(deformation, *parts).structures}
         assert folds["Liver"] > 0
         assert folds["Heart"] == 0
 
-    def test_segments_may_overlap(self, subject, grid):
+    def test_segments_may_overlap(self, deformation, grid):
         masks = {"Body": cases.box(grid, (2, 2, 2), (18, 14, 10)), "Liver": cases.box(grid, FIRST, SIZE)}
-        parts = [cases.add_segments(volume, masks) for volume in (subject.fixed, subject.moving)]
-        found = {item.name: item.fixedMl for item in Segments.compare(subject, *parts).structures}
+        parts = [cases.add_segments(volume, masks) for volume in (deformation.fixed, deformation.moving)]
+        found = {item.name: item.fixedMl for item in Segments.compare(deformation, *parts).structures}
         assert found["Body"] == pytest.approx(18 * 14 * 10 * grid.voxel_volume / 1000)
 
-    def test_empty_segment_has_no_numbers(self, subject, pair, grid):
-        fixed = cases.add_segments(subject.fixed, {"Liver": np.zeros(grid.shape, bool)})
-        structure = only(Segments.compare(subject, fixed, pair[1]))
+    def test_empty_segment_has_no_numbers(self, deformation, pair, grid):
+        fixed = cases.add_segments(deformation.fixed, {"Liver": np.zeros(grid.shape, bool)})
+        structure = only(Segments.compare(deformation, fixed, pair[1]))
         assert structure.scores["after"].dice == 0.0
         assert math.isnan(structure.scores["after"].hd95_mm)
         assert structure.jacobian is None
 
-    def test_field_on_another_grid_is_measured_on_the_fixed_one(self, scene, subject, pair, grid):
+    def test_field_on_another_grid_is_measured_on_the_fixed_one(self, scene, deformation, pair, grid):
         coarse = grid.resized((13, 10, 7))
-        other = cases.add_subject(coarse, cases.shift(coarse, ((OFF_BEFORE - OFF_AFTER) / 2, 0, 0)))
-        other = dataclasses.replace(other, fixed=subject.fixed, moving=subject.moving)
-        assert only(Segments.compare(other, *pair)).scores == only(Segments.compare(subject, *pair)).scores
+        other = cases.add_deformation(coarse, cases.shift(coarse, ((OFF_BEFORE - OFF_AFTER) / 2, 0, 0)))
+        other = dataclasses.replace(other, fixed=deformation.fixed, moving=deformation.moving)
+        assert only(Segments.compare(other, *pair)).scores == only(Segments.compare(deformation, *pair)).scores
 
 
 class TestFrames:
     @pytest.fixture
-    def turned(self, subject, pair):
+    def turned(self, deformation, pair):
         """The moving side under a rigid transform, from which the registration would have started."""
-        mrml_cases.put_under(subject.moving, mrml_cases.RIGID)
-        pair[1].SetAndObserveTransformNodeID(subject.moving.GetTransformNodeID())
-        return subject
+        mrml_cases.put_under(deformation.moving, mrml_cases.RIGID)
+        pair[1].SetAndObserveTransformNodeID(deformation.moving.GetTransformNodeID())
+        return deformation
 
     def test_before_is_where_the_moving_side_lies_in_the_world(self, turned, pair):
         scores = only(Segments.compare(turned, *pair)).scores
@@ -155,65 +155,65 @@ class TestFrames:
         turned.moving.SetAndObserveTransformNodeID(turned.transformNode.GetID())
         assert only(Segments.compare(turned, *pair)).scores == expected
 
-    def test_volume_before_is_that_in_the_world(self, subject, pair):
-        Record.remember(subject.transformNode, Record.Record(start=np.diag([0.5, 0.5, 0.5, 1.0]).ravel().tolist()))
-        structure = only(Segments.compare(subject, *pair))
+    def test_volume_before_is_that_in_the_world(self, deformation, pair):
+        Record.remember(deformation.transformNode, Record.Record(start=np.diag([0.5, 0.5, 0.5, 1.0]).ravel().tolist()))
+        structure = only(Segments.compare(deformation, *pair))
         assert structure.movingMl == pytest.approx(8 * structure.fixedMl)
 
 
 class TestPairing:
-    def test_segments_of_one_name_belong_together(self, subject, grid):
+    def test_segments_of_one_name_belong_together(self, deformation, grid):
         masks = {"Liver": cases.box(grid, FIRST, SIZE), "Heart": cases.box(grid, (1, 1, 1), (3, 3, 3))}
-        fixed = cases.add_segments(subject.fixed, masks)
-        moving = cases.add_segments(subject.moving, dict(reversed(masks.items())))
-        found = {item.name: item.fixedMl for item in Segments.compare(subject, fixed, moving).structures}
+        fixed = cases.add_segments(deformation.fixed, masks)
+        moving = cases.add_segments(deformation.moving, dict(reversed(masks.items())))
+        found = {item.name: item.fixedMl for item in Segments.compare(deformation, fixed, moving).structures}
         assert found["Liver"] > found["Heart"]
 
-    def test_label_maps_are_paired_by_value(self, subject, grid):
+    def test_label_maps_are_paired_by_value(self, deformation, grid):
         labels = 1 * cases.box(grid, FIRST, SIZE) + 4 * cases.box(grid, (1, 1, 1), (3, 3, 3))
-        parts = [cases.add_labels(volume, labels) for volume in (subject.fixed, subject.moving)]
-        assert len(Segments.compare(subject, *parts).structures) == 2
+        parts = [cases.add_labels(volume, labels) for volume in (deformation.fixed, deformation.moving)]
+        assert len(Segments.compare(deformation, *parts).structures) == 2
 
-    def test_segment_and_label_map_are_paired_by_value(self, subject, pair, grid):
-        labels = cases.add_labels(subject.moving, cases.box(grid, moved(FIRST), SIZE))
-        structure = only(Segments.compare(subject, pair[0], labels))
+    def test_segment_and_label_map_are_paired_by_value(self, deformation, pair, grid):
+        labels = cases.add_labels(deformation.moving, cases.box(grid, moved(FIRST), SIZE))
+        structure = only(Segments.compare(deformation, pair[0], labels))
         assert structure.name == "Liver"
-        assert structure.scores == only(Segments.compare(subject, *pair)).scores
+        assert structure.scores == only(Segments.compare(deformation, *pair)).scores
 
-    def test_segment_without_partner_is_told(self, subject, pair, grid):
+    def test_segment_without_partner_is_told(self, deformation, pair, grid):
         masks = {"Liver": cases.box(grid, FIRST, SIZE), "Spleen": cases.box(grid, (1, 1, 1), (3, 3, 3))}
-        comparison = Segments.compare(subject, cases.add_segments(subject.fixed, masks), pair[1])
+        comparison = Segments.compare(deformation, cases.add_segments(deformation.fixed, masks), pair[1])
         assert [item.name for item in comparison.structures] == ["Liver"]
         assert comparison.warnings == ["Without a partner, so not compared: Spleen."]
 
-    def test_segment_at_the_border_is_told(self, subject, pair, grid):
-        fixed = cases.add_segments(subject.fixed, {"Liver": cases.box(grid, (0, 3, 3), (4, 4, 4))})
-        (warning,) = Segments.compare(subject, fixed, pair[1]).warnings
+    def test_segment_at_the_border_is_told(self, deformation, pair, grid):
+        fixed = cases.add_segments(deformation.fixed, {"Liver": cases.box(grid, (0, 3, 3), (4, 4, 4))})
+        (warning,) = Segments.compare(deformation, fixed, pair[1]).warnings
         assert warning.endswith("counted: Liver.")
 
 
 class TestRefusal:
-    def test_without_segmentations_it_says_what_to_choose(self, subject, pair):
-        assert "Choose a fixed and a moving segmentation" in Segments.checkSegments(subject, pair[0], None)
+    def test_without_segmentations_it_says_what_to_choose(self, deformation, pair):
+        assert "Choose a fixed and a moving segmentation" in Segments.checkSegments(deformation, pair[0], None)
 
-    def test_segments_of_other_names_are_refused(self, subject, pair, grid):
-        other = cases.add_segments(subject.moving, {"Kidney": cases.box(grid, FIRST, SIZE)}, "Others")
+    def test_segments_of_other_names_are_refused(self, deformation, pair, grid):
+        other = cases.add_segments(deformation.moving, {"Kidney": cases.box(grid, FIRST, SIZE)}, "Others")
         with pytest.raises(ValueError, match="No segment of Fixed organs has the name or value of one of Others"):
-            Segments.compare(subject, pair[0], other)
+            Segments.compare(deformation, pair[0], other)
 
-    def test_label_maps_of_other_values_are_refused(self, subject, grid):
-        sides = zip((subject.fixed, subject.moving), (1, 2), strict=True)
+    def test_label_maps_of_other_values_are_refused(self, deformation, grid):
+        sides = zip((deformation.fixed, deformation.moving), (1, 2), strict=True)
         parts = [cases.add_labels(volume, value * cases.box(grid, FIRST, SIZE)) for volume, value in sides]
         with pytest.raises(ValueError, match="has the name or value"):
-            Segments.compare(subject, *parts)
+            Segments.compare(deformation, *parts)
 
-    def test_one_segmentation_for_both_is_refused(self, subject, pair):
-        assert "the same" in Segments.checkSegments(subject, pair[0], pair[0])
+    def test_one_segmentation_for_both_is_refused(self, deformation, pair):
+        assert "the same" in Segments.checkSegments(deformation, pair[0], pair[0])
 
-    def test_segmentation_without_segments_is_refused(self, subject, pair):
+    def test_segmentation_without_segments_is_refused(self, deformation, pair):
         empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")
-        assert "Empty" in Segments.checkSegments(subject, pair[0], empty)
-        assert "Empty" in Segments.checkSegments(subject, empty, pair[1])
+        assert "Empty" in Segments.checkSegments(deformation, pair[0], empty)
+        assert "Empty" in Segments.checkSegments(deformation, empty, pair[1])
 
 
 class TestNodes:
@@ -229,26 +229,26 @@ class TestNodes:
         names = [segmentation.GetSegment(name).GetName() for name in segmentation.GetSegmentIDs()]
         assert names == ["Liver: agreement", "Liver: missed", "Liver: surplus"]
 
-    def test_comparing_again_writes_into_the_same_nodes(self, scene, subject, pair, nodes):
+    def test_comparing_again_writes_into_the_same_nodes(self, scene, deformation, pair, nodes):
         count = scene.GetNumberOfNodes()
-        again = SegmentNodes.create(Segments.compare(subject, *pair))
+        again = SegmentNodes.create(Segments.compare(deformation, *pair))
         assert again == nodes
         assert scene.GetNumberOfNodes() == count
 
-    def test_failure_leaves_the_scene_as_it_was(self, scene, subject, pair, monkeypatch):
+    def test_failure_leaves_the_scene_as_it_was(self, scene, deformation, pair, monkeypatch):
         before = mrml_scene.scene_state(scene)
         monkeypatch.setattr(SegmentNodes.Metrics, "createTable", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            SegmentNodes.create(Segments.compare(subject, *pair))
+            SegmentNodes.create(Segments.compare(deformation, *pair))
         assert mrml_scene.scene_state(scene) == before
 
-    def test_surfaces_are_there_once_shown_in_3d(self, subject, nodes):
-        SegmentNodes.show(subject, Segments.AFTER, in3d=True)
+    def test_surfaces_are_there_once_shown_in_3d(self, deformation, nodes):
+        SegmentNodes.show(deformation, Segments.AFTER, in3d=True)
         assert nodes.after.GetSegmentation().ContainsRepresentation("Closed surface")
         assert not nodes.before.GetSegmentation().ContainsRepresentation("Closed surface")
 
-    def test_structures_are_those_of_the_table(self, subject, nodes):
-        assert SegmentNodes.structures(subject) == ["Liver"]
+    def test_structures_are_those_of_the_table(self, deformation, nodes):
+        assert SegmentNodes.structures(deformation) == ["Liver"]
 
     @pytest.mark.parametrize("blindness", BLINDNESS)
     def test_colors_are_told_apart_by_the_color_blind(self, blindness):
@@ -273,14 +273,14 @@ class TestPixels:
     @pytest.fixture
     def shown(self, scene, flat_grid):
         """The fixed box is left of the moving one, and they overlap by half; the deformation does nothing."""
-        subject = cases.add_subject(flat_grid, cases.shift(flat_grid, (0, 0, 0)))
+        deformation = cases.add_deformation(flat_grid, cases.shift(flat_grid, (0, 0, 0)))
         masks = [cases.box(flat_grid, (first, 10, 0), (16, 20, 5)) for first in (6, 14)]
-        sides = zip((subject.fixed, subject.moving), masks, strict=True)
+        sides = zip((deformation.fixed, deformation.moving), masks, strict=True)
         parts = [cases.add_segments(volume, {"Liver": mask}) for volume, mask in sides]
-        SegmentNodes.create(Segments.compare(subject, *parts))
+        SegmentNodes.create(Segments.compare(deformation, *parts))
         for part in parts:
             part.GetDisplayNode().SetVisibility(False)
-        return subject
+        return deformation
 
     def colors(self, view) -> list[np.ndarray]:
         """Return the color left, in the overlap, right, and outside, 0 to 1."""
@@ -318,6 +318,6 @@ class TestPixels:
         again = mrml_scene.SliceView(application, "Yellow", "Axial", (SIDE, SIDE))
         again.show(scene.GetFirstNodeByName("CT1"))
         assert np.abs(again.grab().astype(int) - before).max() <= 1
-        subject = Subject.ofTransform(scene.GetFirstNodeByName(name))
-        SegmentNodes.show(subject, Segments.AFTER, "Heart")
+        deformation = Deformation.ofTransform(scene.GetFirstNodeByName(name))
+        SegmentNodes.show(deformation, Segments.AFTER, "Heart")
         assert (again.grab() == cases.GRAY).all()

@@ -11,41 +11,42 @@ import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume import phantom
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.evidence import Maps, Uncertainty
-from DeepAttentionRegLib.nodes import Record, SampleCases, Subject, Volumes
+from DeepAttentionRegLib.nodes import Deformation, Record, SampleCases, Volumes
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.tasks import Registration
 from DeepAttentionRegLib.tasks.Registration import Settings
-from mrml_cases import FAKE_ENGINE, RIGID, Recorder, poll_until, put_under, register
+from mrml_cases import ENGINE, RIGID, Recorder, poll_until, put_under, register
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
 
 @pytest.fixture
-def subject(inputs) -> Subject.Subject:
-    return Subject.ofTransform(register(inputs).transformNode)
+def deformation(inputs) -> Deformation.Deformation:
+    return Deformation.ofTransform(register(inputs).transformNode)
 
 
-def prepare(subject, **options) -> Uncertainty.Estimate:
-    return Uncertainty.Estimate(subject, pythonExecutable=sys.executable, script=FAKE_ENGINE, **options)
+def prepare(deformation, **options) -> Uncertainty.UncertaintyEstimate:
+    return Uncertainty.UncertaintyEstimate(deformation, engine=ENGINE, **options)
 
 
-def estimate(subject, **options) -> slicer.vtkMRMLScalarVolumeNode:
-    made = prepare(subject, **options)
+def estimate(deformation, **options) -> slicer.vtkMRMLScalarVolumeNode:
+    made = prepare(deformation, **options)
     made.start()
     return made.wait()
 
 
 class TestMap:
-    def test_holds_what_the_engine_found_on_the_fixed_grid(self, subject, oblique_geometry):
-        node = estimate(subject, samples=4)
+    def test_holds_what_the_engine_found_on_the_fixed_grid(self, deformation, oblique_geometry):
+        node = estimate(deformation, samples=4)
         found = np.linalg.norm(fake_engine.field_on(oblique_geometry), axis=-1) / 4
         np.testing.assert_allclose(slicer.util.arrayFromVolume(node), found, atol=1e-3)
         placed = Volumes.geometryOf(node, np.eye(4)).ijk_to_ras
         np.testing.assert_allclose(placed, oblique_geometry.ijk_to_ras, atol=1e-6)
 
-    def test_has_a_legend_in_mm_and_hides_what_is_certain(self, subject):
-        node = estimate(subject)
+    def test_has_a_legend_in_mm_and_hides_what_is_certain(self, deformation):
+        node = estimate(deformation)
         (legend,) = [
             item for item in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
             if item.GetPrimaryDisplayNode() is node.GetDisplayNode()
@@ -53,21 +54,21 @@ class TestMap:
         assert legend.GetTitleText() == "Uncertainty\n(mm)"
         assert node.GetDisplayNode().GetApplyThreshold()
 
-    def test_is_remembered_and_updated(self, subject):
-        node = estimate(subject)
-        assert Maps.of(subject, Map.UNCERTAINTY) is node
-        assert estimate(subject) is node
+    def test_is_remembered_and_updated(self, deformation):
+        node = estimate(deformation)
+        assert Maps.of(deformation, Map.UNCERTAINTY) is node
+        assert estimate(deformation) is node
 
-    def test_summary_is_mean_and_95th_percentile(self, subject):
-        node = estimate(subject)
+    def test_summary_is_mean_and_95th_percentile(self, deformation):
+        node = estimate(deformation)
         array = slicer.util.arrayFromVolume(node)
         assert Uncertainty.summaryOf(node) == pytest.approx((array.mean(), np.percentile(array, 95)))
 
 
 class TestJob:
     @staticmethod
-    def job_of(subject, **options):
-        made = prepare(subject, **options)
+    def job_of(deformation, **options):
+        made = prepare(deformation, **options)
         made.start()
         job = (made._job.folder / "job.json").read_text(encoding="utf-8")
         made.close()
@@ -75,46 +76,46 @@ class TestJob:
 
     def test_settings_are_those_the_transform_remembers(self, inputs):
         settings = Settings("none", refinementSteps=7, similarity="mind", device="cpu", seed=5)
-        subject = Subject.ofTransform(register(inputs, settings=settings).transformNode)
-        job = self.job_of(subject, samples=6)
+        deformation = Deformation.ofTransform(register(inputs, settings=settings).transformNode)
+        job = self.job_of(deformation, samples=6)
         assert (job.method, job.refinement_steps, job.similarity, job.seed, job.samples) == ("none", 7, "mind", 5, 6)
 
-    def test_settings_of_a_transform_without_memory_are_given(self, subject):
-        subject.transformNode.SetAttribute(Record.ATTRIBUTE, None)
-        job = self.job_of(subject, settings=Settings("none", refinementSteps=9))
+    def test_settings_of_a_transform_without_memory_are_given(self, deformation):
+        deformation.transformNode.SetAttribute(Record.ATTRIBUTE, None)
+        job = self.job_of(deformation, settings=Settings("none", refinementSteps=9))
         assert (job.method, job.refinement_steps) == ("none", 9)
 
-    def test_moving_volume_may_be_under_the_deformation(self, subject):
-        subject.moving.SetAndObserveTransformNodeID(subject.transformNode.GetID())
-        assert self.job_of(subject).moving == "moving.nrrd"
+    def test_moving_volume_may_be_under_the_deformation(self, deformation):
+        deformation.moving.SetAndObserveTransformNodeID(deformation.transformNode.GetID())
+        assert self.job_of(deformation).moving == "moving.nrrd"
 
     def test_start_is_that_of_the_registration(self, inputs):
         put_under(inputs.movingVolume, RIGID)
-        subject = Subject.ofTransform(register(inputs).transformNode)
-        made = prepare(subject)
+        deformation = Deformation.ofTransform(register(inputs).transformNode)
+        made = prepare(deformation)
         made.start()
         start = fake_engine.images.read_linear_transform(made._job.folder / "initial.tfm")
         made.close()
         flip = np.diag([-1.0, -1.0, 1.0, 1.0])
         np.testing.assert_allclose(flip @ start @ flip, np.linalg.inv(RIGID), atol=1e-6)
 
-    def test_number_of_samples_out_of_range_is_refused(self, subject):
+    def test_number_of_samples_out_of_range_is_refused(self, deformation):
         with pytest.raises(ValueError, match=r"samples is 1, but must be between 2 and 100"):
-            prepare(subject, samples=1).start()
+            prepare(deformation, samples=1).start()
 
 
 class TestEnd:
-    def test_progress_is_told(self, subject):
+    def test_progress_is_told(self, deformation):
         recorder = Recorder()
-        estimate(subject, callbacks=recorder.callbacks)
+        estimate(deformation, callbacks=recorder.callbacks)
         assert recorder.stages[:2] == ["export", "export"]
         assert recorder.stages[-1] == "import"
 
-    def test_cancellation_leaves_the_scene_as_it_was(self, scene, subject, monkeypatch):
+    def test_cancellation_leaves_the_scene_as_it_was(self, scene, deformation, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "work until cancelled")
         before = mrml_scene.scene_state(scene)
         recorder = Recorder()
-        made = prepare(subject, callbacks=recorder.callbacks)
+        made = prepare(deformation, callbacks=recorder.callbacks)
         made.start()
         poll_until(made, lambda: "refine" in recorder.stages)
         made.cancel()
@@ -129,13 +130,13 @@ def test_engine_itself_is_less_certain_away_from_structure(scene):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     nodes = SampleCases.addPhantom(phantom.default_geometry((40, 32, 40), (8.4, 7.5, 8.4)))
     settings = Settings("none", refinementSteps=8, device="cpu")
-    registration = Registration.Registration(nodes, settings, pythonExecutable=sys.executable)
+    registration = Registration.PairRegistration(nodes, settings, engine=Engine(sys.executable))
     registration.start()
-    subject = Subject.ofTransform(registration.wait().transformNode)
-    made = Uncertainty.Estimate(subject, 3, settings, pythonExecutable=sys.executable)
+    deformation = Deformation.ofTransform(registration.wait().transformNode)
+    made = Uncertainty.UncertaintyEstimate(deformation, 3, settings, engine=Engine(sys.executable))
     made.start()
     spread = slicer.util.arrayFromVolume(made.wait())
-    image = slicer.util.arrayFromVolume(subject.fixed)
+    image = slicer.util.arrayFromVolume(deformation.fixed)
     structured = np.abs(np.gradient(image, axis=0)) > 150  # HU a voxel: lung against diaphragm
     empty = np.abs(image + 1000) < 30
     assert spread[structured].mean() < spread[empty].mean()

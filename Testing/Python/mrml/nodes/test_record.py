@@ -10,7 +10,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import fake_engine
 import mrml_cases
 import mrml_scene
-from DeepAttentionRegLib.nodes import Record, Subject
+from DeepAttentionRegLib.nodes import Deformation, Record
 from DeepAttentionRegLib.tasks import Registration
 
 pytestmark = pytest.mark.mrml
@@ -44,7 +44,7 @@ class TestRegistration:
         np.testing.assert_allclose(place, mrml_cases.RIGID)
 
     def test_start_leads_from_the_world_below_the_parent_of_the_moving_volume(self, outcome):
-        start = Record.startOf(Subject.ofTransform(outcome.transformNode))
+        start = Record.startOf(Deformation.ofTransform(outcome.transformNode))
         np.testing.assert_allclose(start @ mrml_cases.RIGID, np.eye(4), atol=1e-9)
 
     def test_time_has_a_zone(self, outcome):
@@ -65,7 +65,7 @@ class TestRegistration:
         transform = outcome.transformNode
         Record.attach(transform, "Segments", outcome.tableNode)
         settings = Registration.Settings(seed=8)
-        mrml_cases.register(inputs, settings=settings, outputs=Registration.Outputs(transformNode=transform))
+        mrml_cases.register(inputs, settings=settings, outputs=Registration.OutputNodes(transformNode=transform))
         assert Record.recall(transform).settings["seed"] == 8
         assert "Segments" not in Record.attachments(transform)
 
@@ -92,8 +92,8 @@ class TestAnyTransform:
 
     def test_start_of_others_is_where_the_moving_volume_lies(self, inputs):
         mrml_cases.put_under(inputs.movingVolume, mrml_cases.RIGID)
-        subject = Subject.Subject(self.transform(), inputs.fixedVolume, inputs.movingVolume)
-        np.testing.assert_allclose(Record.startOf(subject) @ mrml_cases.RIGID, np.eye(4), atol=1e-9)
+        deformation = Deformation.Deformation(self.transform(), inputs.fixedVolume, inputs.movingVolume)
+        np.testing.assert_allclose(Record.startOf(deformation) @ mrml_cases.RIGID, np.eye(4), atol=1e-9)
 
     def test_removed_node_is_attached_no_longer(self):
         transform, table = self.transform(), slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "Table")

@@ -13,7 +13,8 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import mrml_scene
 from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
-from DeepAttentionRegLib.nodes import SampleCases, Volumes
+from DeepAttentionRegLib.nodes import SampleCases
+from DeepAttentionRegLib.nodes.InputNodes import checkInputs
 from DeepAttentionRegLib.tasks import Registration
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -100,8 +101,8 @@ class TestPhantom:
 
     def test_registration_takes_it(self):
         inputs = SampleCases.addPhantom(SMALL)
-        assert Volumes.checkInputs(inputs) == []
-        assert Registration.checkAll(inputs, Registration.Settings(method="none"), Registration.Outputs()) == []
+        assert checkInputs(inputs) == []
+        assert Registration.checkAll(inputs, Registration.Settings(method="none"), Registration.OutputNodes()) == []
 
     def test_landmarks_correspond_by_the_true_displacement(self):
         inputs = SampleCases.addPhantom(SMALL)

@@ -11,6 +11,7 @@ import mrml_scene
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.nodes import Volumes
+from DeepAttentionRegLib.nodes.InputNodes import InputNodes, checkInputs
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -31,8 +32,8 @@ def volume(array, oblique_geometry):
 
 
 @pytest.fixture
-def inputs(volume, array, oblique_geometry) -> Volumes.Inputs:
-    return Volumes.Inputs(volume, mrml_scene.add_volume(array, oblique_geometry, "Moving"))
+def inputs(volume, array, oblique_geometry) -> InputNodes:
+    return InputNodes(volume, mrml_scene.add_volume(array, oblique_geometry, "Moving"))
 
 
 def put_under(node, matrix: np.ndarray) -> slicer.vtkMRMLTransformNode:
@@ -257,17 +258,17 @@ class TestSegmentation:
 
 class TestChecks:
     def test_good_inputs_pass(self, inputs):
-        assert Volumes.checkInputs(inputs) == []
+        assert checkInputs(inputs) == []
 
     def test_missing_volume_is_named(self, volume):
-        assert "Choose" in Volumes.checkInputs(Volumes.Inputs(volume, None))[0]
+        assert "Choose" in checkInputs(InputNodes(volume, None))[0]
 
     def test_same_volume_twice_is_refused(self, volume):
-        assert "same volume" in Volumes.checkInputs(Volumes.Inputs(volume, volume))[0]
+        assert "same volume" in checkInputs(InputNodes(volume, volume))[0]
 
     def test_empty_volume_is_refused(self, scene, volume):
         empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
-        assert Volumes.checkInputs(Volumes.Inputs(volume, empty)) == ["Empty is empty."]
+        assert checkInputs(InputNodes(volume, empty)) == ["Empty is empty."]
 
     def test_color_volume_is_refused(self, scene, volume):
         color = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Color")
@@ -275,58 +276,54 @@ class TestChecks:
         image.SetDimensions(4, 4, 4)
         image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
         color.SetAndObserveImageData(image)
-        assert "several values" in Volumes.checkInputs(Volumes.Inputs(volume, color))[0]
+        assert "several values" in checkInputs(InputNodes(volume, color))[0]
 
     @pytest.mark.parametrize("hardened", [False, True])
     def test_sheared_volume_is_to_be_resampled(self, inputs, hardened):
         put_under(inputs.movingVolume, SHEAR)
         if hardened:
             inputs.movingVolume.HardenTransform()
-        (problem,) = Volumes.checkInputs(inputs)
+        (problem,) = checkInputs(inputs)
         assert problem.startswith("Moving is sheared")
         assert "Resample Scalar/Vector/DWI Volume" in problem
 
     def test_sheared_segmentation_is_to_be_hardened(self, inputs, oblique_geometry):
         node = add_segmentation(oblique_geometry)
-        given = Volumes.Inputs(inputs.fixedVolume, inputs.movingVolume, movingMask=node)
+        given = InputNodes(inputs.fixedVolume, inputs.movingVolume, movingMask=node)
         put_under(node, SHEAR)
-        assert "harden" in Volumes.checkInputs(given)[0]
+        assert "harden" in checkInputs(given)[0]
         node.HardenTransform()
-        assert Volumes.checkInputs(given) == []
+        assert checkInputs(given) == []
 
     def test_non_linear_initial_transform_is_refused(self, scene, inputs):
         initial = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Start")
         initial.SetAndObserveTransformFromParent(vtk.vtkThinPlateSplineTransform())
-        given = Volumes.Inputs(inputs.fixedVolume, inputs.movingVolume, initialTransform=initial)
-        assert Volumes.checkInputs(given) == ["Start is not linear; choose another initial transform."]
+        given = InputNodes(inputs.fixedVolume, inputs.movingVolume, initialTransform=initial)
+        assert checkInputs(given) == ["Start is not linear; choose another initial transform."]
 
     def test_non_linear_parent_is_refused(self, scene, inputs):
         parent = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Parent")
         parent.SetAndObserveTransformFromParent(vtk.vtkThinPlateSplineTransform())
         inputs.fixedVolume.SetAndObserveTransformNodeID(parent.GetID())
-        assert "Volume is under a non-linear transform" in Volumes.checkInputs(inputs)[0]
+        assert "Volume is under a non-linear transform" in checkInputs(inputs)[0]
 
     def test_segmentation_without_segments_is_refused(self, scene, inputs):
         empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")
-        with_mask = Volumes.Inputs(inputs.fixedVolume, inputs.movingVolume, fixedMask=empty)
-        assert Volumes.checkInputs(with_mask) == ["Empty has no segments."]
+        with_mask = InputNodes(inputs.fixedVolume, inputs.movingVolume, fixedMask=empty)
+        assert checkInputs(with_mask) == ["Empty has no segments."]
 
     def test_landmarks_of_one_side_only_are_refused(self, inputs):
         points = add_landmarks(np.zeros((2, 3)))
-        given = Volumes.Inputs(inputs.fixedVolume, inputs.movingVolume, fixedLandmarks=points)
-        assert "both volumes" in Volumes.checkInputs(given)[0]
+        given = InputNodes(inputs.fixedVolume, inputs.movingVolume, fixedLandmarks=points)
+        assert "both volumes" in checkInputs(given)[0]
 
     def test_different_numbers_of_landmarks_are_refused(self, inputs):
         points = [add_landmarks(np.zeros((count, 3))) for count in (2, 3)]
-        given = Volumes.Inputs(
-            inputs.fixedVolume, inputs.movingVolume, fixedLandmarks=points[0], movingLandmarks=points[1]
-        )
-        assert "2 fixed but 3 moving" in Volumes.checkInputs(given)[0]
+        given = InputNodes(inputs.fixedVolume, inputs.movingVolume, fixedLandmarks=points[0], movingLandmarks=points[1])
+        assert "2 fixed but 3 moving" in checkInputs(given)[0]
 
     def test_landmark_that_is_not_placed_is_refused(self, inputs):
         points = [add_landmarks(np.zeros((2, 3)), name) for name in ("A", "B")]
         points[1].UnsetNthControlPointPosition(0)
-        given = Volumes.Inputs(
-            inputs.fixedVolume, inputs.movingVolume, fixedLandmarks=points[0], movingLandmarks=points[1]
-        )
-        assert "B has no landmarks, or one that is not placed" in Volumes.checkInputs(given)[0]
+        given = InputNodes(inputs.fixedVolume, inputs.movingVolume, fixedLandmarks=points[0], movingLandmarks=points[1])
+        assert "B has no landmarks, or one that is not placed" in checkInputs(given)[0]

@@ -12,7 +12,7 @@ import vtk
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.nodes import Transforms, Volumes, Warping
-from mrml_cases import RIGID, add_segmentation, put_under
+from mrml_cases import RIGID, InputNodes, add_segmentation, put_under
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -276,7 +276,7 @@ class TestSegmentations:
     @pytest.fixture
     def segmentation(self, fixed, moving):
         """Two boxes on the fixed grid, as a structure of the moving volume."""
-        node = add_segmentation(Volumes.Inputs(fixed, moving), "Organs")
+        node = add_segmentation(InputNodes(fixed, moving), "Organs")
         segment = node.GetSegmentation().GetNthSegment(0)
         segment.SetColor(0.2, 0.4, 0.6)
         segment.SetTag("TerminologyEntry", "Anatomy~Liver")
@@ -354,7 +354,7 @@ class TestOutputs:
             assert output.GetParentTransformNode() is None
 
     def test_existing_segmentation_is_replaced(self, shift, fixed, moving):
-        node, output = (add_segmentation(Volumes.Inputs(fixed, moving), name) for name in ("Organs", "Mine"))
+        node, output = (add_segmentation(InputNodes(fixed, moving), name) for name in ("Organs", "Mine"))
         output.GetSegmentation().AddEmptySegment("Old", "Old")
         Warping.warp(node, shift, output)
         assert output.GetSegmentation().GetNumberOfSegments() == 2

@@ -89,7 +89,7 @@ def test_opening_the_panel_loads_neither_torch_nor_what_computes_with_it() -> No
     done = run("-c", OPEN_PANEL)
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.splitlines()[-1].split("|"))
-    engine = {name.partition(".")[2] for name in loaded if name.startswith("DeepAttentionRegEngine.")}
+    engine = {name.split(".")[1] for name in loaded if name.startswith("DeepAttentionRegEngine.")}
     assert "DeepAttentionRegLib.Parameters" in loaded
     assert "torch" not in loaded
     assert engine <= LIGHT

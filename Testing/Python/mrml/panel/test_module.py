@@ -64,14 +64,14 @@ def wait_for(logic, condition) -> None:
 
 class TestChoices:
     def test_survive_saving_and_loading_the_scene(self, logic, parameters, scene, tmp_path):
-        parameters.method = Parameters.Method.REFINEMENT_ONLY
+        parameters.method = Parameters.MethodChoice.REFINEMENT_ONLY
         parameters.recursions, parameters.smoothness, parameters.velocity = 7, 2.5, True
         scene.SetURL(str(tmp_path / "scene.mrml"))
         scene.Commit()
         scene.Connect()
         loaded = logic.getParameterNode()
         values = (loaded.method, loaded.recursions, loaded.smoothness, loaded.velocity, loaded.fixedVolume.GetName())
-        assert values == (Parameters.Method.REFINEMENT_ONLY, 7, 2.5, True, "CT1")
+        assert values == (Parameters.MethodChoice.REFINEMENT_ONLY, 7, 2.5, True, "CT1")
 
     def test_start_over_when_the_scene_is_closed(self, logic, parameters, scene):
         parameters.recursions = 7
@@ -98,12 +98,12 @@ class TestChoices:
     def test_offer_every_method_but_the_baselines(self):
         roles = {name: registry.load_method(name).role for name in registry.method_names()}
         offered = {name for name, role in roles.items() if role != "baseline"}
-        assert {item.value for item in Parameters.Method} == {*offered, contract.METHOD_NONE}
+        assert {item.value for item in Parameters.MethodChoice} == {*offered, contract.METHOD_NONE}
 
     def test_start_with_the_usual_recursions_of_the_first_method(self, parameters):
         assert parameters.recursions == registry.load_method(parameters.method.value).recursions.default
 
-    @pytest.mark.parametrize("name", ["Method", "Alignment", "Similarity"])
+    @pytest.mark.parametrize("name", ["MethodChoice", "Alignment", "Similarity"])
     def test_have_different_labels(self, name):
         kind = getattr(Parameters, name)
         assert len({item.label() for item in kind}) == len(kind)
@@ -211,7 +211,7 @@ class TestRegister:
 
 class TestTexts:
     def test_stages_leave_out_what_is_not_chosen(self, parameters):
-        parameters.method, parameters.refine = Parameters.Method.REFINEMENT_ONLY, False
+        parameters.method, parameters.refine = Parameters.MethodChoice.REFINEMENT_ONLY, False
         parameters.alignment = Parameters.Alignment.NONE
         assert PanelProgress.stagesOf(parameters) == ["export", "load", "evaluate", "write", "import"]
 

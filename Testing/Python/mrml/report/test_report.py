@@ -17,7 +17,7 @@ import mrml_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import Landmarks, Maps, SegmentNodes, Segments
-from DeepAttentionRegLib.nodes import Record, Subject
+from DeepAttentionRegLib.nodes import Deformation, Record
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.report import Content as ReportContent
 from DeepAttentionRegLib.report import Html as ReportHtml
@@ -31,26 +31,26 @@ PNG = b"\x89PNG\r\n"
 
 
 @pytest.fixture
-def subject(inputs):
+def deformation(inputs):
     """What the stand-in of the engine found for two volumes, one of a name that could break a page."""
     inputs.fixedVolume.SetName(NAME)
     outcome = mrml_cases.register(inputs, settings=Registration.Settings(recursions=2, seed=7))
-    return Subject.ofTransform(outcome.transformNode)
+    return Deformation.ofTransform(outcome.transformNode)
 
 
 @pytest.fixture
-def judged(subject, inputs):
+def judged(deformation, inputs):
     """The same, with segments and landmarks compared and a map made."""
-    geometry = Maps.compute(subject, Map.JACOBIAN)[1]
+    geometry = Maps.compute(deformation, Map.JACOBIAN)[1]
     masks = {"Liver & co": cases.box(geometry, (1, 1, 1), (12, 9, 7))}
-    parts = [cases.add_segments(volume, masks) for volume in (subject.fixed, subject.moving)]
-    SegmentNodes.create(Segments.compare(subject, *parts))
+    parts = [cases.add_segments(volume, masks) for volume in (deformation.fixed, deformation.moving)]
+    SegmentNodes.create(Segments.compare(deformation, *parts))
     points = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", side) for side in "FM"]
     for node in points:
         node.AddControlPoint(*(geometry.center_lps * (-1, -1, 1)), "Apex")
-    Landmarks.create(Landmarks.measure(subject, *points))
-    Maps.create(subject, Map.LOG_JACOBIAN)
-    return subject
+    Landmarks.create(Landmarks.measure(deformation, *points))
+    Maps.create(deformation, Map.LOG_JACOBIAN)
+    return deformation
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ class TestPage:
         assert any("MIUA 2022" in text for text in references)
         assert any("10.1002/mp.12256" in text for text in references)
 
-    def test_long_table_is_cut_and_says_so(self, subject):
+    def test_long_table_is_cut_and_says_so(self, deformation):
         table = ReportContent.Table("Long", ["Name", "Value"], [[str(row), float(row)] for row in range(300)], "")
         (cut,) = [part for part in ReportHtml._table(table) if "first 200 of 300 rows" in part]
         assert cut
@@ -131,8 +131,8 @@ class TestPage:
 
 
 class TestLimits:
-    def limits(self, subject) -> dict[str, str]:
-        return {limit.measure.split(" (")[0]: limit.found for limit in ReportContent.gather(subject).limits}
+    def limits(self, deformation) -> dict[str, str]:
+        return {limit.measure.split(" (")[0]: limit.found for limit in ReportContent.gather(deformation).limits}
 
     def test_tolerances_stand_beside_the_figures(self, page):
         text = text_of(page)
@@ -148,25 +148,25 @@ class TestLimits:
         error = cases.rows_of(Record.attached(judged.transformNode, "Landmarks"))[0]["Error after (mm)"]
         assert limits["Target registration error of landmarks"].startswith(f"mean {error:.2f} mm")
 
-    def test_without_tables_they_are_those_of_the_registration(self, subject):
-        limits = self.limits(subject)
+    def test_without_tables_they_are_those_of_the_registration(self, deformation):
+        limits = self.limits(deformation)
         assert limits["Dice similarity coefficient"] == "mean 0.900, worst segment 0.900"
         assert limits["Target registration error of landmarks"] == "mean 1 mm, at most 2 mm"
 
-    def test_what_was_not_measured_is_said_to_be_so(self, subject):
-        assert self.limits(subject)["Consistency, forth and back"] == "not measured"
+    def test_what_was_not_measured_is_said_to_be_so(self, deformation):
+        assert self.limits(deformation)["Consistency, forth and back"] == "not measured"
 
-    def test_consistency_is_that_of_the_map(self, subject):
-        Maps.put(subject, Map.INCONSISTENCY, *(Maps.compute(subject, Map.MAGNITUDE)))
-        assert self.limits(subject)["Consistency, forth and back"].endswith("mm")
+    def test_consistency_is_that_of_the_map(self, deformation):
+        Maps.put(deformation, Map.INCONSISTENCY, *(Maps.compute(deformation, Map.MAGNITUDE)))
+        assert self.limits(deformation)["Consistency, forth and back"].endswith("mm")
 
 
 class TestFigures:
-    def titles(self, subject) -> list[str]:
-        return [figure.title.split(" (")[0] for figure in ReportContent.gather(subject).figures]
+    def titles(self, deformation) -> list[str]:
+        return [figure.title.split(" (")[0] for figure in ReportContent.gather(deformation).figures]
 
-    def test_volumes_and_maps_are_always_there(self, subject):
-        assert self.titles(subject)[:7] == [
+    def test_volumes_and_maps_are_always_there(self, deformation):
+        assert self.titles(deformation)[:7] == [
             "Fixed volume",
             "Moving volume before",
             "Moving volume after",
@@ -180,53 +180,53 @@ class TestFigures:
         titles = self.titles(judged)
         assert {"Log Jacobian", "Segments before", "Segments after"} <= set(titles)
 
-    def test_last_one_is_taken_where_the_volume_changes_most(self, subject):
-        array, geometry = Maps.compute(subject, Map.JACOBIAN)
+    def test_last_one_is_taken_where_the_volume_changes_most(self, deformation):
+        array, geometry = Maps.compute(deformation, Map.JACOBIAN)
         k, j, i = np.unravel_index(np.abs(np.log(np.maximum(array, 1e-6))).argmax(), array.shape)
         r, a, s = geometry.index_to_lps(np.array([[i, j, k]]))[0] * (-1, -1, 1)
-        last = self.titles(subject)[-1]
+        last = self.titles(deformation)[-1]
         numbers = [float(text) for text in re.findall(r"-?\d+\.?\d*", last)]
         np.testing.assert_allclose(numbers, (r, a, s), rtol=0.01)
 
 
 class TestPlaces:
-    def test_moving_volume_may_lie_under_the_deformation(self, subject):
-        subject.moving.SetAndObserveTransformNodeID(subject.transformNode.GetID())
-        assert len(ReportContent.gather(subject).figures) == 8
+    def test_moving_volume_may_lie_under_the_deformation(self, deformation):
+        deformation.moving.SetAndObserveTransformNodeID(deformation.transformNode.GetID())
+        assert len(ReportContent.gather(deformation).figures) == 8
 
     def test_single_slices_have_one_picture_each(self, scene, flat_geometry):
-        subject = cases.add_subject(flat_geometry, np.zeros((*flat_geometry.shape, 3)))
-        sizes = {figure.size for figure in ReportContent.gather(subject).figures}
+        deformation = cases.add_deformation(flat_geometry, np.zeros((*flat_geometry.shape, 3)))
+        sizes = {figure.size for figure in ReportContent.gather(deformation).figures}
         assert len(sizes) == 1
-        assert "," not in ReportContent.gather(subject).figures[0].title
+        assert "," not in ReportContent.gather(deformation).figures[0].title
 
     def test_pictures_may_be_taken_elsewhere(self, scene):
         grid = Geometry.from_arrays((20, 20, 20), (1.0,) * 3, (0.0,) * 3, np.eye(3))
-        subject = cases.add_subject(grid, np.zeros((*grid.shape, 3)))
-        slicer.util.arrayFromVolume(subject.fixed)[3] = 255
-        images = [ReportContent.gather(subject, np.array([-9.0, -9.0, z])).figures[0].image for z in (3.0, 9.0)]
+        deformation = cases.add_deformation(grid, np.zeros((*grid.shape, 3)))
+        slicer.util.arrayFromVolume(deformation.fixed)[3] = 255
+        images = [ReportContent.gather(deformation, np.array([-9.0, -9.0, z])).figures[0].image for z in (3.0, 9.0)]
         assert images[0] != images[1]
 
 
 class TestMemory:
     def test_report_after_loading_the_scene_says_the_same(self, scene, inputs, tmp_path):
-        subject = Subject.ofTransform(mrml_cases.register(inputs).transformNode)
-        before, name = ReportContent.gather(subject), subject.name
+        deformation = Deformation.ofTransform(mrml_cases.register(inputs).transformNode)
+        before, name = ReportContent.gather(deformation), deformation.name
         mrml_scene.save_and_reload(scene, tmp_path)
-        after = ReportContent.gather(Subject.ofTransform(scene.GetFirstNodeByName(name)))
+        after = ReportContent.gather(Deformation.ofTransform(scene.GetFirstNodeByName(name)))
         assert (after.facts, after.details, after.warnings) == (before.facts, before.details, before.warnings)
         assert after.numbers["tables"] == before.numbers["tables"]
 
     def test_transform_of_others_says_that_it_knows_nothing(self, scene, oblique_geometry):
-        subject = cases.add_subject(oblique_geometry, np.zeros((*oblique_geometry.shape, 3)))
-        content = ReportContent.gather(subject)
+        deformation = cases.add_deformation(oblique_geometry, np.zeros((*oblique_geometry.shape, 3)))
+        content = ReportContent.gather(deformation)
         assert content.facts["Method"]["Method"].startswith("Not known")
         assert "Settings" not in content.details
 
     def test_folds_of_others_are_warned_of(self, scene, oblique_geometry):
         field = np.zeros((*oblique_geometry.shape, 3))
         field[4, 5, 6] = 20.0
-        content = ReportContent.gather(cases.add_subject(oblique_geometry, field))
+        content = ReportContent.gather(cases.add_deformation(oblique_geometry, field))
         assert "folds in" in content.warnings[0]
 
 
@@ -259,33 +259,33 @@ class TestWriting:
     def test_files_have_one_name(self, written):
         assert {path.name for path in written.values()} == {"report.html", "report.csv", "report.json"}
 
-    def test_other_ending_is_refused(self, subject, tmp_path):
+    def test_other_ending_is_refused(self, deformation, tmp_path):
         with pytest.raises(ValueError, match=r"must end in one of \.html"):
-            Report.write(subject, tmp_path / "report.doc")
+            Report.write(deformation, tmp_path / "report.doc")
 
-    def test_missing_folder_is_refused(self, subject, tmp_path):
+    def test_missing_folder_is_refused(self, deformation, tmp_path):
         with pytest.raises(ValueError, match="nowhere does not exist"):
-            Report.write(subject, tmp_path / "nowhere" / "report.html")
+            Report.write(deformation, tmp_path / "nowhere" / "report.html")
 
-    def test_nothing_is_written_where_one_file_cannot_be(self, subject, tmp_path):
+    def test_nothing_is_written_where_one_file_cannot_be(self, deformation, tmp_path):
         (tmp_path / "report.json").mkdir()
         (tmp_path / "report.html").write_text("old", encoding="ascii")
         with pytest.raises(ValueError, match=r"report\.json cannot be written: is a directory"):
-            Report.write(subject, tmp_path / "report.html")
+            Report.write(deformation, tmp_path / "report.html")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
         assert (tmp_path / "report.html").read_text(encoding="ascii") == "old"
 
-    def test_without_qt_pdf_is_refused_in_a_sentence(self, subject, tmp_path):
+    def test_without_qt_pdf_is_refused_in_a_sentence(self, deformation, tmp_path):
         with pytest.raises(ValueError, match="cannot write PDF files; print the HTML file in a browser"):
-            Report.write(subject, tmp_path / "report.html", pdf=True)
+            Report.write(deformation, tmp_path / "report.html", pdf=True)
         assert not list(tmp_path.iterdir())
 
-    def test_scene_stays_as_it_is(self, scene, subject, tmp_path):
+    def test_scene_stays_as_it_is(self, scene, deformation, tmp_path):
         before = mrml_scene.scene_state(scene)
-        Report.write(subject, tmp_path / "report.html")
+        Report.write(deformation, tmp_path / "report.html")
         assert mrml_scene.scene_state(scene) == before
 
-    def test_volume_that_is_gone_is_told(self, subject, tmp_path):
-        subject.fixed.SetAndObserveImageData(None)
+    def test_volume_that_is_gone_is_told(self, deformation, tmp_path):
+        deformation.fixed.SetAndObserveImageData(None)
         with pytest.raises(ValueError, match="is empty"):
-            Report.write(subject, tmp_path / "report.html")
+            Report.write(deformation, tmp_path / "report.html")

@@ -1,6 +1,5 @@
 """Tables of pairs registered from Slicer: what is refused, what the scene gets, how it ends."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +11,10 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import mrml_scene
 from DeepAttentionRegEngine.protocol import batch, contract, errors
 from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.tasks import Batch
 from DeepAttentionRegLib.tasks.Registration import Settings
-from mrml_cases import FAKE_ENGINE, Recorder, poll_until
+from mrml_cases import ENGINE, Recorder, poll_until
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -41,9 +41,7 @@ def folder(tmp_path) -> Path:
 
 
 def prepare(pairs: Path, folder: Path, **options) -> Batch.BatchRegistration:
-    return Batch.BatchRegistration(
-        pairs, folder, options.pop("settings", SETTINGS), pythonExecutable=sys.executable, script=FAKE_ENGINE, **options
-    )
+    return Batch.BatchRegistration(pairs, folder, options.pop("settings", SETTINGS), engine=ENGINE, **options)
 
 
 def register(pairs: Path, folder: Path, **options) -> Batch.BatchOutcome:
@@ -121,7 +119,7 @@ class TestEnd:
     def test_progress_names_the_pair(self, table, folder):
         told: list[contract.Progress] = []
         recorder = Recorder()
-        callbacks = Batch.Callbacks(lambda step: told.append(step), recorder.outcomes.append, recorder.failures.append)
+        callbacks = Callbacks(lambda step: told.append(step), recorder.outcomes.append, recorder.failures.append)
         register(table("a.nrrd", "b.nrrd"), folder, callbacks=callbacks)
         pairs = [(step.step, step.of, step.message) for step in told if step.stage == "pair"]
         assert pairs == [(0, 2, "a: Refinement."), (1, 2, "b: Refinement.")]

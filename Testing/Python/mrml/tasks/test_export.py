@@ -10,8 +10,9 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine.volume import images
-from DeepAttentionRegLib.engine import Job
-from DeepAttentionRegLib.tasks.Registration import Inputs, Settings
+from DeepAttentionRegLib.engine.EngineJob import EngineJob
+from DeepAttentionRegLib.nodes.InputNodes import InputNodes
+from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import RIGID, add_segmentation, prepare, put_under, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -22,7 +23,7 @@ class TestExport:
     def export(self, monkeypatch, tmp_path):
         """The function that returns the job of a registration, its files kept in tmp_path."""
 
-        def build(inputs: Inputs, settings: Settings | None = None):
+        def build(inputs: InputNodes, settings: Settings | None = None):
             jobs = []
 
             def keep(engine_job, job) -> None:
@@ -30,7 +31,7 @@ class TestExport:
                 for path in engine_job.folder.iterdir():
                     (tmp_path / path.name).write_bytes(path.read_bytes())
 
-            monkeypatch.setattr(Job.EngineJob, "start", keep)
+            monkeypatch.setattr(EngineJob, "start", keep)
             registration = prepare(inputs, settings=settings)
             registration.start()
             registration.close()
@@ -99,6 +100,6 @@ class TestExport:
         points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
         slicer.util.updateMarkupsControlPointsFromArray(points, np.zeros((3, 3)))
         mask = add_segmentation(inputs, "Mask")
-        job = export(Inputs(inputs.fixedVolume, inputs.movingVolume, mask, mask, None, None, points, points))
+        job = export(InputNodes(inputs.fixedVolume, inputs.movingVolume, mask, mask, None, None, points, points))
         assert (job.fixed_mask, job.moving_mask) == ("fixed_mask.nrrd", "moving_mask.nrrd")
         assert (job.fixed_points, job.moving_points) == ("fixed_points.csv", "moving_points.csv")

@@ -15,9 +15,12 @@ import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
+from DeepAttentionRegLib.engine.Callbacks import Callbacks
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import Volumes
+from DeepAttentionRegLib.nodes.InputNodes import InputNodes
 from DeepAttentionRegLib.tasks import Registration
-from DeepAttentionRegLib.tasks.Registration import Callbacks, Inputs, Outputs, Settings
+from DeepAttentionRegLib.tasks.Registration import OutputNodes, Settings
 from mrml_cases import RIGID, Recorder, outputs_of, prepare, put_under, register, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -184,7 +187,7 @@ class TestExistingOutputs:
 class TestRefusal:
     def test_wrong_input_is_a_sentence(self, inputs):
         with pytest.raises(ValueError, match="same volume"):
-            prepare(Inputs(inputs.fixedVolume, inputs.fixedVolume)).start()
+            prepare(InputNodes(inputs.fixedVolume, inputs.fixedVolume)).start()
 
     def test_wrong_setting_is_a_sentence(self, inputs):
         with pytest.raises(ValueError, match="recursions is 0"):
@@ -192,20 +195,20 @@ class TestRefusal:
 
     def test_input_is_not_overwritten(self, inputs):
         with pytest.raises(ValueError, match="CT2 is an input"):
-            prepare(inputs, outputs=Outputs(warpedVolumeNode=inputs.movingVolume)).start()
+            prepare(inputs, outputs=OutputNodes(warpedVolumeNode=inputs.movingVolume)).start()
 
     def test_one_node_for_two_outputs_is_refused(self, scene, inputs):
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Both")
         with pytest.raises(ValueError, match="Both is chosen for two outputs"):
-            prepare(inputs, outputs=Outputs(warpedVolumeNode=node, jacobianVolumeNode=node)).start()
+            prepare(inputs, outputs=OutputNodes(warpedVolumeNode=node, jacobianVolumeNode=node)).start()
 
     def test_node_for_linear_transforms_is_refused(self, scene, inputs):
         node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Linear")
         with pytest.raises(ValueError, match="Linear can hold no displacement field"):
-            prepare(inputs, outputs=Outputs(transformNode=node)).start()
+            prepare(inputs, outputs=OutputNodes(transformNode=node)).start()
 
     def test_engine_that_cannot_start_leaves_the_scene(self, scene, inputs):
-        registration = Registration.Registration(inputs, pythonExecutable="no-such-python")
+        registration = Registration.PairRegistration(inputs, engine=Engine("no-such-python"))
         before = mrml_scene.scene_state(scene)
         with pytest.raises(RuntimeError, match="no-such-python"):
             registration.start()
@@ -245,7 +248,7 @@ class TestRealEngine:
         matrix = RIGID.copy()
         matrix[:3, 3] = center - RIGID[:3, :3] @ center + (2.0, -1.0, 1.5)
         put_under(inputs.movingVolume, matrix)
-        registration = Registration.Registration(inputs, self.NOTHING, pythonExecutable=sys.executable)
+        registration = Registration.PairRegistration(inputs, self.NOTHING, engine=Engine(sys.executable))
         registration.start()
         transform = registration.wait().transformNode.GetTransformFromParent()
         points = flip_lps_ras(grid_points(oblique_geometry).reshape(-1, 3))[::7]

@@ -13,9 +13,11 @@ import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
+from DeepAttentionRegLib.engine.Callbacks import Callbacks
+from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.tasks import Sequences
 from DeepAttentionRegLib.tasks.Registration import Settings
-from mrml_cases import FAKE_ENGINE, TIMEOUT_S
+from mrml_cases import ENGINE, TIMEOUT_S
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -49,7 +51,7 @@ class Recorder:
         self.outcomes: list[Sequences.SequenceOutcome] = []
         self.failures: list = []
         self._act_at, self._act = act_at, act
-        self.callbacks = Sequences.Callbacks(self._on_progress, self.outcomes.append, self.failures.append)
+        self.callbacks = Callbacks(self._on_progress, self.outcomes.append, self.failures.append)
 
     def _on_progress(self, step: Sequences.FrameProgress) -> None:
         self.steps.append(step)
@@ -61,7 +63,7 @@ def prepare(sequence, recorder: Recorder | None = None, **options) -> Sequences.
     callbacks = recorder.callbacks if recorder else None
     return Sequences.SequenceRegistration(
         sequence, REFERENCE, options.pop("settings", None), callbacks,
-        pythonExecutable=sys.executable, script=FAKE_ENGINE, **options,
+        engine=ENGINE, **options,
     )  # fmt: skip
 
 
@@ -293,7 +295,7 @@ def test_engine_finds_how_each_frame_was_shifted(oblique_geometry):
     balls = [np.exp(-((i - 8 - frame) ** 2 + (j - 10) ** 2 + (k - 10) ** 2) / 12.0) for frame in range(3)]
     moving = add_sequence([ball.astype(np.float32) for ball in balls], geometry)
     settings = Settings(method="none", alignment="mass", device="cpu")
-    registration = Sequences.SequenceRegistration(moving, 0, settings, pythonExecutable=sys.executable)
+    registration = Sequences.SequenceRegistration(moving, 0, settings, engine=Engine(sys.executable))
     registration.start()
     transforms = registration.wait().transformSequenceNode
     center = geometry.ijk_to_ras[:3] @ [8.0, 10.0, 10.0, 1.0]

@@ -11,7 +11,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import mrml_scene
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegLib.nodes import Metrics, Transforms
-from DeepAttentionRegLib.tasks.Registration import Outputs
+from DeepAttentionRegLib.tasks.Registration import OutputNodes
 from mrml_cases import Recorder, outputs_of, poll_until, prepare, register, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -99,7 +99,7 @@ class TestVanishedNodes:
 
     def test_removed_output_is_replaced(self, scene, inputs):
         table = scene.AddNewNodeByClass("vtkMRMLTableNode", "Table")
-        registration = prepare(inputs, outputs=Outputs(tableNode=table))
+        registration = prepare(inputs, outputs=OutputNodes(tableNode=table))
         registration.start()
         scene.RemoveNode(table)
         assert registration.wait().tableNode.GetScene() is scene

@@ -8,10 +8,10 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import mrml_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegLib.nodes import Subject, Transforms
+from DeepAttentionRegLib.nodes import Deformation, Transforms
 from DeepAttentionRegLib.views import Mixing, ViewStates
-from DeepAttentionRegLib.views.Comparison import Comparison, Options, opacityAt
-from DeepAttentionRegLib.views.ComparisonModes import Arrangement, Divider, Layer, Mode
+from DeepAttentionRegLib.views.Comparison import Comparison, ComparisonOptions, opacityAt
+from DeepAttentionRegLib.views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -47,7 +47,7 @@ def volume_of(array: np.ndarray, geometry: Geometry, name: str) -> slicer.vtkMRM
 
 
 @pytest.fixture
-def subject(geometry) -> Subject.Subject:
+def deformation(geometry) -> Deformation.Deformation:
     """A field that brings the edge of the moving volume, 20 mm left of the middle, to the middle."""
     fixed = volume_of(np.full(geometry.shape, FIXED, np.uint8), geometry, "CT1")
     array = np.full(geometry.shape, OUTSIDE, np.uint8)
@@ -56,23 +56,23 @@ def subject(geometry) -> Subject.Subject:
     displacement = np.zeros((*geometry.shape, 3), np.float32)
     displacement[..., 0] = SHIFT_MM
     transform = Transforms.makeGridTransform(displacement, geometry)
-    return Subject.ofTransform(Transforms.createGridTransform(transform, "T", fixed, moving))
+    return Deformation.ofTransform(Transforms.createGridTransform(transform, "T", fixed, moving))
 
 
 @pytest.fixture
-def comparison(subject):
-    comparison = Comparison(subject)
+def comparison(deformation):
+    comparison = Comparison(deformation)
     yield comparison
     comparison.close()
 
 
 @pytest.fixture
-def look(view, subject, comparison):
+def look(view, deformation, comparison):
     """The function from options to the picture of the view."""
 
     def show(mode: Mode, **options) -> np.ndarray:
-        view.show(subject.fixed)
-        comparison.show(Options(mode, **options))
+        view.show(deformation.fixed)
+        comparison.show(ComparisonOptions(mode, **options))
         return view.grab()
 
     return show
@@ -89,7 +89,9 @@ def composite() -> slicer.vtkMRMLSliceCompositeNode:
 
 
 class TestFade:
-    @pytest.mark.parametrize(("layer", "grays"), [(Layer.AFTER, [OUTSIDE, MOVING]), (Layer.BEFORE, [OUTSIDE, OUTSIDE])])
+    @pytest.mark.parametrize(
+        ("layer", "grays"), [(ComparedVolume.AFTER, [OUTSIDE, MOVING]), (ComparedVolume.BEFORE, [OUTSIDE, OUTSIDE])]
+    )
     def test_whole_layer_is_the_moving_volume(self, look, layer, grays):
         picture = look(Mode.FADE, opacity=1.0, layer=layer)
         assert [gray(picture, column) for column in (50, 120)] == grays
@@ -173,13 +175,13 @@ class TestReveal:
         picture = look(Mode.REVEAL, divider=Divider.FRONT_BACK, position=0.25)
         assert np.argmax(picture[:, 120, 0] != FIXED) == pytest.approx(50, abs=BLUR)
 
-    def test_divider_is_kept_on_a_grid_that_runs_the_other_way(self, view, geometry, subject):
+    def test_divider_is_kept_on_a_grid_that_runs_the_other_way(self, view, geometry, deformation):
         flipped = Geometry(geometry.size, geometry.spacing, (39.0, -39.0, -6.0), (-1.0, *AXIAL[1:]))
         matrix = slicer.util.vtkMatrixFromArray(flipped.ijk_to_ras)
-        subject.fixed.SetIJKToRASMatrix(matrix)
-        comparison = Comparison(subject)
-        view.show(subject.fixed)
-        comparison.show(Options(Mode.REVEAL, position=0.25))
+        deformation.fixed.SetIJKToRASMatrix(matrix)
+        comparison = Comparison(deformation)
+        view.show(deformation.fixed)
+        comparison.show(ComparisonOptions(Mode.REVEAL, position=0.25))
         assert self.edge(view.grab()) == pytest.approx(50, abs=BLUR)
         comparison.revealAt((-20.0, 5.0, 0.0))
         assert self.edge(view.grab()) == pytest.approx(150, abs=BLUR)
@@ -187,20 +189,20 @@ class TestReveal:
 
 
 class TestFusion:
-    def test_what_fits_is_gray_and_the_rest_green_or_magenta(self, look, geometry, subject):
+    def test_what_fits_is_gray_and_the_rest_green_or_magenta(self, look, geometry, deformation):
         array = np.full(geometry.shape, OUTSIDE, np.uint8)
         array[:, :, 20:] = MOVING
         array[:, 20:, :20] = MOVING
-        slicer.util.updateVolumeFromArray(subject.fixed, array)
+        slicer.util.updateVolumeFromArray(deformation.fixed, array)
         picture = look(Mode.FUSION).astype(int)
         assert picture[60, 120] == pytest.approx(MOVING, abs=2)
         assert picture[150, 50] == pytest.approx((OUTSIDE, MOVING, OUTSIDE), abs=2)
-        slicer.util.updateVolumeFromArray(subject.fixed, np.full(geometry.shape, OUTSIDE, np.uint8))
+        slicer.util.updateVolumeFromArray(deformation.fixed, np.full(geometry.shape, OUTSIDE, np.uint8))
         assert look(Mode.FUSION)[60, 120] == pytest.approx((MOVING, OUTSIDE, MOVING), abs=2)
 
-    def test_fixed_volume_keeps_its_own_colors(self, look, subject):
+    def test_fixed_volume_keeps_its_own_colors(self, look, deformation):
         look(Mode.FUSION)
-        assert subject.fixed.GetDisplayNode().GetColorNode().GetName() == "Grey"
+        assert deformation.fixed.GetDisplayNode().GetColorNode().GetName() == "Grey"
 
     def test_next_comparison_is_gray_again(self, look):
         look(Mode.FUSION)
@@ -208,31 +210,31 @@ class TestFusion:
 
 
 class TestDifference:
-    def values(self, subject) -> np.ndarray:
+    def values(self, deformation) -> np.ndarray:
         return slicer.util.arrayFromVolume(slicer.mrmlScene.GetNodeByID(composite().GetForegroundVolumeID()))
 
-    def test_is_moving_minus_fixed(self, look, subject):
+    def test_is_moving_minus_fixed(self, look, deformation):
         look(Mode.DIFFERENCE)
-        values = self.values(subject)
+        values = self.values(deformation)
         assert values[2, 20, 10] == OUTSIDE - FIXED
         assert values[2, 20, 25] == MOVING - FIXED
 
-    def test_absolute_has_no_sign(self, look, subject):
+    def test_absolute_has_no_sign(self, look, deformation):
         look(Mode.DIFFERENCE, isAbsolute=True)
-        assert self.values(subject)[2, 20, 10] == FIXED - OUTSIDE
+        assert self.values(deformation)[2, 20, 10] == FIXED - OUTSIDE
 
-    def test_what_windows_show_equally_bright_is_equal(self, look, subject):
-        array = slicer.util.arrayFromVolume(subject.moving).astype(np.float32)
-        slicer.util.updateVolumeFromArray(subject.moving, array * 10 - 1000)
-        subject.moving.GetDisplayNode().SetWindowLevelMinMax(-1000, 1550)
+    def test_what_windows_show_equally_bright_is_equal(self, look, deformation):
+        array = slicer.util.arrayFromVolume(deformation.moving).astype(np.float32)
+        slicer.util.updateVolumeFromArray(deformation.moving, array * 10 - 1000)
+        deformation.moving.GetDisplayNode().SetWindowLevelMinMax(-1000, 1550)
         look(Mode.DIFFERENCE)
-        assert self.values(subject)[2, 20, 25] == pytest.approx(MOVING - FIXED, abs=1e-3)
+        assert self.values(deformation)[2, 20, 25] == pytest.approx(MOVING - FIXED, abs=1e-3)
 
-    def test_brighter_is_orange_darker_blue_and_equal_black(self, look, subject, geometry):
+    def test_brighter_is_orange_darker_blue_and_equal_black(self, look, deformation, geometry):
         picture = look(Mode.DIFFERENCE).astype(int)
         assert picture[150, 130, 0] > picture[150, 130, 2] + 100
         assert picture[150, 50, 2] > picture[150, 50, 0] + 20
-        slicer.util.updateVolumeFromArray(subject.fixed, np.full(geometry.shape, MOVING, np.uint8))
+        slicer.util.updateVolumeFromArray(deformation.fixed, np.full(geometry.shape, MOVING, np.uint8))
         assert look(Mode.DIFFERENCE)[150, 130].max() <= 2
 
     def test_fixed_volume_shows_where_there_is_nothing_to_compare(self, look):
@@ -247,40 +249,40 @@ class TestDifference:
 
 
 class TestSources:
-    def test_changed_field_is_shown(self, look, comparison, subject, geometry):
+    def test_changed_field_is_shown(self, look, comparison, deformation, geometry):
         look(Mode.FADE, opacity=1.0)
         still = Transforms.makeGridTransform(np.zeros((*geometry.shape, 3), np.float32), geometry)
-        subject.transformNode.SetAndObserveTransformFromParent(still)
+        deformation.transformNode.SetAndObserveTransformFromParent(still)
         picture = look(Mode.FADE, opacity=1.0)
         assert gray(picture, 120) == OUTSIDE
 
-    def test_moving_volume_is_where_its_parent_puts_it(self, look, subject):
+    def test_moving_volume_is_where_its_parent_puts_it(self, look, deformation):
         shift = np.eye(4)
         shift[0, 3] = SHIFT_MM  # to the right, as the field does
-        mrml_cases.put_under(subject.moving, shift)
-        picture = look(Mode.FADE, opacity=1.0, layer=Layer.BEFORE)
+        mrml_cases.put_under(deformation.moving, shift)
+        picture = look(Mode.FADE, opacity=1.0, layer=ComparedVolume.BEFORE)
         assert [gray(picture, 90), gray(picture, 110)] == [OUTSIDE, MOVING]
 
-    def test_moving_volume_under_the_transform_is_warped_once(self, look, subject):
-        subject.moving.SetAndObserveTransformNodeID(subject.transformNode.GetID())
+    def test_moving_volume_under_the_transform_is_warped_once(self, look, deformation):
+        deformation.moving.SetAndObserveTransformNodeID(deformation.transformNode.GetID())
         picture = look(Mode.FADE, opacity=1.0)
         assert [gray(picture, 90), gray(picture, 110)] == [OUTSIDE, MOVING]
-        picture = look(Mode.FADE, opacity=1.0, layer=Layer.BEFORE)
+        picture = look(Mode.FADE, opacity=1.0, layer=ComparedVolume.BEFORE)
         assert [gray(picture, 140), gray(picture, 160)] == [OUTSIDE, MOVING]
 
-    def test_volumes_that_do_not_meet_are_refused(self, comparison, subject):
-        subject.moving.SetOrigin(5000.0, 0.0, 0.0)
+    def test_volumes_that_do_not_meet_are_refused(self, comparison, deformation):
+        deformation.moving.SetOrigin(5000.0, 0.0, 0.0)
         with pytest.raises(ValueError, match="CT2 lies outside of CT1"):
-            comparison.show(Options(Mode.FADE, layer=Layer.BEFORE))
+            comparison.show(ComparisonOptions(Mode.FADE, layer=ComparedVolume.BEFORE))
 
     def test_same_options_compute_nothing_anew(self, look, comparison, monkeypatch):
         look(Mode.CHECKERBOARD)
         monkeypatch.setattr(Mixing, "tilesOf", None)
-        comparison.show(Options(Mode.CHECKERBOARD))
+        comparison.show(ComparisonOptions(Mode.CHECKERBOARD))
 
-    def test_source_is_the_same_as_long_as_nothing_changes(self, comparison, subject):
+    def test_source_is_the_same_as_long_as_nothing_changes(self, comparison, deformation):
         before = comparison._currentSource()
-        subject.transformNode.GetTransformFromParent().TransformPoint((1.0, 2.0, 3.0))
+        deformation.transformNode.GetTransformFromParent().TransformPoint((1.0, 2.0, 3.0))
         assert comparison._currentSource() == before
 
     @pytest.mark.parametrize("mode", list(Mode)[1:])
@@ -288,8 +290,8 @@ class TestSources:
         array = np.random.default_rng(0).random(any_geometry.shape, np.float32)
         fixed, moving = (volume_of(array, any_geometry, name) for name in ("A", "B"))
         field = Transforms.makeGridTransform(np.zeros((*any_geometry.shape, 3), np.float32), any_geometry)
-        comparison = Comparison(Subject.ofTransform(Transforms.createGridTransform(field, "T", fixed, moving)))
-        comparison.show(Options(mode))
+        comparison = Comparison(Deformation.ofTransform(Transforms.createGridTransform(field, "T", fixed, moving)))
+        comparison.show(ComparisonOptions(mode))
         name = composite().GetForegroundVolumeID() or composite().GetBackgroundVolumeID()
         shown = slicer.util.arrayFromVolume(slicer.mrmlScene.GetNodeByID(name))
         wanted = np.zeros_like(array) if mode is Mode.DIFFERENCE else array
@@ -298,12 +300,12 @@ class TestSources:
 
 
 class TestEnd:
-    def test_scene_is_as_before(self, scene, view, subject):
-        view.show(subject.moving, subject.fixed, 0.3)
+    def test_scene_is_as_before(self, scene, view, deformation):
+        view.show(deformation.moving, deformation.fixed, 0.3)
         before = mrml_scene.scene_state(scene)
-        comparison = Comparison(subject)
+        comparison = Comparison(deformation)
         for mode in Mode:
-            comparison.show(Options(mode))
+            comparison.show(ComparisonOptions(mode))
         comparison.close()
         assert mrml_scene.scene_state(scene) == before
 
@@ -314,36 +316,36 @@ class TestEnd:
             added = set(scene.GetNodes()) - before
             assert not [node for node in added if node.GetSaveWithScene() or not node.GetHideFromEditors()]
 
-    def test_off_gives_back_what_was_shown(self, look, comparison, subject):
+    def test_off_gives_back_what_was_shown(self, look, comparison, deformation):
         look(Mode.CHECKERBOARD)
-        comparison.show(Options(Mode.OFF))
-        assert composite().GetBackgroundVolumeID() == subject.fixed.GetID()
+        comparison.show(ComparisonOptions(Mode.OFF))
+        assert composite().GetBackgroundVolumeID() == deformation.fixed.GetID()
         assert composite().GetForegroundVolumeID() is None
         assert not composite().GetLinkedControl()
 
-    def test_choice_made_meanwhile_is_kept(self, look, comparison, subject):
+    def test_choice_made_meanwhile_is_kept(self, look, comparison, deformation):
         look(Mode.CHECKERBOARD)
-        composite().SetBackgroundVolumeID(subject.moving.GetID())
+        composite().SetBackgroundVolumeID(deformation.moving.GetID())
         comparison.close()
-        assert composite().GetBackgroundVolumeID() == subject.moving.GetID()
+        assert composite().GetBackgroundVolumeID() == deformation.moving.GetID()
 
-    def test_second_comparison_leaves_the_views_to_the_first(self, look, comparison, subject):
+    def test_second_comparison_leaves_the_views_to_the_first(self, look, comparison, deformation):
         look(Mode.FADE)
-        other = Comparison(subject)
+        other = Comparison(deformation)
         for mode in (Mode.FUSION, Mode.CHECKERBOARD):
-            other.show(Options(mode))
-            comparison.show(Options(mode))
+            other.show(ComparisonOptions(mode))
+            comparison.show(ComparisonOptions(mode))
         comparison.close()
         other.close()
         assert (composite().GetBackgroundVolumeID(), composite().GetForegroundVolumeID()) == (
-            subject.fixed.GetID(),
+            deformation.fixed.GetID(),
             None,
         )
 
-    def test_volume_that_is_gone_does_not_come_back(self, look, comparison, subject, geometry, view):
+    def test_volume_that_is_gone_does_not_come_back(self, look, comparison, deformation, geometry, view):
         other = volume_of(np.zeros(geometry.shape, np.uint8), geometry, "Other")
         view.show(other)
-        comparison.show(Options(Mode.FADE))
+        comparison.show(ComparisonOptions(Mode.FADE))
         slicer.mrmlScene.RemoveNode(other)
         comparison.close()
         assert composite().GetBackgroundVolumeID() is None
@@ -351,7 +353,7 @@ class TestEnd:
     def test_views_are_linked_only_meanwhile(self, look, comparison):
         look(Mode.FADE)
         assert (composite().GetLinkedControl(), composite().GetHotLinkedControl()) == (1, 1)
-        comparison.show(Options(Mode.FADE, isLinked=False))
+        comparison.show(ComparisonOptions(Mode.FADE, isLinked=False))
         assert (composite().GetLinkedControl(), composite().GetHotLinkedControl()) == (0, 0)
 
 
@@ -364,15 +366,15 @@ class TestLayout:
         logic.SetMRMLScene(None)
 
     @pytest.fixture
-    def panes(self, node, pane_views, subject):
+    def panes(self, node, pane_views, deformation):
         node.SetViewArrangement(node.SlicerLayoutFourUpView)
         ViewStates.Layout().show(Arrangement.SIDE_BY_SIDE)
         for pane in pane_views:
-            pane.show(subject.fixed)
+            pane.show(deformation.fixed)
         return pane_views
 
-    def test_three_views_show_fixed_moving_and_warped(self, panes, subject, comparison):
-        comparison.show(Options(Mode.OFF))
+    def test_three_views_show_fixed_moving_and_warped(self, panes, deformation, comparison):
+        comparison.show(ComparisonOptions(Mode.OFF))
         pictures = [pane.grab() for pane in panes]
         assert [[gray(picture, column) for column in (90, 110, 160)] for picture in pictures] == [
             [FIXED, FIXED, FIXED],
@@ -380,13 +382,13 @@ class TestLayout:
             [OUTSIDE, MOVING, OUTSIDE],
         ]
 
-    def test_third_view_is_the_place_to_compare(self, panes, subject, comparison):
-        comparison.show(Options(Mode.CHECKERBOARD))
+    def test_third_view_is_the_place_to_compare(self, panes, deformation, comparison):
+        comparison.show(ComparisonOptions(Mode.CHECKERBOARD))
         assert [gray(pane.grab(), 75, 25) for pane in panes] == [FIXED, OUTSIDE, OUTSIDE]
         assert gray(panes[2].grab(), 25, 25) == FIXED
 
-    def test_views_of_another_layout_are_left_alone(self, node, panes, subject, comparison):
+    def test_views_of_another_layout_are_left_alone(self, node, panes, deformation, comparison):
         node.SetViewArrangement(node.SlicerLayoutOneUp3DView)
         before = mrml_scene.scene_state(slicer.mrmlScene)
-        comparison.show(Options(Mode.OFF))
+        comparison.show(ComparisonOptions(Mode.OFF))
         assert mrml_scene.scene_state(slicer.mrmlScene) == before

@@ -10,6 +10,7 @@ from DeepAttentionRegEngine.protocol import contract, registry
 
 from ..engine import Methods, Weights
 from ..engine.Presets import Choices, Preset, choicesOf, presetOf
+from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Parts
 
@@ -44,7 +45,7 @@ class MethodSection(Parts.Section):
         """
         self._onGpu = onGpu
         self._followMethod()
-        name = self._parameters.method.value
+        name = self.chosen.method.value
         isNetwork = name != contract.METHOD_NONE
         described = registry.load_method(name) if isNetwork else None
         self._ui.summaryLabel.text = (
@@ -71,9 +72,9 @@ class MethodSection(Parts.Section):
         entry = self._entry()
         if entry is not None:
             return entry.problem
-        if self._parameters.weights and self._parameters.method.value != contract.METHOD_NONE:
+        if self.chosen.weights and self.chosen.method.value != contract.METHOD_NONE:
             text = _("The weights {name} are not here, or not for this method; choose others or import them.")
-            return text.format(name=self._parameters.weights)
+            return text.format(name=self.chosen.weights)
         return ""
 
     def onCopyCitation(self) -> None:
@@ -84,7 +85,7 @@ class MethodSection(Parts.Section):
     def onWeightsChosen(self, index: int) -> None:
         """Take the chosen weights."""
         if self._parameters is not None:
-            self._parameters.weights = self._ui.weightsComboBox.itemData(index)
+            self.chosen.weights = self._ui.weightsComboBox.itemData(index)
 
     def onImportWeights(self) -> None:
         """Import weights for the chosen method from a file that the user chooses."""
@@ -92,16 +93,16 @@ class MethodSection(Parts.Section):
         if not path:
             return
         try:
-            entry = Weights.importWeights(path, self._parameters.method.value)
+            entry = Weights.importWeights(path, self.chosen.method.value)
         except ValueError as error:
             self._tell(str(error))
             return
-        self._parameters.weights = entry.id
+        self.chosen.weights = entry.id
         self._tell(_("The weights {title} were imported.").format(title=entry.title))
 
     def onDeleteWeights(self) -> None:
         """Delete the chosen weights if the user agrees."""
-        entry = self._entry()
+        entry = present(self._entry())
         question = _("Delete the weights {title} for good?").format(title=entry.title)
         if not slicer.util.confirmOkCancelDisplay(question):
             return
@@ -110,7 +111,7 @@ class MethodSection(Parts.Section):
         except ValueError as error:
             self._tell(str(error))
             return
-        self._parameters.weights = ""
+        self.chosen.weights = ""
         self._tell(_("The weights {title} were deleted.").format(title=entry.title))
 
     def onPresetChosen(self, index: int) -> None:
@@ -121,7 +122,7 @@ class MethodSection(Parts.Section):
 
     def _followMethod(self) -> None:
         """Bring what depends on the method in line with a newly chosen one."""
-        parameters, name, previous = self._parameters, self._parameters.method.value, self._shownMethod
+        parameters, name, previous = self.chosen, self.chosen.method.value, self._shownMethod
         if name == previous:
             return
         self._shownMethod = name
@@ -140,12 +141,12 @@ class MethodSection(Parts.Section):
             self._apply(preset)
 
     def _preset(self, method: str) -> Preset:
-        parameters = self._parameters
+        parameters = self.chosen
         choices = Choices(parameters.recursions, parameters.refinementSteps, parameters.halfPrecision)
         return presetOf(choices, method, self._onGpu)
 
     def _apply(self, preset: Preset) -> None:
-        parameters = self._parameters
+        parameters = self.chosen
         choices = choicesOf(preset, parameters.method.value, self._onGpu)
         with slicer.util.NodeModify(parameters):
             if choices.recursions is not None:
@@ -154,13 +155,13 @@ class MethodSection(Parts.Section):
             parameters.halfPrecision = choices.halfPrecision
 
     def _showPreset(self) -> None:
-        current = self._preset(self._parameters.method.value)
+        current = self._preset(self.chosen.method.value)
         offered = [preset for preset in Preset if preset in (current, *EFFORTS)]
         items = [(preset.label(), preset.value) for preset in offered]
         Parts.fillComboBox(self._ui.presetComboBox, items, current.value)
 
     def _showWeights(self) -> None:
-        ui, parameters = self._ui, self._parameters
+        ui, parameters = self._ui, self.chosen
         axes = Methods.axesOf(parameters.fixedVolume)
         self._entries = Weights.weightsFor(parameters.method.value, axes) if self._needsWeights else []
         items = [(entry.title, entry.id) for entry in self._entries]
@@ -179,7 +180,7 @@ class MethodSection(Parts.Section):
 
     def _entry(self) -> Weights.Entry | None:
         """Return the weights that will be used; None if there are none or those chosen are not there."""
-        wanted = self._parameters.weights
+        wanted = self.chosen.weights
         found = (entry for entry in self._entries if entry.id == wanted or not wanted)
         return next(found, None)
 

@@ -38,7 +38,7 @@ class WarpSection(Parts.Section):
         self._tell(text.format(name=warped.node.GetName(), warning=warped.warning).strip())
 
     def _arguments(self) -> dict[str, slicer.vtkMRMLNode | None]:
-        chosen = self._parameters
+        chosen = self.chosen
         return {
             "node": chosen.warpNode,
             "transformNode": chosen.warpTransform,

@@ -1,6 +1,5 @@
 """The tool of the panel that compares segments before and after a deformation."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +8,7 @@ from slicer.i18n import tr as _
 from ..evidence import SegmentNodes, Segments
 from . import Parts
 from .InspectionTool import TableTool
+from .RunSection import RunSection
 
 # What shows the segments that have been compared.
 SHOWING = ("segmentsMomentComboBox", "segmentComboBox", "segments3dCheckBox", "segmentsTableButton")
@@ -17,39 +17,39 @@ SHOWING = ("segmentsMomentComboBox", "segmentComboBox", "segments3dCheckBox", "s
 class SegmentsTool(TableTool):
     """Makes the regions and the table, and shows of them what is chosen."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         ui.compareSegmentsButton.connect("clicked(bool)", self.onCompare)
         ui.segmentComboBox.connect("currentIndexChanged(int)", self.onSegment)
         ui.segmentsTableButton.connect("clicked(bool)", lambda: self.showTable(SegmentNodes.TABLE_ROLE))
 
     def update(self, problem: str) -> None:
         """Say whether segments can be compared, and show what is chosen of those that have been."""
-        ui, chosen = self._ui, self._parameters
-        subject = None if problem else self.subject()
-        if subject is not None:
-            problem = Segments.checkSegments(subject, chosen.fixedSegmentation, chosen.movingSegmentation)
+        ui, chosen = self._ui, self.chosen
+        deformation = None if problem else self.deformation()
+        if deformation is not None:
+            problem = Segments.checkSegments(deformation, chosen.fixedSegmentation, chosen.movingSegmentation)
         self.offer(["compareSegmentsButton"], problem)
-        names = [] if subject is None else SegmentNodes.structures(subject)
+        names = [] if deformation is None else SegmentNodes.structures(deformation)
         structure = chosen.inspectSegment if chosen.inspectSegment in names else ""
         Parts.fillComboBox(ui.segmentComboBox, [(_("All"), ""), *((name, name) for name in names)], structure)
         self.offer(SHOWING, "" if names else problem or _("Compare the segments first."))
-        ui.segmentsLabel.text = SegmentNodes.describe(subject, structure) if names else ""
+        ui.segmentsLabel.text = "" if deformation is None else SegmentNodes.describe(deformation, structure)
         ui.segmentsLabel.visible = bool(names)
         if names:
-            wanted = subject, chosen.inspectSegments.value, structure, chosen.inspectSegments3d
+            wanted = deformation, chosen.inspectSegments.value, structure, chosen.inspectSegments3d
             self.showOnce(SegmentNodes.show, *wanted)
 
     def onCompare(self) -> None:
         """Compare the segmentations."""
-        chosen = self._parameters
+        chosen = self.chosen
         self.make(
             lambda: SegmentNodes.create(
-                Segments.compare(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation)
+                Segments.compare(self.deformation(), chosen.fixedSegmentation, chosen.movingSegmentation)
             )
         )
 
     def onSegment(self, index: int) -> None:
         """Show another segment."""
-        self._parameters.inspectSegment = self._ui.segmentComboBox.itemData(index)
+        self.chosen.inspectSegment = self._ui.segmentComboBox.itemData(index)

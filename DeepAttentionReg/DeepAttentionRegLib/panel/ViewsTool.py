@@ -1,7 +1,6 @@
 """The tool of the panel that compares the volumes of a deformation in the slice views."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +11,9 @@ from slicer.i18n import tr as _
 from ..Parameters import DeepAttentionRegParameterNode
 from ..views import Comparison, ViewStates
 from ..views.ComparisonModes import Arrangement, Mode
-from . import Cursor, Parts
-from .InspectionTool import InspectionTool
+from . import Parts
+from .InspectionTool import Cursor, InspectionTool
+from .RunSection import RunSection
 
 TICK_MS = 40  # 25 pictures a second look smooth
 CHOICES = ("arrangementComboBox", "comparisonComboBox", "layerComboBox")
@@ -32,15 +32,15 @@ UNLABELED = {"followCheckBox": {Mode.REVEAL}, "absoluteCheckBox": {Mode.DIFFEREN
 class ViewsTool(InspectionTool):
     """Shows what was chosen as long as the module is open."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Take the widgets; parameters as `InspectionTool`."""
         import qt
 
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._comparison: Comparison.Comparison | None = None
-        self._options: Comparison.Options | None = None
+        self._options: Comparison.ComparisonOptions | None = None
         self._layout = ViewStates.Layout()
-        self._cursor = Cursor.Cursor(self.onCursor)
+        self._cursor = Cursor(self.onCursor)
         self._time = 0.0
         self._timer = qt.QTimer()
         self._timer.setInterval(TICK_MS)
@@ -57,7 +57,7 @@ class ViewsTool(InspectionTool):
 
     def update(self, problem: str) -> None:
         """Show what was chosen, and offer what can be chosen."""
-        mode = self._parameters.inspectComparison
+        mode = self.chosen.inspectComparison
         reason = ""
         if problem:
             self._close()
@@ -69,20 +69,20 @@ class ViewsTool(InspectionTool):
             Parts.setVisible((getattr(ui, name), getattr(ui, f"{name}Label")), mode in modes)
         for name, modes in UNLABELED.items():
             getattr(ui, name).visible = mode in modes
-        isSideBySide = self._parameters.inspectArrangement is Arrangement.SIDE_BY_SIDE
+        isSideBySide = self.chosen.inspectArrangement is Arrangement.SIDE_BY_SIDE
         ui.linkedCheckBox.visible = isSideBySide or mode is not Mode.OFF
-        ui.revealSlider.enabled = not self._parameters.inspectFollow
-        ui.comparisonLabel.text = reason or _explanation(mode, self._parameters.inspectAbsolute)
+        ui.revealSlider.enabled = not self.chosen.inspectFollow
+        ui.comparisonLabel.text = reason or _explanation(mode, self.chosen.inspectAbsolute)
         ui.comparisonLabel.visible = bool(ui.comparisonLabel.text)
 
     def onTick(self) -> None:
         """Let a rock or flicker go on."""
         now = time.monotonic()
         if self._comparison is not None:
-            self._comparison.step(now - self._time, self._parameters.inspectRate)
+            self._comparison.step(now - self._time, self.chosen.inspectRate)
         self._time = now
 
-    def onDrag(self, **changes: float) -> None:
+    def onDrag(self, **changes: Any) -> None:
         """Show what a slider is at while it is dragged.
 
         :param changes: those to the options of the comparison.
@@ -98,8 +98,8 @@ class ViewsTool(InspectionTool):
 
     def _show(self) -> str:
         """Show what was chosen and return why that is not possible, if so."""
-        chosen, subject = self._parameters, self.subject()
-        options = Comparison.Options(
+        chosen, deformation = self.chosen, self.deformation()
+        options = Comparison.ComparisonOptions(
             mode=chosen.inspectComparison,
             layer=chosen.inspectLayer,
             opacity=chosen.inspectFade / 100,
@@ -109,33 +109,33 @@ class ViewsTool(InspectionTool):
             isAbsolute=chosen.inspectAbsolute,
             isLinked=chosen.inspectLinked,
         )
-        if self._comparison is not None and self._comparison.subject != subject:
+        if self._comparison is not None and self._comparison.deformation != deformation:
             self._comparison.close()
             self._comparison = None
-        self._comparison = self._comparison or Comparison.Comparison(subject)
+        self._comparison = comparison = self._comparison or Comparison.Comparison(deformation)
         isNewLayout = self._layout.show(chosen.inspectArrangement)
-        reason = self._compare(options)
+        reason = self._compare(comparison, options)
         if isNewLayout:
-            ViewStates.turnPanes(subject.fixed)
+            ViewStates.turnPanes(deformation.fixed)
             slicer.util.resetSliceViews()
         self._follow(options.mode, not reason)
         return reason
 
-    def _compare(self, options: Comparison.Options) -> str:
+    def _compare(self, comparison: Comparison.Comparison, options: Comparison.ComparisonOptions) -> str:
         before, self._options = self._options, options
         # What a slider changes must be quick, and a cursor that flickers meanwhile is none that waits.
         isQuick = before is not None and replace(options, opacity=before.opacity, position=before.position) == before
         try:
             with slicer.util.tryWithErrorDisplay(show=False, waitCursor=not isQuick):
-                self._comparison.show(options)
+                comparison.show(options)
         except ValueError as reason:
-            self._comparison.close()
+            comparison.close()
             return str(reason)
         return ""
 
     def _follow(self, mode: Mode, isShown: bool) -> None:
         """Observe the time or the cursor, where the mode needs that."""
-        self._cursor.follow(isShown and mode is Mode.REVEAL and self._parameters.inspectFollow)
+        self._cursor.follow(isShown and mode is Mode.REVEAL and self.chosen.inspectFollow)
         isAlternating = isShown and mode in Comparison.ALTERNATING
         if not isAlternating:
             self._timer.stop()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import types
@@ -15,12 +16,15 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine.protocol import contract, errors
-from DeepAttentionRegLib.engine import Job
+from DeepAttentionRegLib.engine.Callbacks import Callbacks
+from DeepAttentionRegLib.engine.Engine import Engine
+from DeepAttentionRegLib.engine.EngineJob import EngineJob
 
 pytestmark = pytest.mark.mrml
 
 HERE = Path(__file__).resolve().parents[2] / "support"
 FAKE_ENGINE = HERE / "fake_engine.py"
+ENGINE = Engine(sys.executable, FAKE_ENGINE)
 TIMEOUT_S = 20.0
 REGISTER = contract.RegisterJob(fixed="fixed.nrrd", moving="moving.nrrd", output_transform="transform.nrrd")
 
@@ -32,7 +36,7 @@ class Recorder:
         self.progress: list[contract.Progress] = []
         self.results: list[contract.Result] = []
         self.failures: list[contract.Failure] = []
-        self.callbacks = Job.Callbacks(self.progress.append, self.results.append, self.failures.append)
+        self.callbacks = Callbacks(self.progress.append, self.results.append, self.failures.append)
 
     @property
     def ends(self) -> int:
@@ -46,12 +50,12 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def job(recorder: Recorder):
-    job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+    job = EngineJob(recorder.callbacks, ENGINE)
     yield job
     job.close()
 
 
-def start(job: Job.EngineJob, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def start(job: EngineJob, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setenv("FAKE_ENGINE", mode)
     job.start(REGISTER)
 
@@ -72,7 +76,7 @@ def wait_until(condition, message: str) -> None:
         time.sleep(0.02)
 
 
-def poll_until_progress(job: Job.EngineJob, recorder: Recorder) -> int:
+def poll_until_progress(job: EngineJob, recorder: Recorder) -> int:
     """Wait for the engine's first word and return its process id."""
 
     def has_spoken() -> bool:
@@ -116,7 +120,7 @@ class TestVerdict:
         assert recorder.ends == 1
 
     def test_interpreter_that_is_not_there_is_a_sentence(self, recorder):
-        job = Job.EngineJob(recorder.callbacks, "no-such-python", FAKE_ENGINE)
+        job = EngineJob(recorder.callbacks, Engine("no-such-python", FAKE_ENGINE))
         with pytest.raises(RuntimeError, match="no-such-python"):
             job.start(REGISTER)
         assert not job.folder.exists()
@@ -132,7 +136,7 @@ class TestCancellation:
         assert not is_running(pid)
 
     def test_engine_that_hangs_is_killed(self, job, recorder, monkeypatch):
-        monkeypatch.setattr(Job, "CANCEL_GRACE_S", 0.1)
+        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.CANCEL_GRACE_S", 0.1)
         start(job, monkeypatch, "hang")
         pid = poll_until_progress(job, recorder)
         job.cancel()
@@ -141,7 +145,7 @@ class TestCancellation:
         assert not is_running(pid)
 
     def test_launcher_is_killed_with_what_it_launched(self, job, recorder, monkeypatch):
-        monkeypatch.setattr(Job, "CANCEL_GRACE_S", 0.1)
+        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.CANCEL_GRACE_S", 0.1)
         start(job, monkeypatch, "launch")
 
         def both_spoke() -> bool:
@@ -170,9 +174,7 @@ class TestCleanUp:
 
     def test_folder_is_there_during_the_last_callback(self, monkeypatch):
         seen = []
-        job = Job.EngineJob(
-            Job.Callbacks(onFailed=lambda _failure: seen.append(job.folder.exists())), sys.executable, FAKE_ENGINE
-        )
+        job = EngineJob(Callbacks(onFailed=lambda _failure: seen.append(job.folder.exists())), ENGINE)
         start(job, monkeypatch, "fail")
         job.wait()
         assert seen == [True]
@@ -190,7 +192,7 @@ class TestCleanUp:
         def raise_error(_event: object) -> None:
             raise ZeroDivisionError
 
-        job = Job.EngineJob(Job.Callbacks(onProgress=raise_error), sys.executable, FAKE_ENGINE)
+        job = EngineJob(Callbacks(onProgress=raise_error), ENGINE)
         start(job, monkeypatch, "hang")
         with pytest.raises(ZeroDivisionError):
             job.wait()
@@ -199,8 +201,8 @@ class TestCleanUp:
     def test_temporary_folder_with_spaces_and_umlauts_works(self, recorder, monkeypatch, tmp_path):
         folder = tmp_path / "J\u00fcrgen M\u00fcller \u80ba"
         folder.mkdir()
-        monkeypatch.setattr(Job.tempfile, "tempdir", str(folder))
-        job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        job = EngineJob(recorder.callbacks, ENGINE)
         assert job.folder.parent == folder
         start(job, monkeypatch, "fail")
         job.wait()
@@ -233,11 +235,11 @@ class TestInApplication:
         application = types.SimpleNamespace(temporaryPath=str(tmp_path), processEvents=lambda: None)
         monkeypatch.setattr(slicer, "app", application, raising=False)
         monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: {**os.environ, "FAKE_ENGINE": "fail"})
-        monkeypatch.setattr(Job, "qt", types.SimpleNamespace(QTimer=FakeTimer))
+        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.qt", types.SimpleNamespace(QTimer=FakeTimer))
         return application
 
     def test_timer_brings_the_news_and_stops_at_the_end(self, application, recorder):
-        job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+        job = EngineJob(recorder.callbacks, ENGINE)
         job.start(REGISTER)
         timer = job._timer
         assert timer.running
@@ -252,7 +254,7 @@ class TestInApplication:
 
     def test_job_works_in_the_folder_and_environment_of_the_application(self, application, recorder, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "hang")
-        job = Job.EngineJob(recorder.callbacks, sys.executable, FAKE_ENGINE)
+        job = EngineJob(recorder.callbacks, ENGINE)
         assert str(job.folder.parent) == application.temporaryPath
         job.start(REGISTER)
         job.wait()
@@ -267,9 +269,11 @@ class TestOrphans:
         import mrml_scene
         from pathlib import Path
         from DeepAttentionRegEngine.protocol import contract
-        from DeepAttentionRegLib.engine import Job
-        show = Job.Callbacks(onProgress=lambda progress: print(progress.message, flush=True))
-        job = Job.EngineJob(show, sys.executable, Path({engine!r}))
+        from DeepAttentionRegLib.engine.Callbacks import Callbacks
+        from DeepAttentionRegLib.engine.Engine import Engine
+        from DeepAttentionRegLib.engine.EngineJob import EngineJob
+        show = Callbacks(onProgress=lambda progress: print(progress.message, flush=True))
+        job = EngineJob(show, Engine(sys.executable, Path({engine!r})))
         job.start(contract.RegisterJob(fixed="f", moving="m", output_transform="t"))
         job.wait()
         """

@@ -52,7 +52,7 @@ class EngineSection(Parts.Section):
     @property
     def onGpu(self) -> bool:
         """Whether a graphics card will compute."""
-        name = self._parameters.device
+        name = self.chosen.device
         hasCard = any(device.name.startswith("cuda") for device in self._devices())
         return name.startswith("cuda") or (name == "auto" and hasCard)
 
@@ -65,7 +65,7 @@ class EngineSection(Parts.Section):
         if environment is None:
             return ""
         unfit = environment.problem if self._logic.otherPython is not None else ""
-        return unfit or Interpreter.checkDevice(self._parameters.device, environment)
+        return unfit or Interpreter.checkDevice(self.chosen.device, environment)
 
     def update(self, lacksWeights: bool) -> None:
         """Show the devices and what is missing.
@@ -111,7 +111,7 @@ class EngineSection(Parts.Section):
             self.look()
             self._tell(_("Slicer's own Python runs the engine now."))
         elif self._parameters is not None:
-            self._parameters.device = name
+            self.chosen.device = name
 
     def _need(self, lacksWeights: bool) -> tuple[str, str, Callable[[], None]]:
         """Return what is missing in a sentence, empty if nothing is, and the button that mends it."""
@@ -136,7 +136,7 @@ class EngineSection(Parts.Section):
         return Interpreter.Device("auto", _("Automatic")), Interpreter.Device("cpu", _("CPU"))
 
     def _showDevices(self) -> None:
-        environment, other, chosen = self._logic.environment, self._logic.otherPython, self._parameters.device
+        environment, other, chosen = self._logic.environment, self._logic.otherPython, self.chosen.device
         items = [(device.label, device.name) for device in self._devices()]
         if all(chosen != name for _label, name in items):
             items.append((chosen, chosen))

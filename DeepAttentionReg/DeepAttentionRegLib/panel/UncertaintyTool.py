@@ -1,7 +1,6 @@
 """The tool of the panel that estimates how uncertain a deformation is."""
 
 import functools
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +10,15 @@ from slicer.i18n import tr as _
 from ..evidence import Uncertainty
 from . import Arguments, Progress
 from .InspectionTool import InspectionTool
+from .RunSection import RunSection
 
 
 class UncertaintyTool(InspectionTool):
     """Starts the estimate; its map is shown with the other maps."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         ui.uncertaintyButton.connect("clicked(bool)", lambda: self.onEstimate())
 
     def update(self, problem: str) -> None:
@@ -28,15 +28,15 @@ class UncertaintyTool(InspectionTool):
     def onEstimate(self) -> None:
         """Start the estimate for the chosen deformation."""
         try:
-            subject = self.subject()
+            deformation = self.deformation()
         except ValueError as reason:
             self._tell(str(reason))
             return
-        make = functools.partial(
-            Uncertainty.Estimate, subject, self._parameters.inspectSamples, Arguments.settingsOf(self._parameters)
-        )
-        stages = Progress.stagesOf(self._parameters, withUncertainty=True)
-        self.run.start(self._logic.run, make, stages=stages, onProgress=self.run.show, onFinished=self._onFinished)
+        chosen = self.chosen
+        settings = Arguments.settingsOf(chosen)
+        make = functools.partial(Uncertainty.UncertaintyEstimate, deformation, chosen.inspectSamples, settings)
+        stages = Progress.stagesOf(chosen, withUncertainty=True)
+        self._run.start(self._logic.run, make, stages=stages, onProgress=self._run.show, onFinished=self._onFinished)
 
     def _onFinished(self, node: slicer.vtkMRMLScalarVolumeNode) -> None:
         mean, high = Uncertainty.summaryOf(node)

@@ -10,15 +10,14 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
 
-from . import Engine, Parts, Progress
+from . import Parts, Progress
+from .EngineSection import EngineSection
 
 
 class RunSection(Parts.Section):
     """Starts what the logic can do, whichever part of the panel asks for it; one thing runs at a time."""
 
-    def __init__(
-        self, ui: SimpleNamespace, update: Callable[[], None], logic: Any, engine: Engine.EngineSection
-    ) -> None:
+    def __init__(self, ui: SimpleNamespace, update: Callable[[], None], logic: Any, engine: EngineSection) -> None:
         """Connect the widgets.
 
         :param ui: widgets by name.
@@ -47,7 +46,7 @@ class RunSection(Parts.Section):
             return False
         self._isCanceling = False
         self._message = ""
-        self._stages = Progress.stagesOf(self._parameters) if stages is None else stages
+        self._stages = Progress.stagesOf(self.chosen) if stages is None else stages
         self._ui.progressBar.value = 0
         self._ui.finishButton.enabled = True
         try:

@@ -13,8 +13,8 @@ import evidence_cases
 import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
-from DeepAttentionRegLib.evidence.Evidence import Evidence
-from DeepAttentionRegLib.nodes import EvidenceFiles, Record, Subject, Transforms
+from DeepAttentionRegLib.evidence.RecursionEvidence import RecursionEvidence
+from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Record, Transforms
 from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import add_pair, register
 
@@ -25,22 +25,22 @@ WHOLE = Settings(recursions=RECURSIONS, keepAttention=True)
 
 
 @pytest.fixture
-def evidence(inputs) -> Evidence:
+def evidence(inputs) -> RecursionEvidence:
     """What a registration of two recursions and no refinement left behind."""
-    return Evidence(register(inputs, settings=WHOLE).transformNode)
+    return RecursionEvidence(register(inputs, settings=WHOLE).transformNode)
 
 
 @pytest.fixture(params=["fresh", "loaded"])
-def any_evidence(request, scene, evidence, tmp_path) -> Evidence:
+def any_evidence(request, scene, evidence, tmp_path) -> RecursionEvidence:
     """The same, as it is at first and after saving and loading."""
     if request.param == "fresh":
         return evidence
     name = evidence.transformNode.GetName()
     mrml_scene.save_and_reload(scene, tmp_path)
-    return Evidence(scene.GetFirstNode(name, "vtkMRMLTransformNode"))
+    return RecursionEvidence(scene.GetFirstNode(name, "vtkMRMLTransformNode"))
 
 
-def field_of(evidence: Evidence, step: int) -> np.ndarray:
+def field_of(evidence: RecursionEvidence, step: int) -> np.ndarray:
     return Transforms.readGrid(evidence.steps.GetNthDataNode(step))[0]
 
 
@@ -53,13 +53,13 @@ class TestSteps:
 
     def test_end_with_the_result_where_it_was_refined(self, inputs, oblique_geometry):
         settings = Settings(recursions=RECURSIONS, refinementSteps=1, keepRecursions=True)
-        evidence = Evidence(register(inputs, settings=settings).transformNode)
+        evidence = RecursionEvidence(register(inputs, settings=settings).transformNode)
         labels = [evidence.label(step) for step in range(evidence.count)]
         assert labels == ["Before: aligned only", "Recursion 1 of 2", "Recursion 2 of 2", "Result"]
         np.testing.assert_allclose(field_of(evidence, 3), fake_engine.field_on(oblique_geometry), atol=1e-5)
 
     def test_refinement_alone_has_two(self, inputs):
-        evidence = Evidence(
+        evidence = RecursionEvidence(
             register(inputs, settings=Settings("none", refinementSteps=1, keepRecursions=True)).transformNode
         )
         assert [evidence.label(step) for step in range(evidence.count)] == ["Before: aligned only", "Result"]
@@ -67,7 +67,7 @@ class TestSteps:
     def test_large_fields_are_kept_coarser(self, scene, monkeypatch):
         monkeypatch.setattr(EvidenceFiles, "STEP_VOXELS", 500)
         fixed = Geometry.from_arrays((20, 20, 20), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), np.eye(3))
-        evidence = Evidence(register(add_pair(fixed), settings=WHOLE).transformNode)
+        evidence = RecursionEvidence(register(add_pair(fixed), settings=WHOLE).transformNode)
         field, grid = Transforms.readGrid(evidence.steps.GetNthDataNode(RECURSIONS))
         assert np.prod(grid.size) <= 500
         np.testing.assert_allclose(field, fake_engine.field_on(grid), atol=1e-5)
@@ -81,8 +81,8 @@ class TestSteps:
 
     def test_present_step_can_be_inspected_itself(self, any_evidence):
         any_evidence.step = 1
-        subject = Subject.ofTransform(any_evidence.shownTransform)
-        assert (subject.fixed.GetName(), subject.moving.GetName()) == ("CT1", "CT2")
+        deformation = Deformation.ofTransform(any_evidence.shownTransform)
+        assert (deformation.fixed.GetName(), deformation.moving.GetName()) == ("CT1", "CT2")
 
     def test_step_that_is_none_is_refused(self, evidence):
         with pytest.raises(ValueError, match="no step 3"):
@@ -97,7 +97,7 @@ class TestSteps:
 class TestOthers:
     def test_maps_that_are_not_of_the_network_are_left_out(self, evidence):
         Record.attach(evidence.transformNode, "MapJacobian", evidence.table)
-        assert len(Evidence(evidence.transformNode).maps) == 2
+        assert len(RecursionEvidence(evidence.transformNode).maps) == 2
 
 
 class TestAttention:
@@ -137,7 +137,7 @@ class TestMaps:
         )
         node = register(inputs).transformNode
         EvidenceFiles.commit(EvidenceFiles.read(result, displacement, oblique_geometry), node)
-        assert [name for name, _image in Evidence(node).maps] == names
+        assert [name for name, _image in RecursionEvidence(node).maps] == names
 
     def test_are_those_of_the_recursion(self, any_evidence, oblique_geometry):
         assert any_evidence.maps == [(evidence_cases.RELEVANCE, "fixed"), (evidence_cases.MASK, "moving")]
@@ -174,13 +174,13 @@ class TestMissing:
     def test_transform_without_evidence_says_what_to_do(self, inputs):
         node = register(inputs).transformNode
         with pytest.raises(ValueError, match="register again"):
-            Evidence(node)
+            RecursionEvidence(node)
 
     @pytest.mark.parametrize("part", ["steps", "browser"])
     def test_removed_node_says_so(self, scene, evidence, part):
         scene.RemoveNode(getattr(evidence, part))
         with pytest.raises(ValueError, match="register again"):
-            Evidence(evidence.transformNode)
+            RecursionEvidence(evidence.transformNode)
 
     def test_nothing_is_left_if_the_result_cannot_be_loaded(self, scene, inputs, monkeypatch):
         def fail(*_arguments):

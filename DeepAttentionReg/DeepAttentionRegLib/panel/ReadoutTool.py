@@ -1,6 +1,5 @@
 """The tool of the panel that says what a deformation does at the point under the cursor."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,20 +7,21 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from ..evidence import Readout
+from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
 from ..views import ViewStates
-from . import Cursor
-from .InspectionTool import InspectionTool
+from .InspectionTool import Cursor, InspectionTool
+from .RunSection import RunSection
 
 
 class ReadoutTool(InspectionTool):
     """Writes into its own label and marks the corresponding point, as often as the cursor moves."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Take the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._mark = Readout.Mark()
-        self._cursor = Cursor.Cursor(self.onCursor)
+        self._cursor = Cursor(self.onCursor)
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices; None lets go of the cursor and removes the mark."""
@@ -31,7 +31,7 @@ class ReadoutTool(InspectionTool):
 
     def update(self, problem: str) -> None:
         """Follow the cursor if that was chosen."""
-        ui, isOn = self._ui, self._parameters.inspectReadout and not problem
+        ui, isOn = self._ui, self.chosen.inspectReadout and not problem
         self.offer(["readoutCheckBox"], problem)
         ui.readoutLabel.visible = isOn
         if isOn:
@@ -47,26 +47,26 @@ class ReadoutTool(InspectionTool):
             self._clear(_("Point at something in a slice view."))
             return
         try:
-            subject = self.subject()
+            deformation = self.deformation()
         except ValueError as reason:  # a volume has just been removed
             self._clear(str(reason))
             return
         here = self._cursor.viewName()
         views = ViewStates.compositeNodes()
-        alone = {view.GetLayoutName() for view in views if Readout.showsMovingAlone(view, subject)}
+        alone = {view.GetLayoutName() for view in views if Readout.showsMovingAlone(view, deformation)}
         isMoving = here in alone
-        fixed = Readout.fixedPointOf(subject, point) if isMoving else np.array(point)
-        reading = None if fixed is None else Readout.read(subject, fixed)
+        fixed = Readout.fixedPointOf(deformation, point) if isMoving else np.array(point)
+        reading = None if fixed is None else Readout.read(deformation, fixed)
         if reading is None:
             self._clear(_("The deformation is not known here."))
             return
-        self._ui.readoutLabel.text = Readout.describe(reading, subject)
+        self._ui.readoutLabel.text = Readout.describe(reading, deformation)
         there = reading.point if isMoving else reading.origin
-        others = [view for view in views if Readout.showsMoving(view, subject) != isMoving]
+        others = [view for view in views if Readout.showsMoving(view, deformation) != isMoving]
         self._mark.show(there, others)
-        for view in others if self._parameters.inspectJump else ():
+        for view in others if self.chosen.inspectJump else ():
             if isMoving or view.GetLayoutName() in alone:
-                ViewStates.sliceNodeOf(view).JumpSliceByOffsetting(*there)
+                present(ViewStates.sliceNodeOf(view)).JumpSliceByOffsetting(*there)
 
     def _clear(self, text: str) -> None:
         self._ui.readoutLabel.text = text

@@ -6,31 +6,39 @@ from typing import Any
 
 import slicer
 
-from ..nodes import Subject
+from ..nodes import Deformation
 from ..Parameters import DeepAttentionRegParameterNode
-from . import Attention, Landmarks, Maps, Parts, Readout, Recursions, Report, Run, Segments, Uncertainty, Views
+from . import Parts
+from .AttentionTool import AttentionTool
 from .InspectionTool import InspectionTool
+from .LandmarksTool import LandmarksTool
+from .MapsTool import MapsTool
+from .ReadoutTool import ReadoutTool
+from .RecursionsTool import RecursionsTool
+from .ReportTool import ReportTool
+from .RunSection import RunSection
+from .SegmentsTool import SegmentsTool
+from .UncertaintyTool import UncertaintyTool
+from .ViewsTool import ViewsTool
 
 # Each tool has a form of its own, Resources/UI/<name>.ui; in the order of the panel.
 TOOLS: dict[str, type[InspectionTool]] = {
-    "Views": Views.ViewsTool,
-    "Maps": Maps.MapsTool,
-    "Readout": Readout.ReadoutTool,
-    "Segments": Segments.SegmentsTool,
-    "Landmarks": Landmarks.LandmarksTool,
-    "Recursions": Recursions.RecursionsTool,
-    "Attention": Attention.AttentionTool,
-    "Uncertainty": Uncertainty.UncertaintyTool,
-    "Report": Report.ReportTool,
+    "Views": ViewsTool,
+    "Maps": MapsTool,
+    "Readout": ReadoutTool,
+    "Segments": SegmentsTool,
+    "Landmarks": LandmarksTool,
+    "Recursions": RecursionsTool,
+    "Attention": AttentionTool,
+    "Uncertainty": UncertaintyTool,
+    "Report": ReportTool,
 }
 
 
 class InspectionSection(Parts.Section):
     """Makes the tools and gives them what they work on."""
 
-    def __init__(
-        self, ui: SimpleNamespace, run: Run.RunSection, logic: Any, resourcePath: Callable[[str], str]
-    ) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any, resourcePath: Callable[[str], str]) -> None:
         """Load the forms of the tools; their widgets join the others.
 
         :param ui: as `Section`.
@@ -45,8 +53,7 @@ class InspectionSection(Parts.Section):
             ui.inspectionCollapsibleButton.layout().addWidget(form)
             form.setMRMLScene(slicer.mrmlScene)
             vars(ui).update(vars(slicer.util.childWidgetVariables(form)))
-            self._tools.append(tool(ui, run.tell, logic))
-            self._tools[-1].run = run
+            self._tools.append(tool(ui, run, logic))
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices."""
@@ -56,9 +63,9 @@ class InspectionSection(Parts.Section):
 
     def update(self) -> None:
         """Say what is missing, or let the tools show what they can do."""
-        chosen, problem = self._parameters, ""
+        chosen, problem = self.chosen, ""
         try:
-            Subject.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
+            Deformation.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
         except ValueError as reason:
             problem = str(reason)
         self._ui.inspectedProblemLabel.text = problem

@@ -5,29 +5,29 @@ import contextlib
 import logging
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import slicer
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.protocol import contract, errors, registry
+from DeepAttentionRegEngine.protocol import contract, errors
+
+from .Callbacks import Callbacks
+from .Engine import Engine
 
 try:
     import qt
 except ImportError:  # slicer-core has no Qt
     qt = None
 
-ENGINE_SCRIPT = registry.resources().parent / "Scripts" / "run_engine.py"
 CANCEL_FILE, FINISH_FILE = "cancel", "finish"
 POLL_INTERVAL_MS = 100
 CANCEL_GRACE_S = 10.0
@@ -37,24 +37,6 @@ DRAIN_S = 2.0
 LOG_LINES = 200
 
 
-def ignore(_event: Any) -> None:
-    """Stand in for a callback that nobody set."""
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Functions called in the main thread while a job runs; one of the last two is called exactly once.
-
-    :param onProgress: gets every `contract.Progress`.
-    :param onFinished: gets the `contract.Result`.
-    :param onFailed: gets the `contract.Failure`; its code is `errors.CANCELLED` after a cancellation.
-    """
-
-    onProgress: Callable[[contract.Progress], None] = ignore
-    onFinished: Callable[[contract.Result], None] = ignore
-    onFailed: Callable[[contract.Failure], None] = ignore
-
-
 class EngineJob:
     """A job folder and the engine process that works in it.
 
@@ -62,20 +44,14 @@ class EngineJob:
     handling of non-ASCII paths on Windows, ever sees where the folder lies.
     """
 
-    def __init__(
-        self,
-        callbacks: Callbacks | None = None,
-        pythonExecutable: str | None = None,
-        script: Path = ENGINE_SCRIPT,
-    ) -> None:
+    def __init__(self, callbacks: Callbacks | None = None, engine: Engine | None = None) -> None:
         """Make the folder.
 
         :param callbacks: whom to tell.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
         self._callbacks = callbacks or Callbacks()
-        self._command = [pythonExecutable or shutil.which("PythonSlicer") or sys.executable, str(script)]
+        self._command = (engine or Engine()).command
         application = _application()
         self._temporary = tempfile.TemporaryDirectory(
             prefix="DeepAttentionReg-", dir=application and application.temporaryPath, ignore_cleanup_errors=True
@@ -131,7 +107,7 @@ class EngineJob:
             self.close()
             message = _("The engine could not be started with {program}: {reason}")
             raise RuntimeError(message.format(program=self._command[0], reason=error)) from error
-        threading.Thread(target=_readLines, args=(self._process, self._lines), daemon=True).start()
+        threading.Thread(target=_readLines, args=(self._process.stdout, self._lines), daemon=True).start()
         if qt is not None and _application() is not None:
             self._timer = qt.QTimer()
             self._timer.setInterval(POLL_INTERVAL_MS)
@@ -140,16 +116,17 @@ class EngineJob:
 
     def poll(self) -> None:
         """Pass on what the engine said since the last call; called by a timer where Qt is there."""
+        process = self._process
         # A callback may run the event loop, and with it the timer.
-        if not self.isRunning or self._polling:
+        if process is None or self._closed or self._polling:
             return
         self._polling = True
         try:
-            self._drain()
+            self._drain(process)
             if self._killAt is not None and time.monotonic() > self._killAt:
-                _killTree(self._process)
-            if self.isRunning and self._hasEnded():
-                self._report(self._judge())
+                _killTree(process)
+            if self.isRunning and self._hasEnded(process):
+                self._report(self._judge(process.returncode))
         finally:
             self._polling = False
 
@@ -190,7 +167,7 @@ class EngineJob:
                 self._process.wait(KILL_WAIT_S)
         self._temporary.cleanup()
 
-    def _drain(self) -> None:
+    def _drain(self, process: subprocess.Popen[str]) -> None:
         """Handle the lines that the reader thread has collected."""
         while self.isRunning:
             try:
@@ -200,14 +177,14 @@ class EngineJob:
             if line is None:
                 self._outputEnded = True
                 return
-            self._handle(line)
+            self._handle(line, process)
 
-    def _handle(self, line: str) -> None:
+    def _handle(self, line: str, process: subprocess.Popen[str]) -> None:
         try:
             event = contract.parse_event(line)
         except errors.EngineError as error:
             self._verdict = contract.Failure(error.code, error.message, error.hint)
-            _killTree(self._process)
+            _killTree(process)
             return
         if event is None:
             self._log.append(line.rstrip())
@@ -216,19 +193,21 @@ class EngineJob:
         elif self._verdict is None:
             self._verdict = event
 
-    def _hasEnded(self) -> bool:
-        if self._process.poll() is None:
+    def _hasEnded(self, process: subprocess.Popen[str]) -> bool:
+        if process.poll() is None:
             # A process that hangs in a driver survives even being killed; nobody should wait for it.
             return self._killAt is not None and time.monotonic() > self._killAt + KILL_WAIT_S
         if self._drainUntil is None:
             self._drainUntil = time.monotonic() + DRAIN_S
         return self._outputEnded or time.monotonic() > self._drainUntil
 
-    def _judge(self) -> contract.Result | contract.Failure:
-        """Return how the job ended, once the process has."""
+    def _judge(self, code: int | None) -> contract.Result | contract.Failure:
+        """Return how the job ended.
+
+        :param code: how the process did; None if it survives being killed.
+        """
         if self._killAt is not None:
             return contract.Failure(errors.CANCELLED, _("The registration was canceled."))
-        code = self._process.returncode
         if isinstance(self._verdict, contract.Failure) or (self._verdict is not None and code == 0):
             return self._verdict
         logging.error("The engine ended with exit code %s. Its last lines:\n%s", code, self.log)
@@ -250,10 +229,10 @@ class EngineJob:
             self.close()
 
 
-def _readLines(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+def _readLines(output: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
     """Collect the output of a process until it ends; runs in a thread of its own."""
-    with process.stdout:
-        for line in process.stdout:
+    with output:
+        for line in output:
             lines.put(line)
     lines.put(None)
 
@@ -273,7 +252,7 @@ def _environment() -> dict[str, str]:
 
 def _processOptions() -> dict[str, Any]:
     """Return what lets the whole process tree be ended, and on Windows keeps its console window hidden."""
-    if os.name != "nt":
+    if sys.platform != "win32":
         return {"start_new_session": True}
     info = subprocess.STARTUPINFO()
     info.dwFlags = subprocess.STARTF_USESHOWWINDOW
@@ -283,7 +262,7 @@ def _processOptions() -> dict[str, Any]:
 
 def _killTree(process: subprocess.Popen[str]) -> None:
     """End a process and its children; PythonSlicer is only a launcher of the interpreter proper."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
         subprocess.run(command, capture_output=True, check=False, **_processOptions())
     else:

@@ -1,6 +1,6 @@
 """What a registration left behind besides its result: its deformation step by step, what its network attended to.
 
-    evidence = Evidence(transformNode)
+    evidence = RecursionEvidence(transformNode)
     evidence.step = 1
     weights, grid = evidence.heatMap("level 3", pointRas)
 
@@ -37,7 +37,7 @@ class Gaussian:
     vector: np.ndarray
 
 
-class Evidence:
+class RecursionEvidence:
     """The nodes that a registration left behind, and which of its steps is looked at."""
 
     def __init__(self, transformNode: slicer.vtkMRMLTransformNode) -> None:
@@ -46,14 +46,14 @@ class Evidence:
         :param transformNode: of the registration.
         :raises ValueError: with a sentence, if nothing was kept or something is gone.
         """
-        self.transformNode = transformNode
-        self.steps = Record.attached(transformNode, STEPS)
-        self.browser = _browserOf(self.steps)
-        if self.browser is None or self.steps.GetNumberOfDataNodes() == 0:
+        steps = Record.attached(transformNode, STEPS)
+        browser = _browserOf(steps)
+        if steps is None or browser is None or steps.GetNumberOfDataNodes() == 0:
             text = _(
                 "The steps of {name} were not kept. Turn on the keeping of recursions (Outputs) and register again."
             )
             raise ValueError(text.format(name=transformNode.GetName()))
+        self.transformNode, self.steps, self.browser = transformNode, steps, browser
         self._nodes = Record.attachments(transformNode)
 
     @property
@@ -152,9 +152,9 @@ class Evidence:
             array, whole = slicer.util.arrayFromVolume(frame), Volumes.geometryOf(frame, WORLD)
             tokens.append(EvidenceFiles.unstacked(array, heads, slices))
             grids.append(Geometry.from_ijk_to_ras(whole.ijk_to_ras, (*whole.size[:2], slices)))
-        sizes = [grid.shape[1:] if grid.is_flat else grid.shape for grid in grids]
+        query, key = (grid.shape[1:] if grid.is_flat else grid.shape for grid in grids)
         stride = grids[1].spacing[0] / grids[0].spacing[0]
-        return recursions.Attention(*tokens, *sizes, 1.0, stride), grids[0]
+        return recursions.Attention(tokens[0], tokens[1], query, key, 1.0, stride), grids[0]
 
     def gaussians(self) -> list[Gaussian]:
         """Return the local deformations that the present recursion added."""

@@ -12,15 +12,14 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol import contract
 
 from ..tasks import Batch
-from . import Arguments, Parts, Run
+from . import Arguments, Parts
+from .RunSection import RunSection
 
 
 class BatchSection(Parts.Section):
     """Registers the pairs of the chosen table by the method and settings of the panel."""
 
-    def __init__(
-        self, ui: SimpleNamespace, run: Run.RunSection, logic: Any, resourcePath: Callable[[str], str]
-    ) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any, resourcePath: Callable[[str], str]) -> None:
         """Load the form, whose widgets join the others.
 
         :param ui: as `Section`.
@@ -47,7 +46,7 @@ class BatchSection(Parts.Section):
 
         :param otherProblem: why nothing can be registered at all; empty if it can.
         """
-        ui, parameters = self._ui, self._parameters
+        ui, parameters = self._ui, self.chosen
         for widget, path in (
             (ui.batchPairsPathLineEdit, parameters.batchPairs),
             (ui.batchFolderPathLineEdit, parameters.batchFolder),
@@ -60,7 +59,7 @@ class BatchSection(Parts.Section):
 
     def onRegister(self) -> None:
         """Start the registration."""
-        parameters = self._parameters
+        parameters = self.chosen
         settings = Arguments.settingsOf(parameters)
         make = functools.partial(Batch.BatchRegistration, parameters.batchPairs, parameters.batchFolder, settings)
         calls = {"onProgress": self._onProgress, "onFinished": self._onFinished}
@@ -69,13 +68,13 @@ class BatchSection(Parts.Section):
     def _choosing(self, name: str) -> Callable[[str], None]:
         def choose(path: str) -> None:
             if self._parameters is not None:
-                setattr(self._parameters, name, path)
+                setattr(self.chosen, name, path)
 
         return choose
 
     def _problem(self) -> str:
         """Return why the table cannot be registered; it is read again only if it was changed."""
-        pairs, folder = self._parameters.batchPairs, self._parameters.batchFolder
+        pairs, folder = self.chosen.batchPairs, self.chosen.batchFolder
         try:
             status = Path(pairs).stat()
             key = pairs, folder, status.st_mtime_ns, status.st_size

@@ -1,12 +1,14 @@
 """The section of the panel that registers a time series."""
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
 from slicer.i18n import tr as _
 
 from ..tasks import Registration, Sequences
-from . import Arguments, Parts, Progress, Run
+from . import Arguments, Parts, Progress
+from .RunSection import RunSection
 
 MAXIMUM_FRAMES = 1000
 
@@ -14,7 +16,7 @@ MAXIMUM_FRAMES = 1000
 class SequenceSection(Parts.Section):
     """Registers the chosen sequence."""
 
-    def __init__(self, ui: SimpleNamespace, run: Run.RunSection, logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets.
 
         :param ui: as `Section`.
@@ -30,23 +32,24 @@ class SequenceSection(Parts.Section):
 
         :param otherProblem: why nothing can be registered at all; empty if it can.
         """
-        arguments = Arguments.ofSequence(self._parameters)
-        sequence, slider, button = self._parameters.sequence, self._ui.referenceFrameSlider, self._ui.sequenceButton
+        arguments = Arguments.ofSequence(self.chosen)
+        sequence, slider, button = self.chosen.sequence, self._ui.referenceFrameSlider, self._ui.sequenceButton
         frames = sequence.GetNumberOfDataNodes() if sequence is not None else 0
         maximum = frames or MAXIMUM_FRAMES
-        if self._parameters.referenceFrame > maximum:
-            self._parameters.referenceFrame = 1
+        if self.chosen.referenceFrame > maximum:
+            self.chosen.referenceFrame = 1
         slider.maximum = maximum
         settings = Registration.Settings(method=arguments["method"], weights=arguments["weights"])
-        problems = Sequences.checkSequence(sequence, self._parameters.referenceFrame - 1, settings)
+        problems = Sequences.checkSequence(sequence, self.chosen.referenceFrame - 1, settings)
         problem = next(iter(problems), otherProblem)
         button.enabled = not problem
         button.toolTip = problem or _("Register the sequence frame by frame. The result is a sequence of transforms.")
 
     def onRegister(self) -> None:
         """Start the registration."""
-        calls = {"onProgress": self._onProgress, "onFinished": self._onFinished}
-        self._run.start(self._logic.registerSequence, **Arguments.ofSequence(self._parameters), **calls)
+        arguments = Arguments.ofSequence(self.chosen)
+        begin = functools.partial(self._logic.registerSequence, **arguments)
+        self._run.start(begin, onProgress=self._onProgress, onFinished=self._onFinished)
 
     def _onProgress(self, progress: Sequences.FrameProgress) -> None:
         self._run.show(progress.progress, progress.frame - 1, progress.of, progress.text)

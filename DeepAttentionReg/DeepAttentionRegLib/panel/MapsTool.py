@@ -11,13 +11,14 @@ from slicer.i18n import tr as _
 
 from ..evidence import Maps
 from ..nodes import Overlays
+from ..nodes.Deformation import Deformation
 from ..nodes.Overlays import Map, Measure
-from ..nodes.Subject import Subject
 from ..Parameters import DeepAttentionRegParameterNode
 from ..tasks import Results
 from ..views import MapView
 from . import Arguments, Parts
 from .InspectionTool import InspectionTool
+from .RunSection import RunSection
 
 BUTTONS = {
     Map.JACOBIAN: "jacobianMapButton",
@@ -39,9 +40,9 @@ THRESHOLDS = {
 class MapsTool(InspectionTool):
     """Shows one map at a time, and the folds over it."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._view = MapView.MapView()
         self._shown: Map | None = None
         self._node = Results.NodeReference(None)
@@ -66,26 +67,28 @@ class MapsTool(InspectionTool):
 
     def update(self, problem: str) -> None:
         """Show what is shown, and what can be."""
-        if problem or self._transform.get() is not self._parameters.inspected:
+        if problem or self._transform.get() is not self.chosen.inspected:
             self._close()
         if self._shown is not None and self._node.get() is None:
             self._hide()
         ui = self._ui
         self.offer([*BUTTONS.values(), FOLDS_BUTTON], problem)
-        if not problem and Maps.of(self.subject(), Map.UNCERTAINTY) is None:
+        if not problem and Maps.of(self.deformation(), Map.UNCERTAINTY) is None:
             self.offer([BUTTONS[Map.UNCERTAINTY]], _missingUncertainty())
         for kind, name in BUTTONS.items():
             getattr(ui, name).checked = kind is self._shown
         getattr(ui, FOLDS_BUTTON).checked = self._view.marksFolds
-        measure = self._shown.measure if self._shown is not None else None
+        shown = self._shown
         for item, (name, _parameter) in THRESHOLDS.items():
-            Parts.setVisible((getattr(ui, name), getattr(ui, f"{name}Label")), item is measure)
-        Parts.setVisible((ui.mapOpacitySlider, ui.mapOpacitySliderLabel), self._shown is not None)
-        ui.mapsLabel.text = _explanation(self._shown)
-        ui.mapsLabel.visible = self._shown is not None
-        if self._shown is not None:
-            self._hideLess(getattr(self._parameters, THRESHOLDS[measure][1]))
-            self._view.setOpacity(self._parameters.inspectMapOpacity / 100)
+            Parts.setVisible(
+                (getattr(ui, name), getattr(ui, f"{name}Label")), shown is not None and item is shown.measure
+            )
+        Parts.setVisible((ui.mapOpacitySlider, ui.mapOpacitySliderLabel), shown is not None)
+        ui.mapsLabel.text = _explanation(shown)
+        ui.mapsLabel.visible = shown is not None
+        if shown is not None:
+            self._hideLess(getattr(self.chosen, THRESHOLDS[shown.measure][1]))
+            self._view.setOpacity(self.chosen.inspectMapOpacity / 100)
 
     def onMap(self, kind: Map, isWanted: bool) -> None:
         """Show a map, or what was there before it."""
@@ -93,15 +96,15 @@ class MapsTool(InspectionTool):
             self._hide()
             self._tell("")
             return
-        subject = self.attempt(self.subject)
-        if subject is None:
+        deformation = self.attempt(self.deformation)
+        if deformation is None:
             return
-        if kind is Map.INCONSISTENCY and Maps.backwardOf(subject) is None:
-            self._registerBack(subject)
+        if kind is Map.INCONSISTENCY and Maps.backwardOf(deformation) is None:
+            self._registerBack(deformation)
             return
-        node = self.attempt(lambda: _node(subject, kind))
+        node = self.attempt(lambda: _node(deformation, kind))
         if node is not None:
-            self._show(subject, kind, node)
+            self._show(deformation, kind, node)
             self._tell(_summary(kind, node))
 
     def onFolds(self, isWanted: bool) -> None:
@@ -110,18 +113,18 @@ class MapsTool(InspectionTool):
             self._view.hideFolds()
             self._tell("")
             return
-        node = self.attempt(lambda: Maps.createFolds(self.subject()))
+        node = self.attempt(lambda: Maps.createFolds(self.deformation()))
         if node is None:
             return
-        self._transform = Results.NodeReference(self._parameters.inspected)
+        self._transform = Results.NodeReference(self.chosen.inspected)
         self._view.showFolds(node)
         count, percent = Maps.countFolds(node)
         text = _("{count} voxels are folded ({percent:.2f} %).") if count else _("No voxel is folded.")
         self._tell(text.format(count=count, percent=percent))
 
-    def _registerBack(self, subject: Subject) -> None:
-        make = functools.partial(Maps.BackwardRegistration, subject, Arguments.settingsOf(self._parameters))
-        self.run.start(self._logic.run, make, onProgress=self.run.show, onFinished=self._onBackward)
+    def _registerBack(self, deformation: Deformation) -> None:
+        make = functools.partial(Maps.BackwardRegistration, deformation, Arguments.settingsOf(self.chosen))
+        self._run.start(self._logic.run, make, onProgress=self._run.show, onFinished=self._onBackward)
 
     def _onBackward(self, _node: slicer.vtkMRMLTransformNode) -> None:
         if self._parameters is None:
@@ -129,10 +132,10 @@ class MapsTool(InspectionTool):
         else:
             self.onMap(Map.INCONSISTENCY, True)
 
-    def _show(self, subject: Subject, kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> None:
+    def _show(self, deformation: Deformation, kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> None:
         self._shown, self._node = kind, Results.NodeReference(node)
-        self._transform = Results.NodeReference(subject.transformNode)
-        self._view.show(subject, node, self._parameters.inspectMapOpacity / 100)
+        self._transform = Results.NodeReference(deformation.transformNode)
+        self._view.show(deformation, node, self.chosen.inspectMapOpacity / 100)
 
     def _hideLess(self, threshold: float) -> None:
         node = self._node.get()
@@ -148,14 +151,14 @@ class MapsTool(InspectionTool):
         self._view.close()
 
 
-def _node(subject: Subject, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:
+def _node(deformation: Deformation, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:
     """Return a map, computed anew where that takes no registration.
 
     :raises ValueError: if it cannot be; says why.
     """
     if kind is not Map.UNCERTAINTY:
-        return Maps.create(subject, kind)
-    node = Maps.of(subject, kind)
+        return Maps.create(deformation, kind)
+    node = Maps.of(deformation, kind)
     if node is None:
         raise ValueError(_missingUncertainty())
     return node

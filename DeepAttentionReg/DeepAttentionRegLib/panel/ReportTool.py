@@ -1,7 +1,6 @@
 """The tool of the panel that writes a report on a deformation."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ from slicer.i18n import tr as _
 from ..report import Content, Report
 from . import Parts
 from .InspectionTool import InspectionTool
+from .RunSection import RunSection
 
 VIEWS = ("Red", "Yellow", "Green")
 
@@ -20,22 +20,22 @@ VIEWS = ("Red", "Yellow", "Green")
 class ReportTool(InspectionTool):
     """Asks for a file, writes it and opens it."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._written: Path | None = None
         ui.writeReportButton.connect("clicked(bool)", self.onWrite)
         ui.openReportButton.connect("clicked(bool)", self.onOpen)
 
     def update(self, problem: str) -> None:
         """Say whether a report can be written."""
-        self.offer(["writeReportButton"], problem or Content.check(self.subject()))
+        self.offer(["writeReportButton"], problem or Content.check(self.deformation()))
         isThere = self._written is not None and self._written.is_file()
         self.offer(["openReportButton"], "" if isThere else _("Write a report first."))
 
     def onWrite(self) -> None:
         """Write a report where the user wants it."""
-        chosen = self._parameters
+        chosen = self.chosen
         suggestion = re.sub(r'[<>:"/\\|?*]+', "_", chosen.inspected.GetName()) + Report.SUFFIXES[0]
         path = Parts.chooseNewFile(_("Write report"), suggestion, _("Web pages (*.html)"))
         if not path:
@@ -44,7 +44,7 @@ class ReportTool(InspectionTool):
             path += Report.SUFFIXES[0]
         point = crossing() if chosen.inspectReportViews else None
         pdf = chosen.inspectReportPdf
-        written = self.attempt(lambda: Report.write(self.subject(), path, pdf=pdf, pointRas=point))
+        written = self.attempt(lambda: Report.write(self.deformation(), path, pdf=pdf, pointRas=point))
         if written is None:
             return
         self._written = written[0]

@@ -1,6 +1,5 @@
 """The tool of the panel that shows what a network attended to."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,14 +9,15 @@ from ..evidence import Attention
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Parts
 from .InspectionTool import InspectionTool
+from .RunSection import RunSection
 
 
 class AttentionTool(InspectionTool):
     """Shows what is chosen as long as the module is open; writes into its own label as the crosshair moves."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._view: Attention.AttentionView | None = None
         self._shown: Attention.Choice | None = None
         ui.attentionComboBox.connect("activated(int)", self.onChosen)
@@ -30,29 +30,30 @@ class AttentionTool(InspectionTool):
 
     def update(self, problem: str) -> None:
         """Offer what was kept, and show what is chosen of it."""
-        ui, chosen, view = self._ui, self._parameters, None
+        ui, chosen = self._ui, self.chosen
+        view: Attention.AttentionView | None = None
         choices: list[Attention.Choice] = []
         try:
-            view = None if problem else Attention.AttentionView(self.subject(), self.onLooked)
+            view = None if problem else Attention.AttentionView(self.deformation(), self.onLooked)
             choices = [] if view is None else view.choices()
             if not problem and not choices:
                 problem = _("The method of this deformation leaves nothing that shows what it attended to.")
         except ValueError as reason:
             problem = str(reason)
         self.offer(["attentionCheckBox", "attentionComboBox"], problem)
-        current = next((choice for choice in choices if choice.key == chosen.inspectAttended), choices and choices[0])
+        wanted = [choice for choice in choices if choice.key == chosen.inspectAttended]
+        current = next(iter(wanted + choices), None)
         items = [(choice.label(), choice.key) for choice in choices]
         Parts.fillComboBox(ui.attentionComboBox, items, current.key if current else "")
-        isOn = chosen.inspectAttention and bool(choices)
-        ui.attentionLabel.visible = isOn
-        if isOn:
+        ui.attentionLabel.visible = chosen.inspectAttention and bool(choices)
+        if chosen.inspectAttention and view is not None and current is not None:
             self._show(view, current)
         else:
             self._close()
 
     def onChosen(self, index: int) -> None:
         """Show something else."""
-        self._parameters.inspectAttended = self._ui.attentionComboBox.itemData(index)
+        self.chosen.inspectAttended = self._ui.attentionComboBox.itemData(index)
 
     def onLooked(self, looked: Attention.Looked) -> None:
         """Say where the network looked."""

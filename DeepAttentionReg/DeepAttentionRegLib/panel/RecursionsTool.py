@@ -1,6 +1,5 @@
 """The tool of the panel that scrubs through the steps of a deformation."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,20 +7,23 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..evidence import Evidence, Scrubber
+from ..evidence import Scrubber
+from ..evidence.RecursionEvidence import RecursionEvidence
+from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Parts
 from .InspectionTool import InspectionTool
+from .RunSection import RunSection
 
 
 class RecursionsTool(InspectionTool):
     """Lets the user choose a step, which is kept in the scene, and shows it as long as the module is open."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None], logic: Any) -> None:
+    def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Connect the widgets; parameters as `InspectionTool`."""
-        super().__init__(ui, tell, logic)
+        super().__init__(ui, run, logic)
         self._observations = slicer.util.VTKObservationMixin()
-        self._evidence: Evidence.Evidence | None = None
+        self._evidence: RecursionEvidence | None = None
         self._scrubber: Scrubber.Scrubber | None = None
         self._hasGrid = False
         ui.stepSlider.connect("valueChanged(int)", self.onSlider)
@@ -37,12 +39,12 @@ class RecursionsTool(InspectionTool):
         """Offer the steps that were kept, and show the present one if that was chosen."""
         ui, evidence = self._ui, None
         try:
-            evidence = None if problem else Evidence.Evidence(self.subject().transformNode)
+            evidence = None if problem else RecursionEvidence(self.deformation().transformNode)
         except ValueError as reason:
             problem = str(reason)
         self._take(evidence)
         self.offer(["stepsCheckBox", "stepSlider", "plotStepsButton"], problem)
-        isOn = self._parameters.inspectSteps and evidence is not None
+        isOn = self.chosen.inspectSteps and evidence is not None
         Parts.setVisible((ui.gridCheckBox,), isOn)
         Parts.setVisible((ui.stepLabel,), evidence is not None)
         if isOn:
@@ -57,17 +59,19 @@ class RecursionsTool(InspectionTool):
 
     def onStep(self, caller: object = None, event: object = None) -> None:
         """Tell of the step that is looked at now, whoever has chosen it."""
-        slider, step = self._ui.stepSlider, self._evidence.step
+        slider, evidence = self._ui.stepSlider, present(self._evidence)
         wasBlocked = slider.blockSignals(True)
-        slider.maximum = self._evidence.count - 1
-        slider.value = step
+        slider.maximum = evidence.count - 1
+        slider.value = evidence.step
         slider.blockSignals(wasBlocked)
-        self._ui.stepLabel.text = Scrubber.describe(self._evidence, step)
+        self._ui.stepLabel.text = Scrubber.describe(evidence, evidence.step)
 
     def onPlot(self) -> None:
         """Plot the steps."""
-        chosen = self._parameters
-        chart = self.attempt(lambda: Scrubber.plot(self.subject(), chosen.fixedSegmentation, chosen.movingSegmentation))
+        chosen = self.chosen
+        chart = self.attempt(
+            lambda: Scrubber.plot(self.deformation(), chosen.fixedSegmentation, chosen.movingSegmentation)
+        )
         if chart is None:
             return
         plots = slicer.app.moduleManager().module("Plots")
@@ -75,7 +79,7 @@ class RecursionsTool(InspectionTool):
             plots.logic().ShowChartInLayout(chart)
         self._tell(_('Wrote "{name}".').format(name=chart.GetName()))
 
-    def _take(self, evidence: Evidence.Evidence | None) -> None:
+    def _take(self, evidence: RecursionEvidence | None) -> None:
         """Follow the step of other evidence; None follows nothing."""
         isSame = self._evidence is not None and evidence is not None and self._evidence.steps is evidence.steps
         if not isSame:
@@ -88,9 +92,9 @@ class RecursionsTool(InspectionTool):
             self.onStep()
 
     def _show(self) -> None:
-        hasGrid = self._parameters.inspectGrid
+        hasGrid = self.chosen.inspectGrid
         if self._scrubber is None:
-            self._scrubber = Scrubber.Scrubber(self.subject())
+            self._scrubber = Scrubber.Scrubber(self.deformation())
             self._scrubber.show(withGrid=hasGrid)
         elif self._hasGrid != hasGrid:
             self._scrubber.showGrid(hasGrid)

@@ -1,29 +1,30 @@
 """Registers the volumes of a deformation once more, as they were registered, for evidence about it."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..engine import Job, Methods
-from ..engine.Task import Callbacks, Task
+from ..engine import Methods
+from ..engine.Callbacks import Callbacks
+from ..engine.Engine import Engine
+from ..engine.Task import Task
 from ..nodes import Record, Volumes, Warping
-from ..nodes.Subject import Subject
+from ..nodes.Deformation import Deformation
+from ..nodes.Present import present
 from . import Registration, Results
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-class SubjectTask(Task):
+class DeformationTask(Task):
     """A registration of the volumes of a deformation; the scene gets what a subclass makes of it.
 
     It takes the settings that the transform remembers, the weights among them, from the same start on; masks are not
@@ -32,29 +33,27 @@ class SubjectTask(Task):
 
     def __init__(
         self,
-        subject: Subject,
+        deformation: Deformation,
         settings: Registration.Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
-        pythonExecutable: str | None = None,
-        script: Path = Job.ENGINE_SCRIPT,
+        engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
-        :param subject: the deformation and its volumes.
+        :param deformation: the deformation and its volumes.
         :param settings: device, and all else for a transform that does not remember how it was made.
         :param callbacks: whom to tell.
-        :param pythonExecutable: interpreter of the engine; None takes Slicer's own.
-        :param script: engine to run.
+        :param engine: what runs it; None takes Slicer's own Python.
         """
-        super().__init__(callbacks, pythonExecutable, script)
+        super().__init__(callbacks, engine)
         settings = settings or Registration.Settings()
-        self._record = _recordOf(subject, settings)
-        self._name = subject.name
-        self._transform = Results.NodeReference(subject.transformNode)
-        self._fixed, self._moving = Results.NodeReference(subject.fixed), Results.NodeReference(subject.moving)
-        self._toFrame = Warping.toFrame(subject.moving, subject.transformNode)
-        self._start = Record.startOf(subject)
+        self._record = _recordOf(deformation, settings)
+        self._name = deformation.name
+        self._transform = Results.NodeReference(deformation.transformNode)
+        self._fixed, self._moving = Results.NodeReference(deformation.fixed), Results.NodeReference(deformation.moving)
+        self._toFrame = Warping.toFrame(deformation.moving, deformation.transformNode)
+        self._start = Record.startOf(deformation)
         self._grids: dict[str, Geometry] = {}
 
     def problems(self) -> list[str]:
@@ -71,9 +70,9 @@ class SubjectTask(Task):
         )
 
     @property
-    def subject(self) -> Subject:
+    def deformation(self) -> Deformation:
         """The deformation and its volumes, as long as they are in the scene."""
-        return Subject(self._transform.get(), self._fixed.get(), self._moving.get())
+        return Deformation(self._transform.get(), self._fixed.get(), self._moving.get())
 
     def _goneMessage(self) -> str:
         areThere = all(node.get() is not None for node in (self._transform, self._fixed, self._moving))
@@ -84,29 +83,25 @@ class SubjectTask(Task):
         sides = {"fixed": (self._fixed, None), "moving": (self._moving, self._toFrame)}
         files = {}
         for side, (reference, toFrame) in sides.items():
-            node = reference.get()
+            node = present(reference.get())
             self._tell("export", _("Exporting {name}.").format(name=node.GetName()))
-            toFrame = Volumes.matrixToWorld(node) if toFrame is None else toFrame
-            matrix = vtk.vtkMatrix4x4()
-            node.GetIJKToRASMatrix(matrix)
-            grid = Geometry.from_ijk_to_ras(
-                toFrame @ slicer.util.arrayFromVTKMatrix(matrix), node.GetImageData().GetDimensions()
-            )
+            toFrame = present(Volumes.matrixToWorld(node)) if toFrame is None else toFrame
+            grid = Geometry.from_ijk_to_ras(toFrame @ Volumes.ijkToRas(node), node.GetImageData().GetDimensions())
             files[side] = f"{side}.nrrd"
             image = images.to_sitk(slicer.util.arrayFromVolume(node), grid)
-            sitk.WriteImage(image, str(self._job.folder / files[side]))
+            sitk.WriteImage(image, str(self._folder / files[side]))
             self._grids[side] = grid
         return files
 
     def _exportStart(self, start: np.ndarray) -> dict[str, str]:
         """Write where to start, 4x4 RAS from fixed to moving points, and return the job's field for it."""
-        images.write_linear_transform(self._job.folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
+        images.write_linear_transform(self._folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
         return {"initial_transform": "initial.tfm"}
 
 
-def _recordOf(subject: Subject, settings: Registration.Settings) -> Record.Record:
+def _recordOf(deformation: Deformation, settings: Registration.Settings) -> Record.Record:
     """Return how a deformation was made, as far as is known, on the device of the settings."""
-    record = Record.recall(subject.transformNode)
+    record = Record.recall(deformation.transformNode)
     known: dict[str, Any] = record.settings or Registration.jobValues(settings)
     fields = {name: value for name, value in known.items() if not name.startswith("output_")}
     # What the recursions leave behind is not asked for here.

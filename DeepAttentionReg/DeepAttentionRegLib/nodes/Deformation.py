@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 
 @dataclass(frozen=True)
-class Subject:
+class Deformation:
     """A deformation and its volumes.
 
     :param transformNode: holds a displacement field from fixed to moving points, as registrations make it.
@@ -29,7 +29,7 @@ def ofTransform(
     transformNode: slicer.vtkMRMLTransformNode | None,
     fixed: slicer.vtkMRMLScalarVolumeNode | None = None,
     moving: slicer.vtkMRMLScalarVolumeNode | None = None,
-) -> Subject:
+) -> Deformation:
     """Return what there is to inspect of a transform.
 
     :param transformNode: from a registration, or any node that holds a displacement field.
@@ -48,4 +48,4 @@ def ofTransform(
     if fixed is None or moving is None:
         msg = _("Choose the fixed and the moving volume of {name} above; it does not remember them.")
         raise ValueError(msg.format(name=transformNode.GetName()))
-    return Subject(transformNode, fixed, moving)
+    return Deformation(transformNode, fixed, moving)
