@@ -22,7 +22,7 @@ from DeepAttentionRegLib.engine import Install, Interpreter
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.nodes.Present import present
-from DeepAttentionRegLib.Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice
+from DeepAttentionRegLib.Parameters import DeepAttentionRegParameterNode, MethodChoice
 
 HOMEPAGE = "https://github.com/DeepAttentionReg/SlicerDeepAttentionReg"
 PACKAGES = ("DeepAttentionRegLib", "DeepAttentionRegEngine")
@@ -268,7 +268,8 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.alignmentComboBox.enabled = parameters.initialTransform is None
         for widget in (ui.refinementStepsSlider, ui.similarityComboBox, ui.smoothnessSlider, ui.velocityCheckBox):
             widget.enabled = parameters.refine
-        estimate = self._methods.estimateText(self.logic.argumentsFrom(parameters), self.logic.speeds)
+        settings = self.logic.argumentsFrom(parameters)["settings"]
+        estimate = self._methods.estimateText(parameters.fixedVolume, settings, self.logic.speeds)
         for widget in (ui.estimateTitleLabel, ui.estimateLabel):
             widget.visible = bool(estimate)
         ui.estimateLabel.text = estimate
@@ -282,7 +283,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _emptyChoice(self):
         """Return a sentence if the choices come to nothing."""
         parameters = self._chosen
-        isLinear = parameters.alignment in (Alignment.RIGID, Alignment.AFFINE) and not parameters.initialTransform
+        isLinear = parameters.alignment.value in ("rigid", "affine") and not parameters.initialTransform
         if parameters.method is MethodChoice.REFINEMENT_ONLY and not parameters.refine and not isLinear:
             return _("Nothing would be registered: choose a method or turn on the refinement.")
         return ""
@@ -334,9 +335,10 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         self,
         fixedVolume,
         movingVolume,
-        method="rman",
+        method=None,
         recursions=None,
         *,
+        settings=None,
         wait=True,
         onProgress=None,
         onFinished=None,
@@ -348,33 +350,35 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param fixedVolume: scalar volume that stays.
         :param movingVolume: scalar volume to deform; a linear parent transform of it is the start.
         :param method: name of a method, or "none" for alignment and refinement alone.
-        :param recursions: passes of the network; None takes the method's usual number.
+        :param recursions: passes of the network; None takes as many as the quality does.
+        :param settings: the engine's `Settings`; None for the usual ones.
         :param wait: return when it is done, keeping the application responsive; otherwise return at once.
         :param onProgress: called in the main thread with every `contract.Progress`.
         :param onFinished: called in the main thread with the `Results.Outcome`.
         :param onFailed: called in the main thread with the `contract.Failure`; once this or `onFinished` is called.
         :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks,
-            initialTransform as in `InputNodes`; weights, device, alignment, refinementSteps, similarity,
-            smoothness, velocity, halfPrecision, showRecursions, keepRecursions, keepAttention, keepGaussians,
-            evidenceFolder, seed as in `Registration.Settings`; existing nodes to write into: outputTransform,
-            outputVolume, outputJacobian, outputSegmentation.
+            initialTransform as in `InputNodes`; single `Settings` in this side's spelling, such as quality,
+            refinementSteps, smoothness; what to keep as in `Request.Kept`; existing nodes to write into:
+            outputTransform, outputVolume, outputJacobian, outputSegmentation.
         :return: the `Results.Outcome`; None if not waited for.
         :raises ValueError: if the inputs or options cannot work.
         :raises RuntimeError: if one is running already, or, waited for, if it failed or was canceled.
         """
-        from DeepAttentionRegLib.panel import Arguments
         from DeepAttentionRegLib.tasks import Registration
 
-        arguments = {"fixedVolume": fixedVolume, "movingVolume": movingVolume, "method": method}
-        given = Arguments.sort({**arguments, "recursions": recursions, **options})
+        nodes = {"fixedVolume": fixedVolume, "movingVolume": movingVolume}
+        chosen = {"method": method, "recursions": recursions}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        request = self._requestOf({**nodes, **given, **options}, settings)
         calls = {"onProgress": onProgress, "onFinished": onFinished, "onFailed": onFailed}
-        return self.run(functools.partial(Registration.PairRegistration, *given), wait=wait, **calls)
+        return self.run(functools.partial(Registration.PairRegistration, request), wait=wait, **calls)
 
     def registerSequence(
         self,
         sequenceNode,
         referenceFrame=0,
         *,
+        settings=None,
         withVolumes=False,
         keepPartial=False,
         wait=True,
@@ -387,28 +391,35 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
         :param sequenceNode: the volumes.
         :param referenceFrame: the frame that stays, counted from 0.
+        :param settings: as in `register`.
         :param withVolumes: also make a sequence of the warped volumes.
         :param keepPartial: put the frames done so far into the scene if it ends early.
         :param wait: as in `register`.
         :param onProgress: called in the main thread with every `Sequences.FrameProgress`.
         :param onFinished: called in the main thread with the `Sequences.SequenceOutcome`.
         :param onFailed: as in `register`.
-        :param options: those of `register` that are no nodes.
+        :param options: single `Settings`, as in `register`.
         :return: the `Sequences.SequenceOutcome`; None if not waited for.
         :raises ValueError: if the sequence or the options cannot work.
         :raises RuntimeError: as `register`.
         """
-        from DeepAttentionRegLib.tasks import Registration, Sequences
+        from DeepAttentionRegLib.tasks import Sequences
 
         make = functools.partial(
             Sequences.SequenceRegistration,
             sequenceNode,
             referenceFrame,
-            Registration.Settings(**options),
+            self._requestOf(options, settings).settings,
             withVolumes=withVolumes,
             keepPartial=keepPartial,
         )
         return self.run(make, wait=wait, onProgress=onProgress, onFinished=onFinished, onFailed=onFailed)
+
+    @staticmethod
+    def _requestOf(arguments, settings=None):
+        from DeepAttentionRegLib.tasks.Request import requestOf
+
+        return requestOf(arguments, settings)
 
     def run(self, make, *, wait=True, onProgress=None, onFinished=None, onFailed=None):
         """Run anything that works as a `Task.Task`, such as those in Maps, Uncertainty and Batch.
@@ -507,12 +518,11 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         if self._registration is not None:
             self._registration.close()
 
-    def problems(self, **arguments):
+    def problems(self, *, settings=None, **arguments):
         """Return why `register` would refuse these arguments, as sentences."""
-        from DeepAttentionRegLib.panel import Arguments
         from DeepAttentionRegLib.tasks import Registration
 
-        return Registration.checkAll(*Arguments.sort(arguments))
+        return Registration.checkAll(self._requestOf(arguments, settings))
 
     @staticmethod
     def argumentsFrom(parameters):

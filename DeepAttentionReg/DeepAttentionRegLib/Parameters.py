@@ -2,8 +2,9 @@
 
 import enum
 import logging
+from dataclasses import fields
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_type_hints
 
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
@@ -24,7 +25,10 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DeepAttentionRegEngine.protocol import contract, errors, registry
+from DeepAttentionRegEngine.protocol.quality import resolve
+from DeepAttentionRegEngine.protocol.settings import ALIGNMENTS, SIMILARITIES, Settings, choices_of, range_of
 
+from .tasks.Request import SETTING_NAMES, camelCase
 from .views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
 
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
@@ -80,40 +84,27 @@ else:
     MethodChoice = _MethodChoice("MethodChoice", _offered(), module=__name__)
 
 
-class Alignment(enum.Enum):
-    """What happens before the deformation; the value is its name in a job."""
-
-    NONE = "none"
-    CENTER = "center"
-    MASS = "mass"
-    RIGID = "rigid"
-    AFFINE = "affine"
+class _Choice(enum.Enum):
+    """A member for every value that a setting can take, by the name under which a scene stores it."""
 
     def label(self) -> str:
         """Return the text in the panel."""
-        return {
-            Alignment.NONE: _("None"),
-            Alignment.CENTER: _("Centers of the volumes"),
-            Alignment.MASS: _("Centers of mass"),
-            Alignment.RIGID: _("Rigid"),
-            Alignment.AFFINE: _("Affine"),
-        }[self]
+        return _(choices_of(type(self).__name__.lower())[self.value])
 
 
-class Similarity(enum.Enum):
-    """What refinement compares; the value is the similarity's name in a job."""
+if TYPE_CHECKING:
 
-    NCC = "ncc"
-    MSE = "mse"
-    MIND = "mind"
+    class Alignment(_Choice):
+        """The member that the panel knows by name."""
 
-    def label(self) -> str:
-        """Return the text in the panel."""
-        return {
-            Similarity.NCC: _("Local correlation"),
-            Similarity.MSE: _("Mean squares"),
-            Similarity.MIND: _("MIND (different modalities)"),
-        }[self]
+        NONE = "none"
+
+    class Similarity(_Choice):
+        """Its members are those of the setting."""
+
+else:
+    Alignment = _Choice("Alignment", {value.upper(): value for value in ALIGNMENTS}, module=__name__)
+    Similarity = _Choice("Similarity", {value.upper(): value for value in SIMILARITIES}, module=__name__)
 
 
 class Moment(enum.Enum):
@@ -128,14 +119,43 @@ class Moment(enum.Enum):
         return {Moment.BEFORE: _("Before"), Moment.AFTER: _("After"), Moment.HIDDEN: _("Hidden")}[self]
 
 
+def _withSettings(kind: type) -> type:
+    """Add a parameter for every setting of the engine: its name in this side's spelling, its range and its default.
+
+    The quality is not among them, for the numbers that it stands for are.
+    """
+    usual = Settings()
+    if usual.method in registry.method_names():
+        usual = resolve(usual, registry.load_method(usual.method))
+    hints = get_type_hints(Settings)
+    for item in fields(Settings):
+        if item.name != "quality":
+            hint, default = _parameter(item.name, hints[item.name], getattr(usual, item.name))
+            kind.__annotations__[camelCase(item.name)] = hint
+            setattr(kind, camelCase(item.name), default)
+    return kind
+
+
+def _parameter(name: str, hint: Any, default: Any) -> tuple[Any, Any]:
+    """Return type and default of the parameter of a setting; a text that may be left out is empty instead."""
+    choice = {"method": MethodChoice, "alignment": Alignment, "similarity": Similarity}.get(name)
+    if choice is not None:
+        return choice, next((item for item in choice if item.value == default), list(choice)[-1])
+    kind = next(kind for kind in (get_args(hint) or (hint,)) if kind is not type(None))
+    if kind in (int, float):
+        return Annotated[kind, WithinRange(*range_of(name))], default
+    return kind, kind() if default is None else default
+
+
 @parameterNodeWrapper
+@_withSettings
 class DeepAttentionRegParameterNode:
     """All choices of the panel.
 
     The volumes, segmentations, masks and landmarks come in pairs, fixed and moving. An output that is None is created
-    by the registration; one that is set is written into. `weights` and `device` are ids as in `Registration.Settings`,
-    weights empty for those that suit the method, `inspectSegment` is the name of a segment; what they can be is known
-    only at run time, so that their widgets are filled by hand instead of being bound.
+    by the registration; one that is set is written into. All `Settings` of the engine but the quality are parameters,
+    too. `weights` and `device` are ids, weights empty for those that suit the method, `inspectSegment` is the name of a
+    segment; what they can be is known only at run time, so that their widgets are filled by hand, not bound.
     """
 
     if TYPE_CHECKING:  # what the wrapper adds
@@ -143,6 +163,8 @@ class DeepAttentionRegParameterNode:
         def __init__(self, node: vtkMRMLScriptedModuleNode) -> None: ...
         def connectGui(self, ui: SimpleNamespace) -> int: ...
         def disconnectGui(self, tag: int | None) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     fixedVolume: vtkMRMLScalarVolumeNode
     movingVolume: vtkMRMLScalarVolumeNode
@@ -154,18 +176,7 @@ class DeepAttentionRegParameterNode:
     movingLandmarks: vtkMRMLMarkupsFiducialNode
     initialTransform: vtkMRMLTransformNode
 
-    method: MethodChoice = next((item for item in MethodChoice if item.value == "rman"), MethodChoice.REFINEMENT_ONLY)
-    recursions: Annotated[int, WithinRange(1, 100)] = 3
-    alignment: Alignment = Alignment.CENTER
-    weights: str = ""
-    device: str = "auto"
-
     refine: bool = True
-    refinementSteps: Annotated[int, WithinRange(1, 500)] = 40
-    similarity: Similarity = Similarity.NCC
-    smoothness: Annotated[float, WithinRange(0.0, 10.0)] = 1.0
-    velocity: bool = False
-    halfPrecision: bool = False
 
     outputTransform: vtkMRMLTransformNode
     outputVolume: vtkMRMLScalarVolumeNode
@@ -200,7 +211,6 @@ class DeepAttentionRegParameterNode:
     inspectThresholdMm: Annotated[float, WithinRange(0.0, 20.0)] = 1.0
     inspectThresholdSimilarity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
     inspectMapOpacity: Annotated[float, WithinRange(0.0, 100.0)] = 60.0
-    inspectSamples: Annotated[int, WithinRange(2, 50)] = 8
     inspectReportViews: bool = False
     inspectReportPdf: bool = False
 
@@ -215,3 +225,14 @@ class DeepAttentionRegParameterNode:
 
     batchPairs: str = ""
     batchFolder: str = ""
+
+
+def settingsOf(parameters: DeepAttentionRegParameterNode) -> Settings:
+    """Return the settings that the panel shows.
+
+    :param parameters: its choices.
+    """
+    values = {name: getattr(parameters, ours) for ours, name in SETTING_NAMES.items() if name != "quality"}
+    values = {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
+    steps = parameters.refinementSteps if parameters.refine else 0
+    return Settings(**{**values, "weights": parameters.weights or None, "refinement_steps": steps})

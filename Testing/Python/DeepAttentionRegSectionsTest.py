@@ -120,7 +120,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
     def test_imported_weights_are_chosen_and_used(self):
         self.importWeights()
         self.assertEqual(self.ui.weightsComboBox.currentText, "mine")
-        self.assertEqual(self.widget.logic.argumentsFrom(self.parameters)["weights"], self.parameters.weights)
+        self.assertEqual(self.widget.logic.argumentsFrom(self.parameters)["settings"].weights, self.parameters.weights)
         self.assertIn("is not known", self.ui.licenseLabel.text)
 
     def test_deleted_weights_are_gone(self):

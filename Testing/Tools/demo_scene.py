@@ -13,6 +13,7 @@ import vtk
 import mrml_scene
 from DeepAttentionReg import DeepAttentionRegLogic
 from DeepAttentionRegEngine.protocol import errors
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.evidence import Landmarks, SegmentNodes, Segments
@@ -115,10 +116,12 @@ def _load_points(path: Path, name: str) -> slicer.vtkMRMLMarkupsFiducialNode:
     return node
 
 
-def register(loaded: Loaded, options: dict[str, Any], on_progress: Callable[[Any], None]) -> Any:
+def register(loaded: Loaded, settings: Settings, on_progress: Callable[[Any], None]) -> Any:
     """Run the module's logic, as a script in Slicer would, and return its outcome."""
-    logic = DeepAttentionRegLogic()
-    return logic.register(loaded.fixed, loaded.moving, **options, **loaded.optional, wait=True, onProgress=on_progress)
+    register = DeepAttentionRegLogic().register
+    return register(
+        loaded.fixed, loaded.moving, settings=settings, **loaded.optional, wait=True, onProgress=on_progress
+    )
 
 
 def judge(loaded: Loaded, transform: slicer.vtkMRMLTransformNode, path: Path) -> None:

@@ -100,8 +100,8 @@ def fields_of(measured: Measured, pairs: list[tuple[int, int]]) -> Iterator[tupl
     given = {"": image_pair(batch)}
     if config.evaluation.true_masks:
         structures = measured.task.network.settings.structures
-        masks = (structure_channels(batch[f"{side}_labels"], structures) for side in ("fixed", "moving"))
-        given[", true masks"] = ImagePair(batch["fixed_image"], batch["moving_image"], *masks)
+        fixed, moving = (structure_channels(batch[f"{side}_labels"], structures) for side in ("fixed", "moving"))
+        given[", true masks"] = ImagePair(batch["fixed_image"], batch["moving_image"], fixed, moving)
     wanted = config.evaluation.recursions
     for told, pair in given.items():
         for number, state in enumerate(measured.task.network.recurse(pair, max(wanted)), start=1):

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors, estimate, registry
+from DeepAttentionRegEngine.protocol.settings import Settings
 
 from . import Weights
 
@@ -84,25 +84,22 @@ def usableWeights(name: str, wanted: str, volume: slicer.vtkMRMLScalarVolumeNode
     return first.id if first is not None and first.isImported else wanted or None
 
 
-def estimateText(arguments: Mapping[str, Any], speeds: Mapping[str, float] | None) -> str:
+def estimateText(
+    volume: slicer.vtkMRMLScalarVolumeNode | None, settings: Settings, speeds: Mapping[str, float] | None
+) -> str:
     """Return how long a registration will take and how much memory it needs, in a line; empty if that is unknown.
 
-    :param arguments: those of `DeepAttentionRegLogic.register`.
+    :param volume: the fixed volume.
+    :param settings: how it will be registered.
     :param speeds: of this computer's devices by name, as the engine measured them; None or empty if it has not.
     """
-    size, speeds = _sizeOf(arguments["fixedVolume"]), speeds or {}
-    device = _deviceOf(arguments["device"], speeds)
-    if size is None or device is None:
+    size, speeds = _sizeOf(volume), speeds or {}
+    device = _deviceOf(settings.device, speeds)
+    if volume is None or size is None or device is None:
         return ""
-    names = ("method", "recursions", "alignment", "similarity", "velocity")
-    plan = estimate.Plan(
-        size,
-        arguments["fixedVolume"].GetSpacing(),
-        refinement_steps=arguments["refinementSteps"],
-        **{name: arguments[name] for name in names},
-    )
     try:
-        found = estimate.estimate(plan, cpu=speeds.get("cpu"), device=speeds.get(device))
+        known = {"cpu": speeds.get("cpu"), "device": speeds.get(device)}
+        found = estimate.estimate(size, volume.GetSpacing(), settings, **known)
     except errors.EngineError:
         found = None
     if found is None:

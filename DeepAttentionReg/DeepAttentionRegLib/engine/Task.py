@@ -18,8 +18,8 @@ class Stopped(Exception):
     """The task was canceled, or one of its inputs vanished."""
 
 
-class Work:
-    """What the engine does for nodes of the scene, in one job after another, and how it is stopped."""
+class Task:
+    """Works without blocking; `start` it, then `wait` or let the callbacks come. Subclasses say what is done."""
 
     def __init__(self, callbacks: Callbacks | None = None, engine: Engine | None = None) -> None:
         """Prepare; nothing is done yet.
@@ -36,7 +36,7 @@ class Work:
 
     @property
     def _folder(self) -> Path:
-        """Folder of the present job.
+        """Folder of the job.
 
         :raises RuntimeError: if there is none.
         """
@@ -72,10 +72,6 @@ class Work:
         """
         failure = self.failure or contract.Failure(errors.CANCELLED, self._stopMessage)
         raise RuntimeError(f"{failure.message} {failure.hint}".strip())
-
-
-class Task(Work):
-    """Works without blocking; `start` it, then `wait` or let the callbacks come. Subclasses say what is done."""
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
@@ -147,9 +143,13 @@ class Task(Work):
             self._raiseFailure()
         return self.outcome
 
+    def _shown(self, progress: contract.Progress) -> Any:
+        """Return what the callback is told."""
+        return progress
+
     def _tell(self, stage: str, message: str) -> None:
         """Report progress of this side; the callback may cancel."""
-        self._callbacks.onProgress(contract.Progress(stage, message=message))
+        self._callbacks.onProgress(self._shown(contract.Progress(stage, message=message)))
         if self._stopMessage:
             raise Stopped
 
@@ -165,7 +165,7 @@ class Task(Work):
         if message:
             self._stop(message)
         else:
-            self._callbacks.onProgress(progress)
+            self._callbacks.onProgress(self._shown(progress))
 
     def _onFailure(self, failure: contract.Failure) -> None:
         if self._stopMessage:

@@ -12,17 +12,15 @@ import numpy as np
 import slicer
 
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.settings import Settings, default_of
 from DeepAttentionRegEngine.volume import images
 
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..nodes.Deformation import Deformation
 from ..nodes.Overlays import Map
-from ..tasks import Registration
 from ..tasks.DeformationTask import DeformationTask, jobOf
 from . import Maps
-
-SAMPLES = 8
 
 
 class UncertaintyEstimate(DeformationTask):
@@ -31,8 +29,8 @@ class UncertaintyEstimate(DeformationTask):
     def __init__(
         self,
         deformation: Deformation,
-        samples: int = SAMPLES,
-        settings: Registration.Settings | None = None,
+        samples: int = default_of("samples"),
+        settings: Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
         engine: Engine | None = None,

@@ -25,6 +25,8 @@ import vtk
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, registry
+from DeepAttentionRegEngine.protocol.quality import resolve
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import fields, images, recursions
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
@@ -40,15 +42,13 @@ COUNT, NAME, IMAGE, HEADS, TOKENS = (
 AXES = 3
 
 
-def stepVoxels(method: str, count: int | None) -> int:
+def stepVoxels(settings: Settings) -> int:
     """Return how many voxels the field of a step may have.
 
-    :param method: name of a method, or "none".
-    :param count: recursions that were asked for; None for the usual number.
+    :param settings: of a method with recursions.
     """
-    if count is None:
-        count = 0 if method == contract.METHOD_NONE else registry.load_method(method).recursions.default
-    return min(STEP_VOXELS, ALL_VOXELS // (count + 2))
+    method = registry.load_method(settings.method)
+    return min(STEP_VOXELS, ALL_VOXELS // ((resolve(settings, method).recursions or 0) + 2))
 
 
 @dataclass(frozen=True)

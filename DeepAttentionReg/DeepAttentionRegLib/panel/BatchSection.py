@@ -60,7 +60,7 @@ class BatchSection(Parts.Section):
     def onRegister(self) -> None:
         """Start the registration."""
         parameters = self.chosen
-        settings = Arguments.settingsOf(parameters)
+        settings = Arguments.usable(parameters)
         make = functools.partial(Batch.BatchRegistration, parameters.batchPairs, parameters.batchFolder, settings)
         calls = {"onProgress": self._onProgress, "onFinished": self._onFinished}
         self._run.start(self._logic.run, make, stages=["pair"], **calls)

@@ -123,7 +123,7 @@ class MapsTool(InspectionTool):
         self._tell(text.format(count=count, percent=percent))
 
     def _registerBack(self, deformation: Deformation) -> None:
-        make = functools.partial(Maps.BackwardRegistration, deformation, Arguments.settingsOf(self.chosen))
+        make = functools.partial(Maps.BackwardRegistration, deformation, Arguments.usable(self.chosen))
         self._run.start(self._logic.run, make, onProgress=self._run.show, onFinished=self._onBackward)
 
     def _onBackward(self, _node: slicer.vtkMRMLTransformNode) -> None:

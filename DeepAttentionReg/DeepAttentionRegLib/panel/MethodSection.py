@@ -1,20 +1,21 @@
 """The section of the panel that chooses a method: what it is, its weights, and how much effort it takes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, registry
+from DeepAttentionRegEngine.protocol.settings import QUALITIES
 
 from ..engine import Methods, Weights
-from ..engine.Presets import Choices, Preset, choicesOf, presetOf
+from ..engine.Qualities import CUSTOM, labelOf, numbersOf, qualityOf
 from ..nodes.Present import present
-from ..Parameters import DeepAttentionRegParameterNode
+from ..Parameters import DeepAttentionRegParameterNode, settingsOf
+from ..tasks.Request import camelCase
 from . import Parts
-
-EFFORTS = (Preset.FAST, Preset.BALANCED, Preset.BEST)
 
 
 class MethodSection(Parts.Section):
@@ -115,10 +116,10 @@ class MethodSection(Parts.Section):
         self._tell(_("The weights {title} were deleted.").format(title=entry.title))
 
     def onPresetChosen(self, index: int) -> None:
-        """Set what the chosen effort means for the method."""
-        preset = Preset(self._ui.presetComboBox.itemData(index))
-        if self._parameters is not None and preset is not Preset.CUSTOM:
-            self._apply(preset)
+        """Set what the chosen quality means for the method."""
+        quality = self._ui.presetComboBox.itemData(index)
+        if self._parameters is not None and quality != CUSTOM:
+            self._apply(quality)
 
     def _followMethod(self) -> None:
         """Bring what depends on the method in line with a newly chosen one."""
@@ -127,7 +128,7 @@ class MethodSection(Parts.Section):
             return
         self._shownMethod = name
         # Refinement alone tells nothing of the recursions, which stay as they were before it.
-        preset = Preset.CUSTOM if previous in (None, contract.METHOD_NONE) else self._preset(previous)
+        quality = CUSTOM if previous in (None, contract.METHOD_NONE) else self._quality(previous)
         if previous is not None:
             parameters.weights = ""
         if name != contract.METHOD_NONE:
@@ -137,28 +138,24 @@ class MethodSection(Parts.Section):
             slider.minimum, slider.maximum = min(slider.minimum, choice.minimum), max(slider.maximum, choice.maximum)
             parameters.recursions = choice.value
             slider.minimum, slider.maximum, slider.toolTip = choice.minimum, choice.maximum, choice.toolTip
-        if preset is not Preset.CUSTOM:
-            self._apply(preset)
+        if quality != CUSTOM:
+            self._apply(quality)
 
-    def _preset(self, method: str) -> Preset:
-        parameters = self.chosen
-        choices = Choices(parameters.recursions, parameters.refinementSteps, parameters.halfPrecision)
-        return presetOf(choices, method, self._onGpu)
+    def _quality(self, method: str) -> str:
+        return qualityOf(replace(settingsOf(self.chosen), method=method, weights=None), self._onGpu)
 
-    def _apply(self, preset: Preset) -> None:
+    def _apply(self, quality: str) -> None:
         parameters = self.chosen
-        choices = choicesOf(preset, parameters.method.value, self._onGpu)
+        numbers = numbersOf(quality, parameters.method.value, self._onGpu)
         with slicer.util.NodeModify(parameters):
-            if choices.recursions is not None:
-                parameters.recursions = choices.recursions
-            parameters.refinementSteps = choices.refinementSteps
-            parameters.halfPrecision = choices.halfPrecision
+            for name, number in numbers.items():
+                if number is not None:
+                    setattr(parameters, camelCase(name), number)
 
     def _showPreset(self) -> None:
-        current = self._preset(self.chosen.method.value)
-        offered = [preset for preset in Preset if preset in (current, *EFFORTS)]
-        items = [(preset.label(), preset.value) for preset in offered]
-        Parts.fillComboBox(self._ui.presetComboBox, items, current.value)
+        current = self._quality(self.chosen.method.value)
+        offered = [*QUALITIES, *([CUSTOM] if current == CUSTOM else [])]
+        Parts.fillComboBox(self._ui.presetComboBox, [(labelOf(quality), quality) for quality in offered], current)
 
     def _showWeights(self) -> None:
         ui, parameters = self._ui, self.chosen

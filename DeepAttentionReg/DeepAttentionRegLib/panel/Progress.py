@@ -15,8 +15,8 @@ STAGE_WEIGHTS = {
     "align": 3,
     "recursion": 4,
     "refine": 12,
-    "uncertainty": 100,
     "evaluate": 2,
+    "uncertainty": 100,
     "write": 1,
     "import": 1,
 }

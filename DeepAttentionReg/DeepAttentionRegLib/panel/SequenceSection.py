@@ -6,7 +6,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from ..tasks import Registration, Sequences
+from ..tasks import Sequences
 from . import Arguments, Parts, Progress
 from .RunSection import RunSection
 
@@ -39,8 +39,7 @@ class SequenceSection(Parts.Section):
         if self.chosen.referenceFrame > maximum:
             self.chosen.referenceFrame = 1
         slider.maximum = maximum
-        settings = Registration.Settings(method=arguments["method"], weights=arguments["weights"])
-        problems = Sequences.checkSequence(sequence, self.chosen.referenceFrame - 1, settings)
+        problems = Sequences.checkSequence(sequence, self.chosen.referenceFrame - 1, arguments["settings"])
         problem = next(iter(problems), otherProblem)
         button.enabled = not problem
         button.toolTip = problem or _("Register the sequence frame by frame. The result is a sequence of transforms.")

@@ -33,8 +33,8 @@ class UncertaintyTool(InspectionTool):
             self._tell(str(reason))
             return
         chosen = self.chosen
-        settings = Arguments.settingsOf(chosen)
-        make = functools.partial(Uncertainty.UncertaintyEstimate, deformation, chosen.inspectSamples, settings)
+        settings = Arguments.usable(chosen)
+        make = functools.partial(Uncertainty.UncertaintyEstimate, deformation, chosen.samples, settings)
         stages = Progress.stagesOf(chosen, withUncertainty=True)
         self._run.start(self._logic.run, make, stages=stages, onProgress=self._run.show, onFinished=self._onFinished)
 

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import __version__
 from DeepAttentionRegEngine.protocol import contract, errors, registry
+from DeepAttentionRegEngine.protocol.settings import label_of
 from DeepAttentionRegEngine.volume import fields
 
 from ..engine import Weights
@@ -47,7 +48,7 @@ def facts(deformation: Deformation, record: Record.Record) -> dict[str, dict[str
 
 def details(record: Record.Record) -> dict[str, dict[str, str]]:
     """Return settings and versions: label and text, by the title of their section."""
-    settings = {_settingName(name): _valueText(value) for name, value in record.settings.items()}
+    settings = {_(label_of(name)): _valueText(value) for name, value in record.settings.items()}
     return _known({_("Settings"): settings, _("Versions"): _versions(record)})
 
 
@@ -131,23 +132,6 @@ def _methodFacts(record: Record.Record) -> dict[str, str]:
         _("Device"): _valueText(values.get("device")),
         _("Computing time"): timeText(seconds) if seconds else "",
     }
-
-
-def _settingName(name: str) -> str:
-    """Return what a field of a job is called in the panel; its own name if it is none of the panel's."""
-    return {
-        "method": _("Method"),
-        "recursions": _("Recursions"),
-        "weights": _("Weights"),
-        "device": _("Device"),
-        "alignment": _("Alignment"),
-        "refinement_steps": _("Refinement steps"),
-        "similarity": _("Similarity"),
-        "smoothness": _("Smoothness"),
-        "velocity": _("Velocity field"),
-        "half_precision": _("Half precision"),
-        "seed": _("Seed"),
-    }.get(name, name)
 
 
 def _valueText(value: Any) -> str:

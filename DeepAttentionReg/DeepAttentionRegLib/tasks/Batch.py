@@ -1,6 +1,6 @@
 """Registers a table of pairs from files to files, and shows the summary as a table in the scene.
 
-    registration = Batch.BatchRegistration("pairs.csv", "results", Registration.Settings("rman"))
+    registration = Batch.BatchRegistration("pairs.csv", "results", Settings(method="rman"))
     registration.start()
     registration.wait().tableNode
 
@@ -18,11 +18,12 @@ import vtk
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import batch, contract, errors, pair_table
+from DeepAttentionRegEngine.protocol.settings import Settings
 
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Task
-from . import Registration
+from .Request import valuesOf
 
 TEXTS = ("name", "status", "fixed", "moving", "method", "message")
 
@@ -66,7 +67,7 @@ class BatchRegistration(Task):
         self,
         pairs: str | Path,
         folder: str | Path,
-        settings: Registration.Settings | None = None,
+        settings: Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
         outputs: list[str] | None = None,
@@ -83,8 +84,7 @@ class BatchRegistration(Task):
         """
         super().__init__(callbacks, engine)
         self._pairs, self._results, self._outputs = Path(pairs), Path(folder), outputs
-        values = Registration.jobValues(settings or Registration.Settings())
-        self._settings = {name: value for name, value in values.items() if not name.startswith("output_")}
+        self._settings = valuesOf(settings or Settings())
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""

@@ -1,6 +1,6 @@
 """Registers the volumes of a deformation once more, as they were registered, for evidence about it."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,8 @@ import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol import contract, registry
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
@@ -19,7 +20,8 @@ from ..engine.Task import Task
 from ..nodes import Record, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
-from . import Registration, Results
+from . import Results
+from .Request import valuesOf
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -34,7 +36,7 @@ class DeformationTask(Task):
     def __init__(
         self,
         deformation: Deformation,
-        settings: Registration.Settings | None = None,
+        settings: Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
         engine: Engine | None = None,
@@ -47,7 +49,7 @@ class DeformationTask(Task):
         :param engine: what runs it; None takes Slicer's own Python.
         """
         super().__init__(callbacks, engine)
-        settings = settings or Registration.Settings()
+        settings = settings or Settings()
         self._record = _recordOf(deformation, settings)
         self._name = deformation.name
         self._transform = Results.NodeReference(deformation.transformNode)
@@ -65,6 +67,8 @@ class DeformationTask(Task):
         if self._toFrame is None:  # else it may be under the deformation itself, to be shown
             wrong.append(Volumes.checkNode(moving))
         values = self._record.settings
+        if values["method"].endswith(registry.METHOD_SUFFIX):  # whose code nobody chose here
+            return [_("The transform was made by a method file; a scene cannot start that. Register the volumes anew.")]
         return [problem for problem in wrong if problem] + Methods.checkMethod(
             values["method"], fixed, values.get("weights")
         )
@@ -99,14 +103,12 @@ class DeformationTask(Task):
         return {"initial_transform": "initial.tfm"}
 
 
-def _recordOf(deformation: Deformation, settings: Registration.Settings) -> Record.Record:
+def _recordOf(deformation: Deformation, settings: Settings) -> Record.Record:
     """Return how a deformation was made, as far as is known, on the device of the settings."""
     record = Record.recall(deformation.transformNode)
-    known: dict[str, Any] = record.settings or Registration.jobValues(settings)
-    fields = {name: value for name, value in known.items() if not name.startswith("output_")}
-    # What the recursions leave behind is not asked for here.
-    fields.pop("recursion_voxels", None)
-    return replace(record, settings={**fields, "device": settings.device, "attention": False})
+    known = {item.name for item in fields(Settings)} & record.settings.keys()
+    remembered = {name: record.settings[name] for name in known} or valuesOf(settings)
+    return replace(record, settings={**remembered, "device": settings.device})
 
 
 def jobOf(values: dict[str, Any]) -> contract.RegisterJob:

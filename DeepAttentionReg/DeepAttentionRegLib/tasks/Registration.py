@@ -2,9 +2,8 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from slicer.i18n import tr as _
@@ -16,11 +15,12 @@ from ..engine import Methods
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Task
-from ..nodes import EvidenceFiles, Record, Volumes
+from ..nodes import Record, Volumes
 from ..nodes.InputNodes import InputNodes, checkInputs, startOf
 from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
 from . import Results
+from .Request import EVIDENCE, Request, valuesOf
 from .Results import Outcome, OutputNodes
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -29,36 +29,6 @@ OUTPUT_FILES = {
     "output_warped": "warped.nrrd",
     "output_jacobian": "jacobian.nrrd",
 }
-EVIDENCE = {"recursions": "recursions", "gaussians": "gaussians.json"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Choices of a registration; names and meaning as in `contract.RegisterJob`.
-
-    Recursions that are kept, and with `keepAttention` also what the network attended to in them, become nodes: see
-    RecursionEvidence.py. Those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress` that is
-    there until the callback returns. Where an `evidenceFolder` is given, their files are kept there, too, and a
-    sequence of Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and recursions.py and
-    gaussian_files.py of the engine say what they hold. Nothing in that folder is overwritten.
-    """
-
-    method: str = "rman"
-    recursions: int | None = None
-    weights: str | None = None
-    device: str = "auto"
-    alignment: str = "center"
-    refinementSteps: int = 0
-    similarity: str = "ncc"
-    smoothness: float = 1.0
-    velocity: bool = False
-    halfPrecision: bool = False
-    showRecursions: bool = False
-    keepRecursions: bool = False
-    keepAttention: bool = False
-    keepGaussians: bool = False
-    evidenceFolder: str | Path | None = None
-    seed: int = 0
 
 
 class PairRegistration(Task):
@@ -66,33 +36,27 @@ class PairRegistration(Task):
 
     def __init__(
         self,
-        inputs: InputNodes,
-        settings: Settings | None = None,
-        outputs: OutputNodes | None = None,
+        request: Request,
         callbacks: Callbacks | None = None,
         *,
         engine: Engine | None = None,
     ) -> None:
         """Prepare; nothing is done before `start`.
 
-        :param inputs: what to register.
-        :param settings: how.
-        :param outputs: where to.
+        :param request: what to register, how, and where to.
         :param callbacks: whom to tell.
         :param engine: what runs it; None takes Slicer's own Python.
         """
         super().__init__(callbacks, engine)
-        self._inputs = inputs
-        self._settings = settings or Settings()
-        self._outputs = outputs or OutputNodes()
+        self._request = request
         self._case: Results.Case  # from the export on
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
-        return checkAll(self._inputs, self._settings, self._outputs)
+        return checkAll(self._request)
 
     def _release(self) -> None:
-        self._inputs, self._outputs = InputNodes(None, None), OutputNodes()
+        self._request = replace(self._request, inputs=InputNodes(None, None), outputs=OutputNodes())
 
     def _goneMessage(self) -> str:
         areThere = self._case.fixed.get() is not None and self._case.moving.get() is not None
@@ -103,16 +67,17 @@ class PairRegistration(Task):
 
         :raises EngineError: if a setting is out of range.
         """
-        inputs = self._inputs
-        values = {**jobValues(self._settings), **OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
+        inputs, settings = self._request.inputs, self._request.settings
+        files = {**OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
+        values = {**valuesOf(settings), **self._request.kept.outputs(settings), **files}
         contract.build(contract.RegisterJob, values)  # refuses wrong settings before the slow part
         self._case = Results.Case(
             fixed=Results.NodeReference(inputs.fixedVolume),
             moving=Results.NodeReference(inputs.movingVolume),
-            outputs={role: Results.NodeReference(node) for role, node in vars(self._outputs).items()},
-            name=_nameOf(inputs, self._settings.method),
+            outputs={role: Results.NodeReference(node) for role, node in vars(self._request.outputs).items()},
+            name=_nameOf(inputs, settings.method),
             geometry=Volumes.geometryOf(inputs.fixedVolume, WORLD),
-            record=_recordOf(inputs, self._settings),
+            record=_recordOf(self._request),
         )
         numbers = Volumes.numberSegments([inputs.fixedSegmentation, inputs.movingSegmentation])
         movingFrame = Volumes.frameOf(inputs.movingVolume)
@@ -128,7 +93,9 @@ class PairRegistration(Task):
 
     def _exportSide(self, side: str, frame: np.ndarray, numbers: Volumes.SegmentNumbers) -> dict[str, str]:
         """Write the nodes of one side, "fixed" or "moving", and return the job's fields for them."""
-        given = {role: getattr(self._inputs, side + role) for role in ("Volume", "Mask", "Segmentation", "Landmarks")}
+        given = {
+            role: getattr(self._request.inputs, side + role) for role in ("Volume", "Mask", "Segmentation", "Landmarks")
+        }
         folder, values = self._folder, {}
         self._tell("export", _("Exporting {name}.").format(name=given["Volume"].GetName()))
         Volumes.exportVolume(given["Volume"], frame, folder / f"{side}.nrrd")
@@ -146,11 +113,11 @@ class PairRegistration(Task):
         return values
 
     def _load(self, result: contract.Result) -> Outcome:
-        isKept = self._settings.keepRecursions or self._settings.keepAttention
-        material = Results.read(result, self._case, withEvidence=isKept)
+        kept = self._request.kept
+        material = Results.read(result, self._case, withEvidence=kept.asNodes)
         self._requireInputs()
-        if self._settings.evidenceFolder is not None:
-            material = replace(material, result=keepEvidence(result, Path(self._settings.evidenceFolder)))
+        if kept.evidenceFolder is not None:
+            material = replace(material, result=keepEvidence(result, Path(kept.evidenceFolder)))
         return Results.commit(material, self._case)
 
 
@@ -178,43 +145,13 @@ def keepEvidence(result: contract.Result, folder: Path) -> contract.Result:
     return replace(result, outputs=outputs)
 
 
-def checkEvidence(settings: Settings) -> list[str]:
-    """Return why what a network attended to cannot be kept, as sentences."""
-    folder = settings.evidenceFolder
-    if folder is None:
-        if settings.keepGaussians:
-            return [_("Choose a folder for the sequence of Gaussians.")]
-        return []
-    taken = [name for name in EVIDENCE.values() if (Path(folder) / name).exists()]
-    text = _("{folder} already holds {name}; choose another folder.")
-    return [text.format(folder=folder, name=name) for name in taken]
-
-
-def jobValues(settings: Settings) -> dict[str, Any]:
-    """Return the fields of a job that are no files."""
-    # Scripts often compute them with NumPy, whose numbers are not those of JSON.
-    plain = (value.item() if isinstance(value, np.generic) else value for value in vars(settings).values())
-    values = dict(zip(vars(settings), plain, strict=True))
-    values["refinement_steps"] = values.pop("refinementSteps")
-    values["half_precision"] = values.pop("halfPrecision")
-    values["attention"] = values.pop("keepAttention") and settings.method != contract.METHOD_NONE
-    # A list, since all of them have to be taken out.
-    areNeeded = any([values.pop("keepRecursions"), values.pop("showRecursions"), values["attention"]])
-    if areNeeded and settings.method != contract.METHOD_NONE:  # which has no recursions
-        values["output_recursions"] = EVIDENCE["recursions"]
-        values["recursion_voxels"] = EvidenceFiles.stepVoxels(settings.method, values["recursions"])
-    values.pop("evidenceFolder")
-    values["output_gaussians"] = EVIDENCE["gaussians"] if values.pop("keepGaussians") else None
-    return values
-
-
-def _recordOf(inputs: InputNodes, settings: Settings) -> Record.Record:
+def _recordOf(request: Request) -> Record.Record:
     """Return what is to be remembered of a registration that is about to start."""
-    values = jobValues(settings)
+    inputs = request.inputs
     return Record.Record(
         made=Record.now(),
         inputs={role: node.GetName() for role, node in vars(inputs).items() if node is not None},
-        settings={name: value for name, value in values.items() if not name.startswith("output_")},
+        settings=valuesOf(request.settings),
         start=startOf(inputs).ravel().tolist(),
         place=present(Volumes.matrixToWorld(inputs.movingVolume)).ravel().tolist(),
         slicer=Record.slicerVersion(),
@@ -229,15 +166,16 @@ def _nameOf(inputs: InputNodes, method: str) -> str:
     )
 
 
-def checkAll(inputs: InputNodes, settings: Settings, outputs: OutputNodes) -> list[str]:
-    """Return why a registration cannot be started, as sentences.
-
-    :param inputs: what to register.
-    :param settings: how.
-    :param outputs: where to.
-    """
+def checkAll(request: Request) -> list[str]:
+    """Return why a registration cannot be started, as sentences."""
+    inputs, settings = request.inputs, request.settings
     wrongMethod = Methods.checkMethod(settings.method, inputs.fixedVolume, settings.weights)
-    return checkInputs(inputs) + wrongMethod + checkOutputs(inputs, outputs) + checkEvidence(settings)
+    return [
+        *checkInputs(inputs),
+        *wrongMethod,
+        *checkOutputs(inputs, request.outputs),
+        *request.kept.problems(),
+    ]
 
 
 def checkOutputs(inputs: InputNodes, outputs: OutputNodes) -> list[str]:

@@ -145,7 +145,10 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
             stepsNode=material.evidence and material.evidence.steps,
             result=material.result,
         )
-        record = replace(case.record, values=material.result.values, warnings=material.result.warnings)
+        values = material.result.values
+        # What the quality meant here is what another run has to repeat.
+        settings = values.get("settings", case.record.settings)
+        record = replace(case.record, settings=settings, values=values, warnings=material.result.warnings)
         Record.remember(outcome.transformNode, record)
         Record.attach(outcome.transformNode, "Metrics", outcome.tableNode)
         Record.attach(outcome.transformNode, Overlays.Map.JACOBIAN.value, outcome.jacobianVolumeNode)

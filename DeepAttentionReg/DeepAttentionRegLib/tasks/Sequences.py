@@ -1,28 +1,31 @@
 """Registration of a time series to one of its frames: a sequence of volumes in, a sequence of grid transforms out.
 
-One frame after another goes through the engine. The scene does not change before the last one is done.
+One process of the engine registers all frames, one after another. The scene does not change before the last one is
+done.
 """
 
 import logging
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol import contract, result_files
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..engine import Methods
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
-from ..engine.EngineJob import EngineJob
-from ..engine.Task import Work
+from ..engine.Task import Task
 from ..nodes import Transforms, Volumes
 from ..nodes.Present import present
-from . import Registration, Results
+from . import Results
+from .Request import valuesOf
 
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
 # The coordinates of the volumes in a sequence, which have no parent transform.
@@ -76,7 +79,7 @@ class _Done:
 
 
 def checkSequence(
-    sequenceNode: slicer.vtkMRMLSequenceNode | None, referenceFrame: int, settings: Registration.Settings
+    sequenceNode: slicer.vtkMRMLSequenceNode | None, referenceFrame: int, settings: Settings
 ) -> list[str]:
     """Return why a sequence cannot be registered, as sentences; arguments as of `SequenceRegistration`."""
     if sequenceNode is None:
@@ -96,7 +99,7 @@ def checkSequence(
     return unfit[:1] or Methods.checkMethod(settings.method, frames[referenceFrame], settings.weights)
 
 
-class SequenceRegistration(Work):
+class SequenceRegistration(Task):
     """Registers the frames without blocking; `start` it, then `wait` or let the callbacks come.
 
     After a failure or a cancellation `outcome` holds what was done until then, if that was to be kept.
@@ -106,7 +109,7 @@ class SequenceRegistration(Work):
         self,
         sequenceNode: slicer.vtkMRMLSequenceNode,
         referenceFrame: int = 0,
-        settings: Registration.Settings | None = None,
+        settings: Settings | None = None,
         callbacks: Callbacks | None = None,
         *,
         withVolumes: bool = False,
@@ -117,7 +120,7 @@ class SequenceRegistration(Work):
 
         :param sequenceNode: the volumes.
         :param referenceFrame: frame that the others are registered to, counted from 0.
-        :param settings: how each is registered; recursions and evidence are not kept.
+        :param settings: how each is registered.
         :param callbacks: whom to tell.
         :param withVolumes: also make a sequence of the warped volumes.
         :param keepPartial: put the frames done so far into the scene if it ends early.
@@ -126,160 +129,106 @@ class SequenceRegistration(Work):
         super().__init__(callbacks, engine)
         self._sequence = Results.NodeReference(sequenceNode)
         self._reference = referenceFrame
-        self._settings = replace(
-            settings or Registration.Settings(),
-            showRecursions=False,
-            keepRecursions=False,
-            keepAttention=False,
-            keepGaussians=False,
-            evidenceFolder=None,
-        )
+        self._settings = settings or Settings()
         self._withVolumes = withVolumes
         self._keepPartial = keepPartial
         self._indexValues: list[str] = []
+        self._frames: list[int] = []
         self._geometry: Geometry  # from the start on
-        self._frame = -1
         self._done = _Done()
-        self._isFinishing = False
-        self._hasEnded = False
 
-    @property
-    def isRunning(self) -> bool:
-        """Whether it was started and has not ended yet."""
-        return self._job is not None and not self._hasEnded
-
-    def start(self) -> None:
-        """Start with the first frame and return.
-
-        :raises ValueError: if the sequence or the settings cannot work; says why.
-        :raises RuntimeError: if the engine cannot be started.
-        """
-        sequence = self._sequence.get()
-        problems = checkSequence(sequence, self._reference, self._settings)
-        if sequence is None or problems:
-            raise ValueError(" ".join(problems))
-        self._indexValues = [sequence.GetNthIndexValue(frame) for frame in range(sequence.GetNumberOfDataNodes())]
-        self._geometry = Volumes.geometryOf(sequence.GetNthDataNode(self._reference), FRAME)
-        try:
-            self._startFrame(present(self._nextFrame()))
-        except errors.EngineError as error:
-            raise ValueError(str(error)) from error
-
-    def finish(self) -> None:
-        """End after the present frame; `onFinished` gets the frames done until then."""
-        self._isFinishing = True
+    def problems(self) -> list[str]:
+        """Return why it cannot be started, as sentences."""
+        return checkSequence(self._sequence.get(), self._reference, self._settings)
 
     def wait(self) -> SequenceOutcome:
         """Return the outcome when it is there, keeping the application responsive meanwhile.
 
         :raises RuntimeError: if it failed or was canceled; says why and how many frames were done.
         """
-        try:
-            while self._job is not None and self.isRunning:
-                self._job.wait()
-        except BaseException:
-            self.close()
-            raise
-        if self.failure is not None or self.outcome is None:
+        outcome = super().wait()
+        if self.failure is not None:
             self._raiseFailure()
-        return self.outcome
+        return outcome
 
-    def close(self) -> None:
-        """End the engine at once; no callback is called any more, and nothing is added to the scene."""
-        self._hasEnded = True
-        super().close()
-
-    def _nextFrame(self) -> int | None:
-        """Return the next frame to register; None after the last one."""
-        frames = range(self._frame + 1, len(self._indexValues))
-        return next((frame for frame in frames if frame != self._reference), None)
-
-    def _startFrame(self, frame: int) -> None:
-        """Export a frame and the reference and start the engine.
+    def _export(self) -> contract.Job:
+        """Write all frames into the job folder and return the job.
 
         :raises EngineError: if a setting is out of range.
-        :raises RuntimeError: if the engine cannot be started.
         """
-        self._frame = frame
-        self._job = EngineJob(Callbacks(self._onProgress, self._onResult, self._onFailure), self._engine)
-        files = {"fixed": "fixed.nrrd", "moving": "moving.nrrd", "output_transform": "transform.nrrd"}
-        if self._withVolumes:
-            files["output_warped"] = "warped.nrrd"
-        try:
-            job = contract.build(contract.RegisterJob, {**Registration.jobValues(self._settings), **files})
-            for role, exported in (("fixed", self._reference), ("moving", frame)):
-                Volumes.exportVolume(self._volumeOf(exported), FRAME, self._job.folder / files[role])
-            self._job.start(job)
-        except BaseException:
-            self._job.close()
-            raise
+        sequence, values = present(self._sequence.get()), valuesOf(self._settings)
+        contract.build(Settings, values)  # refuses wrong settings before the slow part
+        self._indexValues = [sequence.GetNthIndexValue(frame) for frame in range(sequence.GetNumberOfDataNodes())]
+        self._frames = [frame for frame in range(len(self._indexValues)) if frame != self._reference]
+        self._geometry = Volumes.geometryOf(sequence.GetNthDataNode(self._reference), FRAME)
+        for frame in range(len(self._indexValues)):
+            self._tell("export", _("Exporting frame {frame}.").format(frame=frame + 1))
+            Volumes.exportVolume(self._volumeOf(frame), FRAME, self._folder / _fileOf(frame))
+        frames = [_fileOf(frame) for frame in self._frames]
+        files = {"fixed": _fileOf(self._reference), "frames": frames, "output": "frames", "warped": self._withVolumes}
+        return contract.build(contract.SequenceJob, {**values, **files})
+
+    @property
+    def _frame(self) -> int:
+        """The frame that is being registered; the last one when all are."""
+        return self._frames[min(len(self._done.results), len(self._frames) - 1)]
+
+    def _shown(self, progress: contract.Progress) -> FrameProgress:
+        return FrameProgress(self._frame + 1, len(self._indexValues), progress)
 
     def _volumeOf(self, frame: int) -> slicer.vtkMRMLScalarVolumeNode | None:
         """Return a frame as long as it is there; the sequence may have been changed meanwhile."""
         sequence = self._sequence.get()
         return sequence and sequence.GetDataNodeAtValue(self._indexValues[frame], True)
 
-    def _framesAreThere(self) -> bool:
-        """Return whether all frames are still in the scene, and stop if not."""
+    def _goneMessage(self) -> str:
         areThere = all(self._volumeOf(frame) is not None for frame in range(len(self._indexValues)))
-        if not areThere:
-            self._stop(_("The sequence or one of its frames was removed, so the registration was stopped."))
-        return areThere
+        gone = _("The sequence or one of its frames was removed, so the registration was stopped.")
+        return "" if areThere else gone
 
     def _onProgress(self, progress: contract.Progress) -> None:
-        if self._framesAreThere():
-            self._callbacks.onProgress(FrameProgress(self._frame + 1, len(self._indexValues), progress))
-
-    def _onResult(self, result: contract.Result) -> None:
-        if self._stopMessage or not self._framesAreThere():
-            self._fail(contract.Failure(errors.CANCELLED, self._stopMessage))
+        if self._stopMessage:  # what comes of a frame after that does not count
+            return
+        if progress.stage != "frame" or progress.file is None or self._goneMessage():
+            super()._onProgress(progress)
             return
         try:
-            self._keep(result)
-            frame = self._nextFrame()
-            if frame is not None and not self._isFinishing:
-                self._startFrame(frame)
-                return
-            self.outcome = self._commit()
+            self._keep(Path(progress.file).parent)
         except Exception as error:
-            logging.exception("The result could not be loaded, or the next frame not be started")
-            self._fail(contract.Failure(errors.INTERNAL, self._inFrame(str(error))))
-        else:
-            self._hasEnded = True
-            self._callbacks.onFinished(self.outcome)
+            logging.exception("The result of a frame could not be loaded")
+            self._stop(self._inFrame(_("The result could not be loaded ({reason}).").format(reason=error)))
 
-    def _keep(self, result: contract.Result) -> None:
+    def _keep(self, folder: Path) -> None:
         """Read what the engine found for the present frame."""
-        displacement = images.read_displacement(result.outputs["transform"])[0]
-        self._done.transforms[self._frame] = _makeTransform(displacement, self._geometry)
+        frame, (result, _job) = self._frame, result_files.read_result(folder)
+        displacement = images.read_displacement(self._folder / result.outputs["transform"])[0]
+        self._done.transforms[frame] = _makeTransform(displacement, self._geometry)
         if self._withVolumes:
-            image = Volumes.makeImage(images.read_volume(result.outputs["warped"]).array)
-            self._done.volumes[self._frame] = _makeVolume(image, self._geometry)
-        self._done.results[self._frame] = result
+            image = Volumes.makeImage(images.read_volume(self._folder / result.outputs["warped"]).array)
+            self._done.volumes[frame] = _makeVolume(image, self._geometry)
+        self._done.results[frame] = result
+
+    def _load(self, _result: contract.Result) -> SequenceOutcome:
+        self._requireInputs()
+        return self._commit()
 
     def _onFailure(self, failure: contract.Failure) -> None:
-        message = self._stopMessage or self._inFrame(failure.message)
-        self._fail(replace(failure, message=message))
-
-    def _inFrame(self, message: str) -> str:
-        return _("Frame {frame}: {message}").format(frame=self._frame + 1, message=message)
-
-    def _fail(self, failure: contract.Failure) -> None:
         """End early; what is done comes into the scene if that was asked for."""
-        self._hasEnded = True
+        message = self._stopMessage or self._inFrame(failure.message)
         kept = _("The scene is as it was.")
-        if self._keepPartial and self._done.transforms and self._framesAreThere():
+        if self._keepPartial and self._done.transforms and not self._goneMessage():
             try:
                 self.outcome = self._commit()
                 kept = _("These are in the scene.")
             except Exception:
                 logging.exception("The finished frames could not be put into the scene")
-        done = _("Frames done: {done} of {count}.").format(
-            done=len(self._done.transforms), count=len(self._indexValues) - 1
-        )
+        done = _("Frames done: {done} of {count}.").format(done=len(self._done.transforms), count=len(self._frames))
         hint = f"{kept} {failure.hint}".strip()
-        self.failure = replace(failure, message=f"{failure.message} {done}", hint=hint)
+        self.failure = replace(failure, message=f"{message} {done}", hint=hint)
         self._callbacks.onFailed(self.failure)
+
+    def _inFrame(self, message: str) -> str:
+        return _("Frame {frame}: {message}").format(frame=self._frame + 1, message=message)
 
     def _commit(self) -> SequenceOutcome:
         """Put the result into the scene: all of it or, if something goes wrong, nothing."""
@@ -317,6 +266,10 @@ class SequenceRegistration(Work):
         for frame in sorted(nodes):
             added.SetDataNodeAtValue(nodes[frame], self._indexValues[frame])
         return added
+
+
+def _fileOf(frame: int) -> str:
+    return f"frame_{frame + 1}.nrrd"
 
 
 def _makeTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer.vtkMRMLTransformNode:

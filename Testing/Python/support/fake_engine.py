@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "DeepAttentionReg"))
 
 import evidence_cases
-from DeepAttentionRegEngine.protocol import batch, contract, errors, reporting, watchdog
+from DeepAttentionRegEngine.protocol import batch, contract, errors, reporting, result_files, watchdog
 from DeepAttentionRegEngine.volume import fields, images, recursions
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
@@ -75,12 +75,31 @@ def work(job: contract.Job) -> int:
     """Write every output the job names, or tell the speed of the computer."""
     if isinstance(job, contract.ProbeJob):
         emit(contract.Result(values={"speed": SPEED}))
+    elif isinstance(job, contract.SequenceJob):
+        work_on_frames(job)
+        emit(contract.Result(values={"frames": len(job.frames)}))
     elif isinstance(job, contract.BatchJob):
         told = reporting.Reporter(emit, watchdog.Request(job.cancel_file).made)
         emit(batch.run_batch(job, told, register_pair))
     else:
         emit(register(job))
     return 0
+
+
+def work_on_frames(job: contract.SequenceJob, count: int | None = None) -> None:
+    """Register the first frames of a sequence, all for None; a bright one fails in the mode "fail at bright"."""
+    for number, frame in enumerate(job.frames[:count], start=1):
+        emit(contract.Progress("refine", 1, 2, str(os.getpid())))
+        if os.environ.get("FAKE_ENGINE") == "fail at bright" and images.read_volume(frame).array.max() > BRIGHT:
+            sys.exit(fail(job))
+        folder = Path(job.output) / str(number)
+        folder.mkdir(parents=True)
+        outputs = {"output_transform": str(folder / "transform.nrrd")}
+        if job.warped:
+            outputs["output_warped"] = str(folder / "warped.nrrd")
+        result = register(contract.RegisterJob(fixed=job.fixed, moving=frame, **outputs))
+        file = result_files.write_result(folder, result)
+        emit(contract.Progress("frame", number, len(job.frames), "Done.", str(file)))
 
 
 def register_pair(job: contract.RegisterJob, reporter: reporting.Reporter) -> contract.Result:
@@ -122,6 +141,9 @@ def register(job: contract.RegisterJob) -> contract.Result:
 
 
 def work_until_cancelled(job: contract.Job) -> int:
+    """Be at work, on the last frame of a sequence, until that is canceled."""
+    if isinstance(job, contract.SequenceJob):
+        work_on_frames(job, len(job.frames) - 1)
     if getattr(job, "output_recursions", None) is not None:
         write_recursions(job, images.read_volume(job.fixed).geometry)
     cancellation = watchdog.Request(job.cancel_file)
@@ -132,11 +154,16 @@ def work_until_cancelled(job: contract.Job) -> int:
     return 3
 
 
-def work_until_finished(job: contract.RegisterJob) -> int:
+def work_until_finished(job: contract.Job) -> int:
+    """Be at work, on the first frame of a sequence, until that is to end with what there is."""
     finish = watchdog.Request(job.finish_file)
     while not finish.made():
         emit(contract.Progress("refine", 1, 2, str(os.getpid())))
         time.sleep(0.02)
+    if isinstance(job, contract.SequenceJob):
+        work_on_frames(job, 1)
+        emit(contract.Result(values={"frames": 1}))
+        return 0
     return work(job)
 
 
@@ -152,6 +179,8 @@ def fail(_job: contract.Job) -> int:
 
 def fail_at_bright(job: contract.RegisterJob) -> int:
     """Fail for one of several moving volumes."""
+    if isinstance(job, contract.SequenceJob):
+        return work(job)
     return (fail if images.read_volume(job.moving).array.max() > BRIGHT else work)(job)
 
 

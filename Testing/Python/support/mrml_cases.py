@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from DeepAttentionRegLib.nodes.Deformation import Deformation
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes
 from DeepAttentionRegLib.tasks import Registration
 from DeepAttentionRegLib.tasks.Registration import OutputNodes
+from DeepAttentionRegLib.tasks.Request import requestOf
 
 ENGINE = Engine(sys.executable, Path(__file__).resolve().with_name("fake_engine.py"))
 TIMEOUT_S = 20.0
@@ -76,12 +78,12 @@ class Recorder:
             self._act()
 
 
-def prepare(inputs: InputNodes, recorder: Recorder | None = None, **options) -> Registration.PairRegistration:
-    """Return a registration by the stand-in; options are `settings` and `outputs`."""
-    callbacks = recorder.callbacks if recorder else None
-    return Registration.PairRegistration(
-        inputs, options.get("settings"), options.get("outputs"), callbacks, engine=ENGINE
-    )
+def prepare(
+    inputs: InputNodes, recorder: Recorder | None = None, outputs: OutputNodes | None = None, **options
+) -> Registration.PairRegistration:
+    """Return a registration by the stand-in; options are those of `DeepAttentionRegLogic.register`."""
+    request = replace(requestOf(options), inputs=inputs, outputs=outputs or OutputNodes())
+    return Registration.PairRegistration(request, recorder and recorder.callbacks, engine=ENGINE)
 
 
 def register(inputs: InputNodes, **options) -> Registration.Outcome:

@@ -52,10 +52,10 @@ def volume(scene):
 
 @pytest.fixture
 def arguments(logic, volume):
-    """Return the arguments of a registration on the CPU."""
+    """Return a volume and the settings of a registration on the CPU."""
     parameters = logic.getParameterNode()
     parameters.fixedVolume = volume
-    return {**logic.argumentsFrom(parameters), "device": "cpu"}
+    return volume, replace(logic.argumentsFrom(parameters)["settings"], device="cpu")
 
 
 class TestChoice:
@@ -124,38 +124,42 @@ class TestEstimateText:
         """Answer every question the same, and note it."""
         asked = []
 
-        def answer(plan, **speeds):
-            asked.append((plan, speeds))
+        def answer(*plan, **speeds):
+            asked.append((*plan, speeds))
             return estimate.Estimate(12.3, 1.26e9)
 
         monkeypatch.setattr(estimate, "estimate", answer)
         return asked
 
     def test_is_a_line_about_this_computer(self, arguments):
-        assert Methods.estimateText(arguments, {"cpu": 80.0}) == "About 12 s and 1.3 GB on this computer's CPU"
+        assert Methods.estimateText(*arguments, {"cpu": 80.0}) == "About 12 s and 1.3 GB on this computer's CPU"
 
     def test_is_rough_before_the_speed_is_known(self, arguments):
-        assert Methods.estimateText(arguments, None) == "Roughly 12 s and 1.3 GB on a CPU"
+        assert Methods.estimateText(*arguments, None) == "Roughly 12 s and 1.3 GB on a CPU"
 
     def test_asks_for_what_is_chosen(self, arguments, asked):
-        Methods.estimateText({**arguments, "velocity": True}, {"cpu": 80.0})
-        plan, speeds = asked[0]
-        assert plan == estimate.Plan((12, 11, 10), (1.0, 1.0, 1.0), "rman", 3, "center", 40, "ncc", True)
+        volume, settings = arguments[0], replace(arguments[1], velocity=True)
+        Methods.estimateText(volume, settings, {"cpu": 80.0})
+        *plan, speeds = asked[0]
+        assert plan == [(12, 11, 10), (1.0, 1.0, 1.0), settings]
+        chosen = settings.method, settings.recursions, settings.alignment, settings.refinement_steps
+        assert chosen == ("rman", 3, "center", 40)
+        assert (settings.similarity, settings.velocity) == ("ncc", True)
         assert speeds == {"cpu": 80.0, "device": 80.0}
 
     def test_takes_the_speed_of_the_gpu_where_that_is_used(self, arguments, asked):
         speeds = {"cpu": 80.0, "cuda:0": 4000.0}
         for device in ("auto", "cuda"):
-            assert Methods.estimateText({**arguments, "device": device}, speeds).endswith("GPU")
-        assert [found["device"] for _plan, found in asked] == [4000.0, 4000.0]
+            assert Methods.estimateText(arguments[0], replace(arguments[1], device=device), speeds).endswith("GPU")
+        assert [found["device"] for *_plan, found in asked] == [4000.0, 4000.0]
 
     def test_is_empty_without_a_volume_or_the_gpu_asked_for(self, arguments):
-        assert Methods.estimateText({**arguments, "fixedVolume": None}, None) == ""
-        assert Methods.estimateText({**arguments, "device": "cuda"}, {"cpu": 80.0}) == ""
+        assert Methods.estimateText(None, arguments[1], None) == ""
+        assert Methods.estimateText(arguments[0], replace(arguments[1], device="cuda"), {"cpu": 80.0}) == ""
 
     def test_is_empty_where_costs_are_unknown(self, arguments, monkeypatch):
-        monkeypatch.setattr(estimate, "estimate", lambda _plan, **_speeds: None)
-        assert Methods.estimateText(arguments, None) == ""
+        monkeypatch.setattr(estimate, "estimate", lambda *_plan, **_speeds: None)
+        assert Methods.estimateText(*arguments, None) == ""
 
     @pytest.mark.parametrize(
         ("seconds", "text"), [(0.2, "1 s"), (99.4, "99 s"), (99.6, "2 min"), (3000, "50 min"), (6300, "2 h")]

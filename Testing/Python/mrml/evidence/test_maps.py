@@ -8,11 +8,12 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import errors
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import Maps
 from DeepAttentionRegLib.nodes import Deformation, Overlays, Record, Transforms
 from DeepAttentionRegLib.nodes.Overlays import Map
-from DeepAttentionRegLib.tasks import Registration
+from DeepAttentionRegLib.tasks.Request import valuesOf
 from DeepAttentionRegLib.views.MapView import MapView
 from mrml_cases import ENGINE, RIGID, put_under, register
 
@@ -296,9 +297,9 @@ class TestBackward:
         assert self.register(deformation) is self.register(deformation)
 
     def test_remembered_settings_are_taken_on_the_device_of_now(self, deformation):
-        settings = Registration.jobValues(Registration.Settings("none", device="cuda:7", refinementSteps=5))
+        settings = valuesOf(Settings(method="none", device="cuda:7", refinement_steps=5))
         Record.remember(deformation.transformNode, Record.Record(settings=settings))
-        made = Record.recall(self.register(deformation, settings=Registration.Settings(device="cpu")))
+        made = Record.recall(self.register(deformation, settings=Settings(device="cpu")))
         assert {name: made.settings[name] for name in ("method", "refinement_steps", "device")} == {
             "method": "none",
             "refinement_steps": 5,

@@ -15,19 +15,18 @@ import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence.RecursionEvidence import RecursionEvidence
 from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Record, Transforms
-from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import add_pair, register
 
 pytestmark = pytest.mark.mrml
 
 RECURSIONS = 2
-WHOLE = Settings(recursions=RECURSIONS, keepAttention=True)
+WHOLE = {"recursions": RECURSIONS, "keepAttention": True}
 
 
 @pytest.fixture
 def evidence(inputs) -> RecursionEvidence:
     """What a registration of two recursions and no refinement left behind."""
-    return RecursionEvidence(register(inputs, settings=WHOLE).transformNode)
+    return RecursionEvidence(register(inputs, **WHOLE).transformNode)
 
 
 @pytest.fixture(params=["fresh", "loaded"])
@@ -52,22 +51,22 @@ class TestSteps:
         assert any_evidence.count == RECURSIONS + 1
 
     def test_end_with_the_result_where_it_was_refined(self, inputs, oblique_geometry):
-        settings = Settings(recursions=RECURSIONS, refinementSteps=1, keepRecursions=True)
-        evidence = RecursionEvidence(register(inputs, settings=settings).transformNode)
+        options = {"recursions": RECURSIONS, "refinementSteps": 1, "keepRecursions": True}
+        evidence = RecursionEvidence(register(inputs, **options).transformNode)
         labels = [evidence.label(step) for step in range(evidence.count)]
         assert labels == ["Before: aligned only", "Recursion 1 of 2", "Recursion 2 of 2", "Result"]
         np.testing.assert_allclose(field_of(evidence, 3), fake_engine.field_on(oblique_geometry), atol=1e-5)
 
     def test_refinement_alone_has_two(self, inputs):
         evidence = RecursionEvidence(
-            register(inputs, settings=Settings("none", refinementSteps=1, keepRecursions=True)).transformNode
+            register(inputs, method="none", refinementSteps=1, keepRecursions=True).transformNode
         )
         assert [evidence.label(step) for step in range(evidence.count)] == ["Before: aligned only", "Result"]
 
     def test_large_fields_are_kept_coarser(self, scene, monkeypatch):
         monkeypatch.setattr(EvidenceFiles, "STEP_VOXELS", 500)
         fixed = Geometry.from_arrays((20, 20, 20), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), np.eye(3))
-        evidence = RecursionEvidence(register(add_pair(fixed), settings=WHOLE).transformNode)
+        evidence = RecursionEvidence(register(add_pair(fixed), **WHOLE).transformNode)
         field, grid = Transforms.readGrid(evidence.steps.GetNthDataNode(RECURSIONS))
         assert np.prod(grid.size) <= 500
         np.testing.assert_allclose(field, fake_engine.field_on(grid), atol=1e-5)
@@ -190,5 +189,5 @@ class TestMissing:
         before = mrml_scene.scene_state(scene)
         monkeypatch.setattr(EvidenceFiles.Record, "attach", fail)
         with pytest.raises(RuntimeError, match="could not be loaded"):
-            register(inputs, settings=WHOLE)
+            register(inputs, **WHOLE)
         assert mrml_scene.scene_state(scene) == before

@@ -10,13 +10,13 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import errors
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.evidence import Maps, Uncertainty
 from DeepAttentionRegLib.nodes import Deformation, Record, SampleCases, Volumes
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.tasks import Registration
-from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import ENGINE, RIGID, Recorder, poll_until, put_under, register
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -75,14 +75,14 @@ class TestJob:
         return fake_engine.contract.parse_job(job)
 
     def test_settings_are_those_the_transform_remembers(self, inputs):
-        settings = Settings("none", refinementSteps=7, similarity="mind", device="cpu", seed=5)
+        settings = Settings(method="none", refinement_steps=7, similarity="mind", device="cpu", seed=5)
         deformation = Deformation.ofTransform(register(inputs, settings=settings).transformNode)
         job = self.job_of(deformation, samples=6)
         assert (job.method, job.refinement_steps, job.similarity, job.seed, job.samples) == ("none", 7, "mind", 5, 6)
 
     def test_settings_of_a_transform_without_memory_are_given(self, deformation):
         deformation.transformNode.SetAttribute(Record.ATTRIBUTE, None)
-        job = self.job_of(deformation, settings=Settings("none", refinementSteps=9))
+        job = self.job_of(deformation, settings=Settings(method="none", refinement_steps=9))
         assert (job.method, job.refinement_steps) == ("none", 9)
 
     def test_moving_volume_may_be_under_the_deformation(self, deformation):
@@ -129,7 +129,7 @@ class TestEnd:
 def test_engine_itself_is_less_certain_away_from_structure(scene):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     nodes = SampleCases.addPhantom(phantom.default_geometry((40, 32, 40), (8.4, 7.5, 8.4)))
-    settings = Settings("none", refinementSteps=8, device="cpu")
+    settings = Settings(method="none", refinement_steps=8, device="cpu")
     registration = Registration.PairRegistration(nodes, settings, engine=Engine(sys.executable))
     registration.start()
     deformation = Deformation.ofTransform(registration.wait().transformNode)

@@ -21,7 +21,7 @@ AWKWARD = "CT; \"a:b\" <c> 'd' & %20 \u00e4\n"
 @pytest.fixture
 def outcome(inputs):
     mrml_cases.put_under(inputs.movingVolume, mrml_cases.RIGID)
-    return mrml_cases.register(inputs, settings=Registration.Settings(recursions=2, seed=7))
+    return mrml_cases.register(inputs, recursions=2, seed=7)
 
 
 class TestRegistration:
@@ -64,8 +64,7 @@ class TestRegistration:
     def test_new_result_in_the_same_node_replaces_all(self, inputs, outcome):
         transform = outcome.transformNode
         Record.attach(transform, "Segments", outcome.tableNode)
-        settings = Registration.Settings(seed=8)
-        mrml_cases.register(inputs, settings=settings, outputs=Registration.OutputNodes(transformNode=transform))
+        mrml_cases.register(inputs, seed=8, outputs=Registration.OutputNodes(transformNode=transform))
         assert Record.recall(transform).settings["seed"] == 8
         assert "Segments" not in Record.attachments(transform)
 

@@ -11,11 +11,13 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
 import mrml_scene
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.nodes.InputNodes import checkInputs
 from DeepAttentionRegLib.tasks import Registration
+from DeepAttentionRegLib.tasks.Request import Request
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -102,7 +104,7 @@ class TestPhantom:
     def test_registration_takes_it(self):
         inputs = SampleCases.addPhantom(SMALL)
         assert checkInputs(inputs) == []
-        assert Registration.checkAll(inputs, Registration.Settings(method="none"), Registration.OutputNodes()) == []
+        assert Registration.checkAll(Request(inputs, Settings(method="none"))) == []
 
     def test_landmarks_correspond_by_the_true_displacement(self):
         inputs = SampleCases.addPhantom(SMALL)

@@ -13,9 +13,11 @@ slicer_stand_ins.install()
 
 import DeepAttentionReg as module
 from DeepAttentionRegEngine.protocol import contract, registry
+from DeepAttentionRegEngine.protocol.settings import choices_of
 from DeepAttentionRegLib import Parameters
 from DeepAttentionRegLib.panel import Arguments
 from DeepAttentionRegLib.panel import Progress as PanelProgress
+from DeepAttentionRegLib.tasks.Request import SETTING_NAMES
 from mrml_cases import TIMEOUT_S, add_pair, add_segmentation
 
 pytestmark = pytest.mark.mrml
@@ -92,8 +94,8 @@ class TestChoices:
         assert parameters.fixedVolume is None
 
     def test_offer_what_the_contract_knows(self):
-        assert [item.value for item in Parameters.Alignment] == list(ALIGNMENTS)
-        assert [item.value for item in Parameters.Similarity] == list(SIMILARITIES)
+        assert [item.value for item in Parameters.Alignment] == list(choices_of("alignment"))
+        assert [item.value for item in Parameters.Similarity] == list(choices_of("similarity"))
 
     def test_offer_every_method_but_the_baselines(self):
         roles = {name: registry.load_method(name).role for name in registry.method_names()}
@@ -112,15 +114,15 @@ class TestChoices:
 class TestArguments:
     def test_carry_the_choices_by_their_name_in_a_job(self, logic, parameters):
         parameters.alignment, parameters.device = Parameters.Alignment.RIGID, "cpu"
-        arguments = logic.argumentsFrom(parameters)
-        assert (arguments["alignment"], arguments["device"], arguments["recursions"]) == ("rigid", "cpu", 3)
+        settings = logic.argumentsFrom(parameters)["settings"]
+        assert (settings.alignment, settings.device, settings.recursions) == ("rigid", "cpu", 3)
 
     def test_turn_refinement_off(self, logic, parameters):
         parameters.refine = False
-        assert logic.argumentsFrom(parameters)["refinementSteps"] == 0
+        assert logic.argumentsFrom(parameters)["settings"].refinement_steps == 0
 
     def test_cover_every_choice(self, logic, parameters):
-        covered = {*logic.argumentsFrom(parameters), *Arguments.ofSequence(parameters)}
+        covered = {*logic.argumentsFrom(parameters), *Arguments.ofSequence(parameters), *SETTING_NAMES}
         others = {"refine", "preview", "sequence", "sequenceVolumes"}
         later = {name for name in parameters.allParameters if name.startswith(("warp", "inspect", "batch"))}
         assert set(parameters.allParameters) - others - later <= covered
@@ -134,7 +136,7 @@ class TestArguments:
 
     def test_align_nothing_else_after_an_initial_transform(self, logic, parameters, scene):
         parameters.initialTransform = scene.AddNewNodeByClass("vtkMRMLTransformNode")
-        assert logic.argumentsFrom(parameters)["alignment"] == "none"
+        assert logic.argumentsFrom(parameters)["settings"].alignment == "none"
 
     def test_are_accepted_by_register(self, logic, parameters):
         assert logic.register(**logic.argumentsFrom(parameters)).transformNode is not None

@@ -22,7 +22,6 @@ from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.report import Content as ReportContent
 from DeepAttentionRegLib.report import Html as ReportHtml
 from DeepAttentionRegLib.report import Report
-from DeepAttentionRegLib.tasks import Registration
 
 pytestmark = pytest.mark.mrml
 
@@ -34,7 +33,7 @@ PNG = b"\x89PNG\r\n"
 def deformation(inputs):
     """What the stand-in of the engine found for two volumes, one of a name that could break a page."""
     inputs.fixedVolume.SetName(NAME)
-    outcome = mrml_cases.register(inputs, settings=Registration.Settings(recursions=2, seed=7))
+    outcome = mrml_cases.register(inputs, recursions=2, seed=7)
     return Deformation.ofTransform(outcome.transformNode)
 
 

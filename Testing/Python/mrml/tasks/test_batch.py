@@ -10,15 +10,15 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import mrml_scene
 from DeepAttentionRegEngine.protocol import batch, contract, errors
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.tasks import Batch
-from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import ENGINE, Recorder, poll_until
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
-SETTINGS = Settings("none", refinementSteps=3)
+SETTINGS = Settings(method="none", refinement_steps=3)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegLib.engine.EngineJob import EngineJob
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes
-from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import RIGID, add_segmentation, prepare, put_under, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -23,7 +22,7 @@ class TestExport:
     def export(self, monkeypatch, tmp_path):
         """The function that returns the job of a registration, its files kept in tmp_path."""
 
-        def build(inputs: InputNodes, settings: Settings | None = None):
+        def build(inputs: InputNodes, **options):
             jobs = []
 
             def keep(engine_job, job) -> None:
@@ -32,7 +31,7 @@ class TestExport:
                     (tmp_path / path.name).write_bytes(path.read_bytes())
 
             monkeypatch.setattr(EngineJob, "start", keep)
-            registration = prepare(inputs, settings=settings)
+            registration = prepare(inputs, **options)
             registration.start()
             registration.close()
             return jobs[0]
@@ -45,7 +44,7 @@ class TestExport:
         assert [Path(name).name for name in files] == files
 
     def test_settings_reach_the_job(self, export, inputs):
-        job = export(inputs, Settings("none", refinementSteps=7, similarity="mind", velocity=True))
+        job = export(inputs, method="none", refinementSteps=7, similarity="mind", velocity=True)
         assert (job.method, job.refinement_steps, job.similarity, job.velocity) == ("none", 7, "mind", True)
 
     def test_fixed_parent_is_folded_into_the_fixed_volume(self, export, inputs, oblique_geometry, tmp_path):
@@ -67,15 +66,15 @@ class TestExport:
         np.testing.assert_allclose(flip @ initial @ flip, np.linalg.inv(RIGID @ RIGID), atol=1e-9)
 
     def test_shown_recursions_are_asked_for(self, export, inputs):
-        job = export(inputs, Settings(showRecursions=True))
+        job = export(inputs, showRecursions=True)
         assert (job.output_recursions, job.recursion_voxels) == ("recursions", 2**20)
 
     def test_many_recursions_are_asked_for_on_a_coarser_grid(self, export, inputs):
-        job = export(inputs, Settings("bspline", recursions=62, keepRecursions=True))
+        job = export(inputs, method="bspline", recursions=62, keepRecursions=True)
         assert job.recursion_voxels == 2**18
 
     def test_refinement_alone_is_not_asked_for_recursions(self, export, inputs):
-        job = export(inputs, Settings("none", refinementSteps=7, showRecursions=True, keepAttention=True))
+        job = export(inputs, method="none", refinementSteps=7, showRecursions=True, keepAttention=True)
         assert (job.output_recursions, job.attention) == (None, False)
 
     def test_moving_parent_becomes_the_initial_transform(self, export, inputs, oblique_geometry, tmp_path):

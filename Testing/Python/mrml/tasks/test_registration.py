@@ -14,13 +14,15 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import Volumes
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes
 from DeepAttentionRegLib.tasks import Registration
-from DeepAttentionRegLib.tasks.Registration import OutputNodes, Settings
+from DeepAttentionRegLib.tasks.Registration import OutputNodes
+from DeepAttentionRegLib.tasks.Request import Request, requestOf, valuesOf
 from mrml_cases import RIGID, Recorder, outputs_of, prepare, put_under, register, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -73,13 +75,13 @@ class TestOutcome:
         assert register(inputs).warpedSegmentationNode is None
 
     def test_kept_recursions_become_a_sequence(self, inputs):
-        outcome = register(inputs, settings=Settings(recursions=2, keepRecursions=True))
+        outcome = register(inputs, recursions=2, keepRecursions=True)
         assert outcome.stepsNode.GetName() == "CT2 to CT1 (rman) steps"
         assert outcome.stepsNode.GetNumberOfDataNodes() == 3
 
     def test_shown_recursions_are_told_and_leave_nothing(self, inputs):
         told = []
-        registration = prepare(inputs, settings=Settings(recursions=2, showRecursions=True))
+        registration = prepare(inputs, recursions=2, showRecursions=True)
         registration._callbacks = Callbacks(
             onProgress=lambda progress: progress.file and told.append(Path(progress.file).exists())
         )
@@ -88,44 +90,45 @@ class TestOutcome:
         assert told == [True, True]
 
     def test_kept_attention_keeps_the_recursions_too(self, inputs, tmp_path):
-        settings = Settings(keepAttention=True, evidenceFolder=tmp_path / "kept")
-        outcome = register(inputs, settings=settings)
+        options = {"keepAttention": True, "evidenceFolder": tmp_path / "kept"}
+        outcome = register(inputs, **options)
         assert outcome.stepsNode.GetNumberOfDataNodes() == 4
         assert Path(outcome.result.outputs["recursions"]) == tmp_path / "kept" / "recursions" / "recursions.json"
         kept = {path.name for path in (tmp_path / "kept" / "recursions").iterdir()}
         assert kept >= {*(f"recursion_{index}.nrrd" for index in (1, 2, 3)), "recursions.json"}
 
     def test_kept_gaussians_outlive_the_job(self, inputs, tmp_path):
-        outcome = register(inputs, settings=Settings(keepGaussians=True, evidenceFolder=str(tmp_path)))
+        outcome = register(inputs, keepGaussians=True, evidenceFolder=str(tmp_path))
         assert Path(outcome.result.outputs["gaussians"]) == tmp_path / "gaussians.json"
         assert [path.name for path in tmp_path.iterdir()] == ["gaussians.json"]
 
     def test_sequence_of_gaussians_needs_a_folder(self, inputs):
         with pytest.raises(ValueError, match="Choose a folder"):
-            register(inputs, settings=Settings(keepGaussians=True))
+            register(inputs, keepGaussians=True)
 
     def test_kept_evidence_is_not_overwritten(self, inputs, tmp_path):
         (tmp_path / "gaussians.json").write_text("old", encoding="ascii")
         with pytest.raises(ValueError, match="already holds"):
-            register(inputs, settings=Settings(keepGaussians=True, evidenceFolder=tmp_path))
+            register(inputs, keepGaussians=True, evidenceFolder=tmp_path)
         assert (tmp_path / "gaussians.json").read_text(encoding="ascii") == "old"
 
     def test_evidence_that_cannot_be_kept_leaves_the_scene_as_it_was(self, scene, inputs, tmp_path):
         (tmp_path / "file").touch()
         before = mrml_scene.scene_state(scene)
         with pytest.raises(RuntimeError, match="could not be loaded"):
-            register(inputs, settings=Settings(keepGaussians=True, evidenceFolder=tmp_path / "file"))
+            register(inputs, keepGaussians=True, evidenceFolder=tmp_path / "file")
         assert mrml_scene.scene_state(scene) == before
 
     def test_settings_are_those_of_the_contract(self):
-        job = Registration.jobValues(Settings(halfPrecision=True, keepAttention=True, keepGaussians=True))
+        request = requestOf({"halfPrecision": True, "keepAttention": True, "keepGaussians": True})
+        job = {**valuesOf(request.settings), **request.kept.outputs(request.settings)}
         assert (job["half_precision"], job["attention"]) == (True, True)
         assert (job["output_recursions"], job["output_gaussians"]) == ("recursions", "gaussians.json")
         assert set(job) <= {field.name for field in dataclasses.fields(contract.RegisterJob)}
 
     def test_numbers_of_numpy_become_plain(self):
         settings = Settings(recursions=np.int64(2), smoothness=np.float32(0.5), velocity=np.bool_(True))
-        job = Registration.jobValues(settings)
+        job = valuesOf(settings)
         contract.build(contract.RegisterJob, {**job, "fixed": "a", "moving": "b"})
         assert [type(job[name]) for name in ("recursions", "smoothness", "velocity")] == [int, float, bool]
 
@@ -191,7 +194,7 @@ class TestRefusal:
 
     def test_wrong_setting_is_a_sentence(self, inputs):
         with pytest.raises(ValueError, match="recursions is 0"):
-            prepare(inputs, settings=Settings(recursions=0)).start()
+            prepare(inputs, recursions=0).start()
 
     def test_input_is_not_overwritten(self, inputs):
         with pytest.raises(ValueError, match="CT2 is an input"):
@@ -234,7 +237,7 @@ class TestResponsiveness:
 class TestRealEngine:
     """The engine itself, given nothing to do but to respect the transforms that the volumes are under."""
 
-    NOTHING = Settings("none", alignment="none", device="cpu")
+    NOTHING = Settings(method="none", alignment="none", refinement_steps=0, device="cpu")
 
     @pytest.fixture(autouse=True)
     def need_torch(self):
@@ -248,7 +251,7 @@ class TestRealEngine:
         matrix = RIGID.copy()
         matrix[:3, 3] = center - RIGID[:3, :3] @ center + (2.0, -1.0, 1.5)
         put_under(inputs.movingVolume, matrix)
-        registration = Registration.PairRegistration(inputs, self.NOTHING, engine=Engine(sys.executable))
+        registration = Registration.PairRegistration(Request(inputs, self.NOTHING), engine=Engine(sys.executable))
         registration.start()
         transform = registration.wait().transformNode.GetTransformFromParent()
         points = flip_lps_ras(grid_points(oblique_geometry).reshape(-1, 3))[::7]

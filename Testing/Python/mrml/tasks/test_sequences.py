@@ -12,11 +12,11 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import fake_engine
 import mrml_scene
 from DeepAttentionRegEngine.protocol import errors
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.tasks import Sequences
-from DeepAttentionRegLib.tasks.Registration import Settings
 from mrml_cases import ENGINE, TIMEOUT_S
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -180,7 +180,8 @@ class TestProgress:
 
 
 class TestEndingEarly:
-    def test_cancellation_leaves_the_scene_and_tells_how_far_it_was(self, scene, sequence):
+    def test_cancellation_leaves_the_scene_and_tells_how_far_it_was(self, scene, sequence, monkeypatch):
+        monkeypatch.setenv("FAKE_ENGINE", "work until cancelled")
         before = mrml_scene.scene_state(scene)
         recorder = Recorder(4, lambda: registration.cancel())
         registration = prepare(sequence, recorder)
@@ -191,7 +192,8 @@ class TestEndingEarly:
         assert recorder.failures[0].code == errors.CANCELLED
         assert registration.outcome is None
 
-    def test_finishing_keeps_the_frames_done(self, sequence):
+    def test_finishing_keeps_the_frames_done(self, sequence, monkeypatch):
+        monkeypatch.setenv("FAKE_ENGINE", "work until finished")
         recorder = Recorder(1, lambda: registration.finish())
         registration = prepare(sequence, recorder)
         registration.start()

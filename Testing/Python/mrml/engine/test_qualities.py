@@ -1,0 +1,74 @@
+"""What the qualities mean for every method, and how they are recognized."""
+
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
+
+import mrml_scene  # noqa: F401 - provides the translation
+from DeepAttentionRegEngine.protocol import contract, registry
+from DeepAttentionRegEngine.protocol.settings import QUALITIES, Settings
+from DeepAttentionRegLib.engine.Qualities import CUSTOM, labelOf, numbersOf, qualityOf
+from DeepAttentionRegLib.tasks.Request import valuesOf
+
+pytestmark = pytest.mark.mrml
+
+METHODS = [*registry.method_names(), contract.METHOD_NONE]
+
+
+def settings_of(quality: str, method: str, on_gpu: bool = False) -> Settings:
+    return Settings(method=method, **numbersOf(quality, method, on_gpu))
+
+
+@pytest.mark.parametrize("method", METHODS)
+class TestEveryMethod:
+    @pytest.mark.parametrize("on_gpu", [False, True], ids=["CPU", "GPU"])
+    def test_quality_is_recognized(self, method, on_gpu):
+        found = [qualityOf(settings_of(quality, method, on_gpu), on_gpu) for quality in QUALITIES]
+        assert found == list(QUALITIES)
+
+    def test_job_takes_every_quality(self, method):
+        for quality in QUALITIES:
+            values = valuesOf(settings_of(quality, method, on_gpu=True))
+            job = contract.build(contract.RegisterJob, {"fixed": "f.nrrd", "moving": "m.nrrd", **values})
+            if method != contract.METHOD_NONE:
+                assert registry.load_method(method).recursions_for(job.recursions) == job.recursions
+
+    def test_effort_rises(self, method):
+        numbers = [numbersOf(quality, method) for quality in QUALITIES]
+        efforts = [(number["recursions"] or 0, number["refinement_steps"]) for number in numbers]
+        assert efforts == sorted(efforts)
+        assert len(set(efforts)) == len(QUALITIES)
+
+
+def test_balanced_is_what_is_usual():
+    assert numbersOf("balanced", "rman") == {"recursions": 3, "refinement_steps": 40, "half_precision": False}
+
+
+def test_network_takes_fewer_or_more_recursions():
+    assert [numbersOf(quality, "rman")["recursions"] for quality in QUALITIES] == [2, 3, 4]
+
+
+def test_iterative_method_keeps_its_levels():
+    assert {numbersOf(quality, "bspline")["recursions"] for quality in QUALITIES} == {3}
+
+
+def test_only_fast_networks_on_graphics_cards_run_in_half_precision():
+    assert numbersOf("fast", "rman", onGpu=True)["half_precision"]
+    assert not numbersOf("fast", "rman")["half_precision"]
+    assert not numbersOf("fast", "bspline", onGpu=True)["half_precision"]
+    assert not numbersOf("best", "rman", onGpu=True)["half_precision"]
+
+
+def test_other_numbers_are_custom():
+    usual = settings_of("balanced", "rman")
+    assert qualityOf(contract.build(Settings, {**valuesOf(usual), "refinement_steps": 41})) == CUSTOM
+    assert qualityOf(contract.build(Settings, {**valuesOf(usual), "recursions": 5})) == CUSTOM
+
+
+def test_recursions_do_not_matter_without_a_network():
+    settings = Settings(method=contract.METHOD_NONE, recursions=7, refinement_steps=40, half_precision=True)
+    assert qualityOf(settings) == "balanced"
+
+
+def test_every_quality_has_a_label():
+    assert [labelOf(quality) for quality in (*QUALITIES, CUSTOM)] == ["Fast", "Balanced", "Best", "Custom"]
