@@ -118,10 +118,8 @@ def _load_points(path: Path, name: str) -> slicer.vtkMRMLMarkupsFiducialNode:
 
 def register(loaded: Loaded, settings: Settings, on_progress: Callable[[Any], None]) -> Any:
     """Run the module's logic, as a script in Slicer would, and return its outcome."""
-    register = DeepAttentionRegLogic().register
-    return register(
-        loaded.fixed, loaded.moving, settings=settings, **loaded.optional, wait=True, onProgress=on_progress
-    )
+    options = {"settings": settings, **loaded.optional}
+    return DeepAttentionRegLogic().register(loaded.fixed, loaded.moving, **options, wait=True, onProgress=on_progress)
 
 
 def judge(loaded: Loaded, transform: slicer.vtkMRMLTransformNode, path: Path) -> None:

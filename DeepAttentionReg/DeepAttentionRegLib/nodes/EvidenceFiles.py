@@ -47,8 +47,8 @@ def stepVoxels(settings: Settings) -> int:
 
     :param settings: of a method with recursions.
     """
-    method = registry.load_method(settings.method)
-    return min(STEP_VOXELS, ALL_VOXELS // ((resolve(settings, method).recursions or 0) + 2))
+    count = settings.recursions or resolve(settings, registry.load_method(settings.method)).recursions or 0
+    return min(STEP_VOXELS, ALL_VOXELS // (count + 2))
 
 
 @dataclass(frozen=True)

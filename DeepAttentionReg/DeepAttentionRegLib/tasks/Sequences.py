@@ -163,6 +163,7 @@ class SequenceRegistration(Task):
         self._geometry = Volumes.geometryOf(sequence.GetNthDataNode(self._reference), FRAME)
         for frame in range(len(self._indexValues)):
             self._tell("export", _("Exporting frame {frame}.").format(frame=frame + 1))
+            self._requireInputs()
             Volumes.exportVolume(self._volumeOf(frame), FRAME, self._folder / _fileOf(frame))
         frames = [_fileOf(frame) for frame in self._frames]
         files = {"fixed": _fileOf(self._reference), "frames": frames, "output": "frames", "warped": self._withVolumes}

@@ -17,6 +17,7 @@ from DeepAttentionRegLib.evidence import Maps, Uncertainty
 from DeepAttentionRegLib.nodes import Deformation, Record, SampleCases, Volumes
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.tasks import Registration
+from DeepAttentionRegLib.tasks.Request import Request
 from mrml_cases import ENGINE, RIGID, Recorder, poll_until, put_under, register
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -75,8 +76,8 @@ class TestJob:
         return fake_engine.contract.parse_job(job)
 
     def test_settings_are_those_the_transform_remembers(self, inputs):
-        settings = Settings(method="none", refinement_steps=7, similarity="mind", device="cpu", seed=5)
-        deformation = Deformation.ofTransform(register(inputs, settings=settings).transformNode)
+        options = {"method": "none", "refinementSteps": 7, "similarity": "mind", "device": "cpu", "seed": 5}
+        deformation = Deformation.ofTransform(register(inputs, **options).transformNode)
         job = self.job_of(deformation, samples=6)
         assert (job.method, job.refinement_steps, job.similarity, job.seed, job.samples) == ("none", 7, "mind", 5, 6)
 
@@ -130,7 +131,7 @@ def test_engine_itself_is_less_certain_away_from_structure(scene):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     nodes = SampleCases.addPhantom(phantom.default_geometry((40, 32, 40), (8.4, 7.5, 8.4)))
     settings = Settings(method="none", refinement_steps=8, device="cpu")
-    registration = Registration.PairRegistration(nodes, settings, engine=Engine(sys.executable))
+    registration = Registration.PairRegistration(Request(nodes, settings), engine=Engine(sys.executable))
     registration.start()
     deformation = Deformation.ofTransform(registration.wait().transformNode)
     made = Uncertainty.UncertaintyEstimate(deformation, 3, settings, engine=Engine(sys.executable))

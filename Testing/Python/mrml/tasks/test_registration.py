@@ -211,7 +211,7 @@ class TestRefusal:
             prepare(inputs, outputs=OutputNodes(transformNode=node)).start()
 
     def test_engine_that_cannot_start_leaves_the_scene(self, scene, inputs):
-        registration = Registration.PairRegistration(inputs, engine=Engine("no-such-python"))
+        registration = Registration.PairRegistration(Request(inputs), engine=Engine("no-such-python"))
         before = mrml_scene.scene_state(scene)
         with pytest.raises(RuntimeError, match="no-such-python"):
             registration.start()
