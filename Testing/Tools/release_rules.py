@@ -241,7 +241,7 @@ def no_binaries(found: Candidate) -> Sentences:
 
 def weights_are_small(found: Candidate) -> Sentences:
     """All weights together stay below this project's own limit."""
-    size = sum(path.stat().st_size for path in found.files if path.suffix == ".pt")
+    size = sum(path.stat().st_size for path in (found.root / found.name).rglob("*.pt"))
     if size > MAXIMUM_WEIGHTS_BYTES:
         yield f"The weights have {size / 1e6:.1f} MB together, may have {MAXIMUM_WEIGHTS_BYTES / 1e6:.0f}."
 
