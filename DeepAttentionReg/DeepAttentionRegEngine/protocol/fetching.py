@@ -6,6 +6,7 @@ it from `registry.fetched_folder()`.
 """
 
 import hashlib
+import http.client
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,11 +52,11 @@ def fetch(identifier: str, get: Callable[[str], bytes] = download) -> Path:
     url = address(entry)
     try:
         content = get(url)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise errors.EngineError(
             errors.WEIGHTS_MISSING,
             f"The weights {identifier!r} could not be fetched from {url} ({error}).",
-            "Check the network; or fetch the file by hand and name it with --weights.",
+            f"Check the network; or fetch the file by hand and put it into {registry.fetched_folder()}.",
         ) from error
     if not _is_right(content, entry):
         raise errors.EngineError(
