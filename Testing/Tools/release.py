@@ -107,7 +107,10 @@ def main() -> int:
     if output.exists():
         print(f"{output} is there already; remove it, or name another folder.", file=sys.stderr)
         return 1
-    problems = release(ROOT, output)
+    try:
+        problems = release(ROOT, output)
+    except subprocess.CalledProcessError as error:
+        problems = [f"This failed: {' '.join(error.cmd)}", *str(error.stderr or "").splitlines()]
     for sentence in problems:
         print(sentence, file=sys.stderr)
     if not problems:

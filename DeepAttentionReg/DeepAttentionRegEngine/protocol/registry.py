@@ -129,7 +129,7 @@ class Weights:
         command: The command that made it.
         date: When.
         validation: Figures on held-out cases.
-        storage: Bits per weight, and Dice in 16 and 8 bits (training/compress.py); empty for 16 that were never packed.
+        storage: Bits per weight, and Dice in 16 and 8 bits (training compress); empty for 16 that were never packed.
     """
 
     id: str

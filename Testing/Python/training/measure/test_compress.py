@@ -11,52 +11,46 @@ import torch
 
 pytestmark = pytest.mark.torch
 
-from training_cases import NETWORK, TRAINING, chest_config, write_chest, write_slices
+from training_cases import NETWORK, chest_config, need, untrained, write_slices
 
-pytest.importorskip("ants", reason="training needs the extra 'train'")
-pytest.importorskip("lightning_fabric", reason="training needs the extra 'train'")
-pytest.importorskip("monai", reason="training needs the extra 'train'")
+need("ants", "monai", "scipy")
 
-import compress
-from compress import Dice, Pairs
-from config import Config, ConfigError, read_config
 from DeepAttentionRegEngine.networks import load_network
 from DeepAttentionRegEngine.networks.packing import is_packed
 from DeepAttentionRegEngine.protocol import registry
-from export import export
-from train import make_task
-from transfer_cases import SETS
+from training.configs.reading import read_config
+from training.configs.schema import Config, ConfigError
+from training.measure import compress
+from training.measure.compress import Dice, Pairs
+from training.measure.transfer_sets import SETS
+from training.paths import RESOURCES
+from training.run import export
 
 ALL = Pairs(None, None)
 DATE = "2026-11-29"
 
 
 @pytest.fixture
-def resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return resources with one method and no weights yet; DAR_DATA names the folder of chest X-rays above them."""
-    monkeypatch.setenv("DAR_DATA", str(tmp_path))
-    write_chest(tmp_path)
-    folder = tmp_path / "Resources"
-    (folder / "Methods").mkdir(parents=True)
-    method = json.loads((registry.resources() / "Methods" / "rman.json").read_text(encoding="ascii"))
+def resources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return resources with one method and no weights yet, below the folder of the chest X-rays."""
+    resources = folder / "Resources"
+    (resources / "Methods").mkdir(parents=True)
+    method = json.loads((RESOURCES / "Methods" / "rman.json").read_text(encoding="ascii"))
     method["recursions"] |= {"default": 2}
     method |= {"architecture": "agf", "variants": [], "networks": {"2": NETWORK, "3": {"nd": 3}}}
-    (folder / "Methods" / "agf.json").write_text(json.dumps(method), encoding="ascii")
-    monkeypatch.setattr(registry, "resources", lambda: folder)
-    return folder
+    (resources / "Methods" / "agf.json").write_text(json.dumps(method), encoding="ascii")
+    monkeypatch.setattr(registry, "resources", lambda: resources)
+    return resources
 
 
 def exported(resources: Path, general: bool = False, **changes: object) -> Config:
     """List untrained weights in 16 bits and return their configuration."""
     release = {"id": "tiny", "training_data": "Made up", "licence": "CC0-1.0", "method": "agf", "general": general}
     path, checkpoint = chest_config(resources.parent, release=release, **changes), resources / "checkpoint.pt"
-    torch.manual_seed(0)
-    config = read_config(path)
-    state = make_task(config, None).network.state_dict()
-    torch.save({"config": {"seed": 0}, "average": state, "step": 1}, checkpoint)
+    torch.save(untrained(path), checkpoint)
     given = {"config": path, "checkpoint": checkpoint, "date": DATE, "figures": False, "file": None}
-    export(argparse.Namespace(**given, results=resources / "results", resources=resources))
-    return config
+    export.command(argparse.Namespace(**given, results=resources / "results", resources=resources))
+    return read_config(path)
 
 
 def entry(resources: Path) -> dict:
@@ -175,7 +169,7 @@ class TestTable:
 
     def test_document_of_the_project_is_up_to_date(self) -> None:
         listed = json.loads((registry.resources() / "weights.json").read_text(encoding="ascii"))["weights"]
-        assert (TRAINING / "results" / "storage.md").read_text(encoding="ascii") == compress.table(listed)
+        assert compress.TABLE.read_text(encoding="ascii") == compress.table(listed)
 
     def test_every_file_of_the_project_is_measured_and_none_loses_more_than_allowed(self) -> None:
         for weights in registry.load_weights().values():

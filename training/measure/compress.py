@@ -1,10 +1,10 @@
 """Store listed weights in 8 bits, and measure what that costs against their 16-bit original.
 
-    python training/compress.py training/configs/rman_general.json --date 2026-11-30
-    python training/compress.py --table
+    python -m training compress rman_general --date 2026-11-30
+    python -m training compress --table
 
 Both files register the same validation pairs by the network alone, with the method's usual number of recursions:
-general weights those of `transfer.py`, all others those of `evaluate.py`. The file is replaced, and weights.json told
+general weights those of `transfer`, all others those of `evaluate`. The file is replaced, and weights.json told
 so, unless the mean Dice of any data set falls by more than 0.001: then it stays in 16 bits, and weights.json tells the
 figures all the same. What is listed in 8 bits is measured no more: export it again from its checkpoint. The last
 command writes the table of all files to training/results/storage.md.
@@ -21,26 +21,30 @@ from typing import Any
 
 import torch
 
-from batches import Pairing
-from cases import RESOURCES, TRAINING, data_folder
-from config import Config, ConfigError, read_config
 from DeepAttentionRegEngine.networks.packing import is_packed, pack, unpack
-from DeepAttentionRegEngine.protocol.contract import RegisterJob
+from DeepAttentionRegEngine.protocol.contract import RegisterJob, build
 from DeepAttentionRegEngine.protocol.registry import load_method
-from export import list_weights
-from jobs_protocol import method_of, run_job, shipped_weights, stored_files
-from loaders import load
-from protocols import PAIR_SEED, Measured, registration_rows
-from train import make_task
-from transfer import methods, set_rows
-from transfer_cases import SETS
+
+from ..configs.reading import read_config
+from ..configs.schema import Config, ConfigError
+from ..data.batches import PAIR_SEED, Pairing
+from ..data.cases import data_folder
+from ..data.loaders import load
+from ..objectives.registration import Registration
+from ..paths import RESOURCES, RESULTS
+from ..run.export import list_weights
+from .rows import Measured, registration_rows
+from .transfer import methods, set_rows
+from .transfer_sets import SETS
+from .whole_jobs import method_of, run_job, shipped_weights, stored_files
 
 LARGEST_LOSS = 0.001
 BITS = (16, 8)
-TABLE = TRAINING / "results" / "storage.md"
+TABLE = RESULTS / "storage.md"
+INSTEAD = "an experiment that has one"
 INTRODUCTION = """# Weights in 8 bits
 
-Written by `python training/compress.py --table` from weights.json. Mean Dice of the network alone over the same
+Written by `python -m training compress --table` from weights.json. Mean Dice of the network alone over the same
 validation pairs, with the 16-bit original and in 8 bits. A file that loses more than 0.001 on any data set stays in 16
 bits."""
 
@@ -51,7 +55,7 @@ class Pairs:
 
     Attributes:
         largest: Number of a data set at most; None for all.
-        sets: Names in `transfer_cases.SETS`, for general weights; None for all that fit the network.
+        sets: Names in `transfer_sets.SETS`, for general weights; None for all that fit the network.
     """
 
     largest: int | None
@@ -80,7 +84,7 @@ def measured(config: Config, files: dict[int, Path], pairs: Pairs) -> Iterator[D
         files: Weight files by bits.
         pairs: Which pairs.
     """
-    if config.release.general:
+    if config.release is not None and config.release.general:
         return _by_transfer(config, files, pairs)
     if config.evaluation.protocol == "job":
         return _by_jobs(config, files, pairs)
@@ -102,12 +106,17 @@ def _by_jobs(config: Config, files: dict[int, Path], pairs: Pairs) -> Iterator[D
     folder, found = data_folder(config.data.folder), load(config.data, "validation")
     count = pairs.largest or config.evaluation.pairs
     drawn = Pairing(found, config.data.pairing).sampled(count, PAIR_SEED)
-    options = {"method": method_of(config), "recursions": usual_recursions(config), "device": "cpu"}
+    alone = {
+        "method": method_of(config),
+        "recursions": usual_recursions(config),
+        "refinement_steps": 0,
+        "device": "cpu",
+    }
     dice: dict[int, list[float]] = {bits: [] for bits in files}
     for pair in drawn:
-        images = stored_files(folder, tuple(found.cases[index].name for index in pair))
+        images = stored_files(folder, (found.cases[pair[0]].name, found.cases[pair[1]].name))
         for bits, file in files.items():
-            job = RegisterJob(**images, **options, weights=str(file))
+            job = build(RegisterJob, {**images, **alone, "weights": str(file)})
             dice[bits].append(run_job(job)["after"]["dice"]["mean"])
     yield Dice(config.data.folder, len(drawn), {bits: sum(found) / len(found) for bits, found in dice.items()})
 
@@ -119,7 +128,7 @@ def _by_network(config: Config, files: dict[int, Path], pairs: Pairs) -> Iterato
     seen, whole = load(config.data, "validation"), load(config.data, "validation", whole=True)
     found: dict[str, Dice] = {}
     for bits, file in files.items():
-        task = make_task(config, None)
+        task = Registration(config, None)
         task.network.load_state_dict(unpack(torch.load(file, map_location="cpu", weights_only=True)))
         for row in registration_rows(Measured(task.eval(), seen, whole, torch.device("cpu"))):
             if row["setting"] == f"K={wanted}":
@@ -141,7 +150,7 @@ def both_files(config: Config, original: Path, folder: Path) -> dict[int, Path]:
     files = {bits: folder / f"{bits}.pt" for bits in BITS}
     files[16].write_bytes(original.read_bytes())
     torch.save(pack(state), files[8])
-    identifier = shipped_weights(config, "a configuration with one")
+    identifier = shipped_weights(config, INSTEAD)
     variants = {variant.weights: variant for variant in load_method(method_of(config)).variants}
     told = {"network": variants[identifier].network, "extent_mm": variants[identifier].extent_mm}
     for file in files.values():
@@ -170,7 +179,7 @@ def storage(files: dict[int, Path], found: list[Dice], recursions: int, date: st
 
 def compress(config: Config, pairs: Pairs, date: str, resources: Path) -> None:
     """Measure the listed weights of a configuration in 16 and 8 bits, and keep the smaller file if it is as good."""
-    target = resources / "Models" / f"{shipped_weights(config, 'a configuration with one')}.pt"
+    target = resources / "Models" / f"{shipped_weights(config, INSTEAD)}.pt"
     with TemporaryDirectory() as name:
         files = both_files(config, target, Path(name))
         found = list(measured(config, files, pairs))
@@ -203,25 +212,29 @@ def table(listed: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, nargs="?")
-    parser.add_argument("--date", help="of the measurement, such as 2026-11-21")
-    parser.add_argument("--pairs", type=int, help="largest number of pairs of a data set")
-    parser.add_argument("--sets", nargs="+", choices=SETS, help="for general weights: measure on these")
-    parser.add_argument("--table", action="store_true", help="write the table alone")
-    parser.add_argument("--resources", type=Path, default=RESOURCES, help="folder that holds the weights")
-    arguments = parser.parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Tell a parser what the command takes."""
+    add = parser.add_argument
+    add("config", nargs="?", help="name of an experiment, or a JSON file")
+    add("--date", help="of the measurement, such as 2026-11-21")
+    add("--pairs", type=int, help="largest number of pairs of a data set")
+    add("--sets", nargs="+", choices=SETS, help="for general weights: measure on these")
+    add("--table", action="store_true", help="write the table alone")
+    add("--resources", type=Path, default=RESOURCES, help="folder that holds the weights")
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """Write what the command line asks for.
+
+    Raises:
+        ConfigError: If the experiment or the date is missing.
+    """
     if arguments.table:
         listed = json.loads((arguments.resources / "weights.json").read_text(encoding="ascii"))["weights"]
         TABLE.write_text(table(listed), encoding="ascii")
         return
     if arguments.config is None or arguments.date is None:
-        parser.error("give a configuration and the --date of the measurement, or --table")
+        msg = "name an experiment and give the --date of the measurement, or --table"
+        raise ConfigError(msg)
     pairs = Pairs(arguments.pairs, arguments.sets)
     compress(read_config(arguments.config), pairs, arguments.date, arguments.resources)
-
-
-if __name__ == "__main__":
-    main()
