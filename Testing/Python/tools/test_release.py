@@ -300,6 +300,7 @@ class TestWheelOfThisProject:
         engine = ROOT / "DeepAttentionReg" / "DeepAttentionRegEngine"
         expected = {path.relative_to(engine.parent).as_posix() for path in engine.rglob("*.py")}
         assert expected == {name for name in planned if name.endswith(".py")}
+        assert "DeepAttentionRegEngine/py.typed" in planned
 
     def test_licence_texts_are_in(self, built: Any) -> None:
         built._finalize_license_files()
