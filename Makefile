@@ -3,6 +3,7 @@
 # make test    lint, types and all tests
 # make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
 # make calibration    compare the uncertainty of registrations with their true error, to demo-output/calibration/
+# make release        build the tree to publish, in a fresh history, and the wheel, to build/release/, and check both
 # All make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
 # "python -m ...", so that a checkout whose path has spaces works.
 
@@ -27,7 +28,7 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
-.PHONY: demo test lint bench calibration screenshots clean
+.PHONY: demo test lint bench calibration screenshots release clean
 
 demo: $(STAMP)
 	$(RUN) Testing/Tools/demo.py $(DEMO_OPTIONS)
@@ -67,6 +68,10 @@ screenshots: $(STAMP)
 	$(RUN) Testing/Tools/demo_screenshots.py montage="$(OUT)/volume/views/montage.png" slice="$(OUT)/slice/views/montage.png" \
 	  panel="$(OUT)/panel/done-light.png" panel-dark="$(OUT)/panel/running-dark.png" \
 	  panel-inspect="$(OUT)/panel/inspect-light.png"
+
+release: $(STAMP)
+	rm -rf build/release
+	$(RUN) Testing/Tools/release.py --output build/release
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

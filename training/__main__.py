@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("run.train", "train one network"),
     "evaluate": ("measure.evaluate", "measure it on validation cases"),
     "export": ("run.export", "turn its checkpoint into a weight file"),
+    "compress": ("measure.compress", "store weights in 8 bits, and measure what that costs"),
     "transfer": ("measure.transfer", "measure weights on anatomies they never saw, beside ANTs SyN"),
     "results": ("measure.tables", "write RESULTS.md from the files of results/"),
     "figure5": ("measure.figure5", "plot accuracy against recursions, from the files of results/"),

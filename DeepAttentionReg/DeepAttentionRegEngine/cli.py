@@ -16,6 +16,7 @@ from typing import Any
 from . import __version__
 from .protocol import batch, contract, errors
 from .protocol.arguments import add_settings
+from .protocol.fetching import fetch
 from .protocol.reporting import Reporter
 from .protocol.watchdog import Request, watch
 
@@ -138,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = make_parser().parse_args(arguments)
     send = emit if parsed.task == "run" or getattr(parsed, "json", False) else tell
     try:
+        if parsed.task == "fetch":
+            send(contract.Result(outputs={"weights": str(fetch(parsed.weights))}))
+            return 0
         job = job_from(parsed)
     except errors.EngineError as error:
         send(contract.Failure(error.code, error.message, error.hint))
@@ -179,6 +183,8 @@ def make_parser() -> argparse.ArgumentParser:
     metrics.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
     _add_references(metrics)
     tasks.add_parser("probe", help="show versions and devices")
+    fetching = tasks.add_parser("fetch", help="fetch weights that the package for pip leaves out for their licence")
+    fetching.add_argument("weights", metavar="ID", help="such as agf-chest-xray-joint")
     for task in tasks.choices.values():
         task.add_argument("--json", action="store_true", help="print one JSON event per line")
     run = tasks.add_parser("run", help="run a job file, for programs")

@@ -197,7 +197,8 @@ def measure_job(_name: str, size: tuple[int, int, int], device: torch.device) ->
             images.write_volume(path, source.array, source.geometry)
         ready = clock(device)
         outputs = {f"output_{name}": f"{folder}/{name}.nrrd" for name in ("transform", "warped", "jacobian")}
-        job = contract.RegisterJob(method="none", alignment="none", device=str(device), **paths, **outputs)
+        nothing = {"method": "none", "alignment": "none", "refinement_steps": 0}
+        job = contract.RegisterJob(**nothing, device=str(device), **paths, **outputs)
         jobs.run(job, Reporter(lambda _event: None, lambda: False))
     return {
         "seconds": clock(device) - ready + begun,

@@ -163,6 +163,7 @@ def command(arguments: argparse.Namespace) -> None:
             "command": f"python -m training train {name}",
             "date": arguments.date,
             "validation": figures,
+            "storage": {},
         },
     )
     list_variant(resources, config, release)

@@ -16,6 +16,7 @@ from .adregnet import Adregnet, AdregnetSettings
 from .agf import Agf, AgfSettings
 from .base import RegistrationNetwork
 from .bspline import Bspline, BsplineSettings
+from .packing import unpack
 from .r2n2 import R2n2, R2n2Settings
 from .rman import Rman, RmanSettings
 from .voxelmorph import Voxelmorph, VoxelmorphSettings
@@ -98,7 +99,7 @@ def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:
         network = build(architecture, variant.network)
         if variant.weights is not None:
             state = torch.load(weight_file(variant.weights), map_location="cpu", weights_only=True)
-            network.load_state_dict({name: value.float() for name, value in state.items()})
+            network.load_state_dict(unpack(state))
     except DAMAGED as error:
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,

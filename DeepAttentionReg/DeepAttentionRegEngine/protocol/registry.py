@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from .grid import GridPolicy
 
 METHOD_SUFFIX = ".json"
 ROLES = ("method", "iterative", "baseline")
+PACKAGE = "DeepAttentionRegResources"
 # What a method file of the user's own may leave out.
 OWN_METHOD: dict[str, Any] = {
     "summary": "A method of the user's own.",
@@ -128,6 +129,7 @@ class Weights:
         command: The command that made it.
         date: When.
         validation: Figures on held-out cases.
+        storage: Bits per weight, and Dice in 16 and 8 bits (training compress); empty for 16 that were never packed.
     """
 
     id: str
@@ -139,13 +141,19 @@ class Weights:
     command: str
     date: str
     validation: dict[str, Any]
+    storage: dict[str, Any] = field(default_factory=dict)
 
 
 def resources() -> Path:
     """Return the Resources folder: beside the engine in Slicer, its own package in a pip installation."""
     parent = Path(__file__).resolve().parents[2]
     beside = parent / "Resources"
-    return beside if beside.is_dir() else parent / "DeepAttentionRegResources"
+    return beside if beside.is_dir() else parent / PACKAGE
+
+
+def fetched_folder() -> Path:
+    """Return the folder of the user for weights that an installation leaves out; it need not be there yet."""
+    return Path.home() / ".DeepAttentionReg" / "Models"
 
 
 def _read(path: Path, make: Callable[[Any], T], hint: str = "Install the extension again.") -> T:
@@ -297,21 +305,46 @@ def weight_file(identifier: str) -> Path:
                 errors.WEIGHTS_MISSING, f"The weight file {identifier} does not exist.", "Check its path."
             )
         return Path(identifier)
+    entry = listed_weights(identifier)
+    path = stored_file(entry)
+    if path is None:
+        raise _missing(entry)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+        raise errors.EngineError(
+            errors.WEIGHTS_CORRUPT,
+            f"The weight file {path.name} is damaged ({path.stat().st_size} bytes, expected {entry.bytes}).",
+            f"Delete {path} and fetch it again." if path.parent == fetched_folder() else "Install the extension again.",
+        )
+    return path
+
+
+def listed_weights(identifier: str) -> Weights:
+    """Return the entry of weights.json.
+
+    Raises:
+        EngineError: If there is none.
+    """
     listed = load_weights()
     if identifier not in listed:
         raise errors.EngineError(
             errors.WEIGHTS_MISSING, f"The weights {identifier!r} are not listed.", f"Known: {', '.join(listed)}."
         )
-    entry = listed[identifier]
-    path = resources() / "Models" / entry.file
-    if not path.is_file():
-        raise errors.EngineError(
-            errors.WEIGHTS_MISSING, f"The weight file {path.name} is missing.", "Install the extension again."
+    return listed[identifier]
+
+
+def stored_file(entry: Weights) -> Path | None:
+    """Return where the file of listed weights lies, with the extension or fetched; None if it does not."""
+    paths = (folder / entry.file for folder in (resources() / "Models", fetched_folder()))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _missing(entry: Weights) -> errors.EngineError:
+    if resources().name == PACKAGE:
+        return errors.EngineError(
+            errors.WEIGHTS_MISSING,
+            f"The weights {entry.id!r} ({entry.licence}) are not part of the package for pip.",
+            f"Fetch them once with: deepattentionreg fetch {entry.id}",
         )
-    if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
-        raise errors.EngineError(
-            errors.WEIGHTS_CORRUPT,
-            f"The weight file {path.name} is damaged ({path.stat().st_size} bytes, expected {entry.bytes}).",
-            "Install the extension again.",
-        )
-    return path
+    return errors.EngineError(
+        errors.WEIGHTS_MISSING, f"The weight file {entry.file} is missing.", "Install the extension again."
+    )
