@@ -105,6 +105,7 @@ class TestOptions:
             bench.parse(["--write", *more])
 
 
+@pytest.mark.slow
 class TestMeasurement:
     @pytest.mark.parametrize(
         ("case", "fields"),

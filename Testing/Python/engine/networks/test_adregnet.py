@@ -300,6 +300,7 @@ def learned() -> tuple[Adregnet, float]:
     return network, overfit(network, steps=40)
 
 
+@pytest.mark.slow
 class TestLearning:
     @pytest.mark.parametrize(("spatial", "flow_level"), [(FLAT, 0), (FLAT, 1), (VOLUME, 1)])
     def test_every_weight_learns_by_the_second_step(self, spatial: tuple[int, ...], flow_level: int) -> None:

@@ -218,6 +218,7 @@ class TestMemory:
         assert not torch.equal(second.displacement, other.displacement)
 
 
+@pytest.mark.slow
 class TestLearning:
     def test_a_known_bump_is_learned(self) -> None:
         size = (48, 48)

@@ -80,6 +80,7 @@ class TestGradient:
             torch.testing.assert_close(gradient, whole[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 class TestLearning:
     def test_equal_images_stay_while_a_known_bump_is_learned(self) -> None:
         size = (48, 48)
