@@ -68,7 +68,7 @@ $(STAMP): pyproject.toml
 	  { echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install -y python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[train,test]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	@touch $@
 
 # What only training/ and its tests need.
