@@ -97,6 +97,7 @@ class TestAccuracy:
         kept = refine(ImagePair(flat, flat), detail, replace(SHORT, steps=1, smoothness=0.0))
         torch.testing.assert_close(kept, detail, atol=1e-3, rtol=0)
 
+    @pytest.mark.slow
     @sizes
     @pytest.mark.parametrize("velocity", [False, True])
     @pytest.mark.parametrize("similarity", ["ncc", "mse", "mind"])

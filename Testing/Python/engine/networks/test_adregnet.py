@@ -53,6 +53,7 @@ class TestSize:
         assert [name for name, _ in make_network(2).named_parameters() if word in name]
         assert not [name for name, _ in make_network(2, **{part: False}).named_parameters() if word in name]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("spatial", [(37, 37, 37), (50, 33, 41), (32, 32, 32), (37, 37), (32, 65), (48, 64)])
     @pytest.mark.parametrize("flow_level", [0, 1])
     @torch.no_grad()

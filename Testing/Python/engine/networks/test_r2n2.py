@@ -58,6 +58,7 @@ class TestSize:
 
 
 class TestStart:
+    @pytest.mark.slow
     @sizes
     @modes
     @pytest.mark.parametrize("recursions", [1, 25])

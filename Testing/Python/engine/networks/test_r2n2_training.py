@@ -34,6 +34,7 @@ class TestGradient:
         learning = {name for name, gradient in found.items() if float(gradient.abs().max()) > 0}
         assert learning == {"parameter_head.numbers.weight", "parameter_head.numbers.bias"}
 
+    @pytest.mark.slow
     @sizes
     @modes
     @pytest.mark.parametrize("norm", ["none", "group"])
