@@ -1,7 +1,9 @@
 # make demo    register a pair in a real MRML scene and write pictures, tables and a scene to demo-output/; also
 #              pictures of the panel, to demo-output/panel/
-# make test    lint, types and all tests
+# make check   lint, types and the fast tests: under two minutes on two cores, before every commit
+# make test    lint, types and all tests, those of training/ too
 # make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
+# make architecture   draw the packages and who imports whom, to Resources/Documentation/architecture.svg
 # make calibration    compare the uncertainty of registrations with their true error, to demo-output/calibration/
 # make release        build the tree to publish, in a fresh history, and the wheel, to build/release/, and check both
 # All make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
@@ -17,6 +19,10 @@ RUN := $(VENV)/bin/python
 # Threads that spin while they wait make PyTorch several times slower as soon as another program uses a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 STAMP := $(VENV)/.installed
+TRAINING := $(VENV)/.installed-training
+# One thread a process: several only get into each other's way. A file's tests stay together, what they share is made once.
+WORKERS ?= 2
+TESTS = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 # make demo FIXED=a.nii.gz MOVING=b.nii.gz [FIXED_LABELS=... MOVING_LABELS=...] [METHOD=rman QUALITY=best RECURSIONS=3 REFINE=50]
 # make demo FLAT=1 (the phantom as a single slice)
@@ -28,19 +34,25 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
-.PHONY: demo test lint bench calibration screenshots release clean
+.PHONY: demo check test lint architecture bench calibration screenshots release clean
 
 demo: $(STAMP)
 	$(RUN) Testing/Tools/demo.py $(DEMO_OPTIONS)
 	$(RUN) Testing/Tools/demo_panel.py "$(OUT)"
 
-test: lint
-	$(RUN) -m pytest
+check: lint
+	$(TESTS) -m "not slow" --ignore=Testing/Python/training
+
+test: lint $(TRAINING)
+	$(TESTS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
 	$(RUN) -m mypy
+
+architecture: $(STAMP)
+	$(RUN) Testing/Tools/architecture.py
 
 # make bench ARGS="--methods rman --sizes 96x96x96"; ARGS=--write measures anew what the panel's estimate is made of.
 bench: $(STAMP)
@@ -57,6 +69,11 @@ $(STAMP): pyproject.toml
 	  { echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install -y python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+# What only training/ and its tests need.
+$(TRAINING): $(STAMP)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[train,test]"
 	@touch $@
 

@@ -44,7 +44,7 @@ SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleI
 
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-TEXT_SUFFIXES = {".py", ".md", ".json", ".ui", ".txt", ".toml", ".cff", ".cmake", ".csv"}
+TEXT_SUFFIXES = {".py", ".md", ".json", ".ui", ".txt", ".toml", ".cff", ".cmake", ".csv", ".svg", ".yml"}
 
 
 def python_files(*folders: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 
@@ -105,6 +106,8 @@ class TestOptions:
             bench.parse(["--write", *more])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="asks the module resource for memory, POSIX has it")
 class TestMeasurement:
     @pytest.mark.parametrize(
         ("case", "fields"),

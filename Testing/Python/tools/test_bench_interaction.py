@@ -14,6 +14,7 @@ pytestmark = pytest.mark.mrml
 SCRIPT = Path(__file__).resolve().parents[2] / "Tools" / "bench_interaction.py"
 
 
+@pytest.mark.slow
 def test_every_interaction_is_measured() -> None:
     command = [sys.executable, str(SCRIPT), "--size", "24"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

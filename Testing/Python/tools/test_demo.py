@@ -63,6 +63,7 @@ def phantom_output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict
     return output, run_demo(output, *files, "--method", "none", "--refinement-steps", "20")
 
 
+@pytest.mark.slow
 class TestPhantom:
     def test_every_promised_file_is_written(self, phantom_output: tuple[Path, dict]) -> None:
         data = {"scene.mrml", "transform.h5", "warped.nrrd", "jacobian.nrrd"}
@@ -109,6 +110,7 @@ def test_output_that_is_a_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     assert done.stderr == f"Error: {tmp_path / 'taken'} cannot be the output folder: File exists.\n"
 
 
+@pytest.mark.slow
 def test_two_png_files_register_as_one_slice(tmp_path: Path) -> None:
     pair = phantom.make_phantom(phantom.default_geometry((96, 96, 1), (3.0, 3.0, 3.0), flat=True))
     image = pytest.importorskip("PIL.Image", reason="pillow is not installed")

@@ -279,6 +279,7 @@ class TestSequence:
         torch.testing.assert_close(found, move(points, steps, "compose"), atol=6 * 0.5 * 4e-4, rtol=0)
 
 
+@pytest.mark.slow
 class TestRefinement:
     @staticmethod
     def case(nd: int) -> tuple[ImagePair, Gaussians]:

@@ -44,6 +44,7 @@ def from_zero(
 
 
 class TestAccuracy:
+    @pytest.mark.slow
     @sizes
     @pytest.mark.parametrize("velocity", [False, True])
     @pytest.mark.parametrize("similarity", ["ncc", "mse"])
@@ -96,6 +97,7 @@ class TestAccuracy:
         kept = refine(ImagePair(flat, flat), detail, replace(SHORT, steps=1, smoothness=0.0))
         torch.testing.assert_close(kept, detail, atol=1e-3, rtol=0)
 
+    @pytest.mark.slow
     @sizes
     @pytest.mark.parametrize("velocity", [False, True])
     @pytest.mark.parametrize("similarity", ["ncc", "mse", "mind"])
@@ -125,6 +127,7 @@ class TestAccuracy:
         assert from_zero(fixed, moving, replace(SHORT, steps=2)).shape == (1, 3, 9, 33, 17)
 
 
+@pytest.mark.slow
 class TestRegularity:
     @sizes
     @pytest.mark.parametrize("velocity", [False, True])
@@ -169,6 +172,7 @@ class TestMask:
         assert float(from_zero(fixed, moving, SHORT, weight=torch.zeros_like(fixed)).abs().max()) < 1e-6
 
 
+@pytest.mark.slow
 class TestStructures:
     @staticmethod
     def masks(spatial: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

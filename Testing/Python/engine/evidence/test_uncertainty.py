@@ -121,6 +121,7 @@ def result(job, events) -> Result:
     return run(job, Reporter(events.append, lambda: False))
 
 
+@pytest.mark.slow
 class TestJob:
     def test_map_lies_on_the_fixed_grid(self, job, result):
         written = images.read_volume(result.outputs["uncertainty"])

@@ -150,6 +150,7 @@ class TestPrecision:
         torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 class TestLearning:
     def test_one_pair_is_learned(self) -> None:
         labels = ellipses((48, 56), 2, seed=4)

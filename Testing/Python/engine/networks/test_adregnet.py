@@ -53,6 +53,7 @@ class TestSize:
         assert [name for name, _ in make_network(2).named_parameters() if word in name]
         assert not [name for name, _ in make_network(2, **{part: False}).named_parameters() if word in name]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("spatial", [(37, 37, 37), (50, 33, 41), (32, 32, 32), (37, 37), (32, 65), (48, 64)])
     @pytest.mark.parametrize("flow_level", [0, 1])
     @torch.no_grad()
@@ -300,6 +301,7 @@ def learned() -> tuple[Adregnet, float]:
     return network, overfit(network, steps=40)
 
 
+@pytest.mark.slow
 class TestLearning:
     @pytest.mark.parametrize(("spatial", "flow_level"), [(FLAT, 0), (FLAT, 1), (VOLUME, 1)])
     def test_every_weight_learns_by_the_second_step(self, spatial: tuple[int, ...], flow_level: int) -> None:

@@ -80,6 +80,7 @@ class TestSize:
         with pytest.raises(ValueError, match=r"15.*16"):
             states(make_agf(2), image_pair((15, 40)))
 
+    @pytest.mark.slow
     @sizes
     @pytest.mark.parametrize("norm", ["batch", "instance"])
     def test_batch_of_two_gives_what_two_single_pairs_give(self, spatial: tuple[int, ...], norm: str) -> None:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.torch
 sizes = pytest.mark.parametrize("spatial", [FLAT, VOLUME], ids=["2d", "3d"])
 
 
+@pytest.mark.slow
 class TestGradient:
     # A bias ahead of a normalisation has no effect.
     IDLE = re.compile(r"(down|merge)\.\d\.\d\.0\.bias")
@@ -53,6 +54,7 @@ class TestGradient:
             torch.testing.assert_close(found[1][name], gradient, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 class TestPrecision:
     @sizes
     @pytest.mark.parametrize("fusion", ["add", "compose"])
@@ -76,6 +78,7 @@ class TestPrecision:
         torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 class TestLearning:
     @staticmethod
     def steps(network: Agf, pair: ImagePair, labels: Tensor, count: int) -> Iterator[Tensor]:

@@ -101,6 +101,7 @@ class TestCode:
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 class TestLearning:
     def test_shapes_are_reconstructed(self) -> None:
         network, labels = make_autoencoder(2, code=32).train(), ellipses((32, 32), 8)

@@ -253,6 +253,7 @@ class TestDescent:
             make_network(2, similarity="mind")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat", [True, False], ids=["2d", "3d"])
 def test_job_brings_landmarks_together(flat: bool, tmp_path: Path) -> None:
     size, spacing = ((64, 64, 1), (5.0, 5.0, 5.0)) if flat else ((32, 26, 32), (10.5, 9.0, 10.5))

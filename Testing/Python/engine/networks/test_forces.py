@@ -104,6 +104,7 @@ def shifted_pair(size: tuple[int, ...], *, inverted: bool) -> tuple[torch.Tensor
     return (1 - fixed) ** 2 if inverted else fixed, moving
 
 
+@pytest.mark.slow
 class TestGuide:
     @pytest.mark.parametrize("inverted", [False, True], ids=["one contrast", "two contrasts"])
     @pytest.mark.parametrize("size", [(48, 52), (40, 36, 44)], ids=["2d", "3d"])

@@ -58,6 +58,7 @@ class TestSize:
 
 
 class TestStart:
+    @pytest.mark.slow
     @sizes
     @modes
     @pytest.mark.parametrize("recursions", [1, 25])
@@ -218,6 +219,7 @@ class TestMemory:
         assert not torch.equal(second.displacement, other.displacement)
 
 
+@pytest.mark.slow
 class TestLearning:
     def test_a_known_bump_is_learned(self) -> None:
         size = (48, 48)

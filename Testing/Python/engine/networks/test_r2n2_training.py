@@ -34,6 +34,7 @@ class TestGradient:
         learning = {name for name, gradient in found.items() if float(gradient.abs().max()) > 0}
         assert learning == {"parameter_head.numbers.weight", "parameter_head.numbers.bias"}
 
+    @pytest.mark.slow
     @sizes
     @modes
     @pytest.mark.parametrize("norm", ["none", "group"])
@@ -80,6 +81,7 @@ class TestGradient:
             torch.testing.assert_close(gradient, whole[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 class TestLearning:
     def test_equal_images_stay_while_a_known_bump_is_learned(self) -> None:
         size = (48, 48)

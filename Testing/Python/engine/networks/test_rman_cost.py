@@ -34,6 +34,7 @@ def last_displacement(network: Rman, pair: ImagePair, recursions: int = 3) -> Te
     return last.displacement
 
 
+@pytest.mark.slow
 class TestPrecision:
     @pytest.mark.parametrize("spatial", [FLAT, VOLUME], ids=["2d", "3d"])
     @pytest.mark.parametrize("arguments", [{}, {"flow_level": 1, "velocity_steps": 5}, {"decoder": "siamese"}])

@@ -50,6 +50,7 @@ class TestSize:
             assert torch.equal(network(image), padded)
 
 
+@pytest.mark.slow
 class TestLearning:
     def test_a_bright_disc_is_found(self) -> None:
         network = make_segmenter(2).train()

@@ -126,6 +126,7 @@ class TestPrecision:
         torch.testing.assert_close(last_state(network.cuda(), there, 3).displacement.cpu(), expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_one_pair_is_learned() -> None:
     moving = smooth_noise((48, 64), seed=1, sigma=2.5)
     fixed = warp(moving, smooth_displacement((48, 64), peak=3.0, sigma=8.0))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.torch
 METHODS = registry.method_names()
 methods = pytest.mark.parametrize("name", METHODS)
 SIZES = {2: (37, 50), 3: (33, 40, 37)}
-sizes = pytest.mark.parametrize("axes", [2, 3])
+sizes = pytest.mark.parametrize("axes", [2, pytest.param(3, marks=pytest.mark.slow)])
 ATTENTIVE = {"rman", "adregnet"}
 MAPS = {"adregnet": {"fixed"}, "agf": {"fixed", "moving"}, "agf-diffeo": {"fixed", "moving"}}
 
@@ -113,6 +113,7 @@ def registered(job: RegisterJob) -> tuple[np.ndarray, np.ndarray, Step]:
     return displacement, np.reshape(grid.direction, (3, 3))[:, 2], read_index(str(job.output_recursions)).recursions[0]
 
 
+@pytest.mark.slow
 class TestJob:
     @pytest.mark.parametrize("job", [(name, 2) for name in METHODS], ids=METHODS, indirect=True)
     def test_slice_moves_within_its_plane_alone(self, job: RegisterJob) -> None:

@@ -101,6 +101,7 @@ class TestCenterOfMass:
         np.testing.assert_allclose(center_of_mass(stored), center_of_mass(self.box()), atol=1e-4)
 
 
+@pytest.mark.slow
 class TestOptimised:
     @pytest.mark.parametrize(("mode", "truth", "limit"), [("rigid", RIGID, 0.3), ("affine", AFFINE, 1.0)])
     @pytest.mark.parametrize(("order", "signs"), ORDERS)

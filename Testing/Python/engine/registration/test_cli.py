@@ -298,6 +298,7 @@ class TestOtherTasks:
         assert values["jacobian"]["mean"] == pytest.approx(np.linalg.det(np.eye(3) + STRETCH), abs=1e-5)
 
 
+@pytest.mark.slow
 class TestProcess:
     """The engine as Slicer starts it."""
 

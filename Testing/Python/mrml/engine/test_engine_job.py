@@ -261,6 +261,7 @@ class TestInApplication:
         assert [failure.code for failure in recorder.failures] == [errors.NO_OVERLAP]
 
 
+@pytest.mark.slow
 class TestOrphans:
     PARENT = textwrap.dedent(
         """

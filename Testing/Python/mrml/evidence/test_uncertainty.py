@@ -126,6 +126,7 @@ class TestEnd:
         assert mrml_scene.scene_state(scene) == before
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_engine_itself_is_less_certain_away_from_structure(scene):
     pytest.importorskip("torch", reason="PyTorch is not installed")

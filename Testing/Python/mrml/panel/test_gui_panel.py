@@ -80,6 +80,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return json.loads(report.read_text(encoding="ascii"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_on_stand_ins(name: str, outcomes: dict[str, str]) -> None:
     assert not outcomes[name], outcomes[name]

@@ -52,10 +52,18 @@ def judged(deformation, inputs):
     return deformation
 
 
+@pytest.fixture(scope="module")
+def shelf() -> dict[str, Path]:
+    """The files of a report by their endings, once it is written: tests that only read share one."""
+    return {}
+
+
 @pytest.fixture
-def written(judged, tmp_path) -> dict[str, Path]:
-    paths = Report.write(judged, tmp_path / "report.html")
-    return {path.suffix: path for path in paths}
+def written(request, shelf, tmp_path_factory) -> dict[str, Path]:
+    if not shelf:
+        paths = Report.write(request.getfixturevalue("judged"), tmp_path_factory.mktemp("report") / "report.html")
+        shelf.update({path.suffix: path for path in paths})
+    return shelf
 
 
 @pytest.fixture
@@ -230,8 +238,9 @@ class TestMemory:
 
 
 class TestNumbers:
-    def test_json_holds_every_number(self, written, judged):
-        numbers = json.loads(written[".json"].read_text(encoding="ascii"))
+    def test_json_holds_every_number(self, judged, tmp_path):
+        Report.write(judged, tmp_path / "report.html")
+        numbers = json.loads((tmp_path / "report.json").read_text(encoding="ascii"))
         assert numbers["registration"] == json.loads(judged.transformNode.GetAttribute(Record.ATTRIBUTE))
         table = Record.attached(judged.transformNode, "Segments")
         assert numbers["tables"][table.GetName()] == cases.rows_of(table)

@@ -233,6 +233,7 @@ class TestResponsiveness:
         registration.close()
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 class TestRealEngine:
     """The engine itself, given nothing to do but to respect the transforms that the volumes are under."""

@@ -87,6 +87,7 @@ def point(oblique_geometry) -> np.ndarray:
     return flip_lps_ras(oblique_geometry.index_to_lps(np.array([[5.0, 4.0, 3.0]]))[0])
 
 
+@pytest.mark.slow
 class TestOutcome:
     def test_index_is_that_of_the_frames(self, sequence):
         transforms = register(sequence).transformSequenceNode

@@ -105,6 +105,7 @@ class TestVanishedNodes:
         assert registration.wait().tableNode.GetScene() is scene
 
 
+@pytest.mark.slow
 class TestFailure:
     @pytest.mark.parametrize(
         ("mode", "sentence"),

@@ -14,6 +14,7 @@ from training.paths import ROOT
 from training_cases import need
 
 
+@pytest.mark.slow
 def test_every_network_is_trained_and_applied() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "training", "figure5-synthetic", "--steps", "1", "--batches", "1"],

@@ -47,6 +47,7 @@ def write_motion(motion: np.ndarray | float, pair: dict[str, str], output: str) 
     images.write_displacement(output, np.broadcast_to(motion, (*grid.shape, 3)), grid)
 
 
+@pytest.mark.slow
 class TestSyn:
     @pytest.mark.parametrize(
         ("size", "similarity"),
@@ -116,6 +117,7 @@ class TestRows:
         assert {"hd95_mm", "assd_mm", "folded_percent", "sd_log_jacobian", "seconds"} <= set(right)
 
 
+@pytest.mark.slow
 class TestMeasure:
     @pytest.fixture
     def config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -75,6 +75,7 @@ class TestStructures:
             Segmentation(replace(config, network={**config.network, "structures": 3}))
 
 
+@pytest.mark.slow
 class TestLosses:
     @pytest.mark.parametrize("name", sorted({*SIMILARITIES, *INCREMENTS, *FIELDS, *OTHERS} - {"code_distance"}))
     def test_each_is_finite_and_has_a_gradient(self, folder: Path, name: str) -> None:

@@ -30,6 +30,7 @@ def trained(config: Path, output: Path, stop: int | None = None) -> dict[str, An
     return torch.load(output / "checkpoint.pt", weights_only=True)
 
 
+@pytest.mark.slow
 class TestResume:
     def test_four_steps_equal_two_and_two(self, folder: Path) -> None:
         # Dropout, random recursions and augmentation: everything that chance decides.
@@ -57,6 +58,7 @@ class TestResume:
         assert (folder / "run" / "best.pt").exists()
 
 
+@pytest.mark.slow
 class TestParts:
     @pytest.fixture
     def runs(self, folder: Path) -> Path:
