@@ -18,7 +18,7 @@ from .protocol import batch, contract, errors
 from .protocol.arguments import add_settings
 from .protocol.fetching import fetch
 from .protocol.reporting import Reporter
-from .protocol.watchdog import Request, watch
+from .protocol.watchdog import Wish, watch
 
 EXIT_FAILED, EXIT_CANCELLED = 1, 3
 BATCH_OUTPUTS = tuple(batch.OUTPUTS)
@@ -58,7 +58,7 @@ def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
 
 def execute(job: contract.Job, send: Emit) -> int:
     """Run a job, send its events and return the exit code."""
-    cancellation, finish = Request(job.cancel_file), Request(job.finish_file)
+    cancellation, finish = Wish(job.cancel_file), Wish(job.finish_file)
     if job.parent_pid is not None:
         watch(job.parent_pid, job.cancel_file)
     try:

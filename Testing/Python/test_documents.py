@@ -12,7 +12,7 @@ from test_rules import ENGINE, LIB, MODULE, ROOT, tracked_texts
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "Resources" / "Documentation").glob("*.md"))]
 guides = pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 
-PATH = re.compile(r"(?:python )?((?:DeepAttentionReg\w*|Resources|Testing|training)/[\w./-]+\w)")
+PATH = re.compile(r"(?<!/\.)(?:python )?((?:DeepAttentionReg\w*|Resources|Testing|training)/[\w./-]+\w)")
 FUNCTION = re.compile(r"((?:\w+/)?\w+\.py): (\w+)")  # of the engine, as in `deform/warp.py: sample`
 METHOD = re.compile(r"((?:nodes|tasks|engine|panel)/\w+)\.(\w+)")  # of the Slicer side, as in `nodes/Volumes.startOf`
 

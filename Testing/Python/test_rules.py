@@ -27,7 +27,8 @@ MAX_NESTING = 3
 MAX_PARAMETERS = 7
 
 # Packages, lowest first: each imports from those above it in its list, and from itself.
-NUMPY, TORCH = {"numpy", "SimpleITK"}, {"numpy", "SimpleITK", "torch"}
+# typing_extensions comes with torch, and is for those who check types alone.
+NUMPY, TORCH = {"numpy", "SimpleITK"}, {"numpy", "SimpleITK", "torch", "typing_extensions"}
 ENGINE_LAYERS: dict[str, set[str]] = {
     "protocol": set(),
     "volume": NUMPY,

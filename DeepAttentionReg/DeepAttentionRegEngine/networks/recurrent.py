@@ -68,7 +68,7 @@ def initialised(layer: Any, activation: str) -> Any:
     return layer
 
 
-class ResidualBlock(nn.Module):
+class StyledResidualBlock(nn.Module):
     """`act(x + norm(conv(act(norm(conv(x))))))`."""
 
     def __init__(self, nd: int, channels: int, style: tuple[str, str]) -> None:
@@ -137,7 +137,7 @@ class Gr2u(nn.Module):
 
     def __init__(self, nd: int, channels: int, blocks: int, style: tuple[str, str], noise: float) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(ResidualBlock(nd, channels, style) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(StyledResidualBlock(nd, channels, style) for _ in range(blocks)))
         self.gru = ConvGru(nd, channels, noise)
         self.activation = ACTIVATIONS[style[0]]
 

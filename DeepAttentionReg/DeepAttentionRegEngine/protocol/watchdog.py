@@ -11,7 +11,7 @@ GRACE_S = 30.0  # longer than the engine's longest stretch without a look at the
 EXIT_CODE = 3
 
 
-class Request:
+class Wish:
     """Whether someone has asked a running job for something, by creating a file."""
 
     def __init__(self, file: str | None) -> None:
@@ -44,7 +44,7 @@ def watch(parent_pid: int, cancel_file: str | None = None) -> threading.Thread:
 
 
 def _watch(parent: "_Process", cancel_file: str | None) -> None:
-    cancellation = Request(cancel_file)
+    cancellation = Wish(cancel_file)
     stop_at = None
     while parent.is_alive():
         if stop_at is None and cancellation.made():

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from DeepAttentionRegEngine.deform.warp import identity_grid
+from DeepAttentionRegEngine.protocol.contract import Progress
+from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.registration.preprocess import Source
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
@@ -24,6 +26,11 @@ BLOBS = (
     ((6.0, -22.0, 20.0), 10.0, 0.7),
     ((-22.0, -12.0, -18.0), 7.0, 0.8),
 )
+
+
+def quiet(events: list[Progress] | None = None) -> Reporter:
+    """Return a reporter that keeps progress in a list, if there is one, and never stops."""
+    return Reporter(lambda event: None if events is None else events.append(event), lambda: False)
 
 
 def rotation(x: float, y: float, z: float) -> np.ndarray:

@@ -79,7 +79,7 @@ def work(job: contract.Job) -> int:
         work_on_frames(job)
         emit(contract.Result(values={"frames": len(job.frames)}))
     elif isinstance(job, contract.BatchJob):
-        told = reporting.Reporter(emit, watchdog.Request(job.cancel_file).made)
+        told = reporting.Reporter(emit, watchdog.Wish(job.cancel_file).made)
         emit(batch.run_batch(job, told, register_pair))
     else:
         emit(register(job))
@@ -146,7 +146,7 @@ def work_until_cancelled(job: contract.Job) -> int:
         work_on_frames(job, len(job.frames) - 1)
     if getattr(job, "output_recursions", None) is not None:
         write_recursions(job, images.read_volume(job.fixed).geometry)
-    cancellation = watchdog.Request(job.cancel_file)
+    cancellation = watchdog.Wish(job.cancel_file)
     while not cancellation.made():
         emit(contract.Progress("refine", 1, 2, str(os.getpid())))
         time.sleep(0.02)
@@ -156,7 +156,7 @@ def work_until_cancelled(job: contract.Job) -> int:
 
 def work_until_finished(job: contract.Job) -> int:
     """Be at work, on the first frame of a sequence, until that is to end with what there is."""
-    finish = watchdog.Request(job.finish_file)
+    finish = watchdog.Wish(job.finish_file)
     while not finish.made():
         emit(contract.Progress("refine", 1, 2, str(os.getpid())))
         time.sleep(0.02)

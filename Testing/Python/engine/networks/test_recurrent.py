@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from DeepAttentionRegEngine.networks.recurrent import ConvGru, Gr2u, Layer, Normalization, ResidualBlock
+from DeepAttentionRegEngine.networks.recurrent import ConvGru, Gr2u, Layer, Normalization, StyledResidualBlock
 
 pytestmark = pytest.mark.torch
 
@@ -103,7 +103,7 @@ class TestBlocks:
 
     @torch.no_grad()
     def test_residual_block_adds_its_input_before_the_activation(self) -> None:
-        block = ResidualBlock(2, CHANNELS, STYLE)
+        block = StyledResidualBlock(2, CHANNELS, STYLE)
         block.second.weight.data.zero_()
         torch.testing.assert_close(block(features(1)), features(1).tanh())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from DeepAttentionRegEngine.protocol import watchdog
-from DeepAttentionRegEngine.protocol.watchdog import Request
+from DeepAttentionRegEngine.protocol.watchdog import Wish
 
 MODULE = Path(watchdog.__file__).resolve().parents[2]
 TIMEOUT_S = 20.0
@@ -48,16 +48,16 @@ def exit_code(process: subprocess.Popen[str]) -> int:
 
 class TestRequest:
     def test_without_a_file_nobody_asks_to_stop(self) -> None:
-        assert not Request(None).made()
+        assert not Wish(None).made()
 
     def test_file_asks_to_stop(self, tmp_path: Path) -> None:
-        cancellation = Request(str(tmp_path / "cancel"))
+        cancellation = Wish(str(tmp_path / "cancel"))
         before = cancellation.made()
         (tmp_path / "cancel").touch()
         assert (before, cancellation.made()) == (False, True)
 
     def test_folder_that_is_gone_does_not_ask_to_stop(self, tmp_path: Path) -> None:
-        assert not Request(str(tmp_path / "gone" / "cancel")).made()
+        assert not Wish(str(tmp_path / "gone" / "cancel")).made()
 
 
 class TestWatch:
