@@ -31,6 +31,8 @@ from DeepAttentionRegEngine.protocol.settings import ALIGNMENTS, SIMILARITIES, S
 from .tasks.Request import SETTING_NAMES, camelCase
 from .views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
 
+# Settings that are no parameters: the numbers that a quality stands for are, and scripts alone choose a seed.
+NOT_OFFERED = ("quality", "seed")
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
 # Concrete classes, for the wrapper makes one of each; those derived from them are meant, too.
@@ -120,16 +122,13 @@ class Moment(enum.Enum):
 
 
 def _withSettings(kind: type) -> type:
-    """Add a parameter for every setting of the engine: its name in this side's spelling, its range and its default.
-
-    The quality is not among them, for the numbers that it stands for are.
-    """
+    """Add a parameter for every setting that the panel offers: its name in this side's spelling, range and default."""
     usual = Settings()
     if usual.method in registry.method_names():
         usual = resolve(usual, registry.load_method(usual.method))
     hints = get_type_hints(Settings)
     for item in fields(Settings):
-        if item.name != "quality":
+        if item.name not in NOT_OFFERED:
             hint, default = _parameter(item.name, hints[item.name], getattr(usual, item.name))
             kind.__annotations__[camelCase(item.name)] = hint
             setattr(kind, camelCase(item.name), default)
@@ -153,7 +152,7 @@ class DeepAttentionRegParameterNode:
     """All choices of the panel.
 
     The volumes, segmentations, masks and landmarks come in pairs, fixed and moving. An output that is None is created
-    by the registration; one that is set is written into. All `Settings` of the engine but the quality are parameters,
+    by the registration; one that is set is written into. The `Settings` of the engine but `NOT_OFFERED` are parameters,
     too. `weights` and `device` are ids, weights empty for those that suit the method, `inspectSegment` is the name of a
     segment; what they can be is known only at run time, so that their widgets are filled by hand, not bound.
     """
@@ -232,7 +231,7 @@ def settingsOf(parameters: DeepAttentionRegParameterNode) -> Settings:
 
     :param parameters: its choices.
     """
-    values = {name: getattr(parameters, ours) for ours, name in SETTING_NAMES.items() if name != "quality"}
+    values = {name: getattr(parameters, ours) for ours, name in SETTING_NAMES.items() if name not in NOT_OFFERED}
     values = {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
     steps = parameters.refinementSteps if parameters.refine else 0
     return Settings(**{**values, "weights": parameters.weights or None, "refinement_steps": steps})
