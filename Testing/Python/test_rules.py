@@ -379,10 +379,6 @@ class TestPackaging:
         assert pictures
         assert all((ROOT / name).is_file() for name in pictures)
 
-    def test_readme_links_point_at_files(self) -> None:
-        links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
-        assert not [link for link in links if not (ROOT / link).exists()]
-
     def test_readme_states_the_figures_of_the_weights(self) -> None:
         resources = MODULE / "Resources"
         methods = [json.loads(path.read_text(encoding="ascii")) for path in (resources / "Methods").glob("*.json")]
