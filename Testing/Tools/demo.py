@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         case = make_case(options)
-        print(f"{case.title}: method {options.method}, {options.refine} refinement steps")
+        print(f"{case.title}: method {options.method}, quality {options.quality}")
         (run_in_scene if has_slicer else run_engine_alone)(case, options)
     except (errors.EngineError, RuntimeError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -163,7 +163,7 @@ def shoot_registration(camera: Photographer) -> None:
     camera.shoot("done")
     shoot_inspection(camera)
     inputs.movingVolume.SetOrigin(5000.0, 0.0, 0.0)
-    parameters.alignment = camera.module.Alignment.NONE
+    parameters.alignment = type(parameters.alignment)("none")
     camera.ui.applyButton.click()
     camera.wait_until(lambda: not camera.widget.logic.isRunning)
     camera.shoot("error")

@@ -24,7 +24,7 @@ def voxels_of(size: str, name: str = "rman") -> dict[str, int]:
     """Return the voxels of each grid for a volume with isotropic voxels."""
     i, j, *k = (int(part) for part in size.split("x"))
     policy, whole = registry.load_method(name).grid[2 + len(k)], (i, j, k[0] if k else 1)
-    working = math.prod(estimate.working_size(whole, (1.0, 1.0, 1.0), policy))
+    working = math.prod(policy.working_size(whole, (1.0, 1.0, 1.0)))
     return {"fixed": math.prod(whole), "working": working, "network": min(working, policy.network_voxels)}
 
 

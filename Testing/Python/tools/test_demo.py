@@ -18,7 +18,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("DAR_DATA") or ROOT.parent / "shared" / "data")
-SPLIT = ROOT / "training" / "splits" / "hippocampus.json"
+SPLIT = ROOT / "training" / "data" / "splits" / "hippocampus.json"
 needs_images = pytest.mark.skipif(not DATA.is_dir(), reason="no real images: DAR_DATA names no folder")
 
 

@@ -28,7 +28,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def names() -> list[str]:
     """Validation cases, which training never saw."""
-    split = ROOT / "training" / "splits" / "hippocampus.json"
+    split = ROOT / "training" / "data" / "splits" / "hippocampus.json"
     return json.loads(split.read_text(encoding="ascii"))["validation"]
 
 
