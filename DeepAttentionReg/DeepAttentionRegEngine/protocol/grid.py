@@ -37,6 +37,12 @@ class GridPolicy:
 
         Returns:
             Three numbers; two for a single slice, whose own axis is left out.
+
+        Examples:
+            >>> GridPolicy().working_size((256, 256, 40), (1.0, 1.0, 4.0))
+            (162, 162, 101)
+            >>> GridPolicy(minimum_size=32).working_size((256, 256, 1), (1.0, 1.0, 5.0))
+            (256, 256)
         """
         edge, around = self.working_spacing(size, spacing), 2 * self.margin
         extent = (size[axis] * spacing[axis] for axis in used_axes(size))

@@ -38,6 +38,12 @@ def resolve(settings: Settings, method: Method | None, *, on_gpu: bool = False) 
 
     Raises:
         EngineError: If the number of recursions that was asked for is not one of the method's.
+
+    Examples:
+        >>> from DeepAttentionRegEngine.protocol.registry import load_method
+        >>> found = resolve(Settings(quality="fast"), load_method("rman"))
+        >>> found.recursions, found.refinement_steps
+        (2, 15)
     """
     effort = EFFORTS[settings.quality]
     steps = effort.refinement_steps if settings.refinement_steps is None else settings.refinement_steps

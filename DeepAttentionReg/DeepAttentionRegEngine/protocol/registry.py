@@ -178,6 +178,10 @@ def load_method(name: str) -> Method:
 
     Raises:
         EngineError: If there is no such method, or its file is damaged.
+
+    Examples:
+        >>> load_method("rman").recursions.default
+        3
     """
     if name.endswith(METHOD_SUFFIX):
         return _own_method(Path(name))

@@ -61,7 +61,14 @@ def _interpolate(values: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def transform_points(displacement: np.ndarray, geometry: Geometry, points_lps: np.ndarray) -> np.ndarray:
-    """Return x + u(x) for points `(N, 3)` LPS mm: where a fixed point lies in the moving volume."""
+    """Return x + u(x) for points `(N, 3)` LPS mm: where a fixed point lies in the moving volume.
+
+    Examples:
+        >>> grid = Geometry((4, 4, 4), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+        >>> shift = np.broadcast_to(np.float32([1.0, 0.0, -0.5]), (4, 4, 4, 3))
+        >>> transform_points(shift, grid, np.array([[3.0, 2.0, 1.0]])).tolist()
+        [[4.0, 2.0, 0.5]]
+    """
     return np.asarray(points_lps, dtype=float).reshape(-1, 3) + sample_field(displacement, geometry, points_lps)
 
 
@@ -200,6 +207,14 @@ def jacobian_determinant(displacement: np.ndarray, geometry: Geometry) -> np.nda
 
     Raises:
         EngineError: If field and grid differ in size.
+
+    Examples:
+        >>> grid = Geometry((4, 4, 4), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+        >>> x = np.arange(4) * 2.0
+        >>> stretched = np.zeros((4, 4, 4, 3))
+        >>> stretched[..., 0] = 0.5 * x
+        >>> float(jacobian_determinant(stretched, grid).mean())
+        1.5
     """
     geometry.require_shape(displacement.shape[:3], "displacement field")
     result = np.empty(geometry.shape, np.float32)

@@ -30,6 +30,13 @@ class Geometry:
 
     Raises:
         EngineError: If a number is not finite, a size or spacing not positive, or the axes are not orthonormal.
+
+    Examples:
+        >>> grid = Geometry((4, 3, 2), (1.0, 2.0, 5.0), (-10.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+        >>> grid.shape
+        (2, 3, 4)
+        >>> grid.index_to_lps(np.array([[3, 0, 1]])).tolist()
+        [[-7.0, 0.0, 5.0]]
     """
 
     size: tuple[int, int, int]

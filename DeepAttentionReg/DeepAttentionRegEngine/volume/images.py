@@ -47,6 +47,11 @@ def as_volume(image: AnyImage) -> Volume:
     Raises:
         EngineError: If it cannot be read, array and grid differ in size, it is a colour or vector image, a time series,
             or without any number.
+
+    Examples:
+        >>> volume = as_volume(fixed)
+        >>> as_volume((volume.array, volume.geometry)).geometry == volume.geometry
+        True
     """
     if isinstance(image, (str, Path)):
         return read_volume(image)

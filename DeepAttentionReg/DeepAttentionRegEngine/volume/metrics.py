@@ -27,6 +27,10 @@ def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = N
 
     Raises:
         EngineError: If the shapes differ.
+
+    Examples:
+        >>> dice(np.array([1, 1, 2, 0]), np.array([1, 0, 2, 2]))
+        {1: 0.6666666666666666, 2: 0.6666666666666666}
     """
     if first.shape != second.shape:
         raise errors.EngineError(

@@ -51,14 +51,17 @@ def pair() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", list(modules()))
-def test_docstring_says_what_happens(name: str, pair: dict[str, object]) -> None:
+def test_docstring_says_what_happens(name: str, pair: dict[str, object], tmp_path: Path) -> None:
     module = importlib.import_module(name)
     names = {item: getattr(DeepAttentionRegEngine, item) for item in DeepAttentionRegEngine.__all__}
-    result = doctest.testmod(module, globs={**vars(module), **names, **pair}, optionflags=doctest.ELLIPSIS)
+    result = doctest.testmod(
+        module, globs={**vars(module), **names, **pair, "folder": tmp_path}, optionflags=doctest.ELLIPSIS
+    )
     assert result.attempted
     assert not result.failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("document", "code"), blocks(), ids=lambda item: item if item.endswith(".md") else "")
 def test_document_can_be_copied(
     document: str, code: str, pair: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -186,7 +186,7 @@ class Still(StepNetwork):
 
 
 class TestJob:
-    @pytest.fixture(params=[3, 2], ids=["volume", "slice"])
+    @pytest.fixture(params=[pytest.param(3, marks=pytest.mark.slow), 2], ids=["volume", "slice"])
     def job(
         self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> contract.RegisterJob:

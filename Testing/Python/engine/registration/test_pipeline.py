@@ -57,7 +57,7 @@ class Case:
         return sitk.GetArrayFromImage(sitk.Resample(moving, fixed, self.sitk_transform(), method, background))
 
 
-@pytest.fixture(scope="module", params=list(GRIDS))
+@pytest.fixture(scope="module", params=[pytest.param("volume", marks=pytest.mark.slow), "slice"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(make_phantom(*GRIDS[request.param]), tmp_path_factory.mktemp(request.param))
 
