@@ -404,12 +404,13 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :raises RuntimeError: as `register`.
         """
         from DeepAttentionRegLib.tasks import Sequences
+        from DeepAttentionRegLib.tasks.Request import settingsOf
 
         make = functools.partial(
             Sequences.SequenceRegistration,
             sequenceNode,
             referenceFrame,
-            self._requestOf(options, settings).settings,
+            settingsOf(options, settings),
             withVolumes=withVolumes,
             keepPartial=keepPartial,
         )

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evidence.uncertainty import uncertainty as uncertainty
     from .protocol.errors import EngineError as EngineError
     from .protocol.settings import Settings as Settings
     from .registration.method_run import Observer as Observer
@@ -36,8 +37,14 @@ _HOMES = {
     "Registered": "registration.registered",
     "Registrar": "registration.registrar",
     "register": "registration.registrar",
+    "uncertainty": "evidence.uncertainty",
 }
 __all__ = [*_HOMES, "__version__"]
+
+
+def __dir__() -> list[str]:
+    """Return what can be asked for."""
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

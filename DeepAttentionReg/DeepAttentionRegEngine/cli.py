@@ -239,7 +239,7 @@ def _add_sequence(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("frames", metavar="FRAME", nargs="+", help="frame to deform onto it")
     parser.add_argument("--output", metavar="FOLDER", required=True, help="gets one folder a frame, counted from 1")
     parser.add_argument("--warped", action="store_true", help="also write the frames as deformed")
-    add_settings(parser)
+    add_settings(parser, leave_out=["samples"])
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:

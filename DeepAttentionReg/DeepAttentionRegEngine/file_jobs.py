@@ -1,25 +1,27 @@
 """The jobs that register files: they read, call `Registrar.register`, and write."""
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .deform.tensors import choose_device
 from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .evidence.gaussian_files import of_proposal, write_sequence
 from .evidence.recursion_folder import RecursionFolder
 from .evidence.uncertainty import measure_spread
 from .protocol import errors
 from .protocol.contract import METHOD_NONE, RegisterJob, Result, SequenceJob
-from .protocol.files import require_writable
+from .protocol.files import make_folder, read_file, require_writable
 from .protocol.reporting import Reporter
 from .protocol.result_files import write_result
 from .protocol.settings import Settings, settings_of
+from .registration.memory import run_within_memory
 from .registration.method_run import Observer
-from .registration.registered import Registered
-from .registration.registrar import Registrar
+from .registration.registered import SAVED, Registered
+from .registration.registrar import RESTART, RESTARTED, Registrar
 from .volume import images
 
 REGISTERED = ("transform", "warped", "jacobian", "warped_labels")  # outputs that `Registered.write` knows
@@ -69,7 +71,7 @@ class FileJob:
             spread_mm = None
             if self.job.output_uncertainty is not None:
                 with self.reporter.stage("uncertainty", "Registering slightly changed images."):
-                    spread_mm = self._measure_spread(registrar, registered, values, warnings)
+                    spread_mm = self._measure_spread(registered, values, warnings)
             with self.reporter.stage("write", "Writing the results."):
                 self._write(registered, spread_mm, values)
         except BaseException:
@@ -113,12 +115,10 @@ class FileJob:
             self.files["recursions"] = str(observer.index)
         return registered
 
-    def _measure_spread(
-        self, registrar: Registrar, registered: Registered, values: dict[str, Any], warnings: list[str]
-    ) -> np.ndarray | None:
+    def _measure_spread(self, registered: Registered, values: dict[str, Any], warnings: list[str]) -> np.ndarray | None:
         """Return the uncertainty `(k, j, i)` in mm; None if it was ended before there was a second sample."""
         observer = KeepGaussians() if self.job.output_gaussians is not None else None
-        spread = measure_spread(registrar, registered, self.reporter, observer)
+        spread = measure_spread(registered, self.reporter, observer)
         if spread.count == 1:
             warnings.append("Finished before there was a second sample, so there is no uncertainty to write.")
             return None
@@ -173,7 +173,16 @@ def register_files(job: RegisterJob, reporter: Reporter, registrars: Registrars)
         EngineError: With a sentence for the user; no file that the job has made is left.
     """
     require_outputs(job)
-    return FileJob(job, reporter).run(registrars)
+    try:
+        return run_within_memory(lambda: FileJob(job, reporter).run(registrars))
+    except errors.EngineError as error:
+        if error.code != errors.OUT_OF_MEMORY or job.device != "auto" or choose_device("auto").type == "cpu":
+            raise
+    # The registration itself may have fitted, and what is measured or written of it not.
+    reporter.step("load", message=RESTART)
+    result = FileJob(replace(job, device="cpu"), reporter).run(registrars)
+    result.warnings.append(RESTARTED)
+    return result
 
 
 def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
@@ -185,26 +194,49 @@ def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
     Raises:
         EngineError: If a frame cannot be registered; the folders of those before it stay.
     """
+    _require_frames(job)
     registrar, fixed = Registrar(settings_of(job)), images.read_volume(job.fixed)
     warnings: list[str] = []
     done = 0
     for number, frame in enumerate(job.frames, start=1):
-        if reporter.enough():
+        if done and reporter.enough():
             break
         registered = registrar.register(fixed, frame, on_progress=reporter.emit, cancel=reporter.cancelled)
         file = _write_frame(registered, Path(job.output) / str(number), warped=job.warped)
-        warnings += [f"Frame {number}: {warning}" for warning in registered.warnings]
+        warnings += [f"{Path(frame).name}: {warning}" for warning in registered.warnings]
         done = number
         reporter.step("frame", number, len(job.frames), f"Frame {number} is registered.", str(file))
     return Result(values={"frames": done}, warnings=warnings)
 
 
+def _require_frames(job: SequenceJob) -> None:
+    """Check, before the first frame, that all are there and none would be overwritten.
+
+    Raises:
+        EngineError: Naming the file.
+    """
+    inputs = [job.fixed, *job.frames]
+    for file in inputs:
+        read_file(file, str)
+    make_folder(job.output)
+    for number, _frame in enumerate(job.frames, start=1):
+        for output in _frame_files(Path(job.output) / str(number), warped=job.warped).values():
+            if Path(output).resolve() in {Path(file).resolve() for file in inputs}:
+                raise errors.EngineError(
+                    errors.OUTPUT_UNWRITABLE,
+                    f"The file {output} would be both read and written.",
+                    "Choose another folder.",
+                )
+
+
+def _frame_files(folder: Path, *, warped: bool) -> dict[str, str]:
+    names = ("transform", "warped") if warped else ("transform",)
+    return {name: str(folder / SAVED[name]) for name in names}
+
+
 def _write_frame(registered: Registered, folder: Path, *, warped: bool) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"transform": str(folder / "transform.nrrd")}
-    if warped:
-        wanted["warped"] = str(folder / "warped.nrrd")
-    files = registered.write(wanted)
+    make_folder(folder)
+    files = registered.write(_frame_files(folder, warped=warped))
     return write_result(folder, Result(files, registered.measures, registered.warnings))
 
 

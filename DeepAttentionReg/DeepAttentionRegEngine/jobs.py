@@ -1,16 +1,13 @@
 """Runs one job of any task."""
 
-import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
-from . import __version__
 from .deform.speed import convolution_speed
 from .deform.tensors import describe_devices
 from .evidence.gaussian_files import read_sequence, render
@@ -31,19 +28,13 @@ from .protocol.contract import (
 )
 from .protocol.reporting import Reporter
 from .registration.evaluation import finite, regularity, score
-from .registration.inputs import load_reference
+from .registration.inputs import Given, load_reference
 from .registration.memory import run_within_memory
 from .registration.preprocess import Source, warp_volume
+from .registration.versions import versions
 from .volume import fields, images
 
 CPU = torch.device("cpu")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    # Asked of the packages themselves: those that an application brings along need not be registered with pip.
-    packages = {"torch": torch.__version__, "numpy": np.__version__, "SimpleITK": sitk.Version.VersionString()}
-    return {"engine": __version__, "python": platform.python_version(), **packages}
 
 
 def run(job: Job, reporter: Reporter) -> Result:
@@ -95,7 +86,7 @@ def _require_own_outputs(job: Job) -> None:
 
 
 def probe() -> Result:
-    """Report versions, CUDA devices and their memory, and the speed of each device (calibration.py)."""
+    """Report versions, CUDA devices and their memory, and the speed of each device (deform/speed.py)."""
     devices = describe_devices()
     speed = {name: convolution_speed(torch.device(name)) for name in ("cpu", *(str(item["id"]) for item in devices))}
     values = {"cuda": torch.version.cuda, "devices": devices, "threads": torch.get_num_threads(), "speed": speed}
@@ -138,15 +129,8 @@ def render_field(job: RenderJob) -> Result:
 def measure(job: MetricsJob) -> Result:
     """Score a displacement field, and doing nothing for comparison."""
     displacement, geometry = images.read_displacement(job.transform)
-    reference = load_reference(
-        {
-            "fixed_labels": job.fixed_labels,
-            "moving_labels": job.moving_labels,
-            "fixed_points": job.fixed_points,
-            "moving_points": job.moving_points,
-        },
-        geometry,
-    )
+    labels, points = (job.fixed_labels, job.moving_labels), (job.fixed_points, job.moving_points)
+    reference = load_reference(Given(labels=labels, points=points), geometry)
     values = regularity(displacement, geometry)
     values["before"] = score(np.zeros_like(displacement), geometry, reference, CPU)
     values["after"] = score(displacement, geometry, reference, CPU)

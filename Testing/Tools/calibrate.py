@@ -20,10 +20,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
-from DeepAttentionRegEngine import Registrar
-from DeepAttentionRegEngine.evidence.uncertainty import measure_spread
+from DeepAttentionRegEngine import register, uncertainty
 from DeepAttentionRegEngine.protocol.arguments import add_settings
-from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.protocol.settings import settings_of
 from DeepAttentionRegEngine.volume import phantom
 
@@ -54,9 +52,8 @@ def measure(seed: int, options: argparse.Namespace) -> tuple[np.ndarray, np.ndar
     rng = np.random.default_rng(seed)
     settings = phantom.PhantomSettings(rng.uniform(0.03, 0.09), rng.uniform(4.0, 25.0), seed=seed)
     pair = phantom.make_phantom(geometry, settings=settings)
-    registrar = Registrar(settings_of(options))
-    registered = registrar.register((pair.fixed, geometry), (pair.moving, geometry))
-    predicted = measure_spread(registrar, registered, Reporter()).millimetres()
+    registered = register((pair.fixed, geometry), (pair.moving, geometry), settings_of(options))
+    predicted = uncertainty(registered)
     error = np.linalg.norm(registered.displacement_lps_mm - pair.displacement_lps_mm, axis=-1)
     body = pair.fixed_labels > 0
     return predicted[body], error[body]

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from PIL import Image
 
-FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Screenshots"
+FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Screenshots"
 WIDTH_PIXELS = 1600
 
 
 def main(pictures: list[str]) -> None:
     """Write each picture, given as NAME=FILE, as NAME.png, reduced if it is wide."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for given in pictures:
         name, file = given.split("=", maxsplit=1)
         picture = Image.open(file).convert("RGB")

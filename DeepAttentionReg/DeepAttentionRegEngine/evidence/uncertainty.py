@@ -8,6 +8,7 @@ error.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,6 @@ from ..protocol.reporting import Reporter
 from ..registration.method_run import Observer
 from ..registration.preprocess import WorkingPair, field_on_fixed
 from ..registration.registered import Registered
-from ..registration.registrar import Registrar
 from ..registration.search import Search
 
 NOISE = 0.005  # standard deviation, of the range of the image
@@ -110,17 +110,15 @@ class Spread:
         return np.sqrt(self._squares / max(self.count - 1, 1))
 
 
-def measure_spread(
-    registrar: Registrar, registered: Registered, reporter: Reporter, observer: Observer | None = None
-) -> Spread:
+def measure_spread(registered: Registered, reporter: Reporter, observer: Observer | None = None) -> Spread:
     """Register slightly changed images from the same alignment on, and keep how far the results lie apart.
 
     Args:
-        registrar: Whose settings say how many samples there are.
-        registered: What it made of the images as they are; the first sample.
+        registered: What came of the images as they are; the first of the samples, of which its settings say how many.
         reporter: Told of every step; may end it early.
         observer: As for the first sample, if it kept a sequence of Gaussians.
     """
+    registrar = registered.registrar
     settings = registrar.resolved
     generator = torch.Generator().manual_seed(settings.seed)
     spread = Spread(registered.displacement_lps_mm)
@@ -139,3 +137,21 @@ def measure_spread(
         undone = changed.undo(sample.displacement)
         spread.add(field_on_fixed(undone, registered.search.pair, registered.geometry))
     return spread
+
+
+def uncertainty(registered: Registered, on_progress: Callable[[Event], None] = lambda event: None) -> np.ndarray:
+    """Return how far a deformation depends on what should not matter, in mm; it ranks places, and is no bound.
+
+    Args:
+        registered: What was registered; its settings say how many samples are taken.
+        on_progress: Called with every step forward.
+
+    Returns:
+        Standard deviation of the displacement over the samples, float32 `(k, j, i)`, on the fixed grid.
+
+    Examples:
+        >>> registered = register(fixed, moving, Settings(method="none", refinement_steps=3, samples=2))
+        >>> uncertainty(registered).shape
+        (32, 32, 32)
+    """
+    return measure_spread(registered, Reporter(on_progress)).millimetres()

@@ -68,8 +68,7 @@ def _own_class(architecture: str) -> type[RegistrationNetwork]:
     """Return the class that "FILE:CLASS" names; runs the file."""
     file, _, name = architecture.rpartition(":")
     try:
-        namespace = runpy.run_path(file)
-        found = namespace[name]
+        found = runpy.run_path(file)[name]
     except Exception as error:
         raise errors.EngineError(
             errors.METHOD_UNKNOWN,
@@ -101,6 +100,12 @@ def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:
             state = torch.load(weight_file(variant.weights), map_location="cpu", weights_only=True)
             network.load_state_dict(unpack(state))
     except DAMAGED as error:
+        if variant.weights is None:
+            raise errors.EngineError(
+                errors.METHOD_UNKNOWN,
+                f"The network {architecture!r} cannot be built ({error}).",
+                "Correct its arguments in the method file, or install the extension again.",
+            ) from error
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,
             f"The weights {variant.weights!r} do not fit the network {architecture!r}.",

@@ -10,17 +10,17 @@ from typing import Any
 from .settings import Settings
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
+def add_settings(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
     """Add an option for each setting: its name, type, default, choices and help are those of `Settings`.
 
     Args:
         parser: To which they are added, in groups.
-        names: Settings to offer; None for all.
+        leave_out: Settings not to offer.
     """
     hints = typing.get_type_hints(Settings)
     groups: dict[str, Any] = {"": parser}
     for item in fields(Settings):
-        if names is not None and item.name not in names:
+        if item.name in leave_out:
             continue
         title = item.metadata["group"]
         if title not in groups:

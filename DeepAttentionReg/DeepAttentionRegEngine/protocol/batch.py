@@ -19,7 +19,7 @@ from typing import Any
 
 from . import errors
 from .contract import BatchJob, Event, Progress, RegisterJob, Result, build
-from .files import require_writable, unfit
+from .files import make_folder, unfit
 from .pair_table import INPUTS, Pair, read_pairs
 from .reporting import Reporter
 from .result_files import RESULT, read_result, write_result, write_text
@@ -140,7 +140,7 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
         raise errors.EngineError(errors.CONTRACT, f"There is no output {unknown!r}.", f"Known: {', '.join(OUTPUTS)}.")
     folder = Path(os.path.abspath(job.output))
     rows = [_Row(pair, folder / pair.name) for pair in read_pairs(job.pairs)]
-    _make_folder(folder)
+    make_folder(folder)
     for row in rows:
         _prepare(row, job)
     _refuse_collisions(rows, Path(job.pairs))
@@ -153,14 +153,6 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
             _register(row, row.job, _inside(reporter, index, len(rows), row.pair.name), run)
             _summarize(rows, folder)
     return _result(rows, files, resumed)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        logger.exception("The folder %s cannot be made", folder)
-    require_writable(folder / f"{SUMMARY}.csv", (".csv",))
 
 
 def _prepare(row: _Row, job: BatchJob) -> None:

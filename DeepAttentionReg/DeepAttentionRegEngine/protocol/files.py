@@ -117,6 +117,22 @@ def _put_back(path: Path, former: Path) -> None:
         os.replace(former, path) if former.exists() else path.unlink()
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder, and those it lies in, unless it is there.
+
+    Raises:
+        EngineError: If nothing can be written there.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise _unwritable(path, reason) from error
+    if not os.access(path, os.W_OK):
+        raise _unwritable(path, "the folder is read-only")
+
+
 def require_writable(path: str | Path, suffixes: Sequence[str]) -> None:
     """Check what can be known before a file is written: its extension and its folder.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import errors
+from .contract import build
 from .grid import GridPolicy
 
 METHOD_SUFFIX = ".json"
@@ -159,7 +160,7 @@ def fetched_folder() -> Path:
 def _read(path: Path, make: Callable[[Any], T], hint: str = "Install the extension again.") -> T:
     """Return what `make` builds from a JSON file; the hint tells how to mend a damaged one."""
     try:
-        return make(json.loads(path.read_text(encoding="ascii")))
+        return make(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise errors.EngineError(errors.WEIGHTS_CORRUPT, f"The file {path.name} is damaged ({error}).", hint) from error
 
@@ -202,6 +203,8 @@ def _own_method(path: Path) -> Method:
 
     def make(told: dict[str, Any]) -> Method:
         data = {**OWN_METHOD, "title": path.stem, **told}
+        for name in ("recursions", "grid"):
+            data[name] = {**OWN_METHOD[name], **told.get(name, {})}
         if ":" in data["architecture"]:
             data["architecture"] = str(folder / data["architecture"])
         variants = told.get("variants") or [{"weights": None, "dimensions": int(axes)} for axes in data["networks"]]
@@ -220,10 +223,10 @@ def _beside(variant: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _method(name: str, data: dict[str, Any]) -> Method:
     data = dict(data)
-    data["recursions"] = Recursions(**data["recursions"])
-    data["grid"] = {int(axes): GridPolicy(**policy) for axes, policy in data["grid"].items()}
+    data["recursions"] = build(Recursions, data["recursions"])
+    data["grid"] = {int(axes): build(GridPolicy, policy) for axes, policy in data["grid"].items()}
     data["networks"] = {int(axes): _with_tuples(arguments) for axes, arguments in data["networks"].items()}
-    low, high = data["normalization"]
+    low, high = (float(percentile) for percentile in data["normalization"])
     data["normalization"] = (low, high)
     variants = []
     for variant in data["variants"]:

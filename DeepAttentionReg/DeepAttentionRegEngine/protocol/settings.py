@@ -156,6 +156,13 @@ class Settings:
         group="uncertainty",
     )
 
+    def __post_init__(self) -> None:
+        # Scripts often compute them with NumPy, whose numbers are not those of JSON.
+        for item in fields(Settings):
+            value = getattr(self, item.name)
+            if hasattr(value, "item"):
+                object.__setattr__(self, item.name, value.item())
+
 
 def choices_of(name: str) -> Mapping[str, str]:
     """Return the values that a setting can take, and the text of each."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,26 +27,21 @@ class Inputs:
     initial: np.ndarray
 
 
-class Given(TypedDict, total=False):
-    """What may be given besides the two images.
+@dataclass(frozen=True)
+class Given:
+    """What may be given besides the two images; in pairs the fixed image's first, None for what is not given.
 
     Attributes:
-        fixed_mask: Where the fixed image drives the registration; label map on any grid, above 0 inside.
-        moving_mask: Where the moving image does.
-        fixed_labels: Label map of the fixed image, to measure with.
-        moving_labels: Label map of the moving image, same label values.
-        fixed_points: Landmarks on the fixed image: a file, or `(N, 3)` LPS mm.
-        moving_points: The same landmarks on the moving image, in the same order.
+        masks: Where the images drive the registration; label maps on any grid, above 0 inside.
+        labels: Label maps to measure with, same label values.
+        points: Landmarks to measure with, in the same order: files, or `(N, 3)` LPS mm.
         initial: Linear map of fixed to moving points that comes first: a file, a SimpleITK transform or 4x4 LPS mm.
     """
 
-    fixed_mask: AnyImage | None
-    moving_mask: AnyImage | None
-    fixed_labels: AnyImage | None
-    moving_labels: AnyImage | None
-    fixed_points: AnyPoints | None
-    moving_points: AnyPoints | None
-    initial: AnyLinear | None
+    masks: tuple[AnyImage | None, AnyImage | None] = (None, None)
+    labels: tuple[AnyImage | None, AnyImage | None] = (None, None)
+    points: tuple[AnyPoints | None, AnyPoints | None] = (None, None)
+    initial: AnyLinear | None = None
 
 
 def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
@@ -56,7 +50,7 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
     Raises:
         EngineError: If something cannot be read or used.
     """
-    sources = _source(fixed, given.get("fixed_mask")), _source(moving, given.get("moving_mask"))
+    sources = _source(fixed, given.masks[0]), _source(moving, given.masks[1])
     sizes = [source.geometry.size for source in sources]
     if sources[1].geometry.is_flat and not sources[0].geometry.is_flat:
         raise errors.EngineError(
@@ -64,18 +58,18 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
             f"The moving image is a single slice {sizes[1]}, the fixed one a volume {sizes[0]}.",
             "Register two volumes, two slices, or use the slice as the fixed image.",
         )
-    return Inputs(*sources, load_reference(given, sources[0].geometry), _linear(given.get("initial")))
+    return Inputs(*sources, load_reference(given, sources[0].geometry), _linear(given.initial))
 
 
 def load_reference(given: Given, geometry: Geometry) -> Reference:
     """Return what there is to measure with; the fixed labels are brought onto `geometry`, the fixed grid."""
-    fixed, moving = given.get("fixed_labels"), given.get("moving_labels")
+    fixed, moving = given.labels
     labels = None if moving is None else images.as_labels(moving)
     return Reference(
         None if fixed is None else _labels_on(fixed, geometry),
         None if labels is None else Source(labels.array, labels.geometry),
-        _points(given.get("fixed_points")),
-        _points(given.get("moving_points")),
+        _points(given.points[0]),
+        _points(given.points[1]),
     )
 
 
@@ -92,7 +86,17 @@ def _labels_on(image: AnyImage, geometry: Geometry) -> np.ndarray:
 
 
 def _points(points: AnyPoints | None) -> np.ndarray | None:
-    return images.read_points(points) if isinstance(points, (str, Path)) else points
+    if points is None or isinstance(points, (str, Path)):
+        return None if points is None else images.read_points(points)
+    try:
+        found = np.asarray(points, dtype=float)
+    except (ValueError, TypeError):
+        found = np.empty(0)
+    if found.ndim != 2 or found.shape[1] != 3 or not len(found) or not np.isfinite(found).all():
+        raise errors.EngineError(
+            errors.INPUT_INVALID, "The landmarks are no list of points.", "Give x, y and z of each in LPS mm."
+        )
+    return found
 
 
 def _linear(initial: AnyLinear | None) -> np.ndarray:

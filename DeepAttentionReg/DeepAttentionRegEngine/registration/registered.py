@@ -1,14 +1,15 @@
 """A deformation that was found, and what can be done with it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..protocol import contract
+from ..protocol import contract, errors
+from ..protocol.files import make_folder
 from ..protocol.result_files import write_result
 from ..volume import fields, images
 from ..volume.geometry import Geometry
@@ -17,10 +18,13 @@ from .inputs import Inputs
 from .preprocess import Source, warp_volume
 from .search import Search
 
+if TYPE_CHECKING:
+    from .registrar import Registrar
+
 SAVED = {"transform": "transform.nrrd", "warped": "warped.nrrd", "jacobian": "jacobian.nrrd"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registered:
     """A deformation, and what was measured of it.
 
@@ -34,15 +38,17 @@ class Registered:
         seconds: Computing time by stage.
         inputs: What was registered.
         search: How it was found, on the working grid.
+        registrar: What found it.
     """
 
-    displacement_lps_mm: np.ndarray
+    displacement_lps_mm: np.ndarray = field(repr=False)
     geometry: Geometry
-    measures: dict[str, Any]
+    measures: dict[str, Any] = field(repr=False)
     warnings: list[str]
     seconds: dict[str, float]
-    inputs: Inputs
-    search: Search
+    inputs: Inputs = field(repr=False)
+    search: Search = field(repr=False)
+    registrar: "Registrar" = field(repr=False)
 
     @property
     def transform(self) -> sitk.DisplacementFieldTransform:
@@ -101,6 +107,10 @@ class Registered:
             "jacobian": lambda: fields.jacobian_determinant(self.displacement_lps_mm, self.geometry),
             "warped_labels": lambda: None if labels is None else self._warped(labels, nearest=True),
         }
+        unknown = next((name for name in wanted if name not in ("transform", *makers)), None)
+        if unknown is not None:
+            known = ", ".join(("transform", *makers))
+            raise errors.EngineError(errors.CONTRACT, f"There is no output {unknown!r}.", f"Known: {known}.")
         files = {}
         for name, file in wanted.items():
             if name == "transform":
@@ -128,7 +138,7 @@ class Registered:
             ['jacobian', 'result', 'transform', 'warped']
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         files = self.write({name: str(folder / file) for name, file in SAVED.items()})
         result = contract.Result(files, self.measures, self.warnings)
         return {**files, "result": str(write_result(folder, result))}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,31 +20,16 @@ from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
 from .alignment import align
 from .evaluation import finite, linear_field, regularity, score
-from .inputs import Given, Inputs, load_inputs
+from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import run_within_memory
 from .method_run import Observer
 from .preprocess import field_on_fixed, prepare
 from .registered import Registered
 from .search import Search, Tool
+from .versions import versions
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-
-class Options(Given, total=False):
-    """What `register` takes by name: what may be given besides the images, and how to follow and stop it.
-
-    Attributes:
-        on_progress: Called with every step forward.
-        cancel: Asked now and then whether to give up; then `register` raises an error with the code "cancelled".
-        finish: Asked now and then whether to end with the best so far.
-        observer: Sees every recursion of the method.
-    """
-
-    on_progress: Callable[[Progress], object]
-    cancel: Callable[[], bool]
-    finish: Callable[[], bool]
-    observer: Observer
+RESTART = "The graphics card has too little memory; starting again on the CPU."
+RESTARTED = "The graphics card has too little memory for these volumes, so the CPU was used."
 
 
 class Registrar:
@@ -63,26 +48,59 @@ class Registrar:
             EngineError: If a value is out of range, or the method or the device is not there.
         """
         self.settings = contract.build(Settings, asdict(settings or Settings()))
+        if self.settings.method == METHOD_NONE and self.settings.weights is not None:
+            raise errors.EngineError(
+                errors.CONTRACT, "Refinement alone has no weights.", "Choose a method, or leave them out."
+            )
         self.device = choose_device(self.settings.device)
         self.method = None if self.settings.method == METHOD_NONE else load_method(self.settings.method)
         self.resolved = resolve(self.settings, self.method, on_gpu=self.device.type != "cpu")
         self._tools: dict[int, Tool] = {}
 
-    def register(self, fixed: AnyImage, moving: AnyImage, **options: "Unpack[Options]") -> Registered:
+    def register(
+        self,
+        fixed: AnyImage,
+        moving: AnyImage,
+        *,
+        fixed_mask: AnyImage | None = None,
+        moving_mask: AnyImage | None = None,
+        fixed_labels: AnyImage | None = None,
+        moving_labels: AnyImage | None = None,
+        fixed_points: AnyPoints | None = None,
+        moving_points: AnyPoints | None = None,
+        initial: AnyLinear | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        finish: Callable[[], bool] | None = None,
+        observer: Observer | None = None,
+    ) -> Registered:
         """Register a moving onto a fixed image.
 
         Args:
-            fixed: Image that stays: a file, a SimpleITK image, or an array `(k, j, i)` with its `Geometry`.
+            fixed: Image that stays: a file, a SimpleITK image, or an array `(k, j, i)` with its `Geometry`. An image in
+                2D is a single slice; all results of it are volumes of one slice.
             moving: Image to deform onto it.
-            options: As in `Options`: masks, labels, landmarks, the initial map, and how to follow and stop it.
+            fixed_mask: Where the fixed image drives the registration; label map on any grid, above 0 inside.
+            moving_mask: Where the moving image does.
+            fixed_labels: Label map of the fixed image, to measure with.
+            moving_labels: Label map of the moving image, same label values.
+            fixed_points: Landmarks on the fixed image: a file, or `(N, 3)` LPS mm.
+            moving_points: The same landmarks on the moving image, in the same order.
+            initial: Linear map of fixed to moving points that comes first: a file, a SimpleITK transform or 4x4 LPS mm.
+            on_progress: Called with every step forward.
+            cancel: Asked now and then whether to give up; then an error with the code "cancelled" is raised.
+            finish: Asked now and then whether to end with the best so far.
+            observer: Sees every recursion of the method.
 
         Raises:
             EngineError: With a sentence on what is wrong and what to do.
         """
-        reporter = _reporter(options)
+        labels, points = (fixed_labels, moving_labels), (fixed_points, moving_points)
+        given = Given((fixed_mask, moving_mask), labels, points, initial)
+        reporter = _reporter(on_progress, cancel, finish)
         with reporter.stage("load", "Reading the volumes."):
-            inputs = load_inputs(fixed, moving, options)
-        return self._run_where_it_fits(inputs, reporter, options.get("observer", Observer()))
+            inputs = load_inputs(fixed, moving, given)
+        return self._run_where_it_fits(inputs, reporter, observer or Observer())
 
     def _run_where_it_fits(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
         """Run on the CPU instead where a graphics card that was not asked for by name has too little memory."""
@@ -92,15 +110,20 @@ class Registrar:
             is_choice = self.settings.device == "auto" and self.device.type != "cpu"
             if error.code != errors.OUT_OF_MEMORY or not is_choice:
                 raise
-        reporter.step("load", message="The graphics card has too little memory; starting again on the CPU.")
+        reporter.step("load", message=RESTART)
         on_cpu = Registrar(replace(self.settings, device="cpu"))
         registered = run_within_memory(lambda: on_cpu._run(inputs, reporter, observer))
-        registered.warnings.append("The graphics card has too little memory for these volumes, so the CPU was used.")
+        registered.warnings.append(RESTARTED)
         return registered
 
     def _run(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
+        # What the caller draws at random afterwards is none of ours.
+        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
+            torch.manual_seed(self.resolved.seed)
+            return self._search(inputs, reporter, observer)
+
+    def _search(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
         settings, fixed = self.resolved, inputs.fixed.geometry
-        torch.manual_seed(settings.seed)
         use_full_precision()
         axes = 2 if fixed.is_flat else 3
         policy = GridPolicy() if self.method is None else self.method.grid[axes]
@@ -119,8 +142,10 @@ class Registrar:
         folds = measures["jacobian"]["folds"]
         if folds:
             search.warnings.append(f"The deformation folds in {folds} voxels; points there have no valid inverse.")
-        measures.update(settings=asdict(settings), seconds=reporter.seconds)
-        return Registered(displacement, fixed, finite(measures), search.warnings, reporter.seconds, inputs, search)
+        measures.update(settings=asdict(settings), seconds=reporter.seconds, versions=versions())
+        return Registered(
+            displacement, fixed, finite(measures), search.warnings, reporter.seconds, inputs, search, self
+        )
 
     def find(self, search: Search, observer: Observer | None = None) -> None:
         """Find the displacement of a working pair by method and refinement."""
@@ -141,16 +166,15 @@ class Registrar:
         return self._tools[axes]
 
 
-def register(
-    fixed: AnyImage, moving: AnyImage, settings: Settings | None = None, **options: "Unpack[Options]"
-) -> Registered:
+def register(fixed: AnyImage, moving: AnyImage, settings: Settings | None = None, **options: Any) -> Registered:
     """Register a moving onto a fixed image.
 
     Args:
         fixed: Image that stays: a file, a SimpleITK image, or an array `(k, j, i)` with its `Geometry`.
         moving: Image to deform onto it.
         settings: How; None for the usual ones.
-        options: As in `Options`: masks, labels, landmarks, the initial map, and how to follow and stop it.
+        options: Those of `Registrar.register`: fixed_mask, moving_mask, fixed_labels, moving_labels, fixed_points,
+            moving_points, initial, on_progress, cancel, finish, observer.
 
     Raises:
         EngineError: With a sentence on what is wrong and what to do.
@@ -178,16 +202,15 @@ def _measures(
     return values
 
 
-def _reporter(options: Options) -> Reporter:
-    reporter, on_progress = Reporter(), options.get("on_progress")
+def _reporter(
+    on_progress: Callable[[Progress], object] | None,
+    cancel: Callable[[], bool] | None,
+    finish: Callable[[], bool] | None,
+) -> Reporter:
+    reporter = Reporter()
 
     def tell(event: Event) -> None:
         if on_progress is not None and isinstance(event, Progress):
             on_progress(event)
 
-    return replace(
-        reporter,
-        emit=tell,
-        cancelled=options.get("cancel", reporter.cancelled),
-        enough=options.get("finish", reporter.enough),
-    )
+    return replace(reporter, emit=tell, cancelled=cancel or reporter.cancelled, enough=finish or reporter.enough)

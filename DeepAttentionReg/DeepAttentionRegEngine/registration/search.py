@@ -143,7 +143,11 @@ def refine_settings(settings: Settings, axes: int, trusted: dict[str, Any]) -> R
     """
     try:
         steps = settings.refinement_steps or 0
-        usual = RefineSettings(steps, **trusted) if trusted else usual_settings(axes, settings.similarity, steps)
+        usual = (
+            RefineSettings(**{**trusted, "steps": steps})
+            if trusted
+            else usual_settings(axes, settings.similarity, steps)
+        )
         return replace(
             usual,
             similarity=settings.similarity,

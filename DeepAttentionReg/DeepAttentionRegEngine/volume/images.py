@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..protocol import errors
 from ..protocol.files import read_file, require_space, unfit, unreadable, write_file
 from .geometry import SHEARED_HINT, Geometry
+from .linear import FIELD_TRANSFORM_SUFFIXES, TRANSFORM_SUFFIXES, invalid, load_transform
+from .linear import linear_matrix as linear_matrix
+from .linear import read_linear_transform as read_linear_transform
+from .linear import to_affine as to_affine
+from .linear import write_linear_transform as write_linear_transform
 from .points import read_points as read_points
 from .points import write_points as write_points
 
 IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
-FIELD_TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm")
-TRANSFORM_SUFFIXES = (*FIELD_TRANSFORM_SUFFIXES, ".txt", ".mat")
 # What Slicer needs to see that a vector image is a displacement field, and in which direction it works.
 FIELD_METADATA = {"intent_code": "1006", "displacement field type": "resampling"}
 NIFTI_DISPLACEMENT = 1006
@@ -57,7 +59,12 @@ def as_volume(image: AnyImage) -> Volume:
         return read_volume(image)
     if isinstance(image, sitk.Image):
         return _scalar_volume(image, "The image")
-    array, geometry = (image.array, image.geometry) if isinstance(image, Volume) else image
+    given = (image.array, image.geometry) if isinstance(image, Volume) else image
+    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Geometry)):
+        what = f"is of the type {type(image).__name__}, and says not where it lies"
+        raise invalid("The image", what, "Give a file, a SimpleITK image, or an array with its Geometry.")
+    array, geometry = np.asarray(given[0]), given[1]
+    array = array.astype(np.uint8) if array.dtype == bool else array
     geometry.require_shape(array.shape, "image")
     return _require_numbers(Volume(array, geometry), "The image")
 
@@ -144,10 +151,6 @@ def _require_complete_nifti(name: str) -> None:
         raise EOFError(msg)
 
 
-def _load_transform(name: str) -> sitk.Transform:
-    return sitk.ReadTransform(name)
-
-
 def read_volume(path: str | Path) -> Volume:
     """Read a scalar volume; a 2D image becomes a single slice, a gray picture stored in color one channel.
 
@@ -162,24 +165,22 @@ def read_volume(path: str | Path) -> Volume:
 def _scalar_volume(image: sitk.Image, subject: str) -> Volume:
     if image.GetDimension() > 3:
         size = " x ".join(str(n) for n in image.GetSize())
-        raise _invalid(subject, f"is a series of volumes ({size})", "Extract one volume first.")
+        raise invalid(subject, f"is a series of volumes ({size})", "Extract one volume first.")
     image = _without_repeated_channels(image)
     if image.GetNumberOfComponentsPerPixel() != 1:
         components = image.GetNumberOfComponentsPerPixel()
-        raise _invalid(subject, f"has {components} values per voxel, as color images have", "Convert it to one value.")
+        raise invalid(subject, f"has {components} values per voxel, as color images have", "Convert it to one value.")
     return _require_numbers(from_sitk(image), subject)
 
 
 def _require_numbers(volume: Volume, subject: str) -> Volume:
+    if volume.array.dtype.kind not in "iufc":
+        raise invalid(subject, f"holds {volume.array.dtype}, not numbers", "Convert it to numbers.")
     if np.iscomplexobj(volume.array):
-        raise _invalid(subject, "holds complex numbers", "Export its magnitude.")
+        raise invalid(subject, "holds complex numbers", "Export its magnitude.")
     if not np.isfinite(volume.array).any():
-        raise _invalid(subject, "holds no finite value", "Check how it was exported.")
+        raise invalid(subject, "holds no finite value", "Check how it was exported.")
     return volume
-
-
-def _invalid(subject: str, what: str, hint: str) -> errors.EngineError:
-    return errors.EngineError(errors.INPUT_INVALID, f"{subject} {what}.", hint)
 
 
 def _without_repeated_channels(image: sitk.Image) -> sitk.Image:
@@ -206,7 +207,7 @@ def _whole_numbers(volume: Volume, subject: str) -> Volume:
     whole = np.isfinite(volume.array) & (volume.array == np.rint(volume.array))
     if not whole.all():
         value = volume.array[~whole][0]
-        raise _invalid(subject, f"holds {value:g}, which is no label", "Choose a label map, not an image.")
+        raise invalid(subject, f"holds {value:g}, which is no label", "Choose a label map, not an image.")
     return Volume(volume.array.astype(np.int32), volume.geometry)
 
 
@@ -302,7 +303,7 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
         EngineError: If the file is missing, unreadable or holds something else.
     """
     if str(path).lower().endswith(TRANSFORM_SUFFIXES):
-        image = _field_of_transform(path, read_file(path, _load_transform))
+        image = _field_of_transform(path, read_file(path, load_transform))
     else:
         image = read_file(path, _load_image)
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
@@ -333,67 +334,3 @@ def _field_of_transform(path: str | Path, transform: sitk.Transform) -> sitk.Ima
     if 0 in image.GetSize():  # ITK makes an empty field of a truncated tfm file
         raise unreadable(path)
     return image
-
-
-def read_linear_transform(path: str | Path) -> np.ndarray:
-    """Read a linear transform as the 4x4 LPS matrix that maps fixed to moving points (ITK's direction).
-
-    Raises:
-        EngineError: If the file is missing, unreadable, not linear, or without an inverse.
-    """
-    return linear_matrix(read_file(path, _load_transform), f"The file {path}")
-
-
-def linear_matrix(transform: sitk.Transform | np.ndarray, subject: str) -> np.ndarray:
-    """Return a linear transform as the 4x4 LPS matrix that maps fixed to moving points (ITK's direction).
-
-    Args:
-        transform: Of SimpleITK, or such a matrix.
-        subject: How to call it in an error.
-
-    Raises:
-        EngineError: If it is not linear, or without an inverse.
-    """
-    matrix = _matrix_of(transform, subject) if isinstance(transform, sitk.Transform) else np.asarray(transform, float)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1)):
-        raise _invalid(subject, "is no 4x4 matrix of a linear map", "Give one in LPS mm, with 0, 0, 0, 1 below.")
-    determinant = float(np.linalg.det(matrix))
-    if not abs(determinant) > 1e-9:
-        raise _invalid(subject, f"scales volume by {determinant:g}, so it has no inverse", "Choose another transform.")
-    return matrix
-
-
-def _matrix_of(transform: sitk.Transform, subject: str) -> np.ndarray:
-    if not transform.IsLinear() or transform.GetDimension() != 3:
-        what = f"holds a {transform.GetName()}, not a linear 3D transform"
-        raise _invalid(subject, what, "Choose a linear transform.")
-    matrix = np.eye(4)
-    matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
-    for axis, unit in enumerate(np.eye(3).tolist()):
-        matrix[:3, axis] = np.array(transform.TransformPoint(unit)) - matrix[:3, 3]
-    return matrix
-
-
-def to_affine(matrix: np.ndarray) -> sitk.AffineTransform:
-    """Return the SimpleITK transform of a 4x4 matrix."""
-    matrix = np.asarray(matrix, dtype=float)
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(matrix[:3, 3].tolist())
-    return transform
-
-
-def write_linear_transform(path: str | Path, matrix: np.ndarray) -> None:
-    """Write a 4x4 LPS matrix that maps fixed to moving points as an ITK affine transform (tfm, h5, txt, mat).
-
-    Raises:
-        EngineError: If it cannot be written; an existing file is then untouched.
-    """
-    transform = to_affine(matrix)
-    # An affine file holds the matrix to some 1e-15; coordinates of metres lose a few digits in the subtraction.
-    write_file(
-        path,
-        TRANSFORM_SUFFIXES,
-        lambda name: sitk.WriteTransform(transform, name),
-        lambda name: np.allclose(read_linear_transform(name), matrix, rtol=0, atol=1e-6),
-    )

@@ -8,6 +8,7 @@ import slicer
 from DeepAttentionRegEngine.protocol.settings import Settings
 
 from ..engine import Methods
+from ..engine.Qualities import CUSTOM, qualityOf
 from ..nodes.InputNodes import InputNodes
 from ..Parameters import Alignment, DeepAttentionRegParameterNode, settingsOf
 from ..tasks.Request import OUTPUT_NAMES
@@ -47,4 +48,8 @@ def usable(parameters: DeepAttentionRegParameterNode, volume: slicer.vtkMRMLScal
     """
     settings = settingsOf(parameters)
     volume = parameters.fixedVolume if volume is None else volume
-    return replace(settings, weights=Methods.usableWeights(settings.method, parameters.weights, volume))
+    weights = Methods.usableWeights(settings.method, parameters.weights, volume)
+    # The numbers win anyhow; the quality is what reports tell.
+    found = (qualityOf(settings, onGpu) for onGpu in (False, True))
+    quality = next((quality for quality in found if quality != CUSTOM), settings.quality)
+    return replace(settings, weights=weights, quality=quality)

@@ -48,7 +48,9 @@ def facts(deformation: Deformation, record: Record.Record) -> dict[str, dict[str
 
 def details(record: Record.Record) -> dict[str, dict[str, str]]:
     """Return settings and versions: label and text, by the title of their section."""
-    settings = {_(label_of(name)): _valueText(value) for name, value in record.settings.items()}
+    unused = set() if "uncertainty_mm" in record.values else {"samples"}
+    told = {name: value for name, value in record.settings.items() if name not in unused}
+    settings = {_(label_of(name)): _valueText(value) for name, value in told.items()}
     return _known({_("Settings"): settings, _("Versions"): _versions(record)})
 
 

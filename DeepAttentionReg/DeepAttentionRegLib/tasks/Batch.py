@@ -10,7 +10,7 @@ does not stop the rest; run again, it goes on where it has ended.
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import slicer
@@ -23,7 +23,6 @@ from DeepAttentionRegEngine.protocol.settings import Settings
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Task
-from .Request import valuesOf
 
 TEXTS = ("name", "status", "fixed", "moving", "method", "message")
 
@@ -84,7 +83,7 @@ class BatchRegistration(Task):
         """
         super().__init__(callbacks, engine)
         self._pairs, self._results, self._outputs = Path(pairs), Path(folder), outputs
-        self._settings = valuesOf(settings or Settings())
+        self._settings = asdict(settings or Settings())
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""

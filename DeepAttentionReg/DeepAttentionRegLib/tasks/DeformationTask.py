@@ -1,6 +1,6 @@
 """Registers the volumes of a deformation once more, as they were registered, for evidence about it."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from ..nodes import Record, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from . import Results
-from .Request import valuesOf
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -107,7 +106,7 @@ def _recordOf(deformation: Deformation, settings: Settings) -> Record.Record:
     """Return how a deformation was made, as far as is known, on the device of the settings."""
     record = Record.recall(deformation.transformNode)
     known = {item.name for item in fields(Settings)} & record.settings.keys()
-    remembered = {name: record.settings[name] for name in known} or valuesOf(settings)
+    remembered = {name: record.settings[name] for name in known} or asdict(settings)
     return replace(record, settings={**remembered, "device": settings.device})
 
 

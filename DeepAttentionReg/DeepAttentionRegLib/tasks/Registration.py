@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..nodes.InputNodes import InputNodes, checkInputs, startOf
 from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
 from . import Results
-from .Request import EVIDENCE, Request, valuesOf
+from .Request import EVIDENCE, Request
 from .Results import Outcome, OutputNodes
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -69,7 +69,7 @@ class PairRegistration(Task):
         """
         inputs, settings = self._request.inputs, self._request.settings
         files = {**OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
-        values = {**valuesOf(settings), **self._request.kept.outputs(settings), **files}
+        values = {**asdict(settings), **self._request.kept.outputs(settings), **files}
         contract.build(contract.RegisterJob, values)  # refuses wrong settings before the slow part
         self._case = Results.Case(
             fixed=Results.NodeReference(inputs.fixedVolume),
@@ -151,7 +151,7 @@ def _recordOf(request: Request) -> Record.Record:
     return Record.Record(
         made=Record.now(),
         inputs={role: node.GetName() for role, node in vars(inputs).items() if node is not None},
-        settings=valuesOf(request.settings),
+        settings=asdict(request.settings),
         start=startOf(inputs).ravel().tolist(),
         place=present(Volumes.matrixToWorld(inputs.movingVolume)).ravel().tolist(),
         slicer=Record.slicerVersion(),
@@ -162,7 +162,7 @@ def _nameOf(inputs: InputNodes, method: str) -> str:
     return _("{moving} to {fixed} ({method})").format(
         moving=inputs.movingVolume.GetName(),
         fixed=inputs.fixedVolume.GetName(),
-        method=_("refinement") if method == contract.METHOD_NONE else method,
+        method=_("refinement") if method == contract.METHOD_NONE else Path(method).stem,
     )
 
 

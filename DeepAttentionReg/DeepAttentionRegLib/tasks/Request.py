@@ -1,11 +1,10 @@
 """What a registration is asked for: nodes, settings of the engine, and what to keep of its way."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
@@ -118,7 +117,13 @@ def requestOf(arguments: Mapping[str, Any], settings: Settings | None = None) ->
     )
 
 
-def valuesOf(settings: Settings) -> dict[str, Any]:
-    """Return settings as fields of a job; scripts often compute them with NumPy, whose numbers JSON does not know."""
-    values = asdict(settings)
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+def settingsOf(arguments: Mapping[str, Any], settings: Settings | None = None) -> Settings:
+    """Return the settings among arguments that are nothing else; parameters as `requestOf`.
+
+    :raises TypeError: if one is no setting.
+    """
+    other = next((name for name in arguments if name not in SETTING_NAMES), None)
+    if other is not None:
+        msg = f"{other!r} is no setting; known are {', '.join(sorted(SETTING_NAMES))}"
+        raise TypeError(msg)
+    return requestOf(arguments, settings).settings

@@ -5,7 +5,8 @@ done.
 """
 
 import logging
-from dataclasses import dataclass, field, replace
+import shutil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ from ..engine.Task import Task
 from ..nodes import Transforms, Volumes
 from ..nodes.Present import present
 from . import Results
-from .Request import valuesOf
 
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
 # The coordinates of the volumes in a sequence, which have no parent transform.
@@ -156,7 +156,7 @@ class SequenceRegistration(Task):
 
         :raises EngineError: if a setting is out of range.
         """
-        sequence, values = present(self._sequence.get()), valuesOf(self._settings)
+        sequence, values = present(self._sequence.get()), asdict(self._settings)
         contract.build(Settings, values)  # refuses wrong settings before the slow part
         self._indexValues = [sequence.GetNthIndexValue(frame) for frame in range(sequence.GetNumberOfDataNodes())]
         self._frames = [frame for frame in range(len(self._indexValues)) if frame != self._reference]
@@ -208,6 +208,7 @@ class SequenceRegistration(Task):
             image = Volumes.makeImage(images.read_volume(self._folder / result.outputs["warped"]).array)
             self._done.volumes[frame] = _makeVolume(image, self._geometry)
         self._done.results[frame] = result
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _load(self, _result: contract.Result) -> SequenceOutcome:
         self._requireInputs()

@@ -12,7 +12,18 @@ import SimpleITK as sitk
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from DeepAttentionRegEngine import EngineError, Geometry, Registered, Registrar, Settings, Volume, read, register, save
+from DeepAttentionRegEngine import (
+    EngineError,
+    Geometry,
+    Registered,
+    Registrar,
+    Settings,
+    Volume,
+    read,
+    register,
+    save,
+    uncertainty,
+)
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.contract import Progress
 from DeepAttentionRegEngine.registration import registrar as registrar_module
@@ -91,6 +102,47 @@ class TestInputs:
         with pytest.raises(EngineError, match=complaint):
             register(image, volumes()[1], QUICK)
 
+    @pytest.mark.parametrize(
+        "image", [np.zeros(GRID.shape), None, [[1, 2], [3, 4]], (np.zeros(GRID.shape), GRID.spacing)], ids=str
+    )
+    def test_image_that_does_not_say_where_it_lies_is_a_sentence(self, image: Any) -> None:
+        with pytest.raises(EngineError, match="says not where it lies"):
+            register(image, volumes()[1], QUICK)
+
+    @pytest.mark.parametrize("points", [np.zeros((2, 2)), [[0, 0, np.nan]], [["a", "b", "c"]], []])
+    def test_landmarks_that_are_no_points_are_a_sentence(self, points: Any) -> None:
+        with pytest.raises(EngineError, match="no list of points"):
+            register(*volumes(), QUICK, fixed_points=points, moving_points=points)
+
+    @pytest.mark.parametrize("initial", [np.eye(3), [["a"]], np.full((4, 4), np.nan)])
+    def test_initial_map_that_is_no_matrix_is_a_sentence(self, initial: Any) -> None:
+        with pytest.raises(EngineError, match="4x4"):
+            register(*volumes(), QUICK, initial=initial)
+
+    def test_mask_may_be_true_and_false(self) -> None:
+        fixed, moving = volumes()
+        register(fixed, moving, QUICK, fixed_mask=(fixed.array > 0.3, GRID))
+
+    def test_unknown_argument_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="fixedmask"):
+            register(*volumes(), QUICK, fixedmask=volumes()[0])
+
+    def test_arguments_may_be_left_open(self) -> None:
+        register(*volumes(), QUICK, fixed_mask=None, initial=None, on_progress=None, cancel=None, finish=None)
+
+    def test_numbers_of_numpy_are_numbers(self) -> None:
+        settings = Settings(recursions=np.int64(2), smoothness=np.float32(0.5), velocity=np.bool_(True))
+        assert [type(value) for value in (settings.recursions, settings.smoothness, settings.velocity)] == [
+            int,
+            float,
+            bool,
+        ]
+        Registrar(settings)
+
+    def test_refinement_alone_has_no_weights(self) -> None:
+        with pytest.raises(EngineError, match="no weights"):
+            Registrar(Settings(method="none", weights="rman-general"))
+
     def test_number_out_of_range_is_named(self) -> None:
         with pytest.raises(EngineError, match=r"smoothness is -1"):
             Registrar(Settings(smoothness=-1.0))
@@ -131,9 +183,37 @@ class TestResult:
         told = json.loads(Path(files["result"]).read_text(encoding="ascii"))["result"]
         assert told["values"]["settings"]["refinement_steps"] == 6
 
+    @pytest.mark.parametrize("name", ["file", "file/below"])
+    def test_folder_that_cannot_be_made_is_a_sentence(self, registered: Registered, name: str, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(EngineError) as caught:
+            registered.save(tmp_path / name)
+        assert caught.value.code == errors.OUTPUT_UNWRITABLE
+
+    def test_unknown_output_is_a_sentence(self, registered: Registered, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match="jacobain"):
+            registered.write({"jacobain": str(tmp_path / "j.nrrd")})
+
+    def test_uncertainty_is_a_map_on_the_fixed_grid(self) -> None:
+        found = register(*volumes(), Settings(**{**vars(QUICK), "refinement_steps": 2, "samples": 2}))
+        spread = uncertainty(found)
+        assert spread.shape == GRID.shape
+        assert spread.max() > 0
+
+    def test_is_told_in_a_line(self, registered: Registered) -> None:
+        assert len(repr(registered)) < 1000
+
+    def test_random_numbers_of_the_caller_go_on_as_they_would(self) -> None:
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        register(*volumes(), QUICK)
+        assert torch.equal(torch.rand(3), expected)
+
     def test_measures_tell_what_the_quality_meant(self, registered: Registered) -> None:
         assert registered.measures["settings"]["half_precision"] is False
         assert {"load", "align", "refine", "evaluate"} <= set(registered.seconds)
+        assert {"engine", "torch", "numpy", "SimpleITK"} <= set(registered.measures["versions"])
 
 
 class TestFollowing:
@@ -207,6 +287,34 @@ class TestOwnMethod:
     def test_file_that_cannot_work_is_a_sentence(self, code: str, complaint: str, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(code, encoding="ascii")
         (tmp_path / "mine.json").write_text('{"architecture": "mine.py:Mine"}', encoding="ascii")
+        with pytest.raises(EngineError, match=complaint):
+            register(*volumes(), Settings(method=str(tmp_path / "mine.json"), device="cpu"))
+
+    def test_folder_and_title_may_be_named_as_one_likes(self, tmp_path: Path) -> None:
+        folder = tmp_path / "my methods"
+        folder.mkdir()
+        (folder / "mine.py").write_text(OWN_METHOD.with_suffix(".py").read_text(), encoding="ascii")
+        description = '{"title": "M\u00fcller", "architecture": "mine.py:CenterShift", "grid": {"3": {"margin": 4}}}'
+        (folder / "mine.json").write_text(description, encoding="utf-8")
+        settings = Settings(method=str(folder / "mine.json"), refinement_steps=0, device="cpu")
+        assert register(*volumes(), settings).measures["recursions"] == 1
+
+    @pytest.mark.parametrize(
+        ("change", "complaint"),
+        [
+            ({"networks": {"3": {"nowhere": 1}}}, "nowhere"),
+            ({"architecture": "unheard-of"}, "unheard-of"),
+            ({"normalization": ["a", "b"]}, "is damaged"),
+            ({"recursions": {"default": "many"}}, "must be int"),
+        ],
+        ids=["arguments", "architecture", "normalization", "recursions"],
+    )
+    def test_description_that_cannot_work_says_why(
+        self, change: dict[str, Any], complaint: str, tmp_path: Path
+    ) -> None:
+        told = {**json.loads(OWN_METHOD.read_text(encoding="ascii")), **change}
+        (tmp_path / "center_shift.py").write_text(OWN_METHOD.with_suffix(".py").read_text(), encoding="ascii")
+        (tmp_path / "mine.json").write_text(json.dumps(told), encoding="ascii")
         with pytest.raises(EngineError, match=complaint):
             register(*volumes(), Settings(method=str(tmp_path / "mine.json"), device="cpu"))
 

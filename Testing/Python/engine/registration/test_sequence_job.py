@@ -80,6 +80,32 @@ def test_batch_with_the_same_settings_loads_it_once_too(
     assert len(loaded) == 1
 
 
+def test_finishing_at_once_still_registers_one_frame(job: SequenceJob) -> None:
+    assert run(job, Reporter(enough=lambda: True)).values["frames"] == 1
+
+
+def test_frame_that_is_missing_is_told_of_before_the_first(job: SequenceJob) -> None:
+    Path(job.frames[2]).unlink()
+    with pytest.raises(EngineError, match="frame2"):
+        run(job, quiet())
+    assert not Path(job.output).exists()
+
+
+def test_folder_that_cannot_be_made_is_a_sentence(job: SequenceJob, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot be written"):
+        run(SequenceJob(**{**vars(job), "output": str(tmp_path / "fixed.nrrd" / "x")}), quiet())
+
+
+def test_frame_is_not_overwritten(job: SequenceJob, tmp_path: Path) -> None:
+    inside = tmp_path / "out" / "1" / "warped.nrrd"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(Path(job.frames[0]).read_bytes())
+    before = inside.read_bytes()
+    with pytest.raises(EngineError, match="both read and written"):
+        run(SequenceJob(**{**vars(job), "frames": [str(inside)]}), quiet())
+    assert inside.read_bytes() == before
+
+
 def test_finishing_keeps_the_frames_that_are_done(job: SequenceJob) -> None:
     events: list[Progress] = []
     enough = Reporter(events.append, enough=lambda: any(event.stage == "frame" for event in events))

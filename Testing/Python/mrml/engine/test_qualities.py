@@ -1,5 +1,7 @@
 """What the qualities mean for every method, and how they are recognized."""
 
+from dataclasses import asdict
+
 import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
@@ -8,7 +10,6 @@ import mrml_scene  # noqa: F401 - provides the translation
 from DeepAttentionRegEngine.protocol import contract, registry
 from DeepAttentionRegEngine.protocol.settings import QUALITIES, Settings
 from DeepAttentionRegLib.engine.Qualities import CUSTOM, labelOf, numbersOf, qualityOf
-from DeepAttentionRegLib.tasks.Request import valuesOf
 
 pytestmark = pytest.mark.mrml
 
@@ -28,7 +29,7 @@ class TestEveryMethod:
 
     def test_job_takes_every_quality(self, method):
         for quality in QUALITIES:
-            values = valuesOf(settings_of(quality, method, on_gpu=True))
+            values = asdict(settings_of(quality, method, on_gpu=True))
             job = contract.build(contract.RegisterJob, {"fixed": "f.nrrd", "moving": "m.nrrd", **values})
             if method != contract.METHOD_NONE:
                 assert registry.load_method(method).recursions_for(job.recursions) == job.recursions
@@ -61,8 +62,8 @@ def test_only_fast_networks_on_graphics_cards_run_in_half_precision():
 
 def test_other_numbers_are_custom():
     usual = settings_of("balanced", "rman")
-    assert qualityOf(contract.build(Settings, {**valuesOf(usual), "refinement_steps": 41})) == CUSTOM
-    assert qualityOf(contract.build(Settings, {**valuesOf(usual), "recursions": 5})) == CUSTOM
+    assert qualityOf(contract.build(Settings, {**asdict(usual), "refinement_steps": 41})) == CUSTOM
+    assert qualityOf(contract.build(Settings, {**asdict(usual), "recursions": 5})) == CUSTOM
 
 
 def test_recursions_do_not_matter_without_a_network():

@@ -1,5 +1,7 @@
 """Maps of known deformations: their numbers, their nodes, the views that show them, and the way back."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,6 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import Maps
 from DeepAttentionRegLib.nodes import Deformation, Overlays, Record, Transforms
 from DeepAttentionRegLib.nodes.Overlays import Map
-from DeepAttentionRegLib.tasks.Request import valuesOf
 from DeepAttentionRegLib.views.MapView import MapView
 from mrml_cases import ENGINE, RIGID, put_under, register
 
@@ -297,7 +298,7 @@ class TestBackward:
         assert self.register(deformation) is self.register(deformation)
 
     def test_remembered_settings_are_taken_on_the_device_of_now(self, deformation):
-        settings = valuesOf(Settings(method="none", device="cuda:7", refinement_steps=5))
+        settings = asdict(Settings(method="none", device="cuda:7", refinement_steps=5))
         Record.remember(deformation.transformNode, Record.Record(settings=settings))
         made = Record.recall(self.register(deformation, settings=Settings(device="cpu")))
         assert {name: made.settings[name] for name in ("method", "refinement_steps", "device")} == {

@@ -134,6 +134,19 @@ class TestArguments:
         assert outcome.frames == [1, 2]
         assert outcome.volumeSequenceNode is not None
 
+    @pytest.mark.parametrize("name", ["fixedMask", "keepRecursions", "nonsense"])
+    def test_that_a_sequence_cannot_use_are_refused(self, logic, parameters, name):
+        with pytest.raises(TypeError, match=name):
+            logic.registerSequence(add_sequence(parameters), **{name: None})
+
+    def test_unknown_ones_are_refused(self, logic, pair):
+        with pytest.raises(TypeError, match="nonsense"):
+            logic.register(pair.fixedVolume, pair.movingVolume, nonsense=1)
+
+    def test_tell_the_quality_that_the_numbers_are(self, logic, parameters):
+        parameters.recursions, parameters.refinementSteps = 4, 100
+        assert logic.argumentsFrom(parameters)["settings"].quality == "best"
+
     def test_align_nothing_else_after_an_initial_transform(self, logic, parameters, scene):
         parameters.initialTransform = scene.AddNewNodeByClass("vtkMRMLTransformNode")
         assert logic.argumentsFrom(parameters)["settings"].alignment == "none"

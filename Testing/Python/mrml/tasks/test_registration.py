@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from DeepAttentionRegLib.nodes import Volumes
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes
 from DeepAttentionRegLib.tasks import Registration
 from DeepAttentionRegLib.tasks.Registration import OutputNodes
-from DeepAttentionRegLib.tasks.Request import Request, requestOf, valuesOf
+from DeepAttentionRegLib.tasks.Request import Request, requestOf
 from mrml_cases import RIGID, Recorder, outputs_of, prepare, put_under, register, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -121,14 +122,14 @@ class TestOutcome:
 
     def test_settings_are_those_of_the_contract(self):
         request = requestOf({"halfPrecision": True, "keepAttention": True, "keepGaussians": True})
-        job = {**valuesOf(request.settings), **request.kept.outputs(request.settings)}
+        job = {**asdict(request.settings), **request.kept.outputs(request.settings)}
         assert (job["half_precision"], job["attention"]) == (True, True)
         assert (job["output_recursions"], job["output_gaussians"]) == ("recursions", "gaussians.json")
         assert set(job) <= {field.name for field in dataclasses.fields(contract.RegisterJob)}
 
     def test_numbers_of_numpy_become_plain(self):
         settings = Settings(recursions=np.int64(2), smoothness=np.float32(0.5), velocity=np.bool_(True))
-        job = valuesOf(settings)
+        job = asdict(settings)
         contract.build(contract.RegisterJob, {**job, "fixed": "a", "moving": "b"})
         assert [type(job[name]) for name in ("recursions", "smoothness", "velocity")] == [int, float, bool]
 

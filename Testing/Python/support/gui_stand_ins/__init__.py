@@ -7,7 +7,7 @@ base classes of scripted modules and the parameter node are Slicer's own too.
 
     python Testing/Python/gui_stand_ins                      all tests of the panel
     python Testing/Python/gui_stand_ins -k cancel            those whose name has "cancel" in it
-    python Testing/demo_panel.py demo-output                 pictures of the panel
+    python Testing/Tools/demo_panel.py demo-output                 pictures of the panel
 
 To use another widget class in the form, add a class of its name to ctk_widgets.py or mrml_widgets.py. It needs the
 properties, signals and methods that the form and the code use, and nothing more: `stored` makes a property that only
