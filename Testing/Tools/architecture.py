@@ -156,7 +156,7 @@ text { fill: #f0f6fc } .small { fill: #9198a1 } .count { fill: #ffffff }
 
 
 @dataclass(frozen=True)
-class Picture:
+class Drawing:
     """The packages from top to bottom, and what is drawn of them.
 
     Attributes:
@@ -262,7 +262,7 @@ def _dot(style: str, x: int, y: int, count: int) -> Iterator[str]:
     yield _text("count", x, y + 3.5, str(count))
 
 
-def picture(root: Path = ROOT) -> Picture:
+def picture(root: Path = ROOT) -> Drawing:
     """Return the picture of a checkout.
 
     Raises:
@@ -275,7 +275,7 @@ def picture(root: Path = ROOT) -> Picture:
         package = members.setdefault(package_of(name), [])
         package += [] if path.name == "__init__.py" else [name]
     used = {package for pair in between for package in pair}
-    return Picture(ordered(used, between), between, members)
+    return Drawing(ordered(used, between), between, members)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import demo_tables
 from DeepAttentionRegEngine.protocol import contract, errors
 from DeepAttentionRegEngine.protocol.arguments import add_settings
 from DeepAttentionRegEngine.protocol.settings import settings_of
-from demo_case import Case, write_phantom
+from demo_case import DemoCase, write_phantom
 
 ENGINE = ROOT / "DeepAttentionReg" / "Scripts" / "run_engine.py"
 GRAPHICS_PACKAGES = "apt-get install -y libegl1 libgl1 libosmesa6"
@@ -58,13 +58,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def make_case(options: argparse.Namespace) -> Case:
+def make_case(options: argparse.Namespace) -> DemoCase:
     """Return the pair of the command line, or write the phantom."""
     if options.fixed is None:
         return write_phantom(options.output / "input", flat=options.flat)
     title = f"{options.moving.name.split('.')[0]} onto {options.fixed.name.split('.')[0]}"
     labels = options.fixed_labels, options.moving_labels
-    return Case(title, options.fixed, options.moving, *labels, options.fixed_points, options.moving_points)
+    return DemoCase(title, options.fixed, options.moving, *labels, options.fixed_points, options.moving_points)
 
 
 def show_progress(event: contract.Progress) -> None:
@@ -73,7 +73,7 @@ def show_progress(event: contract.Progress) -> None:
         print(f"  {event.stage}: {event.message}", flush=True)
 
 
-def run_in_scene(case: Case, options: argparse.Namespace) -> None:
+def run_in_scene(case: DemoCase, options: argparse.Namespace) -> None:
     """Register in a MRML scene by the module's logic and write everything."""
     import vtk
 
@@ -94,7 +94,7 @@ def run_in_scene(case: Case, options: argparse.Namespace) -> None:
     if outcome.warpedSegmentationNode is not None:
         demo_scene.outline(outcome.warpedSegmentationNode)
     values = outcome.result.values
-    case = Case(case.title, case.fixed, case.moving, label_names=loaded.label_names or case.label_names)
+    case = DemoCase(case.title, case.fixed, case.moving, label_names=loaded.label_names or case.label_names)
     demo_tables.write_tables(options.output, case, values)
     nodes = demo_pictures.Pictured(
         fixed=loaded.fixed,
@@ -113,7 +113,7 @@ def run_in_scene(case: Case, options: argparse.Namespace) -> None:
     print(f"Scene: {scene} ({verdict})")
 
 
-def run_engine_alone(case: Case, options: argparse.Namespace) -> None:
+def run_engine_alone(case: DemoCase, options: argparse.Namespace) -> None:
     """Register by the engine without Slicer's libraries; writes no scene and no pictures."""
     print("slicer-core is not installed here (the demo has it on Linux x86_64), so the engine runs alone:")
     print("no scene and no pictures are made.")
@@ -160,7 +160,7 @@ def follow(command: list[str]) -> contract.Result | contract.Failure:
     return answer
 
 
-def finish(case: Case, output: Path, result: contract.Result) -> None:
+def finish(case: DemoCase, output: Path, result: contract.Result) -> None:
     """Write the result's numbers as JSON and print what a person wants to know."""
     report: dict[str, Any] = {"title": case.title, "values": result.values, "warnings": result.warnings}
     (output / "result.json").write_text(json.dumps(report, indent=2), encoding="ascii")

@@ -7,7 +7,7 @@ from DeepAttentionRegEngine.volume import images, phantom
 
 
 @dataclass(frozen=True)
-class Case:
+class DemoCase:
     """A pair of images as files, with what there is to score it.
 
     Attributes:
@@ -35,11 +35,11 @@ class Case:
         return self.label_names.get(int(value), f"Label {value}")
 
 
-def write_phantom(folder: Path, *, flat: bool) -> Case:
+def write_phantom(folder: Path, *, flat: bool) -> DemoCase:
     """Write the breathing thorax phantom as files, a volume or a single coronal slice, and return it as a case."""
     folder.mkdir(parents=True, exist_ok=True)
     pair = phantom.make_phantom(phantom.default_geometry(flat=flat))
-    case = Case(
+    case = DemoCase(
         title="Thorax phantom, one coronal slice" if flat else "Thorax phantom",
         fixed=folder / "fixed.nii.gz",
         moving=folder / "moving.nii.gz",

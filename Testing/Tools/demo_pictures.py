@@ -112,7 +112,7 @@ def window(volume: slicer.vtkMRMLScalarVolumeNode) -> None:
     display.SetWindowLevelMinMax(float(low), float(high))
 
 
-class Painter:
+class SliceViewPainter:
     """Sets up one slice view for each kind of picture and draws it."""
 
     def __init__(self, nodes: Pictured, view: mrml_scene.SliceView) -> None:
@@ -186,7 +186,7 @@ class Picture:
     """One kind of picture: its title on the page and how the view is set up for it."""
 
     title: str
-    setup: Callable[[Painter], None]
+    setup: Callable[[SliceViewPainter], None]
 
 
 PICTURES = {
@@ -195,8 +195,8 @@ PICTURES = {
     "warped": Picture("Moving, registered", lambda painter: painter.gray(painter.nodes.warped)),
     "before": Picture("Before", lambda painter: painter.fuse(painter.nodes.moving)),
     "after": Picture("After", lambda painter: painter.fuse(painter.nodes.warped)),
-    "grid": Picture("Deformed grid", Painter.grid),
-    "jacobian": Picture("Jacobian determinant", Painter.jacobian),
+    "grid": Picture("Deformed grid", SliceViewPainter.grid),
+    "jacobian": Picture("Jacobian determinant", SliceViewPainter.jacobian),
 }
 
 
@@ -212,7 +212,7 @@ def draw_all(views: dict[str, mrml_scene.SliceView], nodes: Pictured, folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     for name, kind in product(ORIENTATIONS, PICTURES):
         _picture_file(folder, name, kind).unlink(missing_ok=True)  # of an earlier run that showed more views
-    painters = {name: Painter(nodes, view) for name, view in views.items()}
+    painters = {name: SliceViewPainter(nodes, view) for name, view in views.items()}
     rows = {
         name: {kind: Image.fromarray(painter.paint(kind)) for kind in PICTURES} for name, painter in painters.items()
     }

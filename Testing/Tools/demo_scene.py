@@ -19,7 +19,7 @@ from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.evidence import Landmarks, SegmentNodes, Segments
 from DeepAttentionRegLib.nodes import Deformation, Transforms, Volumes
 from DeepAttentionRegLib.report import Report
-from demo_case import Case
+from demo_case import DemoCase
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
 SEGMENT_COLORS = ("E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7", "999999")
@@ -44,7 +44,7 @@ class Loaded:
     label_names: dict[int, str] = field(default_factory=dict)
 
 
-def load(case: Case) -> Loaded:
+def load(case: DemoCase) -> Loaded:
     """Put a case into `slicer.mrmlScene`, volumes by Slicer's own reader."""
     loaded = Loaded(_load_volume(case.fixed, "Fixed"), _load_volume(case.moving, "Moving"))
     if case.fixed_labels and case.moving_labels:
@@ -83,7 +83,7 @@ def _read_by_slicer(node: slicer.vtkMRMLScalarVolumeNode, path: Path) -> None:
     node.SetAndObserveStorageNodeID(storage.GetID())
 
 
-def _load_segmentation(case: Case, path: Path, name: str) -> slicer.vtkMRMLSegmentationNode:
+def _load_segmentation(case: DemoCase, path: Path, name: str) -> slicer.vtkMRMLSegmentationNode:
     labels = images.read_labels(path)
     descriptions = {}
     for number, value in enumerate(np.unique(labels.array[labels.array != 0]).tolist()):

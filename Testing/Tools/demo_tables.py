@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo_case import Case
+from demo_case import DemoCase
 
 HEADER = ("Measure", "Before", "Linear", "After", "Unit")
 DECIMALS = 3
@@ -33,7 +33,7 @@ def _text(number: float | None) -> str:
     return str(number) if isinstance(number, int) else f"{number:.{DECIMALS}f}"
 
 
-def make_rows(case: Case, values: dict[str, Any]) -> list[Row]:
+def make_rows(case: DemoCase, values: dict[str, Any]) -> list[Row]:
     """Return the rows of the metrics table.
 
     Args:
@@ -79,7 +79,7 @@ def _regularity(values: dict[str, Any]) -> list[Row]:
     ]
 
 
-def write_tables(folder: Path, case: Case, values: dict[str, Any]) -> None:
+def write_tables(folder: Path, case: DemoCase, values: dict[str, Any]) -> None:
     """Write `metrics.csv` and `metrics.md`."""
     rows = [row.cells() for row in make_rows(case, values)]
     with (folder / "metrics.csv").open("w", newline="", encoding="ascii", errors="backslashreplace") as stream:
@@ -93,7 +93,7 @@ def _line(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def make_caption(case: Case, values: dict[str, Any]) -> str:
+def make_caption(case: DemoCase, values: dict[str, Any]) -> str:
     """Return the result in one line."""
     parts = []
     for name, group, unit in (("TRE", "tre_mm", " mm"), ("Dice", "dice", "")):
@@ -105,7 +105,7 @@ def make_caption(case: Case, values: dict[str, Any]) -> str:
     return f"{case.title}: {', '.join(parts)}"
 
 
-def summarize(case: Case, values: dict[str, Any]) -> str:
+def summarize(case: DemoCase, values: dict[str, Any]) -> str:
     """Return the table for a terminal."""
     table = [HEADER, *(row.cells() for row in make_rows(case, values))]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]

@@ -122,7 +122,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Recursions:
+class TrainedRecursions:
     """How many recursions a training step runs.
 
     Attributes:
@@ -260,7 +260,7 @@ class Config:
     architecture: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
     start: str | None = None
-    recursions: Recursions = field(default_factory=Recursions)
+    recursions: TrainedRecursions = field(default_factory=TrainedRecursions)
     identity_share: float = 0.0
     optimizer: Optimizer = field(default_factory=Optimizer)
     augmentation: Augmentation = field(default_factory=Augmentation)

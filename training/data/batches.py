@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..configs.schema import Config, Synthesis
 from .augmentation import Augmenter, cut
-from .cases import Case, CaseSet, one_hot
+from .cases import CaseSet, ImageCase, one_hot
 from .synthesis import Synthesiser, anatomies
 
 Batch = dict[str, Tensor]
@@ -19,7 +19,7 @@ PAIR_SEED = 1  # of the pairs on which trained networks are measured
 
 
 @dataclass(frozen=True)
-class Source:
+class CaseSource:
     """What batches are made of.
 
     Attributes:
@@ -38,7 +38,7 @@ def generator(config: Config, step: int, rank: int) -> np.random.Generator:
     return np.random.default_rng([config.seed, rank, step])
 
 
-class Pairing:
+class PairSampler:
     """Which pairs of cases make sense, by the rule of the configuration."""
 
     def __init__(self, found: CaseSet, rule: str, *, self_pairs: bool = False) -> None:
@@ -90,10 +90,10 @@ class Pairing:
 class Batches(Dataset[Batch]):
     """The batches of a run by step."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: CaseSource) -> None:
         self.source = source
         data = source.config.data
-        self.pairing = Pairing(source.cases, data.pairing, self_pairs=data.self_pairs)
+        self.pairing = PairSampler(source.cases, data.pairing, self_pairs=data.self_pairs)
         self.anatomies = {} if source.config.synthesis is None else anatomies(source.cases)
 
     def __getitem__(self, step: int) -> Batch:
@@ -141,7 +141,7 @@ class Batches(Dataset[Batch]):
         return iter(DataLoader(self, batch_size=None, sampler=range(step, run.steps), num_workers=run.workers))
 
 
-def case_channels(case: Case, labels: int) -> Batch:
+def case_channels(case: ImageCase, labels: int) -> Batch:
     """Return what of a case goes into a batch.
 
     Args:
@@ -162,7 +162,7 @@ def case_channels(case: Case, labels: int) -> Batch:
     return channels
 
 
-def pair_channels(cases: list[Case], pair: tuple[int, int], labels: int) -> tuple[Batch, Batch]:
+def pair_channels(cases: list[ImageCase], pair: tuple[int, int], labels: int) -> tuple[Batch, Batch]:
     """Return what of the fixed and the moving case of a pair of indices goes into a batch."""
     fixed, moving = pair
     return case_channels(cases[fixed], labels), case_channels(cases[moving], labels)

@@ -15,7 +15,7 @@ from ..paths import ROOT, TRAINING
 
 
 @dataclass(frozen=True)
-class Case:
+class ImageCase:
     """One image, with what is known about it.
 
     Attributes:
@@ -62,7 +62,7 @@ class CaseSet:
         pairs: Indices (fixed, moving) of the pairs that the data set lists; None if it lists none.
     """
 
-    cases: list[Case]
+    cases: list[ImageCase]
     pairs: list[tuple[int, int]] | None = None
 
 
@@ -125,7 +125,7 @@ def with_background(labels: Tensor) -> Tensor:
     return torch.cat([1 - labels.sum(1, keepdim=True), labels], 1)
 
 
-def reduced(case: Case, shape: tuple[int, ...] | None, label_count: int) -> Case:
+def reduced(case: ImageCase, shape: tuple[int, ...] | None, label_count: int) -> ImageCase:
     """Return a case on the network's grid over the same field of view.
 
     A voxel gets the label that most of the voxels it covers have, and the shares of all labels: where a boundary lies

@@ -27,7 +27,7 @@ from DeepAttentionRegEngine.protocol.registry import load_method
 
 from ..configs.reading import read_config
 from ..configs.schema import Config, ConfigError
-from ..data.batches import PAIR_SEED, Pairing
+from ..data.batches import PAIR_SEED, PairSampler
 from ..data.cases import data_folder
 from ..data.loaders import load
 from ..objectives.registration import Registration
@@ -105,7 +105,7 @@ def _by_transfer(config: Config, files: dict[int, Path], pairs: Pairs) -> Iterat
 def _by_jobs(config: Config, files: dict[int, Path], pairs: Pairs) -> Iterator[Dice]:
     folder, found = data_folder(config.data.folder), load(config.data, "validation")
     count = pairs.largest or config.evaluation.pairs
-    drawn = Pairing(found, config.data.pairing).sampled(count, PAIR_SEED)
+    drawn = PairSampler(found, config.data.pairing).sampled(count, PAIR_SEED)
     alone = {
         "method": method_of(config),
         "recursions": usual_recursions(config),

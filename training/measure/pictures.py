@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..configs.reading import name_of, read_config
 from ..configs.schema import Config, ConfigError
-from ..data.batches import PAIR_SEED, Pairing, case_channels
-from ..data.cases import Case
+from ..data.batches import PAIR_SEED, PairSampler, case_channels
+from ..data.cases import ImageCase
 from ..data.loaders import load
 from ..objectives.registration import Registration
 from ..paths import ROOT
@@ -41,7 +41,7 @@ FIXED, MOVING, WARPED, GRID = "#0072B2", "#999999", "#D55E00", "#bbbbbb"
 def scored(part: Measured, recursions: int) -> list[tuple[float, tuple[int, int]]]:
     """Return Dice and indices (fixed, moving) of the evaluated pairs of one data set, up to `PAIRS`, worst first."""
     config = part.task.config
-    pairs = Pairing(part.seen, config.data.pairing).sampled(min(PAIRS, config.evaluation.pairs or PAIRS), PAIR_SEED)
+    pairs = PairSampler(part.seen, config.data.pairing).sampled(min(PAIRS, config.evaluation.pairs or PAIRS), PAIR_SEED)
     found = []
     for start in range(0, len(pairs), config.evaluation.batch):
         chunk = pairs[start : start + config.evaluation.batch]
@@ -59,7 +59,7 @@ def predicted(part: Measured, pairs: list[tuple[int, int]], recursions: int) -> 
     return dict(fields_of(part, pairs))[f"K={recursions}"]
 
 
-def moved(case: Case, field: Tensor, labels: int) -> np.ndarray:
+def moved(case: ImageCase, field: Tensor, labels: int) -> np.ndarray:
     """Return the label map of a moving case after a displacement `(nd, *spatial)` in voxels."""
     return warped_map(case_channels(case, labels)["labels"][None], field[None])[0].numpy()
 

@@ -16,8 +16,8 @@ from DeepAttentionRegEngine.networks.base import ImagePair
 from DeepAttentionRegEngine.networks.bspline import Bspline
 from DeepAttentionRegEngine.networks.r2n2 import R2n2
 
-from ..data.batches import PAIR_SEED, Pairing, case_channels, pair_batch, pair_channels
-from ..data.cases import Case, CaseSet
+from ..data.batches import PAIR_SEED, PairSampler, case_channels, pair_batch, pair_channels
+from ..data.cases import CaseSet, ImageCase
 from ..objectives.registration import Registration, image_pair
 from ..objectives.tasks import Autoencoding, Segmentation, reconstruction_target, structure_channels
 from .medpy import MedpySurfaces, medpy_figures
@@ -73,7 +73,7 @@ def registration_rows(measured: Measured) -> list[Row]:
     rows = []
     for subset, part in by_subset(measured):
         config = measured.task.config
-        pairs = Pairing(part.seen, config.data.pairing).sampled(config.evaluation.pairs, PAIR_SEED)
+        pairs = PairSampler(part.seen, config.data.pairing).sampled(config.evaluation.pairs, PAIR_SEED)
         scorer = PairScorer(part.whole, config.data.labels)
         figures: dict[str, list[Figures]] = {}
         for start in range(0, len(pairs), config.evaluation.batch):
@@ -160,7 +160,7 @@ class PairScorer:
         labels = warped_map(channels, displacement)[0].numpy()
         return {**self._overlap(labels, pair[0], fixed), **figures}
 
-    def _overlap(self, labels: Any, index: int, fixed: Case) -> Figures:
+    def _overlap(self, labels: Any, index: int, fixed: ImageCase) -> Figures:
         if index not in self.surfaces:
             self.surfaces[index] = MedpySurfaces(fixed.label_map.numpy(), self.labels, fixed.spacing)
         target = self.surfaces[index]

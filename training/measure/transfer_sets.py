@@ -16,7 +16,7 @@ from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 
-from ..data.batches import PAIR_SEED, Pairing
+from ..data.batches import PAIR_SEED, PairSampler
 from ..data.cases import data_folder, read_split
 from ..data.loaders.cine import SUNNYBROOK, load_cine
 from .whole_jobs import Files, run_job, stored_files
@@ -93,7 +93,7 @@ def hearts(folder: Path) -> Iterator[Files]:
     """
     names = [name for name in read_split("splits/cine.json")["validation"] if name.startswith(SUNNYBROOK)]
     found = load_cine(data_folder(SUNNYBROOK).parent, names, labelled=True)
-    for pair in _shuffled(Pairing(found, "group").all())[:40]:
+    for pair in _shuffled(PairSampler(found, "group").all())[:40]:
         arrays: dict[str, np.ndarray] = {}
         for name, case in zip(("fixed", "moving"), (found.cases[index] for index in pair), strict=True):
             arrays |= {name: case.image.numpy(), f"{name}_labels": case.label_map[None].numpy()}

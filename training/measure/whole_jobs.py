@@ -9,7 +9,7 @@ from DeepAttentionRegEngine.protocol.contract import METHOD_NONE, Job, RegisterJ
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 
 from ..configs.schema import Config, ConfigError, Evaluation
-from ..data.batches import PAIR_SEED, Pairing
+from ..data.batches import PAIR_SEED, PairSampler
 from ..data.cases import CaseSet, data_folder
 from .rows import Row
 from .scoring import Figures, summarized
@@ -71,7 +71,7 @@ def job_rows(config: Config, validation: CaseSet, weights: str) -> list[Row]:
         weights: Id or file of the weights.
     """
     folder = data_folder(config.data.folder)
-    pairs = Pairing(validation, config.data.pairing).sampled(config.evaluation.pairs, PAIR_SEED)
+    pairs = PairSampler(validation, config.data.pairing).sampled(config.evaluation.pairs, PAIR_SEED)
     names = [(validation.cases[fixed].name, validation.cases[moving].name) for fixed, moving in pairs]
     rows: list[Row] = []
     for setting, options in settings(method_of(config), weights, config.evaluation).items():

@@ -16,16 +16,16 @@ from DeepAttentionRegEngine.networks.autoencoder import Autoencoder
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, RegistrationNetwork
 
 from ..configs.schema import Config, ConfigError
-from ..data.batches import Batch, Pairing, pair_batch, pair_channels
+from ..data.batches import Batch, PairSampler, pair_batch, pair_channels
 from ..data.cases import CaseSet
-from .tasks import Score, Task, Terms, middle, trained_part, with_masks
+from .tasks import Score, Terms, TrainingTask, middle, trained_part, with_masks
 from .terms import FIELDS, INCREMENTS, OTHERS, SIMILARITIES, Sight, View, deep_supervision, inverse_error
 
 VALIDATION_SEED = 1
 PREDICTORS = ("pyramid", "scales_of")  # methods that predict the fields of all scales, by architecture
 
 
-class Registration(Task):
+class Registration(TrainingTask):
     """Trains a network by similarity, overlap and regularity of its recursions.
 
     The loss is `sum_k gamma^(K-k) D(fixed, warped_k) + R(phi_K) + mean_k R(psi_k)`, this project's choice.
@@ -148,7 +148,7 @@ class Registration(Task):
     def validate(self, found: CaseSet, device: torch.device) -> Score:
         """Return the mean soft Dice over seeded pairs, without labels the negative mean squared error of the images."""
         settings, data = self.config.validation, self.config.data
-        pairs = Pairing(found, data.pairing).sampled(settings.pairs, VALIDATION_SEED)
+        pairs = PairSampler(found, data.pairing).sampled(settings.pairs, VALIDATION_SEED)
         scores: list[float] = []
         images: list[list[Tensor]] = []
         for start in range(0, len(pairs), settings.batch):

@@ -15,7 +15,7 @@ from DeepAttentionRegEngine.networks.segmentation import Segmenter
 
 from ..configs.schema import Config, ConfigError
 from ..data.batches import Batch
-from ..data.cases import Case, CaseSet, one_hot, with_background
+from ..data.cases import CaseSet, ImageCase, one_hot, with_background
 
 Terms = dict[str, Tensor]
 Draw = Callable[[int], int]
@@ -29,7 +29,7 @@ class Score:
     images: list[list[Tensor]]
 
 
-class Task(nn.Module):
+class TrainingTask(nn.Module):
     """A network and its loss."""
 
     losses: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
 
-class Segmentation(Task):
+class Segmentation(TrainingTask):
     """Finds what AGF attends to: any label of the cases, or each of them where the network tells structures apart.
 
     Source: He, He, Cao 2022 (AGF), eq. 3; the overlap, without which small structures may stay unlearned, is this
@@ -112,7 +112,7 @@ def structure_channels(labels: Tensor, structures: int) -> Tensor:
     return labels.sum(1, keepdim=True) if structures == 1 else labels
 
 
-class Autoencoding(Task):
+class Autoencoding(TrainingTask):
     """Learns the codes of label maps.
 
     Source: Mansilla et al. 2020 (noise, cross-entropy); He, He, Cao 2022 (AGF), eq. 4 (contour).
@@ -146,7 +146,7 @@ class Autoencoding(Task):
         return Score(sum(scores) / len(scores), images[:4])
 
 
-def reconstruction_target(network: Autoencoder, case: Case, labels: int, device: torch.device) -> Tensor:
+def reconstruction_target(network: Autoencoder, case: ImageCase, labels: int, device: torch.device) -> Tensor:
     """Return the label channels `(1, L + 1, *cube)` of a case, background first."""
     found = case.label_map
     values = torch.arange(labels + 1, dtype=found.dtype).view(-1, *[1] * found.ndim)

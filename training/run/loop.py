@@ -17,9 +17,9 @@ from DeepAttentionRegEngine.deform.warp import resize
 
 from ..configs.reading import to_dict
 from ..configs.schema import Optimizer
-from ..data.batches import Batch, Batches, Source, recursions_at
+from ..data.batches import Batch, Batches, CaseSource, recursions_at
 from ..data.cases import CaseSet
-from ..objectives.tasks import Score, Task
+from ..objectives.tasks import Score, TrainingTask
 
 LOG = logging.getLogger("training")
 CHECKPOINT = "checkpoint.pt"
@@ -56,7 +56,7 @@ def average_into(average: nn.Module, network: nn.Module, decay: float) -> None:
 class Trainer:
     """One run: task, moving average of its network, optimiser, checkpoint, curves."""
 
-    def __init__(self, fabric: Fabric, task: Task, average: Task, output: Path) -> None:
+    def __init__(self, fabric: Fabric, task: TrainingTask, average: TrainingTask, output: Path) -> None:
         """Set up a run, continuing from the checkpoint of the output folder if there is one.
 
         Args:
@@ -128,7 +128,7 @@ class Trainer:
         """Train until the configured number of steps, or until `limit`."""
         run = self.config.run
         end = run.steps if limit is None else min(limit, run.steps)
-        source = Source(self.config, self.plain.prepare(train), self.fabric.global_rank)
+        source = CaseSource(self.config, self.plain.prepare(train), self.fabric.global_rank)
         batches = Batches(source).after(self.step)
         bar = tqdm(total=end, initial=self.step, disable=True if self.writer is None else None, desc=self.output.name)
         started, first = time.monotonic(), self.step

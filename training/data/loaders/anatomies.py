@@ -11,7 +11,7 @@ from DeepAttentionRegEngine.deform.warp import shrink
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
 from ...configs.schema import ConfigError
-from ..cases import Case, CaseSet, centered
+from ..cases import CaseSet, ImageCase, centered
 from .folders import read_oriented
 
 SET_KEYS = {"images": "images", "labels": "labels", "step": 1}
@@ -41,7 +41,7 @@ def load_anatomies(
         Cases of subset and group `<set>`; labels are numbered in the order of their values within each set. A case
         without an image has an empty one.
     """
-    cases: list[Case] = []
+    cases: list[ImageCase] = []
     for name, given in sets.items():
         options = _options(name, given)
         chosen = _files(folder / name / options["labels"], name, names)
@@ -55,7 +55,7 @@ def load_anatomies(
                 image = _reduced(read_oriented(folder / name / options["images"] / path.name)[0], labels.shape)
                 image = _cut(normalize(image, path.name, percentiles), labels, crop, plane)
             cases.append(
-                Case(
+                ImageCase(
                     name=f"{name}/{path.name}",
                     image=torch.from_numpy(image)[None] if image.size else torch.empty(0),
                     labels=torch.from_numpy(np.ascontiguousarray(_cut(labels, labels, crop, plane))),

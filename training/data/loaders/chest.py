@@ -8,7 +8,7 @@ import torch
 
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
-from ..cases import Case, CaseSet, relabelled
+from ..cases import CaseSet, ImageCase, relabelled
 
 # Both lungs; the heart, which only JSRT has, is dropped as in He, He, Cao 2022.
 LUNGS = {"jsrt": [1, 2], "montgomery": [255], "shenzhen": [255]}
@@ -46,7 +46,7 @@ def load_chest_xray(
             continue
         image, labels = (_read(folder / part / f"{kind}_{resolution}" / file) for kind in ("images", "masks"))
         cases.append(
-            Case(
+            ImageCase(
                 name=name,
                 image=torch.from_numpy(normalize(image, name, percentiles))[None],
                 labels=torch.from_numpy(relabelled(labels, [LUNGS[part]])),

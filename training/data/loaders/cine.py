@@ -11,7 +11,7 @@ import torch
 
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
-from ..cases import Case, CaseSet, relabelled
+from ..cases import CaseSet, ImageCase, relabelled
 
 PIG = "pig_cine"
 SUNNYBROOK = "sunnybrook_cine"
@@ -51,7 +51,7 @@ def load_cine(
         pig = {f"{PIG}/{path.name}" for path in (folder / PIG / "images").glob("s*")}
         found = (SUNNYBROOK_NAME.fullmatch(path.name) for path in (folder / SUNNYBROOK / "images").glob("*.png"))
         names = sorted(pig | {f"{SUNNYBROOK}/{match['patient']}" for match in found if match})
-    cases: list[Case] = []
+    cases: list[ImageCase] = []
     for name in names:
         source, part = name.split("/")
         frames = _pig(folder / PIG, part) if source == PIG else _sunnybrook(folder / SUNNYBROOK, part)
@@ -78,11 +78,11 @@ def _sunnybrook(folder: Path, patient: str) -> Iterator[Frame]:
             )
 
 
-def _case(frame: Frame, percentiles: tuple[float, float]) -> Case:
+def _case(frame: Frame, percentiles: tuple[float, float]) -> ImageCase:
     labels = None
     if frame.labels.exists():
         labels = torch.from_numpy(relabelled(_grey(frame.labels), VALUES[frame.source]))
-    return Case(
+    return ImageCase(
         name=f"{frame.group}, {frame.image.name}",
         image=torch.from_numpy(normalize(_grey(frame.image), frame.image.name, percentiles))[None],
         labels=labels,

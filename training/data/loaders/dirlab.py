@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..cases import Case, CaseSet
+from ..cases import CaseSet, ImageCase
 
 TOLERANCE_MM = 0.05
 AIR = -1000
@@ -138,7 +138,7 @@ def load_dirlab(
         window: Hounsfield units that become 0 and 1.
         margin_mm: Around the lungs of the fixed state, to which all states are cropped.
     """
-    cases: list[Case] = []
+    cases: list[ImageCase] = []
     pairs: list[tuple[int, int]] = []
     for name in names or [case for case in CASES if case.startswith("case")]:
         states = _states(folder, name, window, margin_mm)
@@ -147,7 +147,7 @@ def load_dirlab(
     return CaseSet(cases, pairs)
 
 
-def _states(folder: Path, case: str, window: tuple[float, float], margin_mm: float) -> list[Case]:
+def _states(folder: Path, case: str, window: tuple[float, float], margin_mm: float) -> list[ImageCase]:
     """Return fixed state, moving state, then the others, which have no landmarks."""
     landmarks = dict(zip(states_of(case), read_landmarks(folder, case), strict=True))
     spacing = spacing_of(case)
@@ -163,7 +163,7 @@ def _states(folder: Path, case: str, window: tuple[float, float], margin_mm: flo
     points = [torch.from_numpy(found - start) for found in landmarks.values()] + [None] * (len(volumes) - 2)
     low, high = window
     return [
-        Case(
+        ImageCase(
             name=path.name,
             image=torch.from_numpy(np.clip((volume[box] - low) / (high - low), 0, 1).astype(np.float32))[None],
             spacing=spacing,

@@ -8,7 +8,7 @@ import torch
 
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
-from ..cases import Case, CaseSet, centered, relabelled
+from ..cases import CaseSet, ImageCase, centered, relabelled
 
 
 def read_oriented(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -60,7 +60,7 @@ def load_folders(
             image = centered(image, tuple(crop))
             label_map = None if label_map is None else centered(label_map, tuple(crop))
         cases.append(
-            Case(
+            ImageCase(
                 name=name,
                 image=torch.from_numpy(image)[None],
                 labels=None if label_map is None else torch.from_numpy(label_map),

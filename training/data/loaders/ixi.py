@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..cases import Case, CaseSet, relabelled
+from ..cases import CaseSet, ImageCase, relabelled
 
 # Values of FreeSurfer's aseg in the files, and which of them are scored (30 structures), both after TransMorph.
 ASEG = [0, *range(2, 6), 7, 8, *range(10, 19), 24, 26, 28, 30, 31, *range(41, 45), 46, 47, *range(49, 55)]
@@ -60,9 +60,9 @@ def load_ixi(folder: Path, names: list[str] | None, *, part: str = "Train", atla
     return CaseSet(cases, [(fixed, 0) for fixed in range(1, len(cases))])
 
 
-def _case(path: Path) -> Case:
+def _case(path: Path) -> ImageCase:
     image, labels = (np.asarray(array) for array in read_arrays(path))
-    return Case(
+    return ImageCase(
         name=path.name,
         image=torch.from_numpy(np.ascontiguousarray(image, np.float32)).reshape(1, *image.shape[-3:]),
         labels=torch.from_numpy(relabelled(labels.reshape(labels.shape[-3:]), STRUCTURES)),

@@ -11,12 +11,12 @@ import torch
 
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
-from ..cases import Case, CaseSet, centered, relabelled
+from ..cases import CaseSet, ImageCase, centered, relabelled
 from .folders import read_oriented
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingOptions:
     """How files are read; the arguments of `load_learn2reg`."""
 
     crop: list[int] | None
@@ -57,7 +57,9 @@ def load_learn2reg(
     if names is not None:
         paths = {path: labels for path, labels in paths.items() if Path(path).name in names}
         pairs = [pair for pair in pairs if set(pair) <= set(paths)]
-    cases = [_case(folder, path, labels, Reading(crop, values, window, percentiles)) for path, labels in paths.items()]
+    cases = [
+        _case(folder, path, labels, ReadingOptions(crop, values, window, percentiles)) for path, labels in paths.items()
+    ]
     place = {path: index for index, path in enumerate(paths)}
     return CaseSet(cases, [(place[fixed], place[moving]) for fixed, moving in pairs] or None)
 
@@ -88,7 +90,7 @@ def _beside(folder: Path, image: str, kinds: tuple[str, ...], suffix: str = ".ni
     return None
 
 
-def _case(folder: Path, image: str, labels: str | None, reading: Reading) -> Case:
+def _case(folder: Path, image: str, labels: str | None, reading: ReadingOptions) -> ImageCase:
     crop, values = reading.crop, reading.values
     array, spacing = read_oriented(folder / image)
     label_path = folder / labels if labels else _beside(folder, image, ("labels",))
@@ -103,7 +105,7 @@ def _case(folder: Path, image: str, labels: str | None, reading: Reading) -> Cas
             points -= np.array([int((old - new) / 2) for old, new in zip(array.shape, crop, strict=True)], np.float32)
         array = centered(array, tuple(crop))
         label_map = None if label_map is None else centered(label_map, tuple(crop))
-    return Case(
+    return ImageCase(
         name=Path(image).name,
         image=torch.from_numpy(windowed(array, reading, image))[None],
         labels=None if label_map is None else torch.from_numpy(label_map),
@@ -114,7 +116,7 @@ def _case(folder: Path, image: str, labels: str | None, reading: Reading) -> Cas
     )
 
 
-def windowed(array: np.ndarray, reading: Reading, name: str) -> np.ndarray:
+def windowed(array: np.ndarray, reading: ReadingOptions, name: str) -> np.ndarray:
     """Scale intensities to [0, 1]."""
     if reading.window is None:
         return normalize(array, name, reading.percentiles)

@@ -8,7 +8,7 @@ import torch
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 
-from ..cases import Case, CaseSet
+from ..cases import CaseSet, ImageCase
 
 SIZE, SPACING = (48, 40, 48), (7.0, 6.0, 7.0)  # along i, j, k: the demo's field of view at half its resolution
 SHALLOWEST, DEEPEST = 0.03, 0.1  # amplitude of the breathing, as `PhantomSettings` counts it
@@ -38,7 +38,7 @@ def load_phantoms(
             name = f"phantom {seed}, {state}"
             points = grid.lps_to_index(getattr(made, f"{state}_points_lps"))
             cases.append(
-                Case(
+                ImageCase(
                     name=name,
                     image=torch.from_numpy(normalize(getattr(made, state), name, percentiles))[None],
                     labels=torch.from_numpy(getattr(made, f"{state}_labels")),

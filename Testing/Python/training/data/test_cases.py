@@ -13,7 +13,7 @@ from training_cases import need
 need("monai", "scipy")
 
 from training.data.batches import case_channels
-from training.data.cases import Case, centered, data_folder, one_hot, reduced, relabelled, with_background
+from training.data.cases import ImageCase, centered, data_folder, one_hot, reduced, relabelled, with_background
 
 
 class TestCases:
@@ -21,7 +21,7 @@ class TestCases:
         labels = torch.zeros(8, 8, dtype=torch.uint8)
         labels[2:6, 4:8] = 2
         image = torch.arange(8.0).expand(1, 8, 8)
-        case = reduced(Case("a", image, labels, (1.0, 2.0), points=torch.tensor([[1.5, 5.5]])), (4, 4), 2)
+        case = reduced(ImageCase("a", image, labels, (1.0, 2.0), points=torch.tensor([[1.5, 5.5]])), (4, 4), 2)
         assert torch.allclose(case.image[0, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]))
         assert case.labels.tolist() == [[0, 0, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 0, 0]]
         assert case.spacing == (2.0, 4.0)
@@ -30,7 +30,7 @@ class TestCases:
     def test_reduced_case_keeps_where_in_a_voxel_a_boundary_lies(self) -> None:
         labels = torch.zeros(8, 8, dtype=torch.uint8)
         labels[2:6, 3:8] = 2
-        case = reduced(Case("a", torch.zeros(1, 8, 8), labels), (4, 4), 2)
+        case = reduced(ImageCase("a", torch.zeros(1, 8, 8), labels), (4, 4), 2)
         assert case.shares[:, 1].tolist() == [[0, 0, 0, 0], [0, 0.5, 1, 1]]
         assert torch.equal(case_channels(case, 2)["labels"], case.shares)
 

@@ -17,8 +17,8 @@ from DeepAttentionRegEngine.deform.losses import soft_dice
 from DeepAttentionRegEngine.deform.warp import jacobian_determinant, resize_displacement, warp
 from training.configs.reading import read_config
 from training.configs.schema import Config, ConfigError, Synthesis
-from training.data.batches import Batches, Source
-from training.data.cases import Case, CaseSet
+from training.data.batches import Batches, CaseSource
+from training.data.cases import CaseSet, ImageCase
 from training.data.loaders.anatomies import load_anatomies
 from training.data.synthesis import Anatomy, Synthesiser, anatomies
 
@@ -38,8 +38,8 @@ def subsets() -> dict[str, list[Anatomy]]:
     """Return two subjects with images, and one data set without."""
     labels = nested_boxes()
     image = labels / 3
-    seen = [Case(str(n), image[None] ** (n + 1), labels, subset="seen") for n in range(2)]
-    return anatomies(CaseSet([*seen, Case("bare", torch.empty(0), labels, subset="bare")]))
+    seen = [ImageCase(str(n), image[None] ** (n + 1), labels, subset="seen") for n in range(2)]
+    return anatomies(CaseSet([*seen, ImageCase("bare", torch.empty(0), labels, subset="bare")]))
 
 
 def draw(kind: str, seed: int = 0, **settings: object) -> Synthesiser:
@@ -185,7 +185,7 @@ class TestBatches:
 
     def test_every_step_has_a_grid_and_its_own_pairs(self, config: Config, tmp_path: Path) -> None:
         write_sets(tmp_path)
-        batches = Batches(Source(config, load_anatomies(tmp_path, None, sets=SETS)))
+        batches = Batches(CaseSource(config, load_anatomies(tmp_path, None, sets=SETS)))
         drawn = [batches[step] for step in range(8)]
         assert {tuple(batch["fixed_image"].shape[2:]) for batch in drawn} == {(32, 32, 40), (40, 32, 32)}
         assert torch.equal(drawn[3]["moving_image"], batches[3]["moving_image"])
@@ -203,7 +203,7 @@ class TestBatches:
         write_sets(tmp_path)
         torch.manual_seed(0)
         task = Registration(config)
-        batch = Batches(Source(config, load_anatomies(tmp_path, None, sets=SETS)))[1]
+        batch = Batches(CaseSource(config, load_anatomies(tmp_path, None, sets=SETS)))[1]
         terms = task(batch, 1)
         assert set(terms) == {"loss", "soft_dice", "known_displacement"}
         terms["loss"].backward()

@@ -15,7 +15,7 @@ need("monai", "scipy")
 
 from training.configs.reading import read_config
 from training.configs.schema import Config, ConfigError
-from training.data.batches import Batches, Source
+from training.data.batches import Batches, CaseSource
 from training.data.cases import one_hot
 from training.data.loaders import load
 from training.measure.rows import segmentation_rows
@@ -40,7 +40,7 @@ class TestStructures:
 
     def test_right_masks_cost_little(self, config: Config) -> None:
         task = Segmentation(config)
-        batch = Batches(Source(config, load(config.data, "train")))[0]
+        batch = Batches(CaseSource(config, load(config.data, "train")))[0]
         right = 20 * batch["labels"] - 10
         costs = []
         for logits in (right, right.flip(1)):
@@ -66,7 +66,7 @@ class TestStructures:
         config = replace(config, task="registration", architecture="agf", network=settings, losses={"ssim": 1.0})
         task = Registration(config)
         cases = task.prepare(load(config.data, "train"))
-        batch = Batches(Source(config, cases))[0]
+        batch = Batches(CaseSource(config, cases))[0]
         assert batch["fixed_mask"].shape[1] == 2
         assert task(batch, 1)["loss"].isfinite()
 
@@ -84,7 +84,7 @@ class TestLosses:
         task = make_task(config, None)
         for weight in task.network.flows.parameters():
             weight.data.normal_(0, 0.1)
-        batch = Batches(Source(config, load(config.data, "train")))[1]
+        batch = Batches(CaseSource(config, load(config.data, "train")))[1]
         points = {f"{role}_points": 30 * torch.rand(2, 2, 3) for role in ("fixed", "moving")}
         truth = {"fixed_displacement": torch.ones(2, 2, *batch["fixed_image"].shape[2:]), "fixed_known": torch.ones(2)}
         batch |= {**points, **truth, "fixed_spacing": torch.ones(2, 2)}
@@ -96,7 +96,7 @@ class TestLosses:
     def test_weights_multiply_and_terms_add_up(self, folder: Path) -> None:
         config = read_config(chest_config(folder))
         doubled = read_config(chest_config(folder, losses={"global_ncc": 2.0}))
-        source = Source(config, load(config.data, "train"))
+        source = CaseSource(config, load(config.data, "train"))
         torch.manual_seed(0)
         terms = {name: value.item() for name, value in make_task(config, None)(Batches(source)[0], 1).items()}
         torch.manual_seed(0)
@@ -106,7 +106,7 @@ class TestLosses:
 
     def test_labels_are_needed_where_they_are_compared(self, folder: Path) -> None:
         config = read_config(chest_config(folder, losses={"soft_dice": 1.0}))
-        batch = Batches(Source(config, load(config.data, "train")))[0]
+        batch = Batches(CaseSource(config, load(config.data, "train")))[0]
         with pytest.raises(ValueError, match="needs cases with labels"):
             make_task(config, None)({name: v for name, v in batch.items() if not name.endswith("labels")}, 1)
 
@@ -130,7 +130,7 @@ class TestLosses:
         torch.manual_seed(0)
         task = make_task(config, None)
         optimizer = torch.optim.Adam(task.parameters(), lr=3e-3)
-        batch = Batches(Source(config, load(config.data, "train")))[0]
+        batch = Batches(CaseSource(config, load(config.data, "train")))[0]
         values = []
         for _ in range(30):
             optimizer.zero_grad()

@@ -16,7 +16,7 @@ need("lightning_fabric", "monai", "scipy", "tensorboard", "tqdm")
 
 from training.configs.reading import read_config
 from training.configs.schema import ConfigError, Optimizer
-from training.data.batches import Batches, Source
+from training.data.batches import Batches, CaseSource
 from training.data.loaders import load
 from training.objectives.registration import Registration
 from training.run.loop import average_into, learning_rate
@@ -100,14 +100,14 @@ class TestParts:
         config = read_config(chest_config(folder, losses=losses, parts={"autoencoder": "autoencoder"}))
         task = Registration(config, runs).train()
         before = {name: value.clone() for name, value in task.autoencoder.state_dict().items()}
-        task(Batches(Source(config, load(config.data, "train")))[0], 1)["loss"].backward()
+        task(Batches(CaseSource(config, load(config.data, "train")))[0], 1)["loss"].backward()
         assert same_tensors(before, task.autoencoder.state_dict())
         assert not any(weight.requires_grad for weight in task.autoencoder.parameters())
 
     def test_code_distance_without_autoencoder_says_what_is_missing(self, folder: Path) -> None:
         config = read_config(chest_config(folder, losses={"code_distance": 1.0}))
         with pytest.raises(ValueError, match="needs parts"):
-            Registration(config)(Batches(Source(config, load(config.data, "train")))[0], 1)
+            Registration(config)(Batches(CaseSource(config, load(config.data, "train")))[0], 1)
 
 
 class TestStart:
