@@ -31,7 +31,7 @@ from DeepAttentionRegEngine.deform.speed import convolution_speed
 from DeepAttentionRegEngine.deform.warp import resize_displacement
 from DeepAttentionRegEngine.networks import ARCHITECTURES, build
 from DeepAttentionRegEngine.protocol import contract, registry
-from DeepAttentionRegEngine.protocol.grid import GridPolicy
+from DeepAttentionRegEngine.protocol.grid import REFINEMENT_ALONE, GridPolicy
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.registration.alignment import align
 from DeepAttentionRegEngine.registration.method_run import similarity
@@ -168,7 +168,7 @@ def timed_recursions(method: registry.Method) -> int:
 def measure_refinement(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
     """Refine for a few steps; the name is a similarity, with "-velocity" if a velocity field is refined."""
     before = peak_bytes(device)
-    pair = prepared(size, GridPolicy(), device)
+    pair = prepared(size, REFINEMENT_ALONE, device)
     zero = torch.zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:], device=device)
     metric, _, velocity = name.partition("-")
     settings = replace(usual_settings(zero.shape[1], metric, TIMED_STEPS), velocity=bool(velocity))

@@ -2,8 +2,8 @@
 
 pair_table.py says what the table may hold. What a pair says itself takes the place of the settings of the batch. Its
 outputs go to its folder. The folder of a finished pair holds `result.json`, by which it is known and left alone when
-the batch runs again with the same table and settings. `summary.csv` and `summary.json` have one row a pair and are up
-to date after each.
+the batch runs again, unless something that the result was made from has changed (memo.py). `summary.csv` and
+`summary.json` have one row a pair and are up to date after each.
 """
 
 import csv
@@ -20,6 +20,7 @@ from typing import Any
 from . import errors
 from .contract import BatchJob, Event, Progress, RegisterJob, Result, build
 from .files import make_folder, unfit
+from .memo import Contents, made_from
 from .pair_table import INPUTS, Pair, read_pairs
 from .reporting import Reporter
 from .result_files import RESULT, read_result, write_result, write_text
@@ -98,19 +99,29 @@ class _Row:
         head = {"name": self.pair.name, "status": self.status, **files, "method": values.get("method")}
         return {**head, **numbers, "seconds": seconds, "message": self.message}
 
-    def remembered(self) -> Result | None:
-        """Return what an earlier run of the same job left; None if it did not end, or something of it is gone."""
+    def remembered(self, contents: Contents) -> Result | None:
+        """Return what an earlier run left; None if it did not end, or a file or setting is not what it was.
+
+        Raises:
+            EngineError: If the method of the job cannot be read, or takes no such settings.
+        """
         try:
-            result, job = read_result(self.folder)
+            result, memo = read_result(self.folder)
         except errors.EngineError:
             return None
-        same = self.job is not None and job == dataclasses.asdict(self.job)
-        return result if same and all(Path(file).exists() for file in result.outputs.values()) else None
+        same = self.job is not None and memo == {**made_from(self.job, contents), "outputs": _sizes(result)}
+        return result if same else None
 
-    def remember(self) -> None:
+    def remember(self, made: dict[str, Any]) -> None:
         """Write what the folder of a finished pair is known by."""
-        if self.job is not None and self.result is not None:
-            write_result(self.folder, self.result, dataclasses.asdict(self.job))
+        if self.result is not None:
+            write_result(self.folder, self.result, {**made, "outputs": _sizes(self.result)})
+
+
+def _sizes(result: Result) -> dict[str, int | None]:
+    """Return the bytes of each output; None for one that is gone."""
+    files = {name: Path(file) for name, file in result.outputs.items()}
+    return {name: file.stat().st_size if file.exists() else None for name, file in files.items()}
 
 
 def _look_up(values: Any, keys: Iterable[str]) -> Any:
@@ -141,8 +152,9 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
     folder = Path(os.path.abspath(job.output))
     rows = [_Row(pair, folder / pair.name) for pair in read_pairs(job.pairs)]
     make_folder(folder)
+    contents = Contents()
     for row in rows:
-        _prepare(row, job)
+        _prepare(row, job, contents)
     _refuse_collisions(rows, Path(job.pairs))
     resumed = sum(row.status == DONE for row in rows)
     files = _summarize(rows, folder)
@@ -150,19 +162,19 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
         if reporter.enough():
             break
         if row.job is not None and row.result is None:
-            _register(row, row.job, _inside(reporter, index, len(rows), row.pair.name), run)
+            inside = _inside(reporter, index, len(rows), row.pair.name)
+            _register(row, row.job, contents, inside, run)
             _summarize(rows, folder)
     return _result(rows, files, resumed)
 
 
-def _prepare(row: _Row, job: BatchJob) -> None:
+def _prepare(row: _Row, job: BatchJob, contents: Contents) -> None:
     """Say what is to be done for a row, or what an earlier run has done."""
     try:
         row.job = job_of(row.pair, job)
+        row.result = row.remembered(contents)
     except errors.EngineError as error:
         row.failure = str(error)
-    else:
-        row.result = row.remembered()
 
 
 def _refuse_collisions(rows: list[_Row], table: Path) -> None:
@@ -193,7 +205,7 @@ def _inside(outer: Reporter, index: int, of: int, name: str) -> Reporter:
     return Reporter(tell, outer.cancelled)
 
 
-def _register(row: _Row, job: RegisterJob, reporter: Reporter, run: Run) -> None:
+def _register(row: _Row, job: RegisterJob, contents: Contents, reporter: Reporter, run: Run) -> None:
     """Register the pair of a row; what goes wrong with it concerns the row alone.
 
     Raises:
@@ -202,8 +214,9 @@ def _register(row: _Row, job: RegisterJob, reporter: Reporter, run: Run) -> None
     try:
         row.folder.mkdir(exist_ok=True)
         (row.folder / RESULT).unlink(missing_ok=True)
+        made = made_from(job, contents)  # before: what is replaced meanwhile is taken for changed when in doubt
         row.result = run(job, reporter)
-        row.remember()
+        row.remember(made)
     except errors.EngineError as error:
         if error.code == errors.CANCELLED:
             raise

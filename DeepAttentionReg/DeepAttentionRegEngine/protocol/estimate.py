@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contract import METHOD_NONE
-from .grid import GridPolicy, used_axes
+from .grid import REFINEMENT_ALONE, used_axes
 from .quality import resolve
 from .registry import Method, load_method, resources
 from .settings import Settings
@@ -86,7 +86,7 @@ def estimate(
 def _voxels(size: Sequence[int], spacing: Sequence[float], method: Method | None) -> dict[str, int]:
     """Return the voxels of each grid, and "axes", how many of them are spatial."""
     axes = len(used_axes(size))
-    policy = GridPolicy() if method is None else method.grid[axes]
+    policy = REFINEMENT_ALONE if method is None else method.grid[axes]
     working = math.prod(policy.working_size(size, spacing))
     grids = {"fixed": math.prod(size), "working": working, "network": min(working, policy.network_voxels)}
     return {**grids, "axes": axes}

@@ -16,7 +16,8 @@ class GridPolicy:
 
     Attributes:
         minimum_size: Shortest allowed axis in voxels; the grid grows beyond the field of view if need be.
-        maximum_voxels: The working grid has as many voxels as the fixed volume, but no more than this and its margin.
+        maximum_voxels: The working grid has as many voxels as the fixed volume and what it grows by, but no more than
+            this and its margin: it is made coarser until that fits.
         network_voxels: Above this the network sees the images reduced, and its field is enlarged.
         margin: Voxels that the working grid reaches beyond either end of the field of view. A convolution sees zeros
             beyond its grid, so that fields are worst at the border; and what the fixed image ends with may have its
@@ -53,13 +54,32 @@ class GridPolicy:
         """Return the edge of a voxel of the working grid in mm; arguments as in `working_size`."""
         axes = used_axes(size)
         edge = math.prod(spacing[axis] for axis in axes) ** (1 / len(axes))
-        voxels = math.prod(size[axis] * spacing[axis] for axis in axes) / edge ** len(axes)
-        return edge * max(1.0, (voxels / self.maximum_voxels) ** (1 / len(axes)))
+        return edge * self._coarsening([size[axis] * spacing[axis] / edge for axis in axes], self.maximum_voxels)
 
     def network_size(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """Return the size of the grid a network sees for a working grid of a given size, both in array order."""
-        factor = max(1.0, (math.prod(spatial) / self.network_voxels) ** (1 / len(spatial)))
+        factor = self._coarsening(spatial, self.network_voxels)
         return tuple(max(self.minimum_size, round(n / factor)) for n in spatial)
+
+    def _coarsening(self, lengths: Sequence[float], maximum: int) -> float:
+        """Return the factor, 1 or more, by which voxels must grow for a grid to have no more than so many.
+
+        The shortest axes cannot get below the minimum, whatever the factor, so the others make up for them. A grid
+        has `prod(max(minimum, length / factor))` voxels, which is the largest of the products with none, one or more
+        of the shortest axes at the minimum; each of these gives a bound.
+
+        Args:
+            lengths: Of the axes in voxels before.
+            maximum: Most voxels; more come only of all axes at the minimum.
+        """
+        longest = sorted(lengths, reverse=True)
+        counts = range(1, len(longest) + 1)
+        voxels = {n: math.prod(longest[:n]) * self.minimum_size ** (len(longest) - n) for n in counts}
+        return max(1.0, *((voxels[n] / maximum) ** (1 / n) for n in counts))
+
+
+# Without a network, only the coarsest level of the refinement needs some voxels along each axis.
+REFINEMENT_ALONE = GridPolicy(minimum_size=8)
 
 
 def used_axes(size: Sequence[int]) -> list[int]:

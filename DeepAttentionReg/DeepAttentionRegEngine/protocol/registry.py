@@ -345,6 +345,30 @@ def stored_file(entry: Weights) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def method_files(name: str, method: Method, weights: str | None) -> list[Path]:
+    """Return the files that say what a method does: its own, its network's if that is the user's, and its weights'.
+
+    Args:
+        name: As in `load_method`.
+        method: The method.
+        weights: Id of listed weights or path of a weight file to use; None takes those of every variant.
+
+    Raises:
+        EngineError: If weights are not listed.
+    """
+    files = [Path(name) if name.endswith(METHOD_SUFFIX) else resources() / "Methods" / f"{name}.json"]
+    code, own, _ = method.architecture.rpartition(":")
+    if own:
+        files.append(Path(code))
+    used = [variant.weights for variant in method.variants] if weights is None else [weights]
+    for identifier in filter(None, used):
+        if identifier.endswith(WEIGHT_SUFFIX):
+            files += [Path(identifier), Path(identifier).with_suffix(".json")]
+        else:
+            files += filter(None, [stored_file(listed_weights(identifier))])
+    return files
+
+
 def _missing(entry: Weights) -> errors.EngineError:
     if resources().name == PACKAGE:
         return errors.EngineError(

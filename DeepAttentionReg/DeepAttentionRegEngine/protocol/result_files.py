@@ -1,6 +1,7 @@
 """The file that a folder of results is known by. Standard library only."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,20 @@ from .files import read_file, unreadable, write_file
 RESULT = "result.json"
 
 
-def write_result(folder: str | Path, result: Result, job: dict[str, Any] | None = None) -> Path:
-    """Write what came of a job, and if wanted what the job was, and return the file.
+def write_result(folder: str | Path, result: Result, memo: Mapping[str, Any] | None = None) -> Path:
+    """Write what came of a job, and if wanted by what the result is known again, and return the file.
 
     Raises:
         EngineError: If it cannot be written.
     """
-    told = {"contract": VERSION, **({} if job is None else {"job": job}), "result": asdict(result)}
+    told = {"contract": VERSION, **(memo or {}), "result": asdict(result)}
     path = Path(folder) / RESULT
     write_text(path, json.dumps(told, indent=1, allow_nan=False))
     return path
 
 
-def read_result(folder: str | Path) -> tuple[Result, dict[str, Any] | None]:
-    """Return what came of a job, and what the job was if that is known.
+def read_result(folder: str | Path) -> tuple[Result, dict[str, Any]]:
+    """Return what came of a job, and by what the result is known again; nothing if that was not told.
 
     Raises:
         EngineError: If the file is missing or damaged.
@@ -32,7 +33,8 @@ def read_result(folder: str | Path) -> tuple[Result, dict[str, Any] | None]:
     path = Path(folder) / RESULT
     try:
         data = json.loads(read_file(path, lambda name: Path(name).read_text(encoding="ascii")))
-        return build(Result, data["result"]), data.get("job")
+        result = build(Result, data.pop("result"))
+        return result, {name: value for name, value in data.items() if name != "contract"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path) from error
 

@@ -76,9 +76,7 @@ def overlap(
         return {}
     warped = warp_volume(reference.moving_labels, displacement_lps_mm, geometry, device, nearest=True)
     dice = metrics.dice(warped, reference.fixed_labels)
-    distances = {
-        label: metrics.surface_distances(warped == label, reference.fixed_labels == label, geometry) for label in dice
-    }
+    distances = metrics.surface_distances_by_label(warped, reference.fixed_labels, geometry, dice)
     scores: dict[str, dict[str, float]] = {
         "dice": {str(label): value for label, value in dice.items()},
         "hd95_mm": {str(label): distance.hd95_mm for label, distance in distances.items()},

@@ -11,7 +11,7 @@ from ..deform.tensors import choose_device, use_full_precision
 from ..networks import load_network
 from ..protocol import contract, errors
 from ..protocol.contract import METHOD_NONE, Event, Progress
-from ..protocol.grid import GridPolicy
+from ..protocol.grid import REFINEMENT_ALONE
 from ..protocol.quality import resolve
 from ..protocol.registry import choose_variant, load_method
 from ..protocol.reporting import Reporter
@@ -126,7 +126,7 @@ class Registrar:
         settings, fixed = self.resolved, inputs.fixed.geometry
         use_full_precision()
         axes = 2 if fixed.is_flat else 3
-        policy = GridPolicy() if self.method is None else self.method.grid[axes]
+        policy = REFINEMENT_ALONE if self.method is None else self.method.grid[axes]
         percentiles = PERCENTILES if self.method is None else self.method.normalization
         with reporter.stage("align", "Aligning the volumes."):
             matrix = align(inputs.fixed, inputs.moving, settings.alignment, inputs.initial, settings.seed, self.device)

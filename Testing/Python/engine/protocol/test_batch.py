@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from DeepAttentionRegEngine import cli
-from DeepAttentionRegEngine.protocol import batch, errors
+from DeepAttentionRegEngine.protocol import batch, errors, memo, quality
 from DeepAttentionRegEngine.protocol.contract import BatchJob, Progress, RegisterJob, Result
 from DeepAttentionRegEngine.protocol.errors import EngineError
 from DeepAttentionRegEngine.protocol.reporting import Reporter
@@ -25,6 +26,7 @@ VALUES = {
 }
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 PAIRS = ("one", "two", "three")
+SHARED = {"header": "name,fixed,moving,moving_labels", "rows": "one,f.nrrd,m.nrrd,l.nrrd\ntwo,f.nrrd,n.nrrd,\n"}
 
 
 class Engine:
@@ -176,6 +178,12 @@ class TestResuming:
         run(job(), engine := Engine())
         assert engine.names == ["two"]
 
+    def test_pair_whose_output_was_cut_short_is_done_again(self, job, tmp_path):
+        run(job(), Engine())
+        (tmp_path / "out" / "two" / "transform.nrrd").write_bytes(b"half")
+        run(job(), engine := Engine())
+        assert engine.names == ["two"]
+
     def test_damaged_memory_is_no_memory(self, job, tmp_path):
         run(job(), Engine())
         (tmp_path / "out" / "two" / "result.json").write_text("{", encoding="ascii")
@@ -196,6 +204,68 @@ class TestResuming:
         result = run(job(), engine, enough=lambda: bool(engine.jobs))
         assert engine.names == ["one"]
         assert result.values["not done"] == 2
+
+
+class TestContents:
+    @pytest.fixture
+    def again(self, job, tmp_path) -> Callable[..., list[str]]:
+        """Register two pairs that share their fixed image; call it for the names of those that are done again."""
+        for name in "fmnl":
+            (tmp_path / f"{name}.nrrd").write_bytes(name.encode() * 100)
+        run(job(**SHARED), Engine())
+
+        def call(**options) -> list[str]:
+            run(job(**SHARED, **options), engine := Engine())
+            return engine.names
+
+        return call
+
+    def test_same_contents_are_left_alone_whatever_their_date(self, again, tmp_path):
+        (tmp_path / "f.nrrd").write_bytes(b"f" * 100)
+        os.utime(tmp_path / "m.nrrd", (0, 0))
+        assert again() == []
+
+    @pytest.mark.parametrize(("name", "pairs"), [("l", ["one"]), ("m", ["one"]), ("n", ["two"]), ("f", ["one", "two"])])
+    def test_replaced_file_does_the_pairs_that_read_it_again(self, again, tmp_path, name, pairs):
+        (tmp_path / f"{name}.nrrd").write_bytes(b"other")
+        assert again() == pairs
+        assert again() == []
+
+    def test_replaced_file_of_same_size_and_date_is_noticed(self, again, tmp_path):
+        file = tmp_path / "l.nrrd"
+        state = file.stat()
+        file.write_bytes(b"x" * 100)
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert again() == ["one"]
+
+    def test_another_release_of_the_engine_does_all_again(self, again, monkeypatch):
+        monkeypatch.setattr(memo, "__version__", "99.0")
+        assert again() == ["one", "two"]
+
+    def test_what_a_quality_means_is_remembered(self, again, monkeypatch):
+        monkeypatch.setitem(quality.EFFORTS, "balanced", quality.Effort(1, 41))
+        assert again() == ["one", "two"]
+
+    def test_number_that_the_quality_would_take_anyway_changes_nothing(self, again):
+        steps = quality.EFFORTS["balanced"].refinement_steps
+        assert again(settings={"method": "none", "refinement_steps": steps}) == []
+
+    def test_file_replaced_during_a_registration_counts_as_changed(self, job, tmp_path, again):
+        class Slow(Engine):
+            def __call__(self, made: RegisterJob, reporter: Reporter) -> Result:
+                (tmp_path / "n.nrrd").write_bytes(b"late")
+                return super().__call__(made, reporter)
+
+        (tmp_path / "n.nrrd").write_bytes(b"early")
+        run(job(**SHARED), Slow())
+        assert again() == ["two"]
+
+    def test_shared_file_is_read_once(self, again, monkeypatch):
+        read: list[str] = []
+        hashed = memo._sha256
+        monkeypatch.setattr(memo, "_sha256", lambda path: read.append(path.name) or hashed(path))
+        again()
+        assert [name for name in read if name.endswith(".nrrd")].count("f.nrrd") == 1
 
 
 @pytest.mark.torch

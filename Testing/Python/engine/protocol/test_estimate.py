@@ -1,6 +1,7 @@
 """Estimates of time and memory add up measured laws over the grids that a registration uses."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -72,6 +73,12 @@ class TestEstimate:
     def test_network_sees_no_more_voxels_than_its_policy_allows(self) -> None:
         limit = registry.load_method("adregnet").grid[3].network_voxels
         assert needed(size=(200, 200, 200)).seconds == pytest.approx(2 + 8 + 1 + 2 * limit / 1e6)
+
+    def test_stack_of_three_slices_has_no_more_than_the_limits(self) -> None:
+        thin, thick = ((2048, 2048, 2), (162, 162, 162))  # beyond the limit, and near it
+        for settings in (PLAIN, replace(PLAIN, refinement_steps=10), REFINEMENT):
+            seconds = [needed(settings, size).seconds - 1e-6 * math.prod(size) for size in (thin, thick)]
+            assert seconds[0] == pytest.approx(seconds[1], rel=0.05)
 
     def test_memory_is_the_process_and_its_hungriest_stage(self) -> None:
         assert needed(PLAIN).bytes == pytest.approx(1000 + 500 + 2e6)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from DeepAttentionRegEngine.protocol.grid import GridPolicy
+from DeepAttentionRegEngine.protocol.grid import MAXIMUM_VOXELS, REFINEMENT_ALONE, GridPolicy
 from DeepAttentionRegEngine.registration.working_grid import plan_grid, spatial_shape
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from engine_cases import centered, restored, rotation, storage_orders
@@ -84,6 +84,56 @@ class TestWorkingGrid:
     @pytest.mark.parametrize("size", FLATS, ids=["flat-k", "flat-j", "flat-i"])
     def test_single_slice_lies_along_k(self, size: tuple[int, int, int]) -> None:
         assert plan_grid(centered(size, (1.0, 2.0, 1.5), OBLIQUE), LIMITS).size[2] == 1
+
+
+class TestThinVolumes:
+    """Axes below the minimum, which the grid outgrows."""
+
+    THIN = (
+        ((512, 512, 3), (0.1, 0.1, 0.1)),
+        ((2048, 2048, 2), (0.1, 0.1, 0.1)),
+        ((4000, 4000, 3), (0.01, 0.01, 0.01)),
+        ((2, 1500, 900), (3.0, 0.3, 0.3)),
+        ((50_000, 6, 4), (0.1, 0.1, 0.1)),
+        ((300_000, 2, 1), (1.0, 1.0, 5.0)),
+    )
+    POLICIES = (GridPolicy(), GridPolicy(16, 1_000_000), REFINEMENT_ALONE)
+
+    @pytest.mark.parametrize("policy", POLICIES, ids=["usual", "small", "refinement"])
+    @pytest.mark.parametrize(("size", "spacing"), THIN)
+    def test_stay_within_the_limit(self, size, spacing, policy: GridPolicy) -> None:
+        grid = plan_grid(centered(size, spacing, OBLIQUE), policy)
+        # Sizes are rounded up, at most one voxel per axis.
+        assert np.prod(grid.size) < policy.maximum_voxels * 1.15
+        assert min(spatial_shape(grid)) >= policy.minimum_size
+
+    def test_margin_of_a_thin_volume_adds_little(self) -> None:
+        volume = centered((2048, 2048, 2), (0.1, 0.1, 0.1))
+        assert np.prod(plan_grid(volume, GridPolicy(margin=2)).size) < MAXIMUM_VOXELS * 1.05
+
+    @pytest.mark.parametrize(("size", "spacing"), THIN)
+    def test_networks_see_no_more_than_their_limit(self, size, spacing) -> None:
+        policy = GridPolicy(network_voxels=1_000_000)
+        seen = policy.network_size(policy.working_size(size, spacing))
+        assert np.prod(seen) < policy.network_voxels * 1.05
+        assert min(seen) >= policy.minimum_size
+
+    def test_three_slices_cost_refinement_little_more_than_their_voxels(self) -> None:
+        assert REFINEMENT_ALONE.working_size((512, 512, 3), (0.1, 0.1, 0.1)) == (512, 512, 8)
+
+    def test_limit_is_used_up(self) -> None:
+        size = GridPolicy(32).working_size((512, 512, 3), (0.1, 0.1, 0.1))
+        assert size == (358, 358, 32)  # 358 = sqrt(4 100 000 / 32)
+
+    def test_thin_volume_within_the_limit_keeps_its_voxels(self) -> None:
+        assert GridPolicy(16).working_size((300, 200, 7), (1.0, 1.0, 1.0)) == (300, 200, 16)
+
+    def test_volume_short_along_all_axes_gets_the_minimum(self) -> None:
+        assert GridPolicy(16, maximum_voxels=100).working_size((3, 4, 5), (1.0, 1.0, 1.0)) == (16, 16, 16)
+
+    def test_more_slices_never_make_the_grid_much_smaller(self) -> None:
+        voxels = [np.prod(GridPolicy().working_size((700, 700, n), (0.5, 0.5, 0.5))) for n in range(2, 60)]
+        assert min(voxels) > 0.9 * max(voxels)
 
 
 class TestSize:

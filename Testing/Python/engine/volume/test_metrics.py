@@ -147,6 +147,75 @@ class TestSurfaceDistances:
             metrics.surface_distances(full, full[1:], oblique_geometry)
 
 
+class TestManyLabels:
+    def cells(self, geometry: Geometry, edge: int) -> np.ndarray:
+        """Return a map whose cells of so many voxels along each axis have each their own label, from 1."""
+        cell = np.indices(geometry.shape) // edge
+        return np.ravel_multi_index(tuple(cell), [-(-size // edge) for size in geometry.shape]) + 1
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint64, np.float64])
+    def test_each_is_measured_as_if_it_were_alone(self, any_geometry: Geometry, kind: type) -> None:
+        grid = larger(any_geometry)
+        first = self.cells(grid, 9)
+        second = np.roll(first, 2, 2)
+        second[np.random.default_rng(0).random(grid.shape) < 0.01] = 3
+        first, second = first.astype(kind), second.astype(np.int32)
+        labels = metrics.dice(first, second)
+        found = metrics.surface_distances_by_label(first, second, grid, labels)
+        alone = {label: metrics.surface_distances(first == label, second == label, grid) for label in labels}
+        assert found == alone
+
+    @pytest.mark.parametrize("offset", [2**31, 2**40, 2**62, -(2**40)])
+    def test_labels_beyond_32_bits_stay_apart(self, oblique_geometry: Geometry, offset: int) -> None:
+        first, second = np.zeros(oblique_geometry.shape, np.int64), np.zeros(oblique_geometry.shape, np.int64)
+        first[2], first[4], second[2], second[5] = offset, offset + 1, offset, offset + 1
+        found = metrics.surface_distances_by_label(first, second, oblique_geometry, [offset, offset + 1])
+        assert found[offset].assd_mm == 0
+        assert found[offset + 1].assd_mm == pytest.approx(oblique_geometry.spacing[2], abs=SINGLE)
+
+    def test_label_of_one_map_alone_has_no_distance(self, oblique_geometry: Geometry) -> None:
+        full = np.ones(oblique_geometry.shape, np.uint8)
+        found = metrics.surface_distances_by_label(full, 2 * full, oblique_geometry, [1, 2, 3])
+        assert all(np.isnan(distances.assd_mm) for distances in found.values())
+
+    def test_work_follows_the_voxels_and_not_the_labels(self, oblique_geometry: Geometry, monkeypatch) -> None:
+        grid = larger(oblique_geometry)
+        sizes: list[int] = []
+        distance_to = metrics._distance_to
+        monkeypatch.setattr(
+            metrics, "_distance_to", lambda mask, geometry: sizes.append(mask.size) or distance_to(mask, geometry)
+        )
+        first = self.cells(grid, 3)
+        metrics.surface_distances_by_label(first, first, grid, range(1, 8**3 + 1))
+        assert len(sizes) == 2 * 8**3
+        # A voxel of background around cells of 3 voxels makes them 5 wide.
+        assert sum(sizes) == 2 * first.size * 5**3 / 3**3
+
+    def test_boxes_are_the_smallest(self) -> None:
+        labels = np.zeros((4, 5, 6), np.int16)
+        labels[1, 2, 3] = 7
+        labels[0, 1, 2] = labels[2, 4, 5] = -3
+        assert metrics.label_boxes(labels) == {
+            -3: (slice(0, 3), slice(1, 5), slice(2, 6)),
+            7: (slice(1, 2), slice(2, 3), slice(3, 4)),
+        }
+
+    def test_empty_map_has_no_boxes(self) -> None:
+        assert metrics.label_boxes(np.zeros((2, 3, 4), np.uint8)) == {}
+
+    @pytest.mark.parametrize("threshold", [0, 10**9])
+    def test_threads_do_not_change_the_distances(self, oblique_geometry: Geometry, monkeypatch, threshold: int) -> None:
+        first, second = blobs(oblique_geometry, 1), blobs(oblique_geometry, 2)
+        usual = metrics.surface_distances(first, second, oblique_geometry)
+        monkeypatch.setattr(metrics, "VOXELS_FOR_THREADS", threshold)
+        assert metrics.surface_distances(first, second, oblique_geometry) == usual
+
+    def test_maps_of_another_grid_are_refused(self, oblique_geometry: Geometry) -> None:
+        full = np.ones(oblique_geometry.shape, np.uint8)
+        with pytest.raises(errors.EngineError, match="label map"):
+            metrics.surface_distances_by_label(full, full[1:], oblique_geometry, [1])
+
+
 class TestKnownShapes:
     @pytest.fixture
     def grid(self, oblique_geometry: Geometry) -> Geometry:

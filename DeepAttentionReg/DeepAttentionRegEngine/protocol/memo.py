@@ -1,0 +1,104 @@
+"""What the result of a registration was made from, told by contents. Standard library only.
+
+A result stands for a job only if all of it is the same: the settings with no number left open, the engine, and what
+every file held that was read. Files are always hashed, however they are dated: copies keep the size and time of another
+file (cp -p, rsync, archives), and hashing takes a small part of the time that reading and registering do.
+"""
+
+import glob
+import hashlib
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from .contract import METHOD_NONE, RegisterJob
+from .pair_table import INPUTS
+from .quality import resolve
+from .registry import Method, load_method, method_files
+from .settings import settings_of
+
+CHUNK_BYTES = 1 << 20
+PAIRED = (".hdr", ".img")
+DETACHED = (".mhd", ".nhdr")
+
+
+class Contents:
+    """Hashes files, each once as long as its size and time stay the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], str] = {}
+
+    def of(self, path: Path) -> str | None:
+        """Return the SHA-256 of a file; None if it cannot be read."""
+        try:
+            state = path.stat()
+            key = str(path), state.st_size, state.st_mtime_ns
+            if key not in self._known:
+                self._known[key] = _sha256(path)
+            return self._known[key]
+        except OSError:
+            return None
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def made_from(job: RegisterJob, contents: Contents) -> dict[str, Any]:
+    """Return all that the result of a registration depends on, as JSON has it.
+
+    Args:
+        job: The registration.
+        contents: Hashes the files.
+
+    Raises:
+        EngineError: If its method cannot be read, or takes no such settings.
+    """
+    method = None if job.method == METHOD_NONE else load_method(job.method)
+    inputs = {name: Path(value) for name in INPUTS if (value := getattr(job, name)) is not None}
+    return {
+        "engine": _engine(contents),
+        "method": _method(job, method, contents),
+        "job": {**asdict(job), **asdict(resolve(settings_of(job), method))},
+        "inputs": {name: {part.name: contents.of(part) for part in _with_data(path)} for name, path in inputs.items()},
+    }
+
+
+def _engine(contents: Contents) -> dict[str, str]:
+    """Return the version of the engine and what tells apart those that share it, as nightly builds do."""
+    folder = Path(__file__).resolve().parents[1]
+    parts = "".join(str(contents.of(path)) for path in sorted(folder.rglob("*.py")))
+    return {"version": __version__, "sha256": hashlib.sha256(parts.encode()).hexdigest()}
+
+
+def _method(job: RegisterJob, method: Method | None, contents: Contents) -> dict[str, str | None]:
+    files = [] if method is None else method_files(job.method, method, job.weights)
+    return {path.name: contents.of(path) for path in files}
+
+
+def _with_data(path: Path) -> list[Path]:
+    """Return an image file and those with the voxels that it only describes."""
+    suffix = path.suffix.lower()
+    if suffix in PAIRED:
+        return [path, *(path.with_suffix(other) for other in PAIRED if other != suffix)]
+    if suffix not in DETACHED or not path.is_file():
+        return [path]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    named = (re.split("[:=]", line, maxsplit=1)[-1].strip() for line in lines)
+    return [path, *(Path(file) for name in named if name for file in _named(path.parent, name))]
+
+
+def _named(folder: Path, name: str) -> list[str]:
+    """Return the files that a header names, if it does: one, or those of a pattern such as "slice_%03d.raw 1 20 1"."""
+    start, pattern, _ = name.partition("%")
+    if pattern:
+        return sorted(glob.glob(glob.escape(str(folder / start)) + "*"))
+    file = str(folder / name)
+    return [file] if os.path.isfile(file) else []
