@@ -167,7 +167,7 @@ class TestShearedAxes:
 
 class TestLabels:
     def test_whole_numbers_stored_as_floats_become_integers(self, oblique_geometry: Geometry, tmp_path: Path) -> None:
-        labels = np.rint(noise(oblique_geometry))
+        labels = np.rint(noise(oblique_geometry) / 10)
         images.write_volume(tmp_path / "labels.nrrd", labels, oblique_geometry)
         read = images.read_labels(tmp_path / "labels.nrrd").array
         assert read.dtype == np.int32
