@@ -20,7 +20,7 @@ from .linear import linear_matrix as linear_matrix
 from .linear import read_linear_transform as read_linear_transform
 from .linear import to_affine as to_affine
 from .linear import write_linear_transform as write_linear_transform
-from .loading import Loaded, load_meta_image, load_picture, read_image
+from .loading import HEADER_HINT, Loaded, load_meta_image, load_picture, read_image
 from .nifti import load_nifti
 from .nrrd import load_nrrd
 from .points import read_points as read_points
@@ -33,7 +33,7 @@ NIFTI_DISPLACEMENT = 1006
 NIFTI_SINGLE_SLICE = b"single slice"
 NIFTI_RAS = np.array([-1, -1, 1], np.float32)
 LOADERS = {
-    (".nii", ".nii.gz"): load_nifti,
+    (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"): load_nifti,
     (".nrrd", ".nhdr"): load_nrrd,
     (".mha", ".mhd"): load_meta_image,
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"): load_picture,
@@ -163,7 +163,9 @@ def _scalar_volume(image: sitk.Image, subject: str) -> Volume:
     image = _without_repeated_channels(image)
     if image.GetNumberOfComponentsPerPixel() != 1:
         components = image.GetNumberOfComponentsPerPixel()
-        raise invalid(subject, f"has {components} values per voxel, as color images and series have", "Convert it to one value.")
+        raise invalid(
+            subject, f"has {components} values per voxel, as color images and series have", "Convert it to one value."
+        )
     return _require_numbers(from_sitk(image), subject)
 
 
@@ -325,7 +327,10 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     if str(path).lower().endswith(TRANSFORM_SUFFIXES):
         image = _field_of_transform(path, read_file(path, load_transform))
     else:
-        image = read_file(path, load_image).image
+        loaded = read_file(path, load_image)
+        if loaded.notes:  # vectors that are elsewhere or in another unit are of no use
+            raise invalid("The displacement field", f"is open to doubt. {loaded.notes[0]}".rstrip("."), HEADER_HINT)
+        image = loaded.image
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     if metadata.get("displacement field type") == "modeling":
         raise unfit(path, "maps moving to fixed points (a modeling transform)", "Invert it in Slicer first.")

@@ -1,10 +1,11 @@
 """NIfTI files: complete, with their NaN, and where their headers place them."""
 
 import math
+import re
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,45 +14,65 @@ from ..protocol.files import unfit
 from .geometry import Geometry
 from .loading import HEADER_HINT, NO_PLACE, NO_SIZE, Loaded, read_image
 
-HEADER = np.dtype(
-    {
-        "names": ["length", "dim", "type", "bits", "pixdim", "start", "units", "codes", "quaternion", "shift", "rows"],
-        "formats": ["i4", "8i2", "i2", "i2", "8f4", "f4", "u1", "2i2", "3f4", "3f4", "(3,4)f4"],
-        "offsets": [0, 40, 70, 72, 76, 108, 123, 252, 256, 268, 280],
-        "itemsize": 348,
-    }
-)
+FIELDS: dict[str, tuple[str, int]] = {  # numbers, and where they begin
+    "length": ("i4", 0),
+    "dim": ("8i2", 40),
+    "type": ("i2", 70),
+    "bits": ("i2", 72),
+    "pixdim": ("8f4", 76),
+    "start": ("f4", 108),
+    "units": ("u1", 123),
+    "codes": ("2i2", 252),
+    "quaternion": ("3f4", 256),
+    "shift": ("3f4", 268),
+    "rows": ("(3,4)f4", 280),
+    "magic": ("S4", 344),
+}
+FORMATS, OFFSETS = zip(*FIELDS.values(), strict=True)
+HEADER = np.dtype({"names": [*FIELDS], "formats": [*FORMATS], "offsets": [*OFFSETS], "itemsize": 348})
 NIFTI_2_LENGTH = 540
 GZIP_MARK = b"\x1f\x8b"
-FLOATS = {16: "f4", 64: "f8"}
+SINGLE_FILE = (352, b"n+1")  # where its voxels begin, and its mark
+FLOATS: dict[int, np.dtype[Any]] = {16: np.dtype("f4"), 64: np.dtype("f8")}
 MILLIMETRES = {1: 1e3, 3: 1e-3}
 ORDERS: tuple[Literal["<"], Literal[">"]] = ("<", ">")
 
 
 def load_nifti(name: str) -> Loaded:
-    """Read a NIfTI-1 file (nii, nii.gz); NaN is kept, and a 2D image becomes a slice where its header places it.
+    """Read a NIfTI-1 file: nii, nii.gz, hdr with img.
+
+    NaN is kept, and a 2D image becomes a slice where its header places it.
 
     Raises:
         EOFError: If voxels are missing, which ITK would make up.
         EngineError: If the header gives voxels no size or place.
     """
-    content = _content(name)
+    header_file, voxel_file = _files(name)
+    content = _content(header_file)
     header = _header(name, content)
     if header is None:  # not NIfTI; ITK decides
         return Loaded(read_image(name))
-    count = math.prod(header["dim"][1 : header["dim"][0] + 1].tolist())
-    missing = int(header["start"]) + count * int(header["bits"]) // 8 - len(content)
-    if missing > 0:
-        msg = f"{missing} bytes are missing"
+    voxels = (content if voxel_file == header_file else _content(voxel_file))[int(header["start"]) :]
+    size = math.prod(header["dim"][1 : header["dim"][0] + 1].tolist()) * int(header["bits"]) // 8
+    if size > len(voxels):
+        msg = f"{size - len(voxels)} bytes are missing"
         raise EOFError(msg)
     _require_places(name, header)
-    image = _read_slice(content) if header["dim"][0] == 2 else read_image(name)
+    image = _read_slice(content, header, voxels) if header["dim"][0] == 2 else read_image(name)
     kind = FLOATS.get(int(header["type"]))
     if kind is not None:
-        number = np.dtype(kind).newbyteorder(header.dtype["length"].byteorder)
-        stored = content[int(header["start"]) :][: count * number.itemsize].view(number)
-        image = _with_lost_numbers(image, stored)
+        image = _with_lost_numbers(image, voxels[:size].view(kind.newbyteorder(header.dtype["type"].byteorder)))
     return Loaded(image, _contradiction(name, header, image))
+
+
+def _files(name: str) -> tuple[str, str]:
+    """Return the files with header and voxels: one, or a pair of hdr and img."""
+    stem = re.sub(r"\.(hdr|img)(\.gz)?$", "", name, flags=re.IGNORECASE)
+    if stem == name:
+        return name, name
+    ends = (".hdr", ".hdr.gz"), (".img", ".img.gz")
+    header, voxels = (next((stem + end for end in pair if Path(stem + end).is_file()), name) for pair in ends)
+    return header, voxels
 
 
 def _content(name: str) -> np.ndarray:
@@ -99,23 +120,17 @@ def _require_places(name: str, header: np.void) -> None:
         raise unfit(name, NO_SIZE, HEADER_HINT)
 
 
-def _read_slice(content: np.ndarray) -> sitk.Image:
+def _read_slice(content: np.ndarray, header: np.void, voxels: np.ndarray) -> sitk.Image:
     """Read a 2D image as a volume of one slice, so that ITK keeps its place and its axes."""
+    single = content[: HEADER.itemsize].copy()
+    fields = single.view(header.dtype)
+    fields["dim"][0, [0, 3]] = 3, 1
+    fields["pixdim"][0, 3] = abs(header["pixdim"][3]) or 1
+    fields["start"], fields["magic"] = SINGLE_FILE
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slice.nii"
-        path.write_bytes(_as_volume(content))
+        path.write_bytes(single.tobytes().ljust(SINGLE_FILE[0], b"\0") + voxels.tobytes())
         return read_image(str(path))
-
-
-def _as_volume(content: np.ndarray) -> bytes:
-    whole = bytearray(content.tobytes())
-    for mark in ORDERS:
-        header = np.frombuffer(whole, HEADER.newbyteorder(mark), 1)
-        if header["length"][0] == HEADER.itemsize:
-            header["dim"][0, [0, 3]] = 3, 1
-            if not header["pixdim"][0, 3] > 0:
-                header["pixdim"][0, 3] = 1
-    return bytes(whole)
 
 
 def _with_lost_numbers(image: sitk.Image, stored: np.ndarray) -> sitk.Image:
