@@ -114,7 +114,7 @@ def warp_file(job: WarpJob) -> Result:
     volume = images.read_labels(job.moving) if job.labels else images.read_volume(job.moving)
     source = Source(volume.array, volume.geometry)
     images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU, nearest=job.labels), geometry)
-    return Result({"warped": job.output})
+    return Result({"warped": job.output}, warnings=list(volume.notes))
 
 
 def render_field(job: RenderJob) -> Result:
@@ -130,11 +130,12 @@ def measure(job: MetricsJob) -> Result:
     """Score a displacement field, and doing nothing for comparison."""
     displacement, geometry = images.read_displacement(job.transform)
     labels, points = (job.fixed_labels, job.moving_labels), (job.fixed_points, job.moving_points)
-    reference = load_reference(Given(labels=labels, points=points), geometry)
+    warnings: list[str] = []
+    reference = load_reference(Given(labels=labels, points=points), geometry, warnings)
     values = regularity(displacement, geometry)
     values["before"] = score(np.zeros_like(displacement), geometry, reference, CPU)
     values["after"] = score(displacement, geometry, reference, CPU)
-    return Result(values=values)
+    return Result(values=values, warnings=warnings)
 
 
 TASKS: dict[type[Job], Callable[[Any], Result]] = {

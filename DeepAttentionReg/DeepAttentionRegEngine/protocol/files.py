@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import struct
 import uuid
@@ -33,14 +34,17 @@ def read_file(path: str | Path, reader: Callable[[str], T]) -> T:
     try:
         return reader(str(path))
     except DAMAGES as error:
-        raise unreadable(path) from error
+        raise unreadable(path, error) from error
 
 
-def unreadable(path: str | Path) -> errors.EngineError:
-    """Return the error of a file whose content makes no sense."""
+def unreadable(path: str | Path, error: Exception | str = "") -> errors.EngineError:
+    """Return the error of a file whose content makes no sense to its reader, with what that says of it."""
+    lines = str(error).strip().splitlines()
+    reason = re.sub(r"^.*\(0x[0-9a-f]+\): |^(itk|sitk)::ERROR: ", "", lines[-1]).rstrip(".")[:200] if lines else ""
     return errors.EngineError(
         errors.INPUT_UNREADABLE,
-        f"The file {path} cannot be read; it is damaged, truncated or of another kind.",
+        f"The file {path} cannot be read: it is damaged, truncated or of a kind unknown here"
+        + (f" ({reason})." if reason else "."),
         "Open it in Slicer and export it again.",
     )
 

@@ -15,16 +15,19 @@ from .preprocess import Source, on_grid
 
 AnyPoints = str | Path | np.ndarray
 AnyLinear = str | Path | np.ndarray | sitk.Transform
+DOUBTFUL_RATIO = 5.0  # of the longest sides: one may be in cm; a small part of a large examination is warned of too
+IMPOSSIBLE_RATIO = 100.0  # one is in m or um
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that is registered or measured with."""
+    """Everything that is registered or measured with, and sentences on what may be wrong with it."""
 
     fixed: Source
     moving: Source
     reference: Reference
     initial: np.ndarray
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
     Raises:
         EngineError: If something cannot be read or used.
     """
-    sources = _source(fixed, given.masks[0]), _source(moving, given.masks[1])
+    warnings: list[str] = []
+    sources = _source(fixed, given.masks[0], warnings), _source(moving, given.masks[1], warnings)
     sizes = [source.geometry.size for source in sources]
     if sources[1].geometry.is_flat and not sources[0].geometry.is_flat:
         raise errors.EngineError(
@@ -58,30 +62,60 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
             f"The moving image is a single slice {sizes[1]}, the fixed one a volume {sizes[0]}.",
             "Register two volumes, two slices, or use the slice as the fixed image.",
         )
-    return Inputs(*sources, load_reference(given, sources[0].geometry), _linear(given.initial))
+    initial = _linear(given.initial)
+    warnings += _compare_sizes(sources[0].geometry, sources[1].geometry, initial)
+    reference = load_reference(given, sources[0].geometry, warnings)
+    return Inputs(*sources, reference, initial, list(dict.fromkeys(warnings)))
 
 
-def load_reference(given: Given, geometry: Geometry) -> Reference:
-    """Return what there is to measure with; the fixed labels are brought onto `geometry`, the fixed grid."""
+def load_reference(given: Given, geometry: Geometry, warnings: list[str]) -> Reference:
+    """Return what there is to measure with.
+
+    Args:
+        given: Labels and points.
+        geometry: The fixed grid, onto which the fixed labels are brought.
+        warnings: What the files leave open is added to it.
+    """
     fixed, moving = given.labels
     labels = None if moving is None else images.as_labels(moving)
+    warnings += () if labels is None else labels.notes
     return Reference(
-        None if fixed is None else _labels_on(fixed, geometry),
+        None if fixed is None else _labels_on(fixed, geometry, warnings),
         None if labels is None else Source(labels.array, labels.geometry),
         _points(given.points[0]),
         _points(given.points[1]),
     )
 
 
-def _source(image: AnyImage, mask: AnyImage | None) -> Source:
+def _compare_sizes(fixed: Geometry, moving: Geometry, initial: np.ndarray) -> list[str]:
+    """Return a sentence if the longest sides of the images, after the initial transform, are far from each other."""
+    scale = abs(float(np.linalg.det(initial[:3, :3]))) ** (1 / 3)
+    ratio = max(moving.extent_mm) / (max(fixed.extent_mm) * scale)
+    ratio = max(ratio, 1 / ratio)
+    if ratio < DOUBTFUL_RATIO:
+        return []
+    sizes = [" x ".join(f"{side:.3g}" for side in grid.extent_mm) for grid in (fixed, moving)]
+    message = f"The fixed image measures {sizes[0]} mm, the moving one {sizes[1]} mm"
+    if ratio < IMPOSSIBLE_RATIO:
+        return [f"{message}; check that the voxel sizes of both are in mm."]
+    raise errors.EngineError(
+        errors.INPUT_INVALID,
+        f"{message}, so they cannot show the same.",
+        "Correct the voxel size of the one that is in another unit, in Slicer's module Volumes or where it comes from.",
+    )
+
+
+def _source(image: AnyImage, mask: AnyImage | None, warnings: list[str]) -> Source:
     volume = images.as_volume(image)
+    warnings += volume.notes
     if mask is None:
         return Source(volume.array, volume.geometry)
-    return Source(volume.array, volume.geometry, _labels_on(mask, volume.geometry))
+    return Source(volume.array, volume.geometry, _labels_on(mask, volume.geometry, warnings))
 
 
-def _labels_on(image: AnyImage, geometry: Geometry) -> np.ndarray:
+def _labels_on(image: AnyImage, geometry: Geometry, warnings: list[str]) -> np.ndarray:
     labels = images.as_labels(image)
+    warnings += labels.notes
     return on_grid(Source(labels.array, labels.geometry), geometry)
 
 

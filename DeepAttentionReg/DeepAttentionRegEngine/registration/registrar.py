@@ -100,6 +100,8 @@ class Registrar:
         reporter = _reporter(on_progress, cancel, finish)
         with reporter.stage("load", "Reading the volumes."):
             inputs = load_inputs(fixed, moving, given)
+            for warning in inputs.warnings:
+                reporter.step("load", message=warning)
         return self._run_where_it_fits(inputs, reporter, observer or Observer())
 
     def _run_where_it_fits(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
@@ -131,7 +133,7 @@ class Registrar:
         with reporter.stage("align", "Aligning the volumes."):
             matrix = align(inputs.fixed, inputs.moving, settings.alignment, inputs.initial, settings.seed, self.device)
             pair = prepare(inputs.fixed, inputs.moving, matrix, policy, self.device, percentiles)
-        search = Search(settings, pair, fixed, reporter)
+        search = Search(settings, pair, fixed, reporter, warnings=list(inputs.warnings))
         search.values.update(method=settings.method, device=str(self.device), alignment=matrix.ravel().tolist())
         self.find(search, observer)
         if reporter.enough():

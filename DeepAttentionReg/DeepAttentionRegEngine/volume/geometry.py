@@ -97,6 +97,12 @@ class Geometry:
         return math.prod(self.spacing)
 
     @property
+    def extent_mm(self) -> tuple[float, float, float]:
+        """Size of the field of view in mm along i, j, k."""
+        i, j, k = (n * spacing for n, spacing in zip(self.size, self.spacing, strict=True))
+        return i, j, k
+
+    @property
     def center_lps(self) -> np.ndarray:
         """Centre of the field of view, `(3,)` LPS mm."""
         return self.index_to_lps((np.array(self.size) - 1)[None] / 2)[0]

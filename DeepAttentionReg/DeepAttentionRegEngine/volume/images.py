@@ -1,25 +1,28 @@
 """Volumes, label maps, displacement fields and linear transforms from and to files.
 
-What ITK lets pass without a word is refused here: truncated NIfTI and tfm files, and files that a full disk cut short.
+What ITK lets pass without a word is refused: truncated files, values that are no labels, files that a full disk cut
+short.
 """
 
 import gzip
-import math
 import shutil
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..protocol.files import read_file, require_space, unfit, unreadable, write_file
-from .geometry import SHEARED_HINT, Geometry
+from .geometry import Geometry
 from .linear import FIELD_TRANSFORM_SUFFIXES, TRANSFORM_SUFFIXES, invalid, load_transform
 from .linear import linear_matrix as linear_matrix
 from .linear import read_linear_transform as read_linear_transform
 from .linear import to_affine as to_affine
 from .linear import write_linear_transform as write_linear_transform
+from .loading import HEADER_HINT, Loaded, load_meta_image, load_picture, read_image
+from .nifti import load_nifti
+from .nrrd import load_nrrd
 from .points import read_points as read_points
 from .points import write_points as write_points
 
@@ -29,14 +32,24 @@ FIELD_METADATA = {"intent_code": "1006", "displacement field type": "resampling"
 NIFTI_DISPLACEMENT = 1006
 NIFTI_SINGLE_SLICE = b"single slice"
 NIFTI_RAS = np.array([-1, -1, 1], np.float32)
+LOADERS = {
+    (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"): load_nifti,
+    (".nrrd", ".nhdr"): load_nrrd,
+    (".mha", ".mhd"): load_meta_image,
+    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"): load_picture,
+}
+IMAGE_VALUES = 100  # more of them, changing from voxel to voxel, are no labels
+JUDGED_VOXELS = 2**20
+VECTORS = {value for name, value in vars(sitk).items() if name.startswith("sitkVector")}
 
 
 @dataclass(frozen=True)
 class Volume:
-    """An array `(k, j, i)` and its grid."""
+    """An array `(k, j, i)`, its grid, and sentences on what the file it comes from leaves open."""
 
     array: np.ndarray
     geometry: Geometry
+    notes: tuple[str, ...] = ()
 
 
 # What a volume can be given as: a file, a SimpleITK image, or an array `(k, j, i)` with its grid.
@@ -59,6 +72,7 @@ def as_volume(image: AnyImage) -> Volume:
         return read_volume(image)
     if isinstance(image, sitk.Image):
         return _scalar_volume(image, "The image")
+    notes = image.notes if isinstance(image, Volume) else ()
     given = (image.array, image.geometry) if isinstance(image, Volume) else image
     if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Geometry)):
         what = f"is of the type {type(image).__name__}, and says not where it lies"
@@ -66,7 +80,7 @@ def as_volume(image: AnyImage) -> Volume:
     array, geometry = np.asarray(given[0]), given[1]
     array = array.astype(np.uint8) if array.dtype == bool else array
     geometry.require_shape(array.shape, "image")
-    return _require_numbers(Volume(array, geometry), "The image")
+    return _require_numbers(Volume(array, geometry, notes), "The image")
 
 
 def as_labels(image: AnyImage) -> Volume:
@@ -114,41 +128,20 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
     return image
 
 
-def _load_image(name: str) -> sitk.Image:
-    """Read an image; a series of one volume is that volume.
+def load_image(name: str) -> Loaded:
+    """Read an image that means what its header says; a series of one volume is that volume.
 
     Raises:
-        EngineError: If ITK refuses its axes, as it does for sheared NIfTI files.
+        EngineError: If its header makes no sense, or the axes are sheared.
     """
-    if name.lower().endswith((".nii", ".nii.gz")):
-        _require_complete_nifti(name)
-    try:
-        image = sitk.ReadImage(name)
-    except RuntimeError as error:
-        if "orthonormal" not in str(error):
-            raise
-        raise unfit(name, "has sheared axes, not at right angles to each other", SHEARED_HINT) from error
-    return image[:, :, :, 0] if image.GetDimension() == 4 and image.GetSize()[3] == 1 else image
-
-
-def _require_complete_nifti(name: str) -> None:
-    """Raise EOFError for a truncated NIfTI file, whose missing voxels ITK would make up."""
-    with open(name, "rb") as plain:
-        is_compressed = plain.read(2) == b"\x1f\x8b"
-    with gzip.open(name, "rb") if is_compressed else open(name, "rb") as stream:
-        header = stream.read(348)
-        order = next((mark for mark in "<>" if struct.unpack(mark + "i", header[:4])[0] == len(header)), None)
-        if order is None:  # not NIfTI-1; ITK decides
-            return
-        dimensions = struct.unpack(order + "8h", header[40:56])
-        bits = struct.unpack(order + "h", header[72:74])[0]
-        missing = struct.unpack(order + "f", header[108:112])[0] - len(header)
-        missing += math.prod(dimensions[1 : dimensions[0] + 1]) * bits // 8
-        while missing > 0 and (block := stream.read(2**20)):
-            missing -= len(block)
-    if missing > 0:
-        msg = f"{int(missing)} bytes are missing"
-        raise EOFError(msg)
+    loader = next((loader for ends, loader in LOADERS.items() if name.lower().endswith(ends)), None)
+    loaded = Loaded(read_image(name)) if loader is None else loader(name)
+    image = loaded.image
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetNumberOfComponentsPerPixel() == 1 and image.GetPixelID() in VECTORS:  # a list of one volume
+        image = sitk.VectorIndexSelectionCast(image, 0)
+    return replace(loaded, image=image)
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -159,7 +152,8 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         EngineError: If the file is missing, unreadable, a colour or vector image, a time series, or without any number.
     """
-    return _scalar_volume(read_file(path, _load_image), f"The file {path}")
+    loaded = read_file(path, load_image)
+    return replace(_scalar_volume(loaded.image, f"The file {path}"), notes=loaded.notes)
 
 
 def _scalar_volume(image: sitk.Image, subject: str) -> Volume:
@@ -169,7 +163,9 @@ def _scalar_volume(image: sitk.Image, subject: str) -> Volume:
     image = _without_repeated_channels(image)
     if image.GetNumberOfComponentsPerPixel() != 1:
         components = image.GetNumberOfComponentsPerPixel()
-        raise invalid(subject, f"has {components} values per voxel, as color images have", "Convert it to one value.")
+        raise invalid(
+            subject, f"has {components} values per voxel, as color images and series have", "Convert it to one value."
+        )
     return _require_numbers(from_sitk(image), subject)
 
 
@@ -202,13 +198,39 @@ def read_labels(path: str | Path) -> Volume:
 
 
 def _whole_numbers(volume: Volume, subject: str) -> Volume:
-    if np.issubdtype(volume.array.dtype, np.integer):
-        return volume
-    whole = np.isfinite(volume.array) & (volume.array == np.rint(volume.array))
+    array = volume.array
+    if array.dtype.kind == "f":
+        array = _integers(array, subject)
+    if _looks_like_an_image(array):
+        what = f"holds more than {IMAGE_VALUES} values that change from voxel to voxel, as those of an image do"
+        raise invalid(subject, what, "Choose a label map, not an image.")
+    return replace(volume, array=array)
+
+
+def _integers(array: np.ndarray, subject: str) -> np.ndarray:
+    """Return whole numbers stored as floats as integers that hold all of them."""
+    whole = np.isfinite(array) & (array == np.rint(array))
     if not whole.all():
-        value = volume.array[~whole][0]
+        value = array[~whole][0]
         raise invalid(subject, f"holds {value:g}, which is no label", "Choose a label map, not an image.")
-    return Volume(volume.array.astype(np.int32), volume.geometry)
+    largest, exact = float(np.abs(array).max()), 2.0 ** (np.finfo(array.dtype).nmant + 1)
+    if largest >= exact:
+        what = f"holds labels up to {largest:.0f} as {array.dtype}, which tells them apart below {exact:.0f} only"
+        raise invalid(subject, what, "Save it with whole numbers.")
+    return array.astype(np.int32 if largest < 2**31 else np.int64)
+
+
+def _looks_like_an_image(labels: np.ndarray) -> bool:
+    """Return whether most neighbours differ and there are many values, judged by lines along the longest axis."""
+    lines = np.moveaxis(labels, int(np.argmax(labels.shape)), -1)
+    lines = lines.reshape(-1, lines.shape[-1])
+    lines = lines[:: max(1, lines.size // JUDGED_VOXELS)]
+    values, counts = np.unique(lines, return_counts=True)
+    if len(values) <= IMAGE_VALUES:
+        return False
+    inside = lines != values[counts.argmax()]
+    pairs = inside[:, 1:] & inside[:, :-1]
+    return bool(pairs.any() and (lines[:, 1:] != lines[:, :-1])[pairs].mean() > 0.5)
 
 
 def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
@@ -226,7 +248,7 @@ def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> Non
         sitk.WriteImage(image, name, useCompression=compress, compressionLevel=1)
 
     def complete(name: str) -> bool:
-        written = _load_image(name)
+        written = load_image(name).image
         return np.array_equal(sitk.GetArrayViewFromImage(written), array, equal_nan=not compress)
 
     write_file(path, IMAGE_SUFFIXES, write, complete)
@@ -305,7 +327,10 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     if str(path).lower().endswith(TRANSFORM_SUFFIXES):
         image = _field_of_transform(path, read_file(path, load_transform))
     else:
-        image = read_file(path, _load_image)
+        loaded = read_file(path, load_image)
+        if loaded.notes:  # vectors that are elsewhere or in another unit are of no use
+            raise invalid("The displacement field", f"is open to doubt. {loaded.notes[0]}".rstrip("."), HEADER_HINT)
+        image = loaded.image
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     if metadata.get("displacement field type") == "modeling":
         raise unfit(path, "maps moving to fixed points (a modeling transform)", "Invert it in Slicer first.")
@@ -332,5 +357,5 @@ def _field_of_transform(path: str | Path, transform: sitk.Transform) -> sitk.Ima
         raise unfit(path, f"holds a {transform.GetName()}, not a displacement field", "Choose a field file.")
     image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
     if 0 in image.GetSize():  # ITK makes an empty field of a truncated tfm file
-        raise unreadable(path)
+        raise unreadable(path, "its displacement field is empty")
     return image

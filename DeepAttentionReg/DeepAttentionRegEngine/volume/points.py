@@ -9,6 +9,7 @@ import numpy as np
 from ..protocol import errors
 from ..protocol.files import read_file, unfit, write_file
 from .geometry import flip_lps_ras
+from .units import millimetres
 
 
 def read_points(path: str | Path) -> np.ndarray:
@@ -41,6 +42,13 @@ def _markups_points(text: str) -> tuple[np.ndarray, bool]:
     if not all(control.get("positionStatus", "defined") == "defined" for control in controls):
         return np.zeros((0, 3)), False
     points = np.array([control["position"] for control in controls], dtype=float).reshape(-1, 3)
+    unit = markup.get("coordinateUnits", "mm")
+    unit = unit if isinstance(unit, str) else unit[0]  # a code with its standard and its meaning
+    factor = millimetres(unit)
+    if factor is None:
+        msg = f'their unit is "{unit}"'
+        raise ValueError(msg)
+    points *= factor
     is_ras = str(markup.get("coordinateSystem", "LPS")) in ("RAS", "0")
     return flip_lps_ras(points) if is_ras else points, True
 

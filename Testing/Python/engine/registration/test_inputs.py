@@ -1,18 +1,22 @@
 """Inputs that cannot work are refused in a sentence, and unusual ones are registered as what they are."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.contract import RegisterJob
 from DeepAttentionRegEngine.protocol.errors import EngineError
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.registration.alignment import align
 from DeepAttentionRegEngine.registration.evaluation import linear_field
+from DeepAttentionRegEngine.registration.registrar import register
 from DeepAttentionRegEngine.volume import images
 from engine_cases import blob_source, centered, matrix4, quiet, rotation
 
@@ -102,3 +106,83 @@ class TestInputs:
         with pytest.raises(EngineError) as caught:
             run(shifted(method="elastix"), quiet())
         assert caught.value.code == errors.METHOD_UNKNOWN
+
+
+class TestSizes:
+    @staticmethod
+    def scaled(job: RegisterJob, folder: Path, factor: float) -> str:
+        """Write the moving image of a job as if its voxels were so many times as large."""
+        image = sitk.ReadImage(job.moving)
+        image.SetSpacing([factor * spacing for spacing in image.GetSpacing()])
+        image.SetOrigin([factor * place for place in image.GetOrigin()])
+        sitk.WriteImage(image, folder / "scaled.nrrd")
+        return str(folder / "scaled.nrrd")
+
+    @pytest.mark.parametrize("factor", [1000.0, 0.001])
+    def test_images_in_different_units_are_refused_with_both_sizes(
+        self, shifted: Callable, tmp_path: Path, factor: float
+    ) -> None:
+        side = f"{64 * factor:.3g}"
+        sizes = f"fixed image measures 64 x 64 x 64 mm, the moving one {side} x {side} x {side} mm"
+        with pytest.raises(EngineError, match=re.escape(sizes)) as caught:
+            run(shifted(moving=self.scaled(shifted(), tmp_path, factor)), quiet())
+        assert caught.value.code == errors.INPUT_INVALID
+
+    @pytest.mark.parametrize("factor", [10.0, 6.0])
+    def test_tenfold_size_is_told_before_the_run_and_in_the_result(
+        self, shifted: Callable, tmp_path: Path, factor: float
+    ) -> None:
+        told: list[str] = []
+        moving = self.scaled(shifted(), tmp_path, factor)
+        registered = register(
+            shifted().fixed,
+            moving,
+            Settings(method="none", alignment="none", refinement_steps=0, device="cpu"),
+            on_progress=lambda progress: told.append(progress.message),
+        )
+        (warning,) = registered.warnings
+        assert "check that the voxel sizes of both are in mm" in warning
+        assert told.index(warning) < told.index("Aligning the volumes.")
+
+    def test_sizes_that_the_initial_transform_brings_together_are_none_to_tell(
+        self, shifted: Callable, tmp_path: Path
+    ) -> None:
+        images.write_linear_transform(tmp_path / "scale.tfm", np.diag([1000.0, 1000.0, 1000.0, 1.0]))
+        moving = self.scaled(shifted(), tmp_path, 1000)
+        result = run(shifted(moving=moving, initial_transform=str(tmp_path / "scale.tfm")), quiet())
+        assert result.warnings == []
+
+    def test_part_of_an_examination_is_registered_without_a_word(self, shifted: Callable, tmp_path: Path) -> None:
+        sitk.WriteImage(sitk.ReadImage(shifted().moving)[8:24, 8:24, 8:24], tmp_path / "part.nrrd")
+        assert run(shifted(moving=str(tmp_path / "part.nrrd")), quiet()).warnings == []
+
+
+class TestPictures:
+    def test_same_pixels_with_any_print_density_do_not_move(self, tmp_path: Path) -> None:
+        pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+        plane = blob_source(centered((60, 56, 1), (1.0, 1.0, 1.0)))
+        pixels = np.clip(255 * plane.array[0], 0, 255).astype(np.uint8)
+        for density in (72, 96):
+            pillow.fromarray(pixels).save(tmp_path / f"{density}.tif", dpi=(density, density))
+        files = {"fixed": str(tmp_path / "96.tif"), "moving": str(tmp_path / "72.tif")}
+        result = run(RegisterJob(**files, method="none", refinement_steps=10), quiet())
+        assert result.values["displacement_mm"]["max"] == 0
+        assert [re.sub(r".*[/\\]", "", warning) for warning in result.warnings] == [
+            f"{density}.tif holds no physical size, so a pixel counts as 1 mm." for density in (96, 72)
+        ]
+
+
+class TestLabels:
+    def test_labels_beyond_32_bits_are_measured_one_by_one(self, shifted: Callable, tmp_path: Path) -> None:
+        image = images.read_volume(shifted().fixed)
+        labels = np.where(image.array > image.array.mean(), 2**40, 2**40 + 2**32)
+        images.write_volume(tmp_path / "labels.nrrd", labels, image.geometry)
+        files = dict.fromkeys(("fixed_labels", "moving_labels"), str(tmp_path / "labels.nrrd"))
+        result = run(shifted(moving=shifted().fixed, **files), quiet())
+        assert result.values["after"]["dice"] == {str(2**40): 1.0, str(2**40 + 2**32): 1.0, "mean": 1.0}
+
+    def test_image_given_in_place_of_labels_is_refused(self, shifted: Callable, tmp_path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 1000, (32, 32, 32), np.int16)
+        images.write_volume(tmp_path / "ct.nrrd", noise, images.read_volume(shifted().fixed).geometry)
+        with pytest.raises(EngineError, match="as those of an image do"):
+            run(shifted(fixed_mask=str(tmp_path / "ct.nrrd")), quiet())

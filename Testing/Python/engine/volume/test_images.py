@@ -13,6 +13,8 @@ from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from file_checks import assert_same_grid, full_disk, precision, refusal
 
+CUBE = Geometry((5, 5, 5), (1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+
 
 def noise(geometry: Geometry, dtype: str = "float32") -> np.ndarray:
     return np.random.default_rng(0).normal(100, 40, geometry.shape).astype(dtype)
@@ -167,7 +169,7 @@ class TestShearedAxes:
 
 class TestLabels:
     def test_whole_numbers_stored_as_floats_become_integers(self, oblique_geometry: Geometry, tmp_path: Path) -> None:
-        labels = np.rint(noise(oblique_geometry))
+        labels = np.rint(noise(oblique_geometry) / 10)
         images.write_volume(tmp_path / "labels.nrrd", labels, oblique_geometry)
         read = images.read_labels(tmp_path / "labels.nrrd").array
         assert read.dtype == np.int32
@@ -182,6 +184,54 @@ class TestLabels:
         images.write_volume(tmp_path / "labels.nrrd", labels, oblique_geometry)
         with refusal(errors.INPUT_INVALID, f"holds {value:g}, which is no label"):
             images.read_labels(tmp_path / "labels.nrrd")
+
+    @pytest.mark.parametrize("suffix", images.IMAGE_SUFFIXES)
+    @pytest.mark.parametrize(("dtype", "first"), [("int64", 2**40), ("int64", -(2**40)), ("uint64", 2**63)])
+    def test_labels_beyond_32_bits_are_kept(self, tmp_path: Path, suffix: str, dtype: str, first: int) -> None:
+        labels = np.full(CUBE.shape, first, dtype)
+        labels[2:] += np.array(1, dtype)
+        images.write_volume(tmp_path / f"labels{suffix}", labels, CUBE)
+        read = images.read_labels(tmp_path / f"labels{suffix}").array
+        assert np.unique(read).tolist() == [first, first + 1]
+        np.testing.assert_array_equal(read, labels)
+
+    def test_large_labels_stored_as_floats_are_kept(self, tmp_path: Path) -> None:
+        labels = np.full(CUBE.shape, 3e9)
+        labels[2:] += 1
+        images.write_volume(tmp_path / "labels.nii", labels, CUBE)
+        assert np.unique(images.read_labels(tmp_path / "labels.nii").array).tolist() == [3_000_000_000, 3_000_000_001]
+
+    @pytest.mark.parametrize(("dtype", "exact"), [("float32", 2**24), ("float64", 2**53)])
+    def test_labels_that_floats_fold_together_are_refused(self, tmp_path: Path, dtype: str, exact: int) -> None:
+        for largest in (exact - 1, exact):
+            images.write_volume(tmp_path / f"{largest}.nrrd", np.full(CUBE.shape, largest, dtype), CUBE)
+        assert images.read_labels(tmp_path / f"{exact - 1}.nrrd").array.max() == exact - 1
+        with refusal(errors.INPUT_INVALID, f"holds labels up to {exact} as {dtype}"):
+            images.read_labels(tmp_path / f"{exact}.nrrd")
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+    def test_image_in_place_of_labels_is_recognized(
+        self, oblique_geometry: Geometry, tmp_path: Path, dtype: str
+    ) -> None:
+        image = np.rint(noise(oblique_geometry)).astype(dtype)
+        image[:, :, :4] = 0  # air
+        images.write_volume(tmp_path / "image.nrrd", image, oblique_geometry)
+        with refusal(errors.INPUT_INVALID, "change from voxel to voxel, as those of an image do"):
+            images.read_labels(tmp_path / "image.nrrd")
+
+    def test_picture_in_place_of_a_mask_is_recognized(self, tmp_path: Path) -> None:
+        picture = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(picture), tmp_path / "picture.png")
+        with refusal(errors.INPUT_INVALID, "as those of an image do"):
+            images.read_labels(tmp_path / "picture.png")
+
+    @pytest.mark.parametrize("width", [2, 6])
+    def test_many_small_labels_are_labels(self, width: int) -> None:
+        cells = np.arange(1, 513).reshape(8, 8, 8)
+        labels = cells.repeat(width, 0).repeat(width, 1).repeat(width, 2)
+        size = labels.shape[0]
+        grid = Geometry((size, size, size), (1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+        assert len(np.unique(images.as_labels((labels, grid)).array)) == 512
 
 
 class TestWritingFails:

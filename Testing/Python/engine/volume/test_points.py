@@ -37,6 +37,18 @@ class TestMarkups:
         flipped = read(tmp_path, "c.mrk.json", markups(coordinateSystem="RAS"))
         np.testing.assert_array_equal(flipped, LPS * (-1, -1, 1))
 
+    @pytest.mark.parametrize(
+        ("unit", "factor"),
+        [("mm", 1), ("um", 1e-3), ("m", 1e3), ("cm", 10), (["mm", "UCUM", "millimeter"], 1), (["um", "UCUM"], 1e-3)],
+    )
+    def test_json_unit_counts(self, tmp_path: Path, unit: str | list[str], factor: float) -> None:
+        found = read(tmp_path, "a.mrk.json", markups(coordinateUnits=unit))
+        np.testing.assert_allclose(found, LPS * factor, rtol=1e-12)
+
+    def test_json_in_an_unknown_unit_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(errors.EngineError, match='their unit is "voxel"'):
+            read(tmp_path, "a.mrk.json", markups(coordinateUnits="voxel"))
+
     def test_json_point_that_is_not_placed_is_refused(self, tmp_path: Path) -> None:
         unplaced = [{"position": "", "positionStatus": "undefined"}]
         with pytest.raises(errors.EngineError, match="not placed"):

@@ -1,0 +1,93 @@
+"""Files as SimpleITK images that mean what their headers say, in mm and in 3D.
+
+What ITK's readers drop, make up or take for something else is put right here, told, or refused.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from ..protocol.files import unfit
+from .geometry import SHEARED_HINT
+from .units import common_unit
+
+NO_SIZE = "gives its voxels no size: a spacing is zero or not a number"
+NO_PLACE = "gives an axis or a position that is not a number"
+HEADER_HINT = "Correct its header, or export it again from where it comes from."
+# What ITK and its libraries say of files that are whole but make no sense, and how it is told.
+SENSELESS = (
+    (r"orthonormal", "has sheared axes, not at right angles to each other", SHEARED_HINT),
+    (r"Zero-valued spacing|axis \d+ spacing \(", NO_SIZE, HEADER_HINT),
+    (r"space vector coefficients|Bad direction", NO_PLACE, HEADER_HINT),
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image, and sentences on what its file leaves open."""
+
+    image: sitk.Image
+    notes: tuple[str, ...] = ()
+
+
+def read_image(name: str) -> sitk.Image:
+    """Read an image as ITK does.
+
+    Raises:
+        RuntimeError: If it cannot.
+        EngineError: If the header gives sheared axes, or voxels without size or position.
+    """
+    try:
+        return sitk.ReadImage(name)
+    except RuntimeError as error:
+        for mark, what, hint in SENSELESS:
+            if re.search(mark, str(error)):
+                raise unfit(name, what, hint) from error
+        raise
+
+
+def in_millimetres(name: str, image: sitk.Image, units: list[str]) -> Loaded:
+    """Scale spacing and origin of an image to mm.
+
+    Args:
+        name: Its file.
+        image: With spacing and origin as in the file.
+        units: Those of the file, of one axis or of each; empty if it names none.
+
+    Raises:
+        EngineError: If the units differ.
+    """
+    try:
+        factor, note = common_unit(units)
+    except ValueError as error:
+        raise unfit(name, str(error), HEADER_HINT) from error
+    if factor != 1:
+        factors = [factor] * 3 + [1.0] * (image.GetDimension() - 3)  # the fourth axis is time
+        image.SetSpacing([a * b for a, b in zip(image.GetSpacing(), factors, strict=False)])
+        image.SetOrigin([a * b for a, b in zip(image.GetOrigin(), factors, strict=False)])
+    return Loaded(image, (f"The file {name} {note}.",) if note else ())
+
+
+def load_meta_image(name: str) -> Loaded:
+    """Read a MetaImage file (mha, mhd), whose unit ITK ignores."""
+    image = read_image(name)
+    with open(name, "rb") as stream:
+        header = stream.read(2**16).partition(b"ElementDataFile")[0].decode("latin-1")
+    return in_millimetres(name, image, re.findall(r"^DistanceUnits\s*=\s*(\S+)", header, re.MULTILINE))
+
+
+def load_picture(name: str) -> Loaded:
+    """Read a PNG, JPEG, TIFF or BMP file; how large to print it is not how large it was.
+
+    Only ITK itself writes physical sizes into such files: into PNG in a field of its own, into TIFF with its name.
+    """
+    image = read_image(name)
+    by_itk = "Software" in image.GetMetaDataKeys() and image.GetMetaData("Software") == "InsightToolkit"
+    if image.GetDimension() == 2 and (by_itk or (Path(name).suffix.lower() == ".png" and image.GetSpacing() != (1, 1))):
+        return Loaded(image)
+    if by_itk:
+        return Loaded(image, (f"The file {name} does not hold the distance of its slices, which was taken as 1 mm.",))
+    image.SetSpacing([1.0] * image.GetDimension())
+    return Loaded(image, (f"The file {name} holds no physical size, so a pixel counts as 1 mm.",))
