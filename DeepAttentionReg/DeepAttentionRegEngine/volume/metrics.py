@@ -139,8 +139,7 @@ def label_boxes(labels: np.ndarray) -> dict[int, tuple[slice, ...]]:
     for k, plane in enumerate(labels):
         j, i = np.nonzero(plane)
         rank = np.searchsorted(values, plane[j, i])
-        for axis, index in enumerate((k, j, i)):
-            occupied[axis][rank, index] = True
+        occupied[0][rank, k] = occupied[1][rank, j] = occupied[2][rank, i] = True
     starts = np.stack([by_label.argmax(1) for by_label in occupied], 1).tolist()
     stops = np.stack([by_label.shape[1] - by_label[:, ::-1].argmax(1) for by_label in occupied], 1).tolist()
     boxes = (tuple(map(slice, *ends)) for ends in zip(starts, stops, strict=True))
