@@ -110,8 +110,8 @@ def _estimate(
     """
     on_cpu, on_device = slower
     axes, job = str(voxels["axes"]), costs["job"][str(voxels["axes"])]
-    alignment = costs["alignment"][settings.alignment][axes]
-    seconds = on_cpu * (evaluate(job["seconds"], voxels) + evaluate(alignment, voxels))
+    alignment = evaluate(costs["alignment"][settings.alignment][axes], voxels)
+    seconds = on_cpu * (evaluate(job["seconds"], voxels) + alignment)
     peaks = [evaluate(job["bytes"], voxels)]
     if method is not None:
         law = costs["methods"][method.name][axes]
