@@ -19,7 +19,7 @@ from .preprocess import Source, resample, slab_indices
 from .working_grid import plan_grid, spatial_shape
 
 SHORTEST_AXIS = 8
-COARSE_VOXELS = 8_000  # of the smaller volume; the other gets voxels of the same size
+COARSE_VOXELS = {2: 2_500, 3: 8_000}  # by axes, of the smaller volume; the other gets voxels of the same size
 MOST_COARSE_VOXELS = 64_000
 THINNED_VOXELS = 500_000  # of which the coarse images are made; more would cost seconds and change nothing
 WINDOW = 5  # coarse voxels
@@ -49,8 +49,7 @@ class CoarsePair:
         Raises:
             EngineError: If one is constant or holds no finite value.
         """
-        policy = GridPolicy(SHORTEST_AXIS, COARSE_VOXELS)
-        edge = min(policy.working_spacing(grid.size, grid.spacing) for grid in (fixed.geometry, moving.geometry))
+        edge = min(_coarse_edge(source.geometry) for source in (fixed, moving))
         return cls(_coarse(fixed, "fixed image", edge, device), _coarse(moving, "moving image", edge, device), device)
 
     def similarity(self, matrix: np.ndarray) -> float:
@@ -130,6 +129,12 @@ class CoarsePair:
 
     def _image(self, array: np.ndarray) -> Tensor:
         return to_tensor(array, self.device).view(1, 1, *spatial_shape(self.fixed.geometry))
+
+
+def _coarse_edge(grid: Geometry) -> float:
+    """Return the edge in mm of a voxel that is coarse for a volume."""
+    policy = GridPolicy(SHORTEST_AXIS, COARSE_VOXELS[len(used_axes(grid.size))])
+    return policy.working_spacing(grid.size, grid.spacing)
 
 
 def _coarse(source: Source, name: str, edge: float, device: Device) -> Source:
