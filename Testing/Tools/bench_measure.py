@@ -33,9 +33,9 @@ from DeepAttentionRegEngine.networks import ARCHITECTURES, build
 from DeepAttentionRegEngine.protocol import contract, registry
 from DeepAttentionRegEngine.protocol.grid import REFINEMENT_ALONE, GridPolicy
 from DeepAttentionRegEngine.protocol.reporting import Reporter
-from DeepAttentionRegEngine.registration.alignment import align
 from DeepAttentionRegEngine.registration.method_run import similarity
 from DeepAttentionRegEngine.registration.preprocess import Source, WorkingPair, field_on_fixed, prepare, warp_volume
+from DeepAttentionRegEngine.registration.starts import find_start
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
@@ -180,10 +180,10 @@ def measure_refinement(name: str, size: tuple[int, int, int], device: torch.devi
 
 
 def measure_alignment(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
-    """Align linearly; ITK does so on one thread, so that the process' seconds are those that pass."""
+    """Find the start; ITK does so on one thread, so that the process' seconds are about those that pass."""
     fixed, moving = make_sources(size)
     started = time.process_time()
-    align(fixed, moving, name, np.eye(4), 0, device)
+    find_start(fixed, moving, name, np.eye(4), 0, device)
     return {"seconds": time.process_time() - started, "voxels": {"fixed": fixed.array.size}}
 
 

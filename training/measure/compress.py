@@ -36,7 +36,7 @@ from ..run.export import list_weights
 from .rows import Measured, registration_rows
 from .transfer import methods, set_rows
 from .transfer_sets import SETS
-from .whole_jobs import method_of, run_job, shipped_weights, stored_files
+from .whole_jobs import SAME_START, method_of, run_job, shipped_weights, stored_files
 
 LARGEST_LOSS = 0.001
 BITS = (16, 8)
@@ -110,7 +110,7 @@ def _by_jobs(config: Config, files: dict[int, Path], pairs: Pairs) -> Iterator[D
         "method": method_of(config),
         "recursions": usual_recursions(config),
         "refinement_steps": 0,
-        "device": "cpu",
+        **SAME_START,
     }
     dice: dict[int, list[float]] = {bits: [] for bits in files}
     for pair in drawn:

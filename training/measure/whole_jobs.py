@@ -1,4 +1,4 @@
-"""Measures weights by whole jobs of the engine, exactly as users run them: alignment, network, refinement."""
+"""Measures weights by whole jobs of the engine: centres aligned, network, refinement."""
 
 import time
 from pathlib import Path
@@ -15,6 +15,7 @@ from .rows import Row
 from .scoring import Figures, summarized
 
 Files = dict[str, str]
+SAME_START = {"alignment": "center", "device": "cpu"}
 
 
 def settings(method: str, weights: str, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
@@ -116,7 +117,7 @@ def regularity_figures(values: dict[str, Any]) -> Figures:
 
 def _register(folder: Path, pair: tuple[str, str], options: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
-    values = run_job(build(RegisterJob, {**stored_files(folder, pair), "device": "cpu", **options}))
+    values = run_job(build(RegisterJob, {**stored_files(folder, pair), **SAME_START, **options}))
     return {**values, "seconds": time.perf_counter() - started}
 
 

@@ -15,9 +15,10 @@ from .contract import METHOD_NONE
 from .grid import REFINEMENT_ALONE, used_axes
 from .quality import resolve
 from .registry import Method, load_method, resources
-from .settings import Settings
+from .settings import AUTOMATIC, Settings
 
 FILE = "costs.json"
+MOST_COMPARED_VOXELS = 1_700_000  # the automatic alignment leaves out voxels of larger volumes
 
 Law = dict[str, float]
 
@@ -110,8 +111,9 @@ def _estimate(
     """
     on_cpu, on_device = slower
     axes, job = str(voxels["axes"]), costs["job"][str(voxels["axes"])]
-    alignment = costs["alignment"][settings.alignment][axes]
-    seconds = on_cpu * (evaluate(job["seconds"], voxels) + evaluate(alignment, voxels))
+    aligned = voxels if settings.alignment != AUTOMATIC else {"fixed": min(voxels["fixed"], MOST_COMPARED_VOXELS)}
+    alignment = evaluate(costs["alignment"][settings.alignment][axes], aligned)
+    seconds = on_cpu * (evaluate(job["seconds"], voxels) + alignment)
     peaks = [evaluate(job["bytes"], voxels)]
     if method is not None:
         law = costs["methods"][method.name][axes]

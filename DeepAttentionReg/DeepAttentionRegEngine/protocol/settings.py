@@ -14,7 +14,9 @@ def _(text: str) -> str:
     return text
 
 
+AUTOMATIC = "automatic"
 ALIGNMENTS = {
+    AUTOMATIC: _("Automatic"),
     "none": _("None"),
     "center": _("Centers of the volumes"),
     "mass": _("Centers of mass"),
@@ -106,10 +108,10 @@ class Settings:
     )
     seed: int = option(0, label=_("Seed"), help="seed of everything random", at_least=0, at_most=2**32 - 2)
     alignment: str = option(
-        "center",
+        AUTOMATIC,
         label=_("Alignment"),
-        help="where to start: as the coordinates say (none), centers of the fields of view, centers of mass, or an "
-        "optimized rigid or affine map",
+        help="where to start: what makes the images most alike (automatic), as the coordinates say (none), centers of "
+        "the fields of view, centers of mass, or an optimized rigid or affine map",
         choices=ALIGNMENTS,
     )
     refinement_steps: int | None = option(

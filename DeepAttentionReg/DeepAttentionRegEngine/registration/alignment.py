@@ -167,7 +167,7 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
         raise errors.EngineError(
             errors.INPUT_INVALID,
             f"An alignment ({mode}) of a single slice with a volume is not possible.",
-            "Choose 'center' or place the slice with a linear transform.",
+            "Choose 'automatic' or place the slice with a linear transform.",
         )
     to_lps = _grid_to_lps(grids[0]), _grid_to_lps(grids[1])
     between = np.linalg.inv(to_lps[1]) @ start @ to_lps[0]
@@ -227,7 +227,7 @@ def _run(
         raise errors.EngineError(
             errors.NO_OVERLAP,
             "The linear alignment found no common structure in the two volumes.",
-            "Place the moving volume roughly with a linear transform, or choose the alignment 'center'.",
+            "Place the moving volume roughly with a linear transform, or choose the alignment 'automatic'.",
         ) from error
 
 

@@ -219,7 +219,7 @@ def _require_overlap(share: float) -> None:
         raise errors.EngineError(
             errors.NO_OVERLAP,
             f"After the initial alignment the volumes share {100 * share:.1f} % of the fixed volume's field of view.",
-            "Start from the centers of the volumes or of mass, or place the moving volume with a linear transform.",
+            "Choose the alignment automatic, or place the moving volume with a linear transform.",
         )
 
 

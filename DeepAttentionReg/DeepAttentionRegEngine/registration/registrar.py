@@ -18,7 +18,6 @@ from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
 from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
-from .alignment import align
 from .evaluation import finite, linear_field, regularity, score
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import run_within_memory
@@ -26,6 +25,7 @@ from .method_run import Observer
 from .preprocess import field_on_fixed, prepare
 from .registered import Registered
 from .search import Search, Tool
+from .starts import find_start
 from .versions import versions
 
 RESTART = "The graphics card has too little memory; starting again on the CPU."
@@ -131,9 +131,12 @@ class Registrar:
         policy = REFINEMENT_ALONE if self.method is None else self.method.grid[axes]
         percentiles = PERCENTILES if self.method is None else self.method.normalization
         with reporter.stage("align", "Aligning the volumes."):
-            matrix = align(inputs.fixed, inputs.moving, settings.alignment, inputs.initial, settings.seed, self.device)
+            chosen = settings.alignment, inputs.initial, settings.seed, self.device
+            start = find_start(inputs.fixed, inputs.moving, *chosen)
+            matrix = start.matrix
             pair = prepare(inputs.fixed, inputs.moving, matrix, policy, self.device, percentiles)
-        search = Search(settings, pair, fixed, reporter, warnings=list(inputs.warnings))
+        search = Search(settings, pair, fixed, reporter, warnings=[*inputs.warnings, *start.warnings])
+        search.values.update(start=start.chosen, start_similarity=start.similarities)
         search.values.update(method=settings.method, device=str(self.device), alignment=matrix.ravel().tolist())
         self.find(search, observer)
         if reporter.enough():

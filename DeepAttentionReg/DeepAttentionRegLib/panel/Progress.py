@@ -5,6 +5,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.settings import choices_of
 
 from ..Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice
 
@@ -75,6 +76,11 @@ def summaryOf(outcome: Any) -> str:
     values = outcome.result.values
     before, after = (values.get(state, {}) for state in ("before", "after"))
     sentences = [_('Created the transform "{name}".').format(name=outcome.transformNode.GetName())]
+    start, alike = values.get("start", "none"), values.get("start_similarity", {})
+    if start in alike and start != "none":
+        text = _("Start: {start}, similarity {after:.2f}; as stored {before:.2f}.")
+        name = choices_of("alignment").get(start, start)
+        sentences.append(text.format(start=_(name), after=alike[start], before=alike["none"]))
     texts = {
         "dice": _("Overlap (Dice) {before:.2f} before, {after:.2f} after."),
         "tre_mm": _("Landmark error {before:.1f} mm before, {after:.1f} mm after."),

@@ -143,7 +143,7 @@ class TestEstimateText:
         *plan, speeds = asked[0]
         assert plan == [(12, 11, 10), (1.0, 1.0, 1.0), settings]
         chosen = settings.method, settings.recursions, settings.alignment, settings.refinement_steps
-        assert chosen == ("rman", 3, "center", 40)
+        assert chosen == ("rman", 3, "automatic", 40)
         assert (settings.similarity, settings.velocity) == ("ncc", True)
         assert speeds == {"cpu": 80.0, "device": 80.0}
 
