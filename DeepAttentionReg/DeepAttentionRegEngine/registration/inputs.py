@@ -10,6 +10,7 @@ from ..protocol import errors
 from ..volume import images
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
+from .belonging import require_belonging
 from .evaluation import Reference
 from .preprocess import Source, on_grid
 
@@ -45,7 +46,7 @@ class Given:
 
 
 def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
-    """Read what is in files, and check that the two images go together.
+    """Read what is in files, and check that images, labels and landmarks go together.
 
     Raises:
         EngineError: If something cannot be read or used.
@@ -58,7 +59,9 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
             f"The moving image is a single slice {sizes[1]}, the fixed one a volume {sizes[0]}.",
             "Register two volumes, two slices, or use the slice as the fixed image.",
         )
-    return Inputs(*sources, load_reference(given, sources[0].geometry), _linear(given.initial))
+    reference = load_reference(given, sources[0].geometry)
+    require_belonging(reference, sources[0].geometry, sources[1].geometry)
+    return Inputs(*sources, reference, _linear(given.initial))
 
 
 def load_reference(given: Given, geometry: Geometry) -> Reference:

@@ -19,6 +19,7 @@ from ..protocol.settings import Settings
 from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
 from .alignment import align
+from .belonging import doubts
 from .evaluation import finite, linear_field, regularity, score
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import run_within_memory
@@ -132,6 +133,7 @@ class Registrar:
             matrix = align(inputs.fixed, inputs.moving, settings.alignment, inputs.initial, settings.seed, self.device)
             pair = prepare(inputs.fixed, inputs.moving, matrix, policy, self.device, percentiles)
         search = Search(settings, pair, fixed, reporter)
+        search.warnings += doubts(inputs.fixed, inputs.moving, inputs.reference)
         search.values.update(method=settings.method, device=str(self.device), alignment=matrix.ravel().tolist())
         self.find(search, observer)
         if reporter.enough():
