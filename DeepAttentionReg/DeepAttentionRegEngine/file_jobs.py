@@ -25,6 +25,7 @@ from .registration.registrar import RESTART, RESTARTED, Registrar
 from .volume import images
 
 REGISTERED = ("transform", "warped", "jacobian", "warped_labels")  # outputs that `Registered.write` knows
+UNUSED_LABELS = "The moving labels were not used: there are no fixed ones to compare with, and no file to warp them to."
 
 
 class Registrars:
@@ -68,6 +69,8 @@ class FileJob:
         try:
             registered = self._register(registrar, observer)
             warnings, values = list(registered.warnings), dict(registered.measures)
+            if self.job.moving_labels and not (self.job.fixed_labels or self.job.output_warped_labels):
+                warnings.append(UNUSED_LABELS)
             spread_mm = None
             if self.job.output_uncertainty is not None:
                 with self.reporter.stage("uncertainty", "Registering slightly changed images."):

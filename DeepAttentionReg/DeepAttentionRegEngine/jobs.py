@@ -27,6 +27,7 @@ from .protocol.contract import (
     WarpJob,
 )
 from .protocol.reporting import Reporter
+from .registration.belonging import require_belonging, require_reached
 from .registration.evaluation import finite, regularity, score
 from .registration.inputs import Given, load_reference
 from .registration.memory import run_within_memory
@@ -113,6 +114,7 @@ def warp_file(job: WarpJob) -> Result:
     displacement, geometry = images.read_displacement(job.transform)
     volume = images.read_labels(job.moving) if job.labels else images.read_volume(job.moving)
     source = Source(volume.array, volume.geometry)
+    require_reached(source, displacement, geometry, CPU, whole=not job.labels)
     images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU, nearest=job.labels), geometry)
     return Result({"warped": job.output}, warnings=list(volume.notes))
 
@@ -132,6 +134,15 @@ def measure(job: MetricsJob) -> Result:
     labels, points = (job.fixed_labels, job.moving_labels), (job.fixed_points, job.moving_points)
     warnings: list[str] = []
     reference = load_reference(Given(labels=labels, points=points), geometry, warnings)
+    require_belonging(reference, geometry)
+    if reference.moving_labels is not None:
+        if reference.fixed_labels is None:
+            raise errors.EngineError(
+                errors.INPUT_MISSING,
+                "The moving labels have no fixed labels to be compared with.",
+                "Give those of the fixed image too.",
+            )
+        require_reached(reference.moving_labels, displacement, geometry, CPU, whole=False)
     values = regularity(displacement, geometry)
     values["before"] = score(np.zeros_like(displacement), geometry, reference, CPU)
     values["after"] = score(displacement, geometry, reference, CPU)

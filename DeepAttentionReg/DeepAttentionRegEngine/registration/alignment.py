@@ -123,10 +123,10 @@ def _plane_image(source: Source, geometry: Geometry, device: Device) -> sitk.Ima
 
 
 def _mask_image(source: Source, geometry: Geometry, device: Device) -> sitk.Image | None:
-    if source.mask is None:
+    if source.counted is None:
         return None
     matrix = index_map(geometry, source.geometry, np.eye(4))
-    values, _ = resample(source.mask, matrix, geometry.shape, device, nearest=True)
+    values, _ = resample(source.counted, matrix, geometry.shape, device, nearest=True)
     mask = sitk.GetImageFromArray((to_array(values) > 0).astype(np.uint8).reshape(spatial_shape(geometry)))
     mask.SetSpacing(geometry.spacing[: mask.GetDimension()])
     return mask
@@ -188,7 +188,7 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
 
 def _rescaled(source: Source, matrix: np.ndarray) -> Source:
     grid = Geometry.from_ijk_to_lps(matrix @ source.geometry.ijk_to_lps, source.geometry.size)
-    return Source(source.array, grid, source.mask)
+    return Source(source.array, grid, source.counted)
 
 
 def _run(

@@ -10,6 +10,7 @@ from ..protocol import errors
 from ..volume import images
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
+from .belonging import require_belonging
 from .evaluation import Reference
 from .preprocess import Source, on_grid
 
@@ -48,7 +49,7 @@ class Given:
 
 
 def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
-    """Read what is in files, and check that the two images go together.
+    """Read what is in files, and check that images, labels and landmarks go together.
 
     Raises:
         EngineError: If something cannot be read or used.
@@ -65,6 +66,7 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
     initial = _linear(given.initial)
     warnings += _compare_sizes(sources[0].geometry, sources[1].geometry, initial)
     reference = load_reference(given, sources[0].geometry, warnings)
+    require_belonging(reference, sources[0].geometry, sources[1].geometry)
     return Inputs(*sources, reference, initial, list(dict.fromkeys(warnings)))
 
 

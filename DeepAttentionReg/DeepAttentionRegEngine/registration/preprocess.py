@@ -6,6 +6,7 @@ Matrices are 4x4 and act on column vectors. `alignment` is the linear map of fix
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from ..protocol import errors
 from ..protocol.grid import GridPolicy
 from ..volume.geometry import Geometry, index_map
 from ..volume.intensity import PERCENTILES, normalize
+from ..volume.no_data import known_voxels
 from .working_grid import plan_grid, spatial_shape
 
 SLAB_VOXELS = 2_000_000  # bounds the memory of coordinates while whole volumes are resampled
 MINIMUM_OVERLAP = 0.02
+OVERLAP_POINTS = 48  # along each axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class WorkingPair(ImagePair):
     """Two images on the working grid, `(1, 1, *spatial)` in [0, 1]; spatial leaves the axis of a single slice out.
 
     The moving image and its mask are sampled through the alignment; `weight` is 1 where both images are known and
-    inside the masks, else 0.
+    inside the masks, else 0. A mask decides on what is known of its image inside the field of view.
 
     Attributes:
         weight: As in `ImagePair`, always known.
@@ -127,6 +130,16 @@ class Source:
     geometry: Geometry
     mask: np.ndarray | None = None
 
+    @cached_property
+    def known(self) -> np.ndarray | None:
+        """Where the volume was measured; None if everywhere."""
+        return known_voxels(self.array)
+
+    @property
+    def counted(self) -> np.ndarray | None:
+        """Which voxels drive a registration, those above 0: what the mask selects, else what was measured."""
+        return self.known if self.mask is None else self.mask
+
 
 def on_grid(labels: Source, geometry: Geometry) -> np.ndarray:
     """Return a label map `(k, j, i)` on a grid, resampled (nearest, 0 outside) only if it lies on another."""
@@ -190,13 +203,15 @@ def prepare(
         values, inside = resample(normalize(source.array, name, percentiles), to_source, shape, device)
         images.append(values.view(1, 1, *spatial))
         known &= inside
-        _require_overlap(float(known.float().mean()) / _share_of_view(fixed.geometry, geometry))
-        mask = None
-        if source.mask is not None:
-            mask = resample(source.mask, to_source, shape, device, nearest=True)[0] > 0
-            chosen &= mask
-            _require_mask(bool((known & chosen).any()), name)
-        masks.append(None if mask is None else mask.float().view(1, 1, *spatial))
+        if source is moving:
+            _require_overlap(fixed, moving, alignment, found=bool(known.any()))
+        if source.counted is None:
+            masks.append(None)
+            continue
+        counted = resample(source.counted, to_source, shape, device, nearest=True)[0] > 0
+        chosen &= counted
+        masks.append(None if source.mask is None else counted.float().view(1, 1, *spatial))
+        _require_mask(bool((known & chosen).any()), "fixed image" if source.mask is None else name)
     weight = (known & chosen).float()
     return WorkingPair(
         images[0],
@@ -209,16 +224,29 @@ def prepare(
     )
 
 
-def _share_of_view(fixed: Geometry, working: Geometry) -> float:
-    """Return which share of the working grid the fixed field of view fills."""
-    return min(1.0, math.prod(fixed.size) * fixed.voxel_volume / (math.prod(working.size) * working.voxel_volume))
+def _share(source: Source, other: Source, matrix: np.ndarray) -> float:
+    """Return which share of what was measured of a volume shows what another one shows, too.
+
+    Args:
+        source: The volume.
+        other: The other one.
+        matrix: Linear map of the volume's to the other one's points.
+    """
+    steps = [np.linspace(0, n - 1, min(n, OVERLAP_POINTS)).round() for n in source.geometry.size]
+    index = torch.as_tensor(np.stack(np.meshgrid(*steps, indexing="ij")), dtype=torch.float32)
+    seen = apply_matrix(index_map(source.geometry, other.geometry, matrix), index)
+    own, others = (np.ones(s.geometry.shape, bool) if s.known is None else s.known for s in (source, other))
+    found = nearest_voxels(others, seen)[nearest_voxels(own, index)]
+    return float(found.mean()) if found.size else 0.0
 
 
-def _require_overlap(share: float) -> None:
-    if share < MINIMUM_OVERLAP:
+def _require_overlap(fixed: Source, moving: Source, alignment: np.ndarray, *, found: bool) -> None:
+    """Refuse two volumes of which neither lies in the other one by more than a little, or that have `found` nothing."""
+    share = max(_share(fixed, moving, alignment), _share(moving, fixed, np.linalg.inv(alignment)))
+    if share < MINIMUM_OVERLAP or not found:
         raise errors.EngineError(
             errors.NO_OVERLAP,
-            f"After the initial alignment the volumes share {100 * share:.1f} % of the fixed volume's field of view.",
+            f"After the initial alignment the volumes share {100 * share:.1f} % of the smaller field of view.",
             "Choose the alignment automatic, or place the moving volume with a linear transform.",
         )
 

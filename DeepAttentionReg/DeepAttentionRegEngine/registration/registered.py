@@ -14,6 +14,7 @@ from ..protocol.result_files import write_result
 from ..volume import fields, images
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
+from .belonging import require_reached
 from .inputs import Inputs
 from .preprocess import Source, warp_volume
 from .search import Search
@@ -64,6 +65,9 @@ class Registered:
             image: Any that lies where the moving image does; None for the moving image itself.
             nearest: Nearest neighbour, for label maps.
 
+        Raises:
+            EngineError: If nothing of the image lies where the deformation leads.
+
         Examples:
             >>> registered = register(fixed, moving, Settings(method="none", refinement_steps=5))
             >>> registered.warp(moving > 0.5, nearest=True).GetSize()
@@ -73,6 +77,8 @@ class Registered:
         if image is not None:
             volume = images.as_volume(image)
             source = Source(volume.array, volume.geometry)
+            device = self.search.pair.fixed.device
+            require_reached(source, self.displacement_lps_mm, self.geometry, device, whole=not nearest)
         return images.to_sitk(self._warped(source, nearest=nearest), self.geometry)
 
     def jacobian(self) -> sitk.Image:

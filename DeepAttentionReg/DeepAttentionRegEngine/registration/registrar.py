@@ -18,6 +18,7 @@ from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
 from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
+from .belonging import doubts
 from .evaluation import finite, linear_field, regularity, score
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import run_within_memory
@@ -137,6 +138,7 @@ class Registrar:
             pair = prepare(inputs.fixed, inputs.moving, matrix, policy, self.device, percentiles)
         search = Search(settings, pair, fixed, reporter, warnings=[*inputs.warnings, *start.warnings])
         search.values.update(start=start.chosen, start_similarity=start.similarities)
+        search.warnings += doubts(inputs.fixed, inputs.moving, inputs.reference)
         search.values.update(method=settings.method, device=str(self.device), alignment=matrix.ravel().tolist())
         self.find(search, observer)
         if reporter.enough():

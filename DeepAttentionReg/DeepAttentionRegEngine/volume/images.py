@@ -30,6 +30,8 @@ IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
 # What Slicer needs to see that a vector image is a displacement field, and in which direction it works.
 FIELD_METADATA = {"intent_code": "1006", "displacement field type": "resampling"}
 NIFTI_DISPLACEMENT = 1006
+NIFTI_VECTORS = ("1006", "1007")  # intent codes of displacements, and of any vectors, as ANTs writes them
+MOST_STEPS = 16  # different whole numbers, none below 0, in a field that somebody made by hand; a picture has more
 NIFTI_SINGLE_SLICE = b"single slice"
 NIFTI_RAS = np.array([-1, -1, 1], np.float32)
 LOADERS = {
@@ -337,6 +339,10 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     if metadata.get("intent_name", "").encode() == NIFTI_SINGLE_SLICE:
         image = image[:, :, :1]
     components = image.GetNumberOfComponentsPerPixel()
+    if _is_picture(image):
+        raise unfit(
+            path, "is a color image, not a displacement field", "Choose the transform that a registration wrote."
+        )
     if image.GetDimension() not in (2, 3) or components != image.GetDimension():
         what = f"has {components} values per voxel in {image.GetDimension()} dimensions, so it is no displacement field"
         raise unfit(path, what, "Choose the transform that a registration wrote.")
@@ -345,6 +351,20 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     if not np.isfinite(field).all():
         raise unfit(path, "holds displacements that are not finite", "Run the registration that wrote it again.")
     return field, volume.geometry
+
+
+def _is_picture(image: sitk.Image) -> bool:
+    """Return whether an image of vectors holds colors: integers, or many whole numbers, none below 0, as floats."""
+    values = sitk.GetArrayViewFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() not in (3, 4) or not values.size:
+        return False
+    if values.dtype.kind in "iu":
+        return True
+    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    is_declared = metadata.get("intent_code") in NIFTI_VECTORS or "displacement field type" in metadata
+    if is_declared or not (values >= 0).all() or not (values == np.rint(values)).all():
+        return False
+    return len(np.unique(values)) > MOST_STEPS
 
 
 def _field_of_transform(path: str | Path, transform: sitk.Transform) -> sitk.Image:

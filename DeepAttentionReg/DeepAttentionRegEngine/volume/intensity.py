@@ -3,12 +3,13 @@
 import numpy as np
 
 from ..protocol import errors
+from .no_data import known_voxels
 
 PERCENTILES = (0.5, 99.5)
 
 
 def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, float] = PERCENTILES) -> np.ndarray:
-    """Scale an image to [0, 1] between two of its percentiles; non-finite voxels become 0.
+    """Scale an image to [0, 1] between two of its percentiles; voxels without data become 0 and count for nothing.
 
     Args:
         array: Any shape, any real type.
@@ -22,12 +23,12 @@ def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, 
         EngineError: If the image has no finite voxel, or is constant.
     """
     image = np.asarray(array, dtype=np.float32)
-    finite = np.isfinite(image)
-    if not finite.any():
+    known = known_voxels(image)
+    values = image if known is None else image[known]
+    if not values.size:
         raise errors.EngineError(
             errors.INPUT_INVALID, f"The {name} holds no finite value.", "Check how it was exported."
         )
-    values = image[finite]
     low, high = np.percentile(values, percentiles)
     if high <= low:  # a small bright object in an empty image
         low, high = values.min(), values.max()
@@ -37,5 +38,6 @@ def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, 
             f"The {name} is constant (every voxel is {float(low):g}), so there is nothing to align.",
             "Choose a volume that shows anatomy.",
         )
-    scaled = (np.where(finite, image, low) - low) / np.float32(high - low)
+    measured = image if known is None else np.where(known, image, low)
+    scaled = (measured - low) / np.float32(high - low)
     return np.clip(scaled, 0, 1).astype(np.float32)

@@ -88,16 +88,37 @@ def warp(
         image = drawVolume(node, frame, transform, geometry)
         output = output or _addNodeLike(node, reference)
         Volumes.fillVolume(output, image, geometry)
-        return Warped(output)
+        isSeen = _hasContrast(image) or not _hasContrast(node.GetImageData())
+        return Warped(output, "" if isSeen else _nothingSeen(node, transformNode))
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
         segmentation = drawSegments(node, frame, transform, Volumes.geometryOf(reference, WORLD))
         output = output or _addNodeLike(node, reference)
         Volumes.createSegmentation(segmentation, output.GetName(), reference, output)
         if node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE):
             output.CreateClosedSurfaceRepresentation()
-        return Warped(output)
+        return Warped(output, "" if _hasVoxels(segmentation) else _nothingSeen(node, transformNode))
     output = output or _addNodeLike(node, reference or transformNode)
     return Warped(output, _warpPoints(node, transformNode, output))
+
+
+def _nothingSeen(node: slicer.vtkMRMLNode, transformNode: slicer.vtkMRMLTransformNode) -> str:
+    text = _("{name} lies elsewhere than {transform} leads, so nothing of it is seen in what was warped.")
+    return text.format(name=node.GetName(), transform=transformNode.GetName())
+
+
+def _valuesOf(image: vtk.vtkImageData) -> np.ndarray:
+    return vtk_to_numpy(image.GetPointData().GetScalars())
+
+
+def _hasContrast(image: vtk.vtkImageData) -> bool:
+    values = _valuesOf(image)
+    return bool(np.nanmax(values) > np.nanmin(values))
+
+
+def _hasVoxels(segmentation: slicer.vtkSegmentation) -> bool:
+    layers = range(segmentation.GetNumberOfLayers(BINARY_LABELMAP))
+    images = [segmentation.GetLayerDataObject(layer, BINARY_LABELMAP) for layer in layers]
+    return any(image.GetNumberOfPoints() and _valuesOf(image).any() for image in images)
 
 
 def _canBeWarped(node: slicer.vtkMRMLNode) -> bool:
@@ -196,7 +217,7 @@ def drawnArray(image: vtk.vtkImageData, geometry: Geometry) -> np.ndarray:
     """Return the voxels (k, j, i) of what `drawVolume` or `drawSegments` drew; a layer without segments is empty."""
     if image.GetNumberOfPoints() == 0:
         return np.zeros(geometry.shape, np.uint8)
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(geometry.shape)
+    return _valuesOf(image).reshape(geometry.shape)
 
 
 def drawSegments(

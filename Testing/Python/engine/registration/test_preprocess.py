@@ -90,6 +90,18 @@ class TestPrepare:
         pair = prepare(Source(plain.array, SIMPLE, mask), plain, np.eye(4), LIMITS, CPU)
         assert float(pair.weight.sum()) == 64
 
+    def test_small_moving_volume_within_the_fixed_one_is_no_lack_of_overlap(self) -> None:
+        plain = blob_source(SIMPLE)
+        part = Source(plain.array[12:19, 12:19, 12:19], centered((7, 7, 7), (2.0, 2.0, 2.0), center=(30.0, 30.0, 30.0)))
+        pair = prepare(plain, part, np.eye(4), LIMITS, CPU)  # 1 % of it
+        assert float(pair.weight.sum()) == 343
+
+    def test_small_volume_at_the_edge_of_the_other_one_is_refused(self) -> None:
+        plain = blob_source(SIMPLE)
+        away = centered((7, 7, 7), (2.0, 2.0, 2.0), center=(-8.1, 30.0, 30.0))  # all but a tenth of a millimetre off
+        with pytest.raises(EngineError, match=r"0\.0 % of the smaller field of view"):
+            prepare(plain, Source(plain.array[12:19, 12:19, 12:19], away), np.eye(4), LIMITS, CPU)
+
     def test_not_a_number_counts_as_dark(self) -> None:
         source = blob_source(SIMPLE)
         source.array[3:6, 3:6, 3:6] = np.nan

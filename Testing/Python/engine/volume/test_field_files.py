@@ -79,6 +79,30 @@ class TestDisplacementReading:
         with refusal(errors.INPUT_INVALID, "1 values per voxel in 3 dimensions"):
             images.read_displacement(tmp_path / "volume.nrrd")
 
+    @pytest.mark.parametrize(
+        ("dtype", "suffix"), [("uint8", ".nrrd"), ("uint8", ".nii.gz"), ("uint16", ".mha"), ("float32", ".nrrd")]
+    )
+    def test_color_image_is_refused(self, oblique_geometry: Geometry, tmp_path: Path, dtype: str, suffix: str) -> None:
+        colors = np.random.default_rng(0).integers(0, 256, (*oblique_geometry.shape, 3)).astype(dtype)
+        sitk.WriteImage(images.to_sitk(colors, oblique_geometry), str(tmp_path / f"picture{suffix}"))
+        with refusal(errors.INPUT_INVALID, "color image"):
+            images.read_displacement(tmp_path / f"picture{suffix}")
+
+    def test_colors_with_transparency_are_refused(self, tmp_path: Path) -> None:
+        sitk.WriteImage(
+            sitk.GetImageFromArray(np.full((4, 5, 4), 200, np.uint8), isVector=True), str(tmp_path / "p.png")
+        )
+        with refusal(errors.INPUT_INVALID, "color image"):
+            images.read_displacement(tmp_path / "p.png")
+
+    @pytest.mark.parametrize("shift", [(0, 0, 0), (4, 2, 3), (-20, 5, 0)])
+    def test_shift_by_whole_millimetres_is_a_field(
+        self, oblique_geometry: Geometry, tmp_path: Path, shift: tuple[int, int, int]
+    ) -> None:
+        field = np.broadcast_to(np.float32(shift), (*oblique_geometry.shape, 3))
+        sitk.WriteImage(images.to_sitk(field, oblique_geometry), str(tmp_path / "field.nrrd"))
+        np.testing.assert_array_equal(images.read_displacement(tmp_path / "field.nrrd")[0], field)
+
     def test_linear_transform_is_refused(self, tmp_path: Path) -> None:
         images.write_linear_transform(tmp_path / "linear.tfm", np.eye(4))
         with refusal(errors.INPUT_INVALID, "not a displacement field"):
