@@ -7,18 +7,20 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..protocol.files import unfit
-from .geometry import SHEARED_HINT
+from .geometry import ORTHONORMAL_TOLERANCE, SHEARED_HINT
 from .units import common_unit
 
+SHEARED = "has sheared axes, not at right angles to each other"
 NO_SIZE = "gives its voxels no size: a spacing is zero or not a number"
 NO_PLACE = "gives an axis or a position that is not a number"
 HEADER_HINT = "Correct its header, or export it again from where it comes from."
 # What ITK and its libraries say of files that are whole but make no sense, and how it is told.
 SENSELESS = (
-    (r"orthonormal", "has sheared axes, not at right angles to each other", SHEARED_HINT),
+    (r"orthonormal", SHEARED, SHEARED_HINT),
     (r"Zero-valued spacing|axis \d+ spacing \(", NO_SIZE, HEADER_HINT),
     (r"space vector coefficients|Bad direction", NO_PLACE, HEADER_HINT),
 )
@@ -40,12 +42,16 @@ def read_image(name: str) -> sitk.Image:
         EngineError: If the header gives sheared axes, or voxels without size or position.
     """
     try:
-        return sitk.ReadImage(name)
+        image = sitk.ReadImage(name)
     except RuntimeError as error:
         for mark, what, hint in SENSELESS:
             if re.search(mark, str(error)):
                 raise unfit(name, what, hint) from error
         raise
+    axes = np.reshape(image.GetDirection(), [image.GetDimension()] * 2)
+    if np.abs(axes.T @ axes - np.eye(len(axes))).max() > ORTHONORMAL_TOLERANCE:
+        raise unfit(name, SHEARED, SHEARED_HINT)
+    return image
 
 
 def in_millimetres(name: str, image: sitk.Image, units: list[str]) -> Loaded:

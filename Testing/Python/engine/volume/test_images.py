@@ -163,7 +163,7 @@ class TestShearedAxes:
         image = images.to_sitk(noise(oblique_geometry), oblique_geometry)
         image.SetDirection((1.0, 0.1, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
         sitk.WriteImage(image, tmp_path / "tilted.mha")
-        with refusal(errors.INPUT_INVALID, "not at right angles.*Resample it"):
+        with refusal(errors.INPUT_INVALID, "tilted.mha has sheared axes, not at right angles.*Resample it"):
             images.read_volume(tmp_path / "tilted.mha")
 
 
