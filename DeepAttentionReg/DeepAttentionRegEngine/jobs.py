@@ -30,9 +30,10 @@ from .protocol.reporting import Reporter
 from .registration.evaluation import finite, regularity, score
 from .registration.inputs import Given, load_reference
 from .registration.memory import run_within_memory
-from .registration.preprocess import Source, warp_volume
+from .registration.preprocess import Source, warp_segments, warp_volume
 from .registration.versions import versions
 from .volume import fields, images
+from .volume.segments import as_segments, write_segments
 
 CPU = torch.device("cpu")
 
@@ -111,9 +112,12 @@ def write_map(job: JacobianJob) -> Result:
 def warp_file(job: WarpJob) -> Result:
     """Resample a volume or label map through a displacement field."""
     displacement, geometry = images.read_displacement(job.transform)
-    volume = images.read_labels(job.moving) if job.labels else images.read_volume(job.moving)
-    source = Source(volume.array, volume.geometry)
-    images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU, nearest=job.labels), geometry)
+    if job.labels:
+        write_segments(job.output, warp_segments(as_segments(job.moving), displacement, geometry, CPU))
+    else:
+        volume = images.read_volume(job.moving)
+        source = Source(volume.array, volume.geometry)
+        images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU), geometry)
     return Result({"warped": job.output})
 
 
@@ -131,10 +135,10 @@ def measure(job: MetricsJob) -> Result:
     displacement, geometry = images.read_displacement(job.transform)
     labels, points = (job.fixed_labels, job.moving_labels), (job.fixed_points, job.moving_points)
     reference = load_reference(Given(labels=labels, points=points), geometry)
-    values = regularity(displacement, geometry)
+    values = {**regularity(displacement, geometry), **reference.unpaired}
     values["before"] = score(np.zeros_like(displacement), geometry, reference, CPU)
     values["after"] = score(displacement, geometry, reference, CPU)
-    return Result(values=values)
+    return Result(values=values, warnings=reference.warnings)
 
 
 TASKS: dict[type[Job], Callable[[Any], Result]] = {

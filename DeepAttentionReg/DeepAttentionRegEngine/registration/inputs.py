@@ -7,9 +7,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..protocol import errors
-from ..volume import images
+from ..volume import images, segments
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
+from ..volume.segments import AnySegments
 from .evaluation import Reference
 from .preprocess import Source, on_grid
 
@@ -33,13 +34,13 @@ class Given:
 
     Attributes:
         masks: Where the images drive the registration; label maps on any grid, above 0 inside.
-        labels: Label maps to measure with, same label values.
+        labels: Segmentations or label maps to measure with: same names, or same label values where there are none.
         points: Landmarks to measure with, in the same order: files, or `(N, 3)` LPS mm.
         initial: Linear map of fixed to moving points that comes first: a file, a SimpleITK transform or 4x4 LPS mm.
     """
 
     masks: tuple[AnyImage | None, AnyImage | None] = (None, None)
-    labels: tuple[AnyImage | None, AnyImage | None] = (None, None)
+    labels: tuple[AnySegments | None, AnySegments | None] = (None, None)
     points: tuple[AnyPoints | None, AnyPoints | None] = (None, None)
     initial: AnyLinear | None = None
 
@@ -62,27 +63,24 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
 
 
 def load_reference(given: Given, geometry: Geometry) -> Reference:
-    """Return what there is to measure with; the fixed labels are brought onto `geometry`, the fixed grid."""
-    fixed, moving = given.labels
-    labels = None if moving is None else images.as_labels(moving)
-    return Reference(
-        None if fixed is None else _labels_on(fixed, geometry),
-        None if labels is None else Source(labels.array, labels.geometry),
-        _points(given.points[0]),
-        _points(given.points[1]),
-    )
+    """Return what there is to measure with; the fixed labels are brought onto `geometry`, the fixed grid.
+
+    Raises:
+        EngineError: If something cannot be read, or no segments belong together.
+    """
+    fixed, moving = (None if labels is None else segments.as_segments(labels) for labels in given.labels)
+    if fixed is not None:
+        own = fixed.geometry
+        fixed = fixed.mapped(lambda layer: on_grid(Source(layer, own), geometry), geometry)
+    return Reference(fixed, moving, _points(given.points[0]), _points(given.points[1]))
 
 
 def _source(image: AnyImage, mask: AnyImage | None) -> Source:
     volume = images.as_volume(image)
     if mask is None:
         return Source(volume.array, volume.geometry)
-    return Source(volume.array, volume.geometry, _labels_on(mask, volume.geometry))
-
-
-def _labels_on(image: AnyImage, geometry: Geometry) -> np.ndarray:
-    labels = images.as_labels(image)
-    return on_grid(Source(labels.array, labels.geometry), geometry)
+    labels = segments.as_mask(mask)
+    return Source(volume.array, volume.geometry, on_grid(Source(labels.array, labels.geometry), volume.geometry))
 
 
 def _points(points: AnyPoints | None) -> np.ndarray | None:
