@@ -12,7 +12,7 @@ import torch
 from ..protocol import errors
 from ..volume import fields, metrics
 from ..volume.geometry import Geometry
-from ..volume.segment_pairs import Pair, Pairing, pair_up, require_pairs
+from ..volume.segment_pairs import SegmentPair, SegmentPairing, pair_up, require_pairs
 from ..volume.segments import Segments
 from .preprocess import Source, warp_volume
 
@@ -42,7 +42,7 @@ class Reference:
         return (self.fixed_labels is None or self.moving_labels is None) and self.fixed_points_lps is None
 
     @cached_property
-    def pairing(self) -> Pairing | None:
+    def pairing(self) -> SegmentPairing | None:
         """Which segments belong together; None unless both sides have some."""
         if self.fixed_labels is None or self.moving_labels is None:
             return None
@@ -117,7 +117,7 @@ def overlap(
 
 
 def _agreements(
-    moving: np.ndarray, fixed: np.ndarray, pairs: list[Pair], geometry: Geometry
+    moving: np.ndarray, fixed: np.ndarray, pairs: list[SegmentPair], geometry: Geometry
 ) -> dict[str, tuple[float, float, float]]:
     """Return Dice, HD95 and ASSD by key of segments of two label maps `(k, j, i)`."""
     moving = _numbered(moving, (pair.moving.value for pair in pairs))

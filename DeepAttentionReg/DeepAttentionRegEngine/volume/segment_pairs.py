@@ -30,7 +30,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Pair:
+class SegmentPair:
     """Two segments that belong together, and the text by which their measures are listed."""
 
     key: str
@@ -39,7 +39,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Pairing:
+class SegmentPairing:
     """What belongs together.
 
     Attributes:
@@ -48,16 +48,16 @@ class Pairing:
         warnings: Sentences on what was forgiven, and what was left out.
     """
 
-    pairs: list[Pair]
+    pairs: list[SegmentPair]
     unpaired: dict[str, list[str]]
     warnings: list[str]
 
 
-def pair_up(fixed: Sequence[Segment], moving: Sequence[Segment]) -> Pairing:
-    """Pair segments by name, then by name but for case and spaces, then, where names do not tell, by label value.
+def pair_up(fixed: Sequence[Segment], moving: Sequence[Segment]) -> SegmentPairing:
+    """Pair segments by name, then by name but for case and spaces, then, where one has no name, by label value.
 
-    Names do not tell where a side has none, as label maps have, or where not one of them agrees. A value tells only if
-    it is that of one segment alone on each side. Of several segments of one name the first belongs to the first.
+    Label maps have no names. A value tells only if it is that of one segment alone on each side. Of several segments of
+    one name the first belongs to the first.
 
     Examples:
         >>> pair_up([Segment("Liver", 1), Segment("Rib", 2)], [Segment("liver ", 7)]).warnings[0]
@@ -67,8 +67,8 @@ def pair_up(fixed: Sequence[Segment], moving: Sequence[Segment]) -> Pairing:
     forgiven = _match(fixed, moving, lambda segment: _plain(segment.name), found)
     named = {**found, **forgiven}
     alike = {**named, **_match_values(fixed, moving, named)}
-    keys = unique_keys([_title(fixed[first], moving[alike[first]]) for first in sorted(alike)])
-    pairs = [Pair(key, fixed[first], moving[alike[first]]) for key, first in zip(keys, sorted(alike), strict=True)]
+    keys = unique_keys([_title(fixed[a], moving[alike[a]]) for a in sorted(alike)])
+    pairs = [SegmentPair(key, fixed[a], moving[alike[a]]) for key, a in zip(keys, sorted(alike), strict=True)]
     lonely = {
         "fixed": [segment.title for index, segment in enumerate(fixed) if index not in alike],
         "moving": [segment.title for index, segment in enumerate(moving) if index not in alike.values()],
@@ -77,10 +77,10 @@ def pair_up(fixed: Sequence[Segment], moving: Sequence[Segment]) -> Pairing:
     by_value = [(fixed[a], moving[b]) for a, b in alike.items() if a not in named]
     warnings += _tell("Paired by label value, not by name", [pair for pair in by_value if any(s.name for s in pair)])
     warnings += _tell_lonely(lonely)
-    return Pairing(pairs, {side: titles for side, titles in lonely.items() if titles}, warnings)
+    return SegmentPairing(pairs, {side: titles for side, titles in lonely.items() if titles}, warnings)
 
 
-def require_pairs(pairing: Pairing) -> Pairing:
+def require_pairs(pairing: SegmentPairing) -> SegmentPairing:
     """Return a pairing in which something belongs together.
 
     Raises:
@@ -130,14 +130,14 @@ def _match(
 
 
 def _match_values(fixed: Sequence[Segment], moving: Sequence[Segment], named: dict[int, int]) -> dict[int, int]:
-    """Return pairs of equal values: where a segment has no name, and of all if no name agrees."""
+    """Return pairs of equal values, one of whom has no name at least, by indices."""
     counts = [Counter(segment.value for segment in side) for side in (fixed, moving)]
 
     def value(segment: Segment) -> Hashable:
         return all(count[segment.value] == 1 for count in counts) and ("value", segment.value)
 
     found = _match(fixed, moving, value, named)
-    return {a: b for a, b in found.items() if not named or not (fixed[a].name and moving[b].name)}
+    return {a: b for a, b in found.items() if not (fixed[a].name and moving[b].name)}
 
 
 def _tell(what: str, pairs: list[tuple[Segment, Segment]]) -> list[str]:

@@ -157,10 +157,10 @@ class TestPairs:
         with pytest.raises(EngineError, match=r"\(1, 2\).*\(Liver, Heart\)"):
             require_pairs(found)
 
-    def test_values_tell_where_no_name_agrees(self):
-        found = pair_up([Segment("Leber", 1), Segment("Herz", 2)], [Segment("Liver", 1), Segment("Heart", 2)])
-        assert self.keys(found) == [("Leber", 1, 1), ("Herz", 2, 2)]
-        assert found.warnings == ["Paired by label value, not by name: Leber with Liver, Herz with Heart."]
+    def test_values_do_not_tell_against_all_names(self):
+        found = pair_up([Segment("Kidney", 1)], [Segment("Liver", 1)])
+        with pytest.raises(EngineError, match=r"\(Kidney\).*\(Liver\)"):
+            require_pairs(found)
 
     def test_values_do_not_tell_against_names_where_some_agree(self):
         found = pair_up([Segment("Liver", 1), Segment("Aorta", 2)], [Segment("Liver", 1), Segment("Spleen", 2)])
