@@ -45,12 +45,19 @@ class SegmentPairing:
     Attributes:
         pairs: In the order of the fixed segments.
         unpaired: Names of those without a partner, of "fixed" and "moving"; a side that has none is left out.
-        warnings: Sentences on what was forgiven, and what was left out.
+        forgiven: Sentences on what belongs together though names do not agree.
     """
 
     pairs: list[SegmentPair]
     unpaired: dict[str, list[str]]
-    warnings: list[str]
+    forgiven: list[str]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What users must know: what was forgiven, and what is left out."""
+        listed = [f"{', '.join(titles)} ({side})" for side, titles in self.unpaired.items()]
+        lonely = [f"Without a partner, so not measured: {'; '.join(listed)}."] if listed else []
+        return [*self.forgiven, *lonely]
 
 
 def pair_up(fixed: Sequence[Segment], moving: Sequence[Segment]) -> SegmentPairing:
@@ -73,11 +80,10 @@ def pair_up(fixed: Sequence[Segment], moving: Sequence[Segment]) -> SegmentPairi
         "fixed": [segment.title for index, segment in enumerate(fixed) if index not in alike],
         "moving": [segment.title for index, segment in enumerate(moving) if index not in alike.values()],
     }
-    warnings = _tell("Paired though case or spaces differ", [(fixed[a], moving[b]) for a, b in forgiven.items()])
+    told = _tell("Paired though case or spaces differ", [(fixed[a], moving[b]) for a, b in forgiven.items()])
     by_value = [(fixed[a], moving[b]) for a, b in alike.items() if a not in named]
-    warnings += _tell("Paired by label value, not by name", [pair for pair in by_value if any(s.name for s in pair)])
-    warnings += _tell_lonely(lonely)
-    return SegmentPairing(pairs, {side: titles for side, titles in lonely.items() if titles}, warnings)
+    told += _tell("Paired by label value, not by name", [pair for pair in by_value if any(s.name for s in pair)])
+    return SegmentPairing(pairs, {side: titles for side, titles in lonely.items() if titles}, told)
 
 
 def require_pairs(pairing: SegmentPairing) -> SegmentPairing:
@@ -143,8 +149,3 @@ def _match_values(fixed: Sequence[Segment], moving: Sequence[Segment], named: di
 def _tell(what: str, pairs: list[tuple[Segment, Segment]]) -> list[str]:
     listed = ", ".join(f"{fixed.title} with {moving.title}" for fixed, moving in pairs)
     return [f"{what}: {listed}."] if pairs else []
-
-
-def _tell_lonely(lonely: dict[str, list[str]]) -> list[str]:
-    listed = [f"{', '.join(titles)} ({side})" for side, titles in lonely.items() if titles]
-    return [f"Without a partner, so not measured: {'; '.join(listed)}."] if listed else []

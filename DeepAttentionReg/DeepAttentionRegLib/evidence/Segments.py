@@ -129,7 +129,8 @@ def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.
         for value in common
     ]
     lonely = [name for value, name in {**_namesOf(moving, movingNumbers), **names}.items() if value not in common]
-    return SegmentComparison(deformation, geometry, structures, [*_tellLonely(lonely), *_tellCut(structures, geometry)])
+    warnings = [*SegmentPairs.tellPairs(fixed, moving), *_tellLonely(lonely), *_tellCut(structures, geometry)]
+    return SegmentComparison(deformation, geometry, structures, warnings)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ def _listSegments(node: slicer.vtkMRMLNode | None) -> dict[Segment, str]:
     }
 
 
+def tellPairs(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> list[str]:
+    """Return sentences on segments of two nodes that belong together though their names do not agree."""
+    return pair_up(list(_listSegments(fixed)), list(_listSegments(moving))).forgiven
+
+
 def checkPairs(fixed: slicer.vtkMRMLNode | None, moving: slicer.vtkMRMLNode | None) -> str:
     """Return that no segments of two nodes belong together, as a sentence; empty if some do or a node is missing."""
     if fixed is None or moving is None or pair_up(list(_listSegments(fixed)), list(_listSegments(moving))).pairs:

@@ -10,8 +10,10 @@ import vtk
 import mrml_scene
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
+from DeepAttentionRegEngine.volume.segments import as_segments
 from DeepAttentionRegLib.nodes import SegmentPairs, Volumes
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes, checkInputs
+from inspection_cases import add_segments
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -198,6 +200,21 @@ class TestLabels:
         found = Volumes.exportLabels(node, {}, oblique_geometry, WORLD, tmp_path / "l.nrrd")
         np.testing.assert_array_equal(images.read_labels(tmp_path / "l.nrrd").array, label_array(oblique_geometry))
         assert sorted(found) == [3, 7]
+
+    def test_segments_that_overlap_are_written_in_layers_that_hold_all_others_together(
+        self, volume, oblique_geometry, tmp_path
+    ):
+        labels = label_array(oblique_geometry)
+        masks = {"Liver": labels == 3, "Heart": labels == 7, "Body": labels > 0, "Empty": labels < 0}
+        node = add_segments(volume, masks)
+        Volumes.exportLabels(
+            node, SegmentPairs.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "l.seg.nrrd"
+        )
+        found = as_segments(tmp_path / "l.seg.nrrd")
+        assert len(found.layers) == 2
+        assert [item.name for item in found.items] == list(masks)
+        for item in found.items:
+            np.testing.assert_array_equal(found.layers[item.layer] == item.value, masks[item.name])
 
     def test_mask_is_all_segments(self, oblique_geometry, tmp_path):
         Volumes.exportMask(add_segmentation(oblique_geometry), oblique_geometry, WORLD, tmp_path / "m.nrrd")
