@@ -173,7 +173,7 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         add(tasks.add_parser(name, help=what, formatter_class=_HelpFormatter))
     warp = tasks.add_parser("warp", help="resample an image through a displacement field")
-    warp.add_argument("moving", metavar="MOVING", help="image or label map to resample")
+    warp.add_argument("moving", metavar="MOVING", help="image, label map or .seg.nrrd to resample")
     warp.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
     warp.add_argument("output", metavar="OUTPUT", help="image to write, on the grid of the field")
     warp.add_argument("--labels", action="store_true", help="nearest neighbour, for label maps")
@@ -212,8 +212,8 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
 
 def _add_references(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to score with")
-    group.add_argument("--fixed-labels", metavar="FILE", help="label map of the fixed image")
-    group.add_argument("--moving-labels", metavar="FILE", help="label map of the moving image, same label values")
+    group.add_argument("--fixed-labels", metavar="FILE", help="label map, or .seg.nrrd, of the fixed image")
+    group.add_argument("--moving-labels", metavar="FILE", help="that of the moving image: same names, or label values")
     group.add_argument("--fixed-points", metavar="FILE", help="landmarks on the fixed image (mrk.json, fcsv, csv)")
     group.add_argument("--moving-points", metavar="FILE", help="the same landmarks on the moving image, same order")
 

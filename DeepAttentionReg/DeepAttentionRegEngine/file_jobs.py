@@ -23,6 +23,7 @@ from .registration.method_run import Observer
 from .registration.registered import SAVED, Registered
 from .registration.registrar import RESTART, RESTARTED, Registrar
 from .volume import images
+from .volume.segments import require_room
 
 REGISTERED = ("transform", "warped", "jacobian", "warped_labels")  # outputs that `Registered.write` knows
 UNUSED_LABELS = "The moving labels were not used: there are no fixed ones to compare with, and no file to warp them to."
@@ -276,6 +277,8 @@ def require_outputs(job: RegisterJob) -> None:
             f"There are no moving labels to write as {job.output_warped_labels}.",
             "Give them too.",
         )
+    if job.output_warped_labels is not None and job.moving_labels is not None:
+        require_room(job.output_warped_labels, job.moving_labels)
     for path in (job.output_warped, job.output_jacobian, job.output_uncertainty, job.output_warped_labels):
         if path is not None:
             require_writable(path, images.IMAGE_SUFFIXES)

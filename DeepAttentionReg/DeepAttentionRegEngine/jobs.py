@@ -31,9 +31,10 @@ from .registration.belonging import require_belonging, require_reached
 from .registration.evaluation import finite, regularity, score
 from .registration.inputs import Given, load_reference
 from .registration.memory import run_within_memory
-from .registration.preprocess import Source, warp_volume
+from .registration.preprocess import Source, warp_segments, warp_volume
 from .registration.versions import versions
 from .volume import fields, images
+from .volume.segments import as_segments, write_segments
 
 CPU = torch.device("cpu")
 
@@ -112,10 +113,15 @@ def write_map(job: JacobianJob) -> Result:
 def warp_file(job: WarpJob) -> Result:
     """Resample a volume or label map through a displacement field."""
     displacement, geometry = images.read_displacement(job.transform)
-    volume = images.read_labels(job.moving) if job.labels else images.read_volume(job.moving)
+    if job.labels:
+        segments = as_segments(job.moving)
+        require_reached(Source(segments.marked, segments.geometry), displacement, geometry, CPU, whole=False)
+        write_segments(job.output, warp_segments(segments, displacement, geometry, CPU))
+        return Result({"warped": job.output}, warnings=list(segments.notes))
+    volume = images.read_volume(job.moving)
     source = Source(volume.array, volume.geometry)
-    require_reached(source, displacement, geometry, CPU, whole=not job.labels)
-    images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU, nearest=job.labels), geometry)
+    require_reached(source, displacement, geometry, CPU, whole=True)
+    images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU), geometry)
     return Result({"warped": job.output}, warnings=list(volume.notes))
 
 
@@ -142,8 +148,9 @@ def measure(job: MetricsJob) -> Result:
                 "The moving labels have no fixed labels to be compared with.",
                 "Give those of the fixed image too.",
             )
-        require_reached(reference.moving_labels, displacement, geometry, CPU, whole=False)
-    values = regularity(displacement, geometry)
+        moving = Source(reference.moving_labels.marked, reference.moving_labels.geometry)
+        require_reached(moving, displacement, geometry, CPU, whole=False)
+    values = {**regularity(displacement, geometry), **reference.unpaired}
     values["before"] = score(np.zeros_like(displacement), geometry, reference, CPU)
     values["after"] = score(displacement, geometry, reference, CPU)
     return Result(values=values, warnings=warnings)

@@ -94,7 +94,6 @@ def run_in_scene(case: DemoCase, options: argparse.Namespace) -> None:
     if outcome.warpedSegmentationNode is not None:
         demo_scene.outline(outcome.warpedSegmentationNode)
     values = outcome.result.values
-    case = DemoCase(case.title, case.fixed, case.moving, label_names=loaded.label_names or case.label_names)
     demo_tables.write_tables(options.output, case, values)
     nodes = demo_pictures.Pictured(
         fixed=loaded.fixed,

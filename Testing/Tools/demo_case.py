@@ -31,8 +31,9 @@ class DemoCase:
     label_names: dict[int, str] = field(default_factory=dict)
 
     def label(self, value: int | str) -> str:
-        """Return the name of a label value."""
-        return self.label_names.get(int(value), f"Label {value}")
+        """Return the name of a label value; a name stays as it is."""
+        named = isinstance(value, str) and not value.isdecimal()
+        return str(value) if named else self.label_names.get(int(value), f"Label {value}")
 
 
 def write_phantom(folder: Path, *, flat: bool) -> DemoCase:

@@ -35,13 +35,11 @@ class Loaded:
         fixed: Fixed volume.
         moving: Moving volume.
         optional: Segmentations and landmarks, by the argument of `DeepAttentionRegLogic.register`.
-        label_names: Name of each label value in the engine's tables.
     """
 
     fixed: slicer.vtkMRMLScalarVolumeNode
     moving: slicer.vtkMRMLScalarVolumeNode
     optional: dict[str, slicer.vtkMRMLNode] = field(default_factory=dict)
-    label_names: dict[int, str] = field(default_factory=dict)
 
 
 def load(case: DemoCase) -> Loaded:
@@ -51,11 +49,6 @@ def load(case: DemoCase) -> Loaded:
         for side, path in (("fixed", case.fixed_labels), ("moving", case.moving_labels)):
             name = f"{side.capitalize()} segmentation"
             loaded.optional[f"{side}Segmentation"] = _load_segmentation(case, path, name)
-        for numbers, node in zip(
-            Volumes.numberSegments(loaded.optional.values()), loaded.optional.values(), strict=True
-        ):
-            names = {value: node.GetSegmentation().GetSegment(segment).GetName() for segment, value in numbers.items()}
-            loaded.label_names.update(names)
     if case.fixed_points and case.moving_points:
         for side, path in (("fixed", case.fixed_points), ("moving", case.moving_points)):
             loaded.optional[f"{side}Landmarks"] = _load_points(path, f"{side.capitalize()} landmarks")

@@ -33,6 +33,8 @@ OUTPUTS = {
     "warped_labels": "warped_labels.nrrd",
     "uncertainty": "uncertainty.nrrd",
 }
+# Segments may overlap, which a label map cannot hold.
+SEGMENTATION_SUFFIX = ".seg.nrrd"
 USUAL_OUTPUTS = ("transform", "warped", "jacobian", "warped_labels")
 # Where each number of the summary is found among the values of a result.
 MEASURES = {
@@ -62,8 +64,10 @@ def job_of(pair: Pair, job: BatchJob) -> RegisterJob:
     """
     folder = Path(os.path.abspath(job.output)) / pair.name
     wanted = USUAL_OUTPUTS if job.outputs is None else job.outputs
-    values = {f"output_{name}": OUTPUTS[name] for name in wanted}
-    values = {**values, **(job.settings or {}), **pair.fields}
+    given = {**(job.settings or {}), **pair.fields}
+    has_segments = str(given.get("moving_labels")).lower().endswith(SEGMENTATION_SUFFIX)
+    names = {**OUTPUTS, "warped_labels": f"warped_labels{SEGMENTATION_SUFFIX}"} if has_segments else OUTPUTS
+    values = {**{f"output_{name}": names[name] for name in wanted}, **given}
     if "warped_labels" not in (job.outputs or ()) and values.get("moving_labels") is None:
         values.pop("output_warped_labels", None)
     for name, value in values.items():

@@ -50,8 +50,8 @@ class RegisterJob(Settings, Job):
         initial_transform: Linear transform file that maps fixed to moving points, applied before the alignment.
         fixed_mask: Voxels of the fixed volume that drive the similarity; methods with attention masks take it as such.
         moving_mask: The same on the moving volume.
-        fixed_labels: Label map to score with.
-        moving_labels: Label map to warp and to score with.
+        fixed_labels: Label map or segmentation to score with.
+        moving_labels: Label map or segmentation to warp and to score with.
         fixed_points: Landmarks to score with.
         moving_points: The corresponding landmarks, in the same order.
         output_transform: Displacement field file (nrrd, nii.gz, mha, h5).

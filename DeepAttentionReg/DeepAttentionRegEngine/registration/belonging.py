@@ -24,7 +24,7 @@ def require_belonging(reference: Reference, fixed: Geometry, moving: Geometry | 
     """
     labels = reference.moving_labels
     if reference.fixed_labels is not None:
-        _require_labels(reference.fixed_labels, "fixed")
+        _require_labels(reference.fixed_labels.marked, "fixed")
         if labels is None:
             raise errors.EngineError(
                 errors.INPUT_MISSING,
@@ -32,7 +32,8 @@ def require_belonging(reference: Reference, fixed: Geometry, moving: Geometry | 
                 "Give those of the moving image too, or leave the fixed ones out.",
             )
     if labels is not None:
-        _require_labels(labels.array if moving is None else on_grid(labels, moving), "moving")
+        marked = Source(labels.marked, labels.geometry)
+        _require_labels(marked.array if moving is None else on_grid(marked, moving), "moving")
     for points, geometry, side in _landmarks(reference, fixed, moving):
         if not _inside(points, geometry).any():
             raise errors.EngineError(

@@ -1,7 +1,9 @@
 """Scores of a displacement field: regularity, overlap, landmarks."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import torch
 from ..protocol import errors
 from ..volume import fields, metrics
 from ..volume.geometry import Geometry
+from ..volume.segment_pairs import SegmentPair, SegmentPairing, pair_up, require_pairs
+from ..volume.segments import Segments
 from .preprocess import Source, warp_volume
 
 
@@ -18,14 +22,17 @@ class Reference:
     """What a field can be scored with; None where the user gave nothing.
 
     Attributes:
-        fixed_labels: Label map `(k, j, i)` on the fixed grid.
-        moving_labels: Label map on its own grid.
+        fixed_labels: Segments on the fixed grid.
+        moving_labels: Segments on their own grid.
         fixed_points_lps: Landmarks `(N, 3)`.
         moving_points_lps: The corresponding landmarks.
+
+    Raises:
+        EngineError: If no segments belong together, or the numbers of landmarks differ.
     """
 
-    fixed_labels: np.ndarray | None = None
-    moving_labels: Source | None = None
+    fixed_labels: Segments | None = None
+    moving_labels: Segments | None = None
     fixed_points_lps: np.ndarray | None = None
     moving_points_lps: np.ndarray | None = None
 
@@ -33,6 +40,23 @@ class Reference:
     def is_empty(self) -> bool:
         """Whether there is nothing to score with."""
         return (self.fixed_labels is None or self.moving_labels is None) and self.fixed_points_lps is None
+
+    @cached_property
+    def pairing(self) -> SegmentPairing | None:
+        """Which segments belong together; None unless both sides have some."""
+        if self.fixed_labels is None or self.moving_labels is None:
+            return None
+        return pair_up(self.fixed_labels.items, self.moving_labels.items)
+
+    @property
+    def unpaired(self) -> dict[str, Any]:
+        """What has no partner, as a value of the result; nothing where all have one."""
+        return {"unpaired": self.pairing.unpaired} if self.pairing is not None and self.pairing.unpaired else {}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What users must know of the pairing."""
+        return [] if self.pairing is None else list(self.pairing.warnings)
 
     def __post_init__(self) -> None:
         points = self.fixed_points_lps, self.moving_points_lps
@@ -43,6 +67,8 @@ class Reference:
                 f"There are {fixed} fixed but {moving} moving landmarks.",
                 "Give the same landmarks in the same order in both lists.",
             )
+        if self.pairing is not None and len(self.pairing.unpaired) == 2:
+            require_pairs(self.pairing)
 
 
 def linear_field(matrix: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -71,21 +97,45 @@ def regularity(displacement_lps_mm: np.ndarray, geometry: Geometry) -> dict[str,
 def overlap(
     displacement_lps_mm: np.ndarray, geometry: Geometry, reference: Reference, device: torch.device
 ) -> dict[str, Any]:
-    """Return Dice, HD95 and ASSD in mm by label (text) and their means, of the warped moving labels."""
-    if reference.fixed_labels is None or reference.moving_labels is None:
+    """Return Dice, HD95 and ASSD in mm by segment (name, or label value) and their means, of the warped segments."""
+    if reference.pairing is None or reference.fixed_labels is None or reference.moving_labels is None:
         return {}
-    warped = warp_volume(reference.moving_labels, displacement_lps_mm, geometry, device, nearest=True)
-    dice = metrics.dice(warped, reference.fixed_labels)
-    distances = metrics.surface_distances_by_label(warped, reference.fixed_labels, geometry, dice)
-    scores: dict[str, dict[str, float]] = {
-        "dice": {str(label): value for label, value in dice.items()},
-        "hd95_mm": {str(label): distance.hd95_mm for label, distance in distances.items()},
-        "assd_mm": {str(label): distance.assd_mm for label, distance in distances.items()},
-    }
-    for by_label in scores.values():
-        known = [value for value in by_label.values() if not math.isnan(value)]
-        by_label["mean"] = float(np.mean(known)) if known else math.nan
+    pairs, found = reference.pairing.pairs, {}
+    for layer in sorted({pair.moving.layer for pair in pairs}):
+        source = Source(reference.moving_labels.layers[layer], reference.moving_labels.geometry)
+        warped = warp_volume(source, displacement_lps_mm, geometry, device, nearest=True)
+        here = [pair for pair in pairs if pair.moving.layer == layer]
+        for other in sorted({pair.fixed.layer for pair in here}):
+            part = [pair for pair in here if pair.fixed.layer == other]
+            found.update(_agreements(warped, reference.fixed_labels.layers[other], part, geometry))
+    measures = {"dice": 0, "hd95_mm": 1, "assd_mm": 2}
+    scores = {name: {pair.key: found[pair.key][index] for pair in pairs} for name, index in measures.items()}
+    for by_key in scores.values():
+        known = [value for value in by_key.values() if not math.isnan(value)]
+        by_key["mean"] = float(np.mean(known)) if known else math.nan
     return finite(scores)
+
+
+def _agreements(
+    moving: np.ndarray, fixed: np.ndarray, pairs: list[SegmentPair], geometry: Geometry
+) -> dict[str, tuple[float, float, float]]:
+    """Return Dice, HD95 and ASSD by key of segments of two label maps `(k, j, i)`."""
+    moving = _numbered(moving, (pair.moving.value for pair in pairs))
+    fixed = _numbered(fixed, (pair.fixed.value for pair in pairs))
+    dice = metrics.dice(moving, fixed, range(1, len(pairs) + 1))
+    distances = metrics.surface_distances_by_label(moving, fixed, geometry, dice)
+    return {
+        pair.key: (dice[number], distances[number].hd95_mm, distances[number].assd_mm)
+        for number, pair in enumerate(pairs, start=1)
+    }
+
+
+def _numbered(labels: np.ndarray, values: Iterable[int]) -> np.ndarray:
+    """Return a label map in which the first of some values is 1, the second 2 and so on, and all others 0."""
+    wanted = np.array(list(values), labels.dtype)
+    order = np.argsort(wanted)
+    place = np.searchsorted(wanted[order], labels).clip(max=len(wanted) - 1)
+    return np.where(wanted[order][place] == labels, (order[place] + 1).astype(np.int32), np.int32(0))
 
 
 def landmark_error(displacement_lps_mm: np.ndarray, geometry: Geometry, reference: Reference) -> dict[str, Any]:

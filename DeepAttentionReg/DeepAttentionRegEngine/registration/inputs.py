@@ -7,9 +7,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..protocol import errors
-from ..volume import images
+from ..volume import images, segments
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
+from ..volume.segments import AnySegments
 from .belonging import require_belonging
 from .evaluation import Reference
 from .preprocess import Source, on_grid
@@ -37,13 +38,13 @@ class Given:
 
     Attributes:
         masks: Where the images drive the registration; label maps on any grid, above 0 inside.
-        labels: Label maps to measure with, same label values.
+        labels: Segmentations or label maps to measure with: same names, or same label values where there are none.
         points: Landmarks to measure with, in the same order: files, or `(N, 3)` LPS mm.
         initial: Linear map of fixed to moving points that comes first: a file, a SimpleITK transform or 4x4 LPS mm.
     """
 
     masks: tuple[AnyImage | None, AnyImage | None] = (None, None)
-    labels: tuple[AnyImage | None, AnyImage | None] = (None, None)
+    labels: tuple[AnySegments | None, AnySegments | None] = (None, None)
     points: tuple[AnyPoints | None, AnyPoints | None] = (None, None)
     initial: AnyLinear | None = None
 
@@ -76,17 +77,20 @@ def load_reference(given: Given, geometry: Geometry, warnings: list[str]) -> Ref
     Args:
         given: Labels and points.
         geometry: The fixed grid, onto which the fixed labels are brought.
-        warnings: What the files leave open is added to it.
+        warnings: What the files leave open, and which segments have no partner, is added to it.
+
+    Raises:
+        EngineError: If something cannot be read, or no segments belong together.
     """
-    fixed, moving = given.labels
-    labels = None if moving is None else images.as_labels(moving)
-    warnings += () if labels is None else labels.notes
-    return Reference(
-        None if fixed is None else _labels_on(fixed, geometry, warnings),
-        None if labels is None else Source(labels.array, labels.geometry),
-        _points(given.points[0]),
-        _points(given.points[1]),
-    )
+    fixed, moving = (None if labels is None else segments.as_segments(labels) for labels in given.labels)
+    for found in (fixed, moving):
+        warnings += () if found is None else found.notes
+    if fixed is not None:
+        own = fixed.geometry
+        fixed = fixed.mapped(lambda layer: on_grid(Source(layer, own), geometry), geometry)
+    reference = Reference(fixed, moving, _points(given.points[0]), _points(given.points[1]))
+    warnings += reference.warnings
+    return reference
 
 
 def _compare_sizes(fixed: Geometry, moving: Geometry, initial: np.ndarray) -> list[str]:
@@ -112,13 +116,9 @@ def _source(image: AnyImage, mask: AnyImage | None, warnings: list[str]) -> Sour
     warnings += volume.notes
     if mask is None:
         return Source(volume.array, volume.geometry)
-    return Source(volume.array, volume.geometry, _labels_on(mask, volume.geometry, warnings))
-
-
-def _labels_on(image: AnyImage, geometry: Geometry, warnings: list[str]) -> np.ndarray:
-    labels = images.as_labels(image)
+    labels = segments.as_mask(mask)
     warnings += labels.notes
-    return on_grid(Source(labels.array, labels.geometry), geometry)
+    return Source(volume.array, volume.geometry, on_grid(Source(labels.array, labels.geometry), volume.geometry))
 
 
 def _points(points: AnyPoints | None) -> np.ndarray | None:

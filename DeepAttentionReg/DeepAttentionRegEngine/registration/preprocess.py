@@ -21,6 +21,7 @@ from ..protocol.grid import GridPolicy
 from ..volume.geometry import Geometry, index_map
 from ..volume.intensity import PERCENTILES, normalize
 from ..volume.no_data import known_voxels
+from ..volume.segments import Segments
 from .working_grid import plan_grid, spatial_shape
 
 SLAB_VOXELS = 2_000_000  # bounds the memory of coordinates while whole volumes are resampled
@@ -338,6 +339,15 @@ def warp_volume(
         array = to_array(torch.where(inside, values, background))
         result[slab] = np.rint(array) if np.issubdtype(result.dtype, np.integer) else array
     return result
+
+
+def warp_segments(moving: Segments, displacement_lps_mm: np.ndarray, fixed: Geometry, device: torch.device) -> Segments:
+    """Resample every layer of segments by nearest neighbour; arguments as of `warp_volume`."""
+
+    def warped(layer: np.ndarray) -> np.ndarray:
+        return warp_volume(Source(layer, moving.geometry), displacement_lps_mm, fixed, device, nearest=True)
+
+    return moving.mapped(warped, fixed)
 
 
 def _image_and_background(array: np.ndarray, device: torch.device) -> tuple[Tensor, float]:

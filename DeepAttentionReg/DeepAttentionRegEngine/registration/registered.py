@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 from ..protocol import contract, errors
 from ..protocol.files import make_folder
@@ -14,9 +15,10 @@ from ..protocol.result_files import write_result
 from ..volume import fields, images
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
+from ..volume.segments import write_segments
 from .belonging import require_reached
 from .inputs import Inputs
-from .preprocess import Source, warp_volume
+from .preprocess import Source, warp_segments, warp_volume
 from .search import Search
 
 if TYPE_CHECKING:
@@ -111,21 +113,22 @@ class Registered:
         makers = {
             "warped": lambda: self._warped(self.inputs.moving),
             "jacobian": lambda: fields.jacobian_determinant(self.displacement_lps_mm, self.geometry),
-            "warped_labels": lambda: None if labels is None else self._warped(labels, nearest=True),
         }
-        unknown = next((name for name in wanted if name not in ("transform", *makers)), None)
+        writers = ("transform", *makers, "warped_labels")
+        unknown = next((name for name in wanted if name not in writers), None)
         if unknown is not None:
-            known = ", ".join(("transform", *makers))
+            known = ", ".join(writers)
             raise errors.EngineError(errors.CONTRACT, f"There is no output {unknown!r}.", f"Known: {known}.")
         files = {}
         for name, file in wanted.items():
             if name == "transform":
                 images.write_displacement(file, self.displacement_lps_mm, self.geometry)
-            else:
-                array = makers[name]()
-                if array is None:
+            elif name == "warped_labels":
+                if labels is None:
                     continue
-                images.write_volume(file, array, self.geometry)
+                write_segments(file, warp_segments(labels, self.displacement_lps_mm, self.geometry, self._device))
+            else:
+                images.write_volume(file, makers[name](), self.geometry)
             files[name] = file
         return files
 
@@ -150,5 +153,8 @@ class Registered:
         return {**files, "result": str(write_result(folder, result))}
 
     def _warped(self, source: Source, *, nearest: bool = False) -> np.ndarray:
-        device = self.search.pair.fixed.device
-        return warp_volume(source, self.displacement_lps_mm, self.geometry, device, nearest=nearest)
+        return warp_volume(source, self.displacement_lps_mm, self.geometry, self._device, nearest=nearest)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.search.pair.fixed.device

@@ -18,6 +18,7 @@ from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
 from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
+from ..volume.segments import AnySegments
 from .belonging import doubts
 from .evaluation import finite, linear_field, regularity, score
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
@@ -65,8 +66,8 @@ class Registrar:
         *,
         fixed_mask: AnyImage | None = None,
         moving_mask: AnyImage | None = None,
-        fixed_labels: AnyImage | None = None,
-        moving_labels: AnyImage | None = None,
+        fixed_labels: AnySegments | None = None,
+        moving_labels: AnySegments | None = None,
         fixed_points: AnyPoints | None = None,
         moving_points: AnyPoints | None = None,
         initial: AnyLinear | None = None,
@@ -83,8 +84,9 @@ class Registrar:
             moving: Image to deform onto it.
             fixed_mask: Where the fixed image drives the registration; label map on any grid, above 0 inside.
             moving_mask: Where the moving image does.
-            fixed_labels: Label map of the fixed image, to measure with.
-            moving_labels: Label map of the moving image, same label values.
+            fixed_labels: Segments of the fixed image, to measure with: a label map, or a file of segments that may
+                overlap (.seg.nrrd).
+            moving_labels: Those of the moving image: same names, or same label values where there are none.
             fixed_points: Landmarks on the fixed image: a file, or `(N, 3)` LPS mm.
             moving_points: The same landmarks on the moving image, in the same order.
             initial: Linear map of fixed to moving points that comes first: a file, a SimpleITK transform or 4x4 LPS mm.
@@ -201,7 +203,7 @@ def _measures(
 ) -> dict[str, Any]:
     """Score the field, and for comparison the volumes as they were and after the linear alignment."""
     fixed, reference = inputs.fixed.geometry, inputs.reference
-    values = regularity(displacement_lps_mm, fixed)
+    values = {**regularity(displacement_lps_mm, fixed), **reference.unpaired}
     for name, linear in (("before", inputs.initial), ("aligned", matrix)):
         # A field of the whole grid is made only if something is measured with it.
         values[name] = {} if reference.is_empty else score(linear_field(linear, fixed), fixed, reference, device)

@@ -18,14 +18,13 @@ import vtk
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.volume import metrics
-from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..nodes import EvidenceFiles, Overlays, Record, Transforms, Volumes, Warping
+from ..nodes import EvidenceFiles, Overlays, Record, SegmentPairs, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
-from ..nodes.Volumes import BINARY_LABELMAP
 from ..views.WarpedView import WarpedView
 from .RecursionEvidence import RecursionEvidence
+from .Segments import drawStructures
 
 SIMILARITY, FOLDS, DICE = 1, 2, 3  # columns of the table
 CHART_ROLE = "StepsChart"
@@ -114,7 +113,7 @@ def measureOverlap(
 ) -> list[float]:
     """Return the Dice overlap at every step, mean of the structures that both have, on the grid of the fields.
 
-    Structures are paired as registrations pair them; where some overlap, the later one counts.
+    Structures are paired as registrations pair them, and each is compared by itself.
 
     :raises ValueError: with a sentence, if the segmentations cannot be compared.
     """
@@ -124,37 +123,18 @@ def measureOverlap(
     if problem:
         raise ValueError(problem)
     geometry = Transforms.readGrid(evidence.steps.GetNthDataNode(0))[1]
-    numbers = Volumes.numberSegments([fixedSegmentation, movingSegmentation])
+    numbers = SegmentPairs.numberSegments([fixedSegmentation, movingSegmentation])
     toWorld = present(Volumes.matrixToWorld(fixedSegmentation))
-    still = _labelsOf(fixedSegmentation, numbers[0], toWorld, vtk.vtkTransform(), geometry)
+    still = drawStructures(fixedSegmentation, numbers[0], toWorld, vtk.vtkTransform(), geometry)
     toFrame = present(Warping.toFrame(movingSegmentation, deformation.transformNode))
     overlaps = []
     for step in range(evidence.count):
         transform = evidence.steps.GetNthDataNode(step).GetTransformFromParent()
-        moved = _labelsOf(movingSegmentation, numbers[1], toFrame, transform, geometry)
-        common = set(np.unique(still)) & set(np.unique(moved)) - {0}
-        scores = metrics.dice(still, moved, sorted(common))
-        overlaps.append(float(np.mean(list(scores.values()))) if scores else math.nan)
+        moved = drawStructures(movingSegmentation, numbers[1], toFrame, transform, geometry)
+        pairs = [(still[number].mask(), moved[number].mask()) for number in still.keys() & moved.keys()]
+        scores = [metrics.dice(*pair, [1])[1] for pair in pairs if all(mask.any() for mask in pair)]
+        overlaps.append(float(np.mean(scores)) if scores else math.nan)
     return overlaps
-
-
-def _labelsOf(
-    node: slicer.vtkMRMLNode,
-    numbers: Volumes.SegmentNumbers,
-    toFrame: np.ndarray,
-    transform: vtk.vtkAbstractTransform,
-    geometry: Geometry,
-) -> np.ndarray:
-    """Return a label map (k, j, i) of a node drawn on a grid of the world; arguments as of `Warping.drawSegments`."""
-    if not isinstance(node, slicer.vtkMRMLSegmentationNode):
-        return Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
-    drawn = Warping.drawSegments(node, toFrame, transform, geometry)
-    labels = np.zeros(geometry.shape, np.int32)
-    for segmentId, number in numbers.items():
-        segment = drawn.GetSegment(segmentId)
-        image = segment.GetRepresentation(BINARY_LABELMAP)
-        labels[Warping.drawnArray(image, geometry) == segment.GetLabelValue()] = number
-    return labels
 
 
 def _setColumn(node: slicer.vtkMRMLTableNode, column: int, name: str, values: list[float]) -> None:

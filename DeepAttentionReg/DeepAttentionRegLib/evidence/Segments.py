@@ -1,6 +1,6 @@
 """How the segments of the moving volume agree with those of the fixed one, before and after a registration.
 
-Segments are paired as registrations pair them: by name, or by label value where a label map takes part. Each is
+Segments are paired as registrations pair them: by name, or by label value where names do not tell. Each is
 compared for itself, so that segments may overlap.
 """
 
@@ -15,7 +15,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from DeepAttentionRegEngine.volume import fields, metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..nodes import Record, Transforms, Volumes, Warping
+from ..nodes import Record, SegmentPairs, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..nodes.Volumes import BINARY_LABELMAP
@@ -88,15 +88,7 @@ def checkSegments(deformation: Deformation, fixed: slicer.vtkMRMLNode | None, mo
         return problem
     # The values of a label map are not looked for: that takes a while, and this is asked often.
     areSegmentations = all(isinstance(node, slicer.vtkMRMLSegmentationNode) for node in (fixed, moving))
-    return _checkPairs(fixed, moving) if areSegmentations else ""
-
-
-def _checkPairs(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> str:
-    names = [_namesOf(node, numbers) for node, numbers in _numbered(fixed, moving)]
-    if set(names[0]) & set(names[1]):
-        return ""
-    text = _("No segment of {fixed} has the name or value of one of {moving}; let those that belong together agree.")
-    return text.format(fixed=fixed.GetName(), moving=moving.GetName())
+    return SegmentPairs.checkPairs(fixed, moving) if areSegmentations else ""
 
 
 def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> SegmentComparison:
@@ -107,18 +99,19 @@ def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.
     :param moving: the same of the moving volume.
     :raises ValueError: if it cannot be done; says why.
     """
-    problem = checkSegments(deformation, fixed, moving) or _checkPairs(fixed, moving)
+    problem = checkSegments(deformation, fixed, moving) or SegmentPairs.checkPairs(fixed, moving)
     if problem:
         raise ValueError(problem)
     geometry = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
-    (_node, fixedNumbers), (_node, movingNumbers) = _numbered(fixed, moving)
+    fixedNumbers, movingNumbers = SegmentPairs.numberSegments([fixed, moving])
     start = Record.startOf(deformation)
     toFrame = present(Warping.toFrame(moving, deformation.transformNode))
     transforms = {BEFORE: _linear(start), AFTER: deformation.transformNode.GetTransformFromParent()}
     toWorld = present(Volumes.matrixToWorld(fixed))
-    still = _draw(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry)
+    still = drawStructures(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry)
     moved = {
-        state: _draw(moving, movingNumbers, toFrame, transform, geometry) for state, transform in transforms.items()
+        state: drawStructures(moving, movingNumbers, toFrame, transform, geometry)
+        for state, transform in transforms.items()
     }
     volumes = _volumes(moving, movingNumbers, toFrame, geometry)
     jacobian = _jacobianOn(deformation.transformNode, geometry)
@@ -136,27 +129,27 @@ def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.
         for value in common
     ]
     lonely = [name for value, name in {**_namesOf(moving, movingNumbers), **names}.items() if value not in common]
-    return SegmentComparison(deformation, geometry, structures, [*_tellLonely(lonely), *_tellCut(structures, geometry)])
+    warnings = [*SegmentPairs.tellPairs(fixed, moving), *_tellLonely(lonely), *_tellCut(structures, geometry)]
+    return SegmentComparison(deformation, geometry, structures, warnings)
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """A structure in a label map (k, j, i) that it may share with others."""
+class Drawn:
+    """A structure in a label map (k, j, i) that it may share with others.
+
+    :param labels: the label map.
+    :param value: of the structure.
+    """
 
     labels: np.ndarray
     value: int
 
     def mask(self) -> np.ndarray:
+        """Return where the structure is, binary (k, j, i)."""
         return self.labels == self.value
 
 
-def _numbered(
-    fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode
-) -> list[tuple[slicer.vtkMRMLNode, Volumes.SegmentNumbers]]:
-    return list(zip((fixed, moving), Volumes.numberSegments([fixed, moving]), strict=True))
-
-
-def _namesOf(node: slicer.vtkMRMLNode, numbers: Volumes.SegmentNumbers) -> dict[int, str]:
+def _namesOf(node: slicer.vtkMRMLNode, numbers: SegmentPairs.SegmentNumbers) -> dict[int, str]:
     """Return the name of each structure by the number that pairs it."""
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
         return {number: node.GetSegmentation().GetSegment(name).GetName() for name, number in numbers.items()}
@@ -170,28 +163,31 @@ def _linear(matrix: np.ndarray) -> vtk.vtkTransform:
     return transform
 
 
-def _draw(
+def drawStructures(
     node: slicer.vtkMRMLNode,
-    numbers: Volumes.SegmentNumbers,
+    numbers: SegmentPairs.SegmentNumbers,
     toFrame: np.ndarray,
     transform: vtk.vtkAbstractTransform,
     geometry: Geometry,
-) -> dict[int, _Drawn]:
-    """Return the structures of a node on a grid, by number."""
+) -> dict[int, Drawn]:
+    """Return the structures of a node on a grid, by number.
+
+    :param numbers: of its segments, from `SegmentPairs.numberSegments`; other arguments as of `Warping.drawSegments`.
+    """
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
         drawn = Warping.drawSegments(node, toFrame, transform, geometry)
         segments = {number: drawn.GetSegment(name) for name, number in numbers.items()}
         images = {number: segment.GetRepresentation(BINARY_LABELMAP) for number, segment in segments.items()}
         return {
-            number: _Drawn(Warping.drawnArray(images[number], geometry), segment.GetLabelValue())
+            number: Drawn(Warping.drawnArray(images[number], geometry), segment.GetLabelValue())
             for number, segment in segments.items()
         }
     labels = Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
-    return {value: _Drawn(labels, value) for value in _namesOf(node, numbers)}
+    return {value: Drawn(labels, value) for value in _namesOf(node, numbers)}
 
 
 def _volumes(
-    node: slicer.vtkMRMLNode, numbers: Volumes.SegmentNumbers, toFrame: np.ndarray, geometry: Geometry
+    node: slicer.vtkMRMLNode, numbers: SegmentPairs.SegmentNumbers, toFrame: np.ndarray, geometry: Geometry
 ) -> dict[int, float]:
     """Return the volumes in ml of the structures of a node in its own voxels, in a frame, by number."""
     matrix = vtk.vtkMatrix4x4()

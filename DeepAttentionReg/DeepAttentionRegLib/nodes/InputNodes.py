@@ -7,6 +7,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .Present import present
+from .SegmentPairs import checkPairs
 from .Volumes import checkNode, frameOf, linearMatrix
 
 
@@ -52,6 +53,10 @@ def checkInputs(inputs: InputNodes) -> list[str]:
     problems = [problem for problem in map(checkNode, nodes) if problem]
     if initial is not None and not initial.IsTransformToWorldLinear():
         problems.append(_("{name} is not linear; choose another initial transform.").format(name=initial.GetName()))
+    segmentations = inputs.fixedSegmentation, inputs.movingSegmentation
+    # The values of a label map are not looked for: that takes a while, and this is asked often.
+    if all(isinstance(node, slicer.vtkMRMLSegmentationNode) for node in segmentations):
+        problems += filter(None, [checkPairs(*segmentations)])
     points = [node for node in (inputs.fixedLandmarks, inputs.movingLandmarks) if node is not None]
     counts = [node.GetNumberOfControlPoints() for node in points]
     if len(counts) == 1:

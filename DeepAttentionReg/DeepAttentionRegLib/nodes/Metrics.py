@@ -22,20 +22,21 @@ FIELD_MEASURES = (
 )
 
 
-def makeTable(values: dict[str, Any], labelNames: dict[int, str]) -> vtk.vtkTable:
+def makeTable(values: dict[str, Any], labelNames: dict[str, str]) -> vtk.vtkTable:
     """Return the table of a registration, outside of any scene.
 
     Columns: Measure, Structure, Before (the volumes as they were), Aligned (after the linear alignment alone), After,
     Unit. A number that does not apply is NaN.
 
     :param values: `values` of the engine's result.
-    :param labelNames: name of the structure by label value.
+    :param labelNames: name of the structure by label value, as text, where the values tell no names.
     """
     rows: list[tuple[str, str, list[float], str]] = []
     for measure, unit in OVERLAPS.items():
         byState = [values.get(state, {}).get(measure, {}) for state in STATES]
-        for label in sorted({label for scores in byState for label in scores}, key=_labelOrder):
-            structure = _("Mean") if label == "mean" else labelNames.get(int(label), label)
+        found = dict.fromkeys(label for scores in byState for label in scores)
+        for label in sorted(found, key=lambda label: label != "mean"):
+            structure = _("Mean") if label == "mean" else labelNames.get(label, label)
             rows.append((measure, structure, [_number(scores.get(label)) for scores in byState], unit))
     for statistic in LANDMARK_STATISTICS:
         errorsMm = [values.get(state, {}).get("tre_mm", {}).get(statistic) for state in STATES]
@@ -45,10 +46,6 @@ def makeTable(values: dict[str, Any], labelNames: dict[int, str]) -> vtk.vtkTabl
         if name in values.get(group, {}):
             rows.append((f"{group} {name}", "", [math.nan, math.nan, _number(values[group][name])], unit))
     return _fromRows(rows)
-
-
-def _labelOrder(label: str) -> int:
-    return 0 if label == "mean" else int(label)
 
 
 def _number(value: float | None) -> float:

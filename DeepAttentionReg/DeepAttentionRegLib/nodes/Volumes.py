@@ -4,7 +4,7 @@ Everything of the fixed side is written in world coordinates, everything of the 
 moving volume has below its parent transform ("frame"): so the field found replaces that parent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,13 @@ from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
+from DeepAttentionRegEngine.volume.segment_pairs import Segment
+from DeepAttentionRegEngine.volume.segments import Segments, as_segments, write_segments
 
 from .Present import present
+from .SegmentPairs import SegmentNumbers, segmentsOf
 
 BINARY_LABELMAP = "Binary labelmap"
-SegmentNumbers = dict[str, int]
 
 
 def checkNode(node: slicer.vtkMRMLTransformableNode) -> str:
@@ -112,68 +114,38 @@ def exportPoints(markupsNode: slicer.vtkMRMLMarkupsNode, worldToFrame: np.ndarra
     images.write_points(path, flip_lps_ras(points))
 
 
-def numberSegments(nodes: Iterable[slicer.vtkMRMLNode | None]) -> list[SegmentNumbers]:
-    """Give segments the label values by which segmentations are compared.
-
-    Segments of the same name get the same value. A label map volume has its values already; then segments keep theirs.
-
-    :return: for each node the label value by segment id; empty for what is no segmentation.
-    """
-    nodes = list(nodes)
-    keepValues = any(isinstance(node, slicer.vtkMRMLLabelMapVolumeNode) for node in nodes)
-    valueOfName: dict[tuple[str, int], int] = {}
-    numbers = []
-    for node in nodes:
-        names: list[str] = []
-        values = {}
-        for segmentId, segment in _segmentsOf(node).items():
-            # The second segment of a name is not merged with the first.
-            key = segment.GetName(), names.count(segment.GetName())
-            names.append(segment.GetName())
-            value = valueOfName.setdefault(key, len(valueOfName) + 1)
-            values[segmentId] = segment.GetLabelValue() if keepValues else value
-        numbers.append(values)
-    return numbers
-
-
-def _segmentsOf(node: slicer.vtkMRMLNode | None) -> dict[str, slicer.vtkSegment]:
-    """Return the segments of a node by id; none for what is no segmentation."""
-    if not isinstance(node, slicer.vtkMRMLSegmentationNode):
-        return {}
-    segmentation = node.GetSegmentation()
-    return {segmentId: segmentation.GetSegment(segmentId) for segmentId in segmentation.GetSegmentIDs()}
-
-
 def exportLabels(
     node: slicer.vtkMRMLNode, numbers: SegmentNumbers, reference: Geometry, worldToFrame: np.ndarray, path: Path
 ) -> dict[int, slicer.vtkSegment]:
-    """Write a label map in a frame: a label map volume as it is, a segmentation drawn on a grid.
+    """Write segments in a frame, each whole: a label map volume as it is, a segmentation drawn on a grid.
 
     :param node: segmentation or label map volume.
     :param numbers: label value by segment id, from `numberSegments`.
     :param reference: grid (in the frame) to draw segments on.
     :param worldToFrame: 4x4 RAS.
+    :param path: .seg.nrrd; without a need for layers any image.
     :return: empty segments that tell the name and color of each label value.
     """
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
-        array, geometry = _rasterize(node, numbers, reference, worldToFrame), reference
+        made = _layered(node, numbers, reference, worldToFrame)
         segments = {numbers[name]: node.GetSegmentation().GetSegment(name) for name in numbers}
         descriptions = {value: _copyDescription(segment) for value, segment in segments.items()}
     else:
-        array, geometry = slicer.util.arrayFromVolume(node), geometryOf(node, worldToFrame)
-        descriptions = {int(value): describeLabel(node, int(value)) for value in np.unique(array) if value != 0}
-    _write(images.to_sitk(array, geometry), path)
+        made = as_segments((slicer.util.arrayFromVolume(node), geometryOf(node, worldToFrame)))
+        descriptions = {segment.value: describeLabel(node, segment.value) for segment in made.items}
+    write_segments(path, made)
     return descriptions
 
 
 def exportMask(node: slicer.vtkMRMLNode, reference: Geometry, worldToFrame: np.ndarray, path: Path) -> None:
     """Write all segments, or all labels, of a node as one mask; arguments as of `exportLabels`."""
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
-        ones = dict.fromkeys(node.GetSegmentation().GetSegmentIDs(), 1)
-        exportLabels(node, ones, reference, worldToFrame, path)
+        mask, geometry = np.zeros(reference.shape, np.uint8), reference
+        for _segmentId, drawn in _drawn(node, reference, worldToFrame):
+            mask |= drawn
     else:
-        mask = (slicer.util.arrayFromVolume(node) != 0).astype(np.uint8)
-        _write(images.to_sitk(mask, geometryOf(node, worldToFrame)), path)
+        mask, geometry = slicer.util.arrayFromVolume(node) != 0, geometryOf(node, worldToFrame)
+    _write(images.to_sitk(mask.astype(np.uint8), geometry), path)
 
 
 def _write(image: sitk.Image, path: Path) -> None:
@@ -181,14 +153,30 @@ def _write(image: sitk.Image, path: Path) -> None:
     sitk.WriteImage(image, str(path))
 
 
-def _rasterize(
+def _layered(
     node: slicer.vtkMRMLSegmentationNode, numbers: SegmentNumbers, reference: Geometry, worldToFrame: np.ndarray
-) -> np.ndarray:
-    """Draw segments on a grid; where they overlap the later one wins."""
+) -> Segments:
+    """Draw segments on a grid, in as few label maps as their overlaps allow."""
+    kind = np.min_scalar_type(max(numbers.values(), default=1))
+    layers, places = [np.zeros(reference.shape, kind)], dict.fromkeys(numbers, 0)
+    for segmentId, mask in _drawn(node, reference, worldToFrame):
+        place = next((index for index, layer in enumerate(layers) if not layer[mask].any()), len(layers))
+        if place == len(layers):
+            layers.append(np.zeros(reference.shape, kind))
+        layers[place][mask] = numbers[segmentId]
+        places[segmentId] = place
+    names = {segmentId: segment.GetName() for segmentId, segment in segmentsOf(node).items()}
+    items = [Segment(names[segmentId], numbers[segmentId], place) for segmentId, place in places.items()]
+    return Segments(layers, reference, items)
+
+
+def _drawn(
+    node: slicer.vtkMRMLSegmentationNode, reference: Geometry, worldToFrame: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Draw the segments that are not empty on a grid: id and mask (k, j, i) of one after the other."""
     toFrame = worldToFrame @ present(matrixToWorld(node))
     segmentation = withBinaryLabelmaps(node, reference, toFrame)
     grid = images.to_sitk(np.zeros(reference.shape, np.uint8), reference)
-    result = np.zeros(reference.shape, np.uint16)
     for layer in range(segmentation.GetNumberOfLayers(BINARY_LABELMAP)):
         image = segmentation.GetLayerDataObject(layer, BINARY_LABELMAP)
         if image.IsEmpty():
@@ -198,9 +186,7 @@ def _rasterize(
         toVoxels = images.to_affine(_lpsToVoxels(image, toFrame))
         drawn = sitk.GetArrayFromImage(sitk.Resample(voxels, grid, toVoxels, sitk.sitkNearestNeighbor, 0))
         for segmentId in segmentation.GetSegmentIDsForLayer(layer, BINARY_LABELMAP):
-            if segmentId in numbers:
-                result[drawn == segmentation.GetSegment(segmentId).GetLabelValue()] = numbers[segmentId]
-    return result
+            yield segmentId, drawn == segmentation.GetSegment(segmentId).GetLabelValue()
 
 
 def withBinaryLabelmaps(
@@ -285,17 +271,30 @@ def makeSegmentation(
     :param geometry: grid of the label map.
     :param descriptions: name and color of each label value, as `exportLabels` returned them.
     """
-    image = makeImage(labels, slicer.vtkOrientedImageData)
-    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
+    return makeLayers(Segments([labels], geometry, []), descriptions)
+
+
+def makeLayers(segments: Segments, descriptions: dict[int, slicer.vtkSegment]) -> slicer.vtkSegmentation:
+    """Return a segmentation outside of any scene, whose segments may overlap.
+
+    :param segments: each listed, described or occurring label value becomes a segment, once.
+    :param descriptions: name and color of each label value, as `exportLabels` returned them.
+    """
+    layerOf = {segment.value: segment.layer for segment in segments.items}
+    pictures = []
+    for index, layer in enumerate(segments.layers):
+        layerOf |= {value: index for value in np.unique(layer).tolist() if value not in layerOf}
+        pictures.append(makeImage(layer, slicer.vtkOrientedImageData))
+        pictures[-1].SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(segments.geometry.ijk_to_ras))
     segmentation = slicer.vtkSegmentation()
     segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
-    for value in sorted({*np.unique(labels).tolist(), *descriptions} - {0}):
+    for value in sorted({*layerOf, *descriptions} - {0}):
         segment = slicer.vtkSegment()
         segment.SetName(_("Label {value}").format(value=value))
         if value in descriptions:
             segment.DeepCopyMetadata(descriptions[value])
         segment.SetLabelValue(value)
-        segment.AddRepresentation(BINARY_LABELMAP, image)
+        segment.AddRepresentation(BINARY_LABELMAP, pictures[layerOf.get(value, 0)])
         segmentation.AddSegment(segment)
     return segmentation
 

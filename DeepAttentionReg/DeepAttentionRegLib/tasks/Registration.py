@@ -15,7 +15,7 @@ from ..engine import Methods
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Task
-from ..nodes import Record, Volumes
+from ..nodes import Record, SegmentPairs, Volumes
 from ..nodes.InputNodes import InputNodes, checkInputs, startOf
 from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
@@ -79,19 +79,19 @@ class PairRegistration(Task):
             geometry=Volumes.geometryOf(inputs.fixedVolume, WORLD),
             record=_recordOf(self._request),
         )
-        numbers = Volumes.numberSegments([inputs.fixedSegmentation, inputs.movingSegmentation])
+        numbers = SegmentPairs.numberSegments([inputs.fixedSegmentation, inputs.movingSegmentation])
         movingFrame = Volumes.frameOf(inputs.movingVolume)
         values.update(self._exportSide("fixed", WORLD, numbers[0]))
         values.update(self._exportSide("moving", movingFrame, numbers[1]))
         if inputs.movingSegmentation is not None:
-            values["output_warped_labels"] = "warped_labels.nrrd"
+            values["output_warped_labels"] = "warped_labels.seg.nrrd"
         start = startOf(inputs)
         if not np.allclose(start, WORLD, rtol=0, atol=1e-9):
             images.write_linear_transform(self._folder / "initial.tfm", LPS_RAS @ start @ LPS_RAS)
             values["initial_transform"] = "initial.tfm"
         return contract.build(contract.RegisterJob, values)
 
-    def _exportSide(self, side: str, frame: np.ndarray, numbers: Volumes.SegmentNumbers) -> dict[str, str]:
+    def _exportSide(self, side: str, frame: np.ndarray, numbers: SegmentPairs.SegmentNumbers) -> dict[str, str]:
         """Write the nodes of one side, "fixed" or "moving", and return the job's fields for them."""
         given = {
             role: getattr(self._request.inputs, side + role) for role in ("Volume", "Mask", "Segmentation", "Landmarks")
@@ -104,9 +104,13 @@ class PairRegistration(Task):
             values[f"{side}_mask"] = f"{side}_mask.nrrd"
             Volumes.exportMask(given["Mask"], reference, frame, folder / values[f"{side}_mask"])
         if given["Segmentation"] is not None:
-            values[f"{side}_labels"] = f"{side}_labels.nrrd"
+            values[f"{side}_labels"] = f"{side}_labels.seg.nrrd"
             path = folder / values[f"{side}_labels"]
-            self._case.segments[side] = Volumes.exportLabels(given["Segmentation"], numbers, reference, frame, path)
+            described = Volumes.exportLabels(given["Segmentation"], numbers, reference, frame, path)
+            self._case.segments[side] = described
+            if not numbers:  # a label map, whose values the engine cannot name
+                names = {str(value): segment.GetName() for value, segment in described.items()}
+                self._case.labelNames = {**names, **self._case.labelNames}
         if given["Landmarks"] is not None:
             values[f"{side}_points"] = f"{side}_points.csv"
             Volumes.exportPoints(given["Landmarks"], frame, folder / values[f"{side}_points"])

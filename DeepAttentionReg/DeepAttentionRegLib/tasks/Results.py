@@ -11,6 +11,7 @@ import vtk
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegEngine.volume.segments import as_segments
 
 from ..nodes import EvidenceFiles, Metrics, Overlays, Record, Transforms, Volumes
 
@@ -72,6 +73,7 @@ class Case:
     name: str
     geometry: Geometry
     segments: dict[str, dict[int, slicer.vtkSegment]] = field(default_factory=dict)
+    labelNames: dict[str, str] = field(default_factory=dict)
     record: Record.Record = field(default_factory=Record.Record)
 
 
@@ -99,15 +101,13 @@ def read(result: contract.Result, case: Case, *, withEvidence: bool) -> LoadedRe
     displacement = images.read_displacement(result.outputs["transform"])[0]
     segmentation = None
     if "warped_labels" in result.outputs:
-        labels = images.read_labels(result.outputs["warped_labels"]).array
-        segmentation = Volumes.makeSegmentation(labels, case.geometry, case.segments["moving"])
-    described = {**case.segments.get("fixed", {}), **case.segments.get("moving", {})}
+        segmentation = Volumes.makeLayers(as_segments(result.outputs["warped_labels"]), case.segments["moving"])
     return LoadedResult(
         transform=Transforms.makeGridTransform(displacement, case.geometry),
         warped=Volumes.makeImage(images.read_volume(result.outputs["warped"]).array),
         jacobian=images.read_volume(result.outputs["jacobian"]).array,
         segmentation=segmentation,
-        table=Metrics.makeTable(result.values, {value: item.GetName() for value, item in described.items()}),
+        table=Metrics.makeTable(result.values, case.labelNames),
         evidence=EvidenceFiles.read(result, displacement, case.geometry) if withEvidence else None,
         result=result,
     )

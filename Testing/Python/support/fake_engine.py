@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "DeepAttentionReg")
 
 import evidence_cases
 from DeepAttentionRegEngine.protocol import batch, contract, errors, reporting, result_files, watchdog
-from DeepAttentionRegEngine.volume import fields, images, recursions
+from DeepAttentionRegEngine.volume import fields, images, recursions, segments
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 AMPLITUDE_MM = 3.0
@@ -129,15 +130,25 @@ def register(job: contract.RegisterJob) -> contract.Result:
         jacobian = fields.jacobian_determinant(displacement, fixed.geometry)
         images.write_volume(job.output_jacobian, jacobian, fixed.geometry)
     if job.moving_labels is not None and job.output_warped_labels is not None:
-        labels = images.read_labels(job.fixed_labels or job.moving_labels)
-        images.write_volume(job.output_warped_labels, labels.array, labels.geometry)
+        segments.write_segments(job.output_warped_labels, segments.as_segments(job.fixed_labels or job.moving_labels))
         outputs["warped_labels"] = job.output_warped_labels
-    values = dict(VALUES)
+    values = by_name(job.fixed_labels)
     if job.output_recursions is not None:
         values["similarity"] = [evidence_cases.similarity_after(step) for step in range((job.recursions or 3) + 1)]
     if job.refinement_steps:
         values["refined_similarity"] = REFINED_SIMILARITY
     return contract.Result({name: path for name, path in outputs.items() if path}, values, ["A warning."])
+
+
+def by_name(labels: str | None) -> dict[str, Any]:
+    """Return the measures by the names of segments, if there are some, instead of their numbers."""
+    items = [] if labels is None else segments.as_segments(labels).items
+    names = {str(number): item.title for number, item in enumerate(items, start=1)}
+    values = dict(VALUES)
+    for state in ("before", "aligned", "after"):
+        dice = {names.get(key, key): value for key, value in VALUES[state]["dice"].items()}
+        values[state] = {**VALUES[state], "dice": dice}
+    return values
 
 
 def work_until_cancelled(job: contract.Job) -> int:

@@ -143,6 +143,16 @@ class TestChart:
         found = series_of(Scrubber.plot(deformation, fixed, moving))
         np.testing.assert_allclose(found["Dice, mean of the structures"], [0.0, 0.25, 1.0])
 
+    def test_segments_that_overlap_count_as_much_as_others(self, deformation):
+        pair = [add_labels("Fixed", 10), add_labels("Moving", 20)]
+        for node in pair:
+            around = slicer.vtkSegment()
+            around.DeepCopy(node.GetSegmentation().GetNthSegment(0))
+            around.SetName("Around")
+            node.GetSegmentation().AddSegment(around)
+        found = series_of(Scrubber.plot(deformation, *pair))
+        np.testing.assert_allclose(found["Dice, mean of the structures"], [0.0, 0.25, 1.0])
+
     def test_has_the_overlap_of_label_maps_too(self, scene, deformation):
         maps = []
         for name, first in (("Fixed", 10), ("Moving", 20)):

@@ -180,6 +180,12 @@ class TestPairing:
         assert structure.name == "Liver"
         assert structure.scores == only(Segments.compare(deformation, *pair)).scores
 
+    def test_case_and_spaces_of_names_are_forgiven_and_told(self, deformation, pair, grid):
+        moving = cases.add_segments(deformation.moving, {" liver": cases.box(grid, moved(FIRST), SIZE)})
+        comparison = Segments.compare(deformation, pair[0], moving)
+        assert [structure.name for structure in comparison.structures] == ["Liver"]
+        assert comparison.warnings == ["Paired though case or spaces differ: Liver with  liver."]
+
     def test_segment_without_partner_is_told(self, deformation, pair, grid):
         masks = {"Liver": cases.box(grid, FIRST, SIZE), "Spleen": cases.box(grid, (1, 1, 1), (3, 3, 3))}
         comparison = Segments.compare(deformation, cases.add_segments(deformation.fixed, masks), pair[1])

@@ -25,7 +25,7 @@ def rows_of(table) -> list[list]:
 
 @pytest.fixture
 def rows() -> list[list]:
-    return rows_of(Metrics.makeTable(fake_engine.VALUES, {1: "Liver", 2: "Heart"}))
+    return rows_of(Metrics.makeTable(fake_engine.VALUES, {"1": "Liver", "2": "Heart"}))
 
 
 def row_of(rows: list[list], measure: str, structure: str) -> list:
@@ -63,7 +63,7 @@ class TestTable:
 
 class TestNode:
     def test_table_survives_the_scene(self, scene, tmp_path):
-        Metrics.createTable(Metrics.makeTable(fake_engine.VALUES, {1: "Liver"}), "Table")
+        Metrics.createTable(Metrics.makeTable(fake_engine.VALUES, {"1": "Liver"}), "Table")
         mrml_scene.save_and_reload(scene, tmp_path)
         table = scene.GetFirstNodeByName("Table").GetTable()
         assert table.GetColumnName(4) == "After"

@@ -10,8 +10,10 @@ import vtk
 import mrml_scene
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
-from DeepAttentionRegLib.nodes import Volumes
+from DeepAttentionRegEngine.volume.segments import as_segments
+from DeepAttentionRegLib.nodes import SegmentPairs, Volumes
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes, checkInputs
+from inspection_cases import add_segments
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -140,7 +142,7 @@ class TestPoints:
 class TestLabels:
     def test_segments_are_drawn_where_they_are(self, oblique_geometry, tmp_path):
         node = add_segmentation(oblique_geometry)
-        numbers = Volumes.numberSegments([node])[0]
+        numbers = SegmentPairs.numberSegments([node])[0]
         Volumes.exportLabels(node, numbers, oblique_geometry, WORLD, tmp_path / "l.nrrd")
         labels = label_array(oblique_geometry)
         wanted = np.where(labels == 3, 1, np.where(labels == 7, 2, 0))
@@ -151,7 +153,7 @@ class TestLabels:
             oblique_geometry.ijk_to_lps @ np.diag([0.5, 0.5, 0.5, 1.0]), tuple(2 * n for n in oblique_geometry.size)
         )
         node = add_segmentation(oblique_geometry)
-        Volumes.exportLabels(node, Volumes.numberSegments([node])[0], fine, WORLD, tmp_path / "l.nrrd")
+        Volumes.exportLabels(node, SegmentPairs.numberSegments([node])[0], fine, WORLD, tmp_path / "l.nrrd")
         drawn = images.read_labels(tmp_path / "l.nrrd").array
         np.testing.assert_array_equal(drawn[::2, ::2, ::2] > 0, label_array(oblique_geometry) > 0)
 
@@ -159,7 +161,7 @@ class TestLabels:
         node = add_segmentation(oblique_geometry)
         put_under(node, RIGID)
         moved = Geometry.from_ijk_to_ras(RIGID @ oblique_geometry.ijk_to_ras, oblique_geometry.size)
-        Volumes.exportLabels(node, Volumes.numberSegments([node])[0], moved, WORLD, tmp_path / "l.nrrd")
+        Volumes.exportLabels(node, SegmentPairs.numberSegments([node])[0], moved, WORLD, tmp_path / "l.nrrd")
         drawn = images.read_labels(tmp_path / "l.nrrd").array
         np.testing.assert_array_equal(drawn > 0, label_array(oblique_geometry) > 0)
 
@@ -167,7 +169,7 @@ class TestLabels:
         node = add_segmentation(oblique_geometry)
         put_under(node, SHEAR)
         node.HardenTransform()
-        Volumes.exportLabels(node, Volumes.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "l.nrrd")
+        Volumes.exportLabels(node, SegmentPairs.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "l.nrrd")
         to_stored = np.linalg.inv(SHEAR @ oblique_geometry.ijk_to_ras) @ oblique_geometry.ijk_to_ras
         voxels = np.argwhere(np.ones(oblique_geometry.shape))[:, ::-1]
         stored = np.rint(voxels @ to_stored[:3, :3].T + to_stored[:3, 3]).astype(int)[:, ::-1]
@@ -187,7 +189,7 @@ class TestLabels:
         segmentation.CreateRepresentation("Closed surface")
         segmentation.SetSourceRepresentationName("Closed surface")
         segmentation.RemoveRepresentation(BINARY_LABELMAP)
-        Volumes.exportLabels(node, Volumes.numberSegments([node])[0], geometry, WORLD, tmp_path / "l.nrrd")
+        Volumes.exportLabels(node, SegmentPairs.numberSegments([node])[0], geometry, WORLD, tmp_path / "l.nrrd")
         drawn = images.read_labels(tmp_path / "l.nrrd").array
         assert 2 * (drawn & ball).sum() / (drawn.sum() + ball.sum()) > 0.99
         assert not segmentation.ContainsRepresentation(BINARY_LABELMAP)
@@ -199,6 +201,21 @@ class TestLabels:
         np.testing.assert_array_equal(images.read_labels(tmp_path / "l.nrrd").array, label_array(oblique_geometry))
         assert sorted(found) == [3, 7]
 
+    def test_segments_that_overlap_are_written_in_layers_that_hold_all_others_together(
+        self, volume, oblique_geometry, tmp_path
+    ):
+        labels = label_array(oblique_geometry)
+        masks = {"Liver": labels == 3, "Heart": labels == 7, "Body": labels > 0, "Empty": labels < 0}
+        node = add_segments(volume, masks)
+        Volumes.exportLabels(
+            node, SegmentPairs.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "l.seg.nrrd"
+        )
+        found = as_segments(tmp_path / "l.seg.nrrd")
+        assert len(found.layers) == 2
+        assert [item.name for item in found.items] == list(masks)
+        for item in found.items:
+            np.testing.assert_array_equal(found.layers[item.layer] == item.value, masks[item.name])
+
     def test_mask_is_all_segments(self, oblique_geometry, tmp_path):
         Volumes.exportMask(add_segmentation(oblique_geometry), oblique_geometry, WORLD, tmp_path / "m.nrrd")
         np.testing.assert_array_equal(images.read_labels(tmp_path / "m.nrrd").array, label_array(oblique_geometry) > 0)
@@ -206,7 +223,7 @@ class TestLabels:
     def test_export_leaves_the_scene_as_it_was(self, scene, oblique_geometry, volume, tmp_path):
         node = add_segmentation(oblique_geometry)
         before = mrml_scene.scene_state(scene)
-        Volumes.exportLabels(node, Volumes.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "l.nrrd")
+        Volumes.exportLabels(node, SegmentPairs.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "l.nrrd")
         Volumes.exportVolume(volume, WORLD, tmp_path / "v.nrrd")
         assert mrml_scene.scene_state(scene) == before
 
@@ -215,29 +232,40 @@ class TestNumbers:
     def test_segments_of_one_name_get_one_number(self, oblique_geometry):
         fixed = add_segmentation(oblique_geometry, ("Liver", "Heart"))
         moving = add_segmentation(oblique_geometry, ("Heart", "Liver"))
-        numbers = Volumes.numberSegments([fixed, moving])
+        numbers = SegmentPairs.numberSegments([fixed, moving])
         assert list(numbers[0].values()) == [1, 2]
         assert list(numbers[1].values()) == [2, 1]
 
     def test_segments_that_share_a_name_stay_apart(self, oblique_geometry):
-        numbers = Volumes.numberSegments([add_segmentation(oblique_geometry, ("Rib", "Rib"))])
+        numbers = SegmentPairs.numberSegments([add_segmentation(oblique_geometry, ("Rib", "Rib"))])
         assert list(numbers[0].values()) == [1, 2]
 
     def test_label_map_volume_makes_segments_keep_their_values(self, scene, oblique_geometry):
         labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+        Volumes.fillVolume(labels, Volumes.makeImage(label_array(oblique_geometry)), oblique_geometry)
         segmentation = add_segmentation(oblique_geometry)
         segments = segmentation.GetSegmentation()
+        for index, value in enumerate((7, 3)):
+            segments.GetNthSegment(index).SetLabelValue(value)
         wanted = [segments.GetSegment(name).GetLabelValue() for name in segments.GetSegmentIDs()]
-        assert list(Volumes.numberSegments([segmentation, labels])[0].values()) == wanted
+        assert list(SegmentPairs.numberSegments([segmentation, labels])[0].values()) == wanted
+
+    def test_values_that_segments_share_find_no_label_of_a_label_map(self, scene, oblique_geometry):
+        labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+        array = np.minimum(label_array(oblique_geometry), 1)
+        Volumes.fillVolume(labels, Volumes.makeImage(array), oblique_geometry)
+        segmentation = add_segmentation(oblique_geometry)
+        assert list(SegmentPairs.numberSegments([labels, segmentation])[1].values()) == [2, 3]
+        assert "No segment of Labels has the name or value" in SegmentPairs.checkPairs(labels, segmentation)
 
     def test_absent_node_has_no_numbers(self):
-        assert Volumes.numberSegments([None, None]) == [{}, {}]
+        assert SegmentPairs.numberSegments([None, None]) == [{}, {}]
 
 
 class TestSegmentation:
     def test_labels_come_back_with_names_and_colors(self, volume, oblique_geometry, tmp_path):
         source = add_segmentation(oblique_geometry)
-        numbers = Volumes.numberSegments([source])[0]
+        numbers = SegmentPairs.numberSegments([source])[0]
         described = Volumes.exportLabels(source, numbers, oblique_geometry, WORLD, tmp_path / "l.nrrd")
         labels = images.read_labels(tmp_path / "l.nrrd").array
         made = Volumes.makeSegmentation(labels, oblique_geometry, described)
@@ -245,12 +273,14 @@ class TestSegmentation:
         segments = [made.GetNthSegment(index) for index in range(made.GetNumberOfSegments())]
         assert [segment.GetName() for segment in segments] == ["Liver", "Heart"]
         np.testing.assert_allclose([segment.GetColor()[0] for segment in segments], [0.3, 0.7])
-        Volumes.exportLabels(node, Volumes.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "again.nrrd")
+        Volumes.exportLabels(
+            node, SegmentPairs.numberSegments([node])[0], oblique_geometry, WORLD, tmp_path / "again.nrrd"
+        )
         np.testing.assert_array_equal(images.read_labels(tmp_path / "again.nrrd").array, labels)
 
     def test_structure_that_was_warped_away_stays_as_an_empty_segment(self, oblique_geometry, tmp_path):
         source = add_segmentation(oblique_geometry)
-        numbers = Volumes.numberSegments([source])[0]
+        numbers = SegmentPairs.numberSegments([source])[0]
         described = Volumes.exportLabels(source, numbers, oblique_geometry, WORLD, tmp_path / "l.nrrd")
         made = Volumes.makeSegmentation(np.zeros(oblique_geometry.shape, np.uint8), oblique_geometry, described)
         assert made.GetNumberOfSegments() == 2
