@@ -61,6 +61,14 @@ class TestEstimate:
         seconds = [needed(replace(PLAIN, alignment=mode)).seconds for mode in ("none", "rigid")]
         assert seconds[1] - seconds[0] == pytest.approx(5)
 
+    def test_automatic_alignment_takes_no_longer_for_volumes_that_it_thins(self, monkeypatch) -> None:
+        monkeypatch.setitem(COSTS["alignment"]["automatic"], "3", law(fixed=1e-6))
+        sizes = (100, 100, 100), (200, 200, 200)
+        compared = [
+            needed(PLAIN, size).seconds - needed(replace(PLAIN, alignment="none"), size).seconds for size in sizes
+        ]
+        assert compared == pytest.approx([1.0, estimate.MOST_COMPARED_VOXELS * 1e-6])
+
     def test_adds_the_steps_of_the_refinement(self) -> None:
         assert needed(REFINEMENT).seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1)
 
