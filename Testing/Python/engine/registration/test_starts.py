@@ -85,6 +85,13 @@ class TestStoredPosition:
         fixed, moving = pair_of(thorax)
         assert start_of(part(fixed, 20, 56), part(moving, 0, 34)).chosen == "none"
 
+    @pytest.mark.parametrize("value", [-3024, -32768])
+    def test_is_kept_where_padding_fills_half_of_an_image(self, thorax: PhantomPair, value: int) -> None:
+        fixed, moving = pair_of(thorax)
+        padded = fixed.array.copy()
+        padded[:28] = value
+        assert start_of(Source(padded, fixed.geometry), moving).chosen == "none"
+
     def test_is_kept_between_two_contrasts(self, thorax: PhantomPair) -> None:
         fixed, moving = pair_of(thorax)
         assert start_of(fixed, other_contrast(moving)).chosen == "none"
