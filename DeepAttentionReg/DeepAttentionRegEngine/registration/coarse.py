@@ -165,4 +165,4 @@ def _thinned(source: Source) -> Source:
     array = source.array[every]
     i, j, k = array.shape[::-1]
     grid = Geometry.from_ijk_to_lps(source.geometry.ijk_to_lps @ np.diag([*steps, 1.0]), (i, j, k))
-    return Source(array, grid, None if source.mask is None else source.mask[every])
+    return Source(array, grid, None if source.counted is None else source.counted[every])
