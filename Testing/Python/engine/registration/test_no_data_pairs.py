@@ -10,6 +10,7 @@ from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.errors import EngineError
 from DeepAttentionRegEngine.protocol.grid import GridPolicy
 from DeepAttentionRegEngine.registration.alignment import align, center_of_mass
+from DeepAttentionRegEngine.registration.coarse import CoarsePair
 from DeepAttentionRegEngine.registration.preprocess import Source, prepare
 from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegEngine.volume.geometry import Geometry
@@ -74,6 +75,14 @@ class TestPairs:
         ours, theirs = (points @ m[:3, :3].T + m[:3, 3] for m in (found, expected))
         # A quarter of a voxel: the circles leave half as many voxels to sample.
         assert np.linalg.norm(ours - theirs, axis=1).max() < 0.5
+
+    @pytest.mark.parametrize("value", VALUES)
+    def test_search_for_a_start_does_not_see_the_padding(self, value: float) -> None:
+        coarse = CoarsePair.of(blobs(value), Source(blob_source(GRID).array, GRID), CPU)
+        assert coarse.fixed.mask is not None
+        agreement = (coarse.fixed.mask > 0) == circle(coarse.fixed.geometry)
+        assert agreement.mean() > 0.95  # the nearest voxel may lie at the other side of the outline
+        assert coarse.moving.mask is None
 
     @pytest.mark.parametrize("value", VALUES)
     def test_padding_has_no_mass(self, value: float) -> None:
