@@ -20,7 +20,7 @@ from .linear import linear_matrix as linear_matrix
 from .linear import read_linear_transform as read_linear_transform
 from .linear import to_affine as to_affine
 from .linear import write_linear_transform as write_linear_transform
-from .loading import HEADER_HINT, Loaded, load_meta_image, load_picture, read_image
+from .loading import HEADER_HINT, FileImage, load_meta_image, load_picture, read_image
 from .nifti import load_nifti
 from .nrrd import load_nrrd
 from .points import read_points as read_points
@@ -130,14 +130,14 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
     return image
 
 
-def load_image(name: str) -> Loaded:
+def load_image(name: str) -> FileImage:
     """Read an image that means what its header says; a series of one volume is that volume.
 
     Raises:
         EngineError: If its header makes no sense, or the axes are sheared.
     """
     loader = next((loader for ends, loader in LOADERS.items() if name.lower().endswith(ends)), None)
-    loaded = Loaded(read_image(name)) if loader is None else loader(name)
+    loaded = FileImage(read_image(name)) if loader is None else loader(name)
     image = loaded.image
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]

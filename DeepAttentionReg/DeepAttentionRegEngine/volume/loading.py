@@ -27,7 +27,7 @@ SENSELESS = (
 
 
 @dataclass(frozen=True)
-class Loaded:
+class FileImage:
     """An image, and sentences on what its file leaves open."""
 
     image: sitk.Image
@@ -54,7 +54,7 @@ def read_image(name: str) -> sitk.Image:
     return image
 
 
-def in_millimetres(name: str, image: sitk.Image, units: list[str]) -> Loaded:
+def in_millimetres(name: str, image: sitk.Image, units: list[str]) -> FileImage:
     """Scale spacing and origin of an image to mm.
 
     Args:
@@ -73,10 +73,10 @@ def in_millimetres(name: str, image: sitk.Image, units: list[str]) -> Loaded:
         factors = [factor] * 3 + [1.0] * (image.GetDimension() - 3)  # the fourth axis is time
         image.SetSpacing([a * b for a, b in zip(image.GetSpacing(), factors, strict=False)])
         image.SetOrigin([a * b for a, b in zip(image.GetOrigin(), factors, strict=False)])
-    return Loaded(image, (f"The file {name} {note}.",) if note else ())
+    return FileImage(image, (f"The file {name} {note}.",) if note else ())
 
 
-def load_meta_image(name: str) -> Loaded:
+def load_meta_image(name: str) -> FileImage:
     """Read a MetaImage file (mha, mhd), whose unit ITK ignores."""
     image = read_image(name)
     with open(name, "rb") as stream:
@@ -84,7 +84,7 @@ def load_meta_image(name: str) -> Loaded:
     return in_millimetres(name, image, re.findall(r"^DistanceUnits\s*=\s*(\S+)", header, re.MULTILINE))
 
 
-def load_picture(name: str) -> Loaded:
+def load_picture(name: str) -> FileImage:
     """Read a PNG, JPEG, TIFF or BMP file; how large to print it is not how large it was.
 
     Only ITK itself writes physical sizes into such files: into PNG in a field of its own, into TIFF with its name.
@@ -92,8 +92,10 @@ def load_picture(name: str) -> Loaded:
     image = read_image(name)
     by_itk = "Software" in image.GetMetaDataKeys() and image.GetMetaData("Software") == "InsightToolkit"
     if image.GetDimension() == 2 and (by_itk or (Path(name).suffix.lower() == ".png" and image.GetSpacing() != (1, 1))):
-        return Loaded(image)
+        return FileImage(image)
     if by_itk:
-        return Loaded(image, (f"The file {name} does not hold the distance of its slices, which was taken as 1 mm.",))
+        return FileImage(
+            image, (f"The file {name} does not hold the distance of its slices, which was taken as 1 mm.",)
+        )
     image.SetSpacing([1.0] * image.GetDimension())
-    return Loaded(image, (f"The file {name} holds no physical size, so a pixel counts as 1 mm.",))
+    return FileImage(image, (f"The file {name} holds no physical size, so a pixel counts as 1 mm.",))

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ..protocol.files import unfit
 from .geometry import Geometry
-from .loading import HEADER_HINT, NO_PLACE, NO_SIZE, Loaded, read_image
+from .loading import HEADER_HINT, NO_PLACE, NO_SIZE, FileImage, read_image
 
 FIELDS: dict[str, tuple[str, int]] = {  # numbers, and where they begin
     "length": ("i4", 0),
@@ -38,7 +38,7 @@ MILLIMETRES = {1: 1e3, 3: 1e-3}
 ORDERS: tuple[Literal["<"], Literal[">"]] = ("<", ">")
 
 
-def load_nifti(name: str) -> Loaded:
+def load_nifti(name: str) -> FileImage:
     """Read a NIfTI-1 file: nii, nii.gz, hdr with img.
 
     NaN is kept, and a 2D image becomes a slice where its header places it.
@@ -51,7 +51,7 @@ def load_nifti(name: str) -> Loaded:
     content = _content(header_file)
     header = _header(name, content)
     if header is None:  # not NIfTI; ITK decides
-        return Loaded(read_image(name))
+        return FileImage(read_image(name))
     voxels = (content if voxel_file == header_file else _content(voxel_file))[int(header["start"]) :]
     size = math.prod(header["dim"][1 : header["dim"][0] + 1].tolist()) * int(header["bits"]) // 8
     if size > len(voxels):
@@ -62,7 +62,7 @@ def load_nifti(name: str) -> Loaded:
     kind = FLOATS.get(int(header["type"]))
     if kind is not None:
         image = _with_lost_numbers(image, voxels[:size].view(kind.newbyteorder(header.dtype["type"].byteorder)))
-    return Loaded(image, _contradiction(name, header, image))
+    return FileImage(image, _contradiction(name, header, image))
 
 
 def _files(name: str) -> tuple[str, str]:

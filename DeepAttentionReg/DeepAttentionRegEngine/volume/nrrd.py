@@ -8,14 +8,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..protocol.files import unfit
-from .loading import HEADER_HINT, NO_SIZE, Loaded, in_millimetres, read_image
+from .loading import HEADER_HINT, NO_SIZE, FileImage, in_millimetres, read_image
 
 LONGEST_HEADER = 2**20
 # Fields with an entry per axis that a slice does without when it gets a third one.
 PER_AXIS = ("spacings", "thicknesses", "axis mins", "axis maxs", "centers", "centerings", "labels", "units", "kinds")
 
 
-def load_nrrd(name: str) -> Loaded:
+def load_nrrd(name: str) -> FileImage:
     """Read an NRRD file (nrrd, nhdr); its unit counts, and a 2D image in space becomes a slice where it lies.
 
     Raises:
