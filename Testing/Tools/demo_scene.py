@@ -28,7 +28,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")  # which slicer-co
 
 
 @dataclass
-class Loaded:
+class LoadedCase:
     """The nodes of a case; None for what the case lacks.
 
     Attributes:
@@ -42,9 +42,9 @@ class Loaded:
     optional: dict[str, slicer.vtkMRMLNode] = field(default_factory=dict)
 
 
-def load(case: DemoCase) -> Loaded:
+def load(case: DemoCase) -> LoadedCase:
     """Put a case into `slicer.mrmlScene`, volumes by Slicer's own reader."""
-    loaded = Loaded(_load_volume(case.fixed, "Fixed"), _load_volume(case.moving, "Moving"))
+    loaded = LoadedCase(_load_volume(case.fixed, "Fixed"), _load_volume(case.moving, "Moving"))
     if case.fixed_labels and case.moving_labels:
         for side, path in (("fixed", case.fixed_labels), ("moving", case.moving_labels)):
             name = f"{side.capitalize()} segmentation"
@@ -109,13 +109,13 @@ def _load_points(path: Path, name: str) -> slicer.vtkMRMLMarkupsFiducialNode:
     return node
 
 
-def register(loaded: Loaded, settings: Settings, on_progress: Callable[[Any], None]) -> Any:
+def register(loaded: LoadedCase, settings: Settings, on_progress: Callable[[Any], None]) -> Any:
     """Run the module's logic, as a script in Slicer would, and return its outcome."""
     options = {"settings": settings, **loaded.optional}
     return DeepAttentionRegLogic().register(loaded.fixed, loaded.moving, **options, wait=True, onProgress=on_progress)
 
 
-def judge(loaded: Loaded, transform: slicer.vtkMRMLTransformNode, path: Path) -> None:
+def judge(loaded: LoadedCase, transform: slicer.vtkMRMLTransformNode, path: Path) -> None:
     """Compare segments and landmarks, as far as there are any, and write a report."""
     deformation, given = Deformation.ofTransform(transform), loaded.optional
     if "fixedSegmentation" in given:
