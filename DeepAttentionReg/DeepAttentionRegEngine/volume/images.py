@@ -327,12 +327,10 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
         EngineError: If the file is missing, unreadable or holds something else.
     """
     if str(path).lower().endswith(TRANSFORM_SUFFIXES):
-        image = _field_of_transform(path, read_file(path, load_transform))
+        image, notes = _field_of_transform(path, read_file(path, load_transform)), ()
     else:
         loaded = read_file(path, load_image)
-        if loaded.notes:  # vectors that are elsewhere or in another unit are of no use
-            raise invalid("The displacement field", f"is open to doubt. {loaded.notes[0]}".rstrip("."), HEADER_HINT)
-        image = loaded.image
+        image, notes = loaded.image, loaded.notes
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     if metadata.get("displacement field type") == "modeling":
         raise unfit(path, "maps moving to fixed points (a modeling transform)", "Invert it in Slicer first.")
@@ -346,6 +344,8 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     if image.GetDimension() not in (2, 3) or components != image.GetDimension():
         what = f"has {components} values per voxel in {image.GetDimension()} dimensions, so it is no displacement field"
         raise unfit(path, what, "Choose the transform that a registration wrote.")
+    if notes:  # vectors that are elsewhere or in another unit are of no use
+        raise invalid("The displacement field", f"is open to doubt. {notes[0]}".rstrip("."), HEADER_HINT)
     volume = from_sitk(image)
     field = np.pad(volume.array.astype(np.float32), [(0, 0)] * 3 + [(0, 3 - components)])
     if not np.isfinite(field).all():

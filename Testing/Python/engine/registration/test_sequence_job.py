@@ -41,7 +41,7 @@ def job(tmp_path: Path) -> SequenceJob:
     for number, shift in enumerate(SHIFTS_MM):
         frames.append(str(tmp_path / f"frame{number}.nrrd"))
         images.write_volume(frames[-1], source.array, moved_grid(GRID, matrix4(np.eye(3), (shift, 0.0, 0.0))))
-    plain: dict[str, Any] = {"method": "none", "refinement_steps": 0, "device": "cpu"}
+    plain: dict[str, Any] = {"method": "none", "alignment": "center", "refinement_steps": 0, "device": "cpu"}
     return SequenceJob(
         fixed=str(tmp_path / "fixed.nrrd"), frames=frames, output=str(tmp_path / "out"), warped=True, **plain
     )
