@@ -69,7 +69,7 @@ class FileJob:
         registrar, observer = registrars.of(settings_of(self.job)), self._observer()
         try:
             registered = self._register(registrar, observer)
-            warnings, values = list(registered.warnings), dict(registered.measures)
+            warnings, values = registered.warnings, dict(registered.measures)
             if self.job.moving_labels and not (self.job.fixed_labels or self.job.output_warped_labels):
                 warnings.append(UNUSED_LABELS)
             spread_mm = None

@@ -157,6 +157,14 @@ def score(
     }
 
 
+def missed(scores: dict[str, Any]) -> list[str]:
+    """Return a sentence on the segments that meet nothing of their partner, from what `score` returned."""
+    names = [key for key, value in scores.get("dice", {}).items() if key != "mean" and not value]
+    if not names:
+        return []
+    return [f"After the registration nothing of {', '.join(names)} meets its partner; check that both belong together."]
+
+
 def finite(value: Any) -> Any:
     """Replace NaN and infinity, which JSON lacks, by None, at any depth."""
     if isinstance(value, dict):

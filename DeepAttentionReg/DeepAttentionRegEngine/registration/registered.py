@@ -24,6 +24,7 @@ from .search import Search
 if TYPE_CHECKING:
     from .registrar import Registrar
 
+NOTHING_WARPED = "The moving labels lie outside of what the fixed image shows, so the warped labels are empty."
 SAVED = {"transform": "transform.nrrd", "warped": "warped.nrrd", "jacobian": "jacobian.nrrd"}
 
 
@@ -126,7 +127,10 @@ class Registered:
             elif name == "warped_labels":
                 if labels is None:
                     continue
-                write_segments(file, warp_segments(labels, self.displacement_lps_mm, self.geometry, self._device))
+                warped = warp_segments(labels, self.displacement_lps_mm, self.geometry, self._device)
+                if not warped.marked.any():
+                    self.warnings.append(NOTHING_WARPED)
+                write_segments(file, warped)
             else:
                 images.write_volume(file, makers[name](), self.geometry)
             files[name] = file

@@ -20,7 +20,7 @@ from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
 from ..volume.segments import AnySegments
 from .belonging import doubts
-from .evaluation import finite, linear_field, regularity, score
+from .evaluation import finite, linear_field, missed, regularity, score
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import run_within_memory
 from .method_run import Observer
@@ -148,6 +148,7 @@ class Registrar:
         displacement = field_on_fixed(search.displacement, search.pair, fixed)
         with reporter.stage("evaluate", "Measuring the deformation."):
             measures = {**search.values, **_measures(displacement, inputs, matrix, self.device)}
+        search.warnings += missed(measures["after"])
         folds = measures["jacobian"]["folds"]
         if folds:
             search.warnings.append(f"The deformation folds in {folds} voxels; points there have no valid inverse.")

@@ -326,8 +326,9 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     Raises:
         EngineError: If the file is missing, unreadable or holds something else.
     """
+    notes: tuple[str, ...] = ()
     if str(path).lower().endswith(TRANSFORM_SUFFIXES):
-        image, notes = _field_of_transform(path, read_file(path, load_transform)), ()
+        image = _field_of_transform(path, read_file(path, load_transform))
     else:
         loaded = read_file(path, load_image)
         image, notes = loaded.image, loaded.notes

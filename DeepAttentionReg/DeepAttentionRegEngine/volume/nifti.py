@@ -62,7 +62,7 @@ def load_nifti(name: str) -> FileImage:
     kind = FLOATS.get(int(header["type"]))
     if kind is not None:
         image = _with_lost_numbers(image, voxels[:size].view(kind.newbyteorder(header.dtype["type"].byteorder)))
-    return FileImage(image, _contradiction(name, header, image))
+    return FileImage(image, (*_contradiction(name, header, image), *_foreign_vectors(name, header, image)))
 
 
 def _files(name: str) -> tuple[str, str]:
@@ -164,6 +164,13 @@ def _contradiction(name: str, header: np.void, image: sitk.Image) -> tuple[str, 
         f"The header of {name} gives two places to its voxels (qform, sform or pixdim), up to {max(apart):.3g} mm"
         " apart; they were taken as Slicer takes them.",
     )
+
+
+def _foreign_vectors(name: str, header: np.void, image: sitk.Image) -> tuple[str, ...]:
+    """Return a sentence if the grid of vectors is in another unit, which ITK brings to mm without the vectors."""
+    if image.GetNumberOfComponentsPerPixel() == 1 or int(header["units"]) & 7 not in MILLIMETRES:
+        return ()
+    return (f"The grid of {name} is in another unit than mm, and the header does not say that of its vectors.",)
 
 
 def _places(header: np.void) -> list[np.ndarray]:

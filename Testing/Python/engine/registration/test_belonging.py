@@ -13,6 +13,7 @@ from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.contract import MetricsJob, WarpJob
 from DeepAttentionRegEngine.protocol.errors import EngineError
+from DeepAttentionRegEngine.registration.registered import NOTHING_WARPED
 from DeepAttentionRegEngine.volume import images
 from engine_cases import blob_source, centered, matrix4, moved_grid, quiet
 
@@ -64,6 +65,19 @@ class TestLabels:
     def test_moving_labels_for_nothing_are_told(self, shifted: Callable, folder: Path) -> None:
         (warning,) = run(shifted(moving_labels=str(folder / "labels.nrrd")), quiet()).warnings
         assert warning.startswith("The moving labels were not used")
+
+    def test_moving_labels_that_nothing_of_the_fixed_image_shows_are_told(self, tmp_path: Path) -> None:
+        corner = Volume(np.pad(np.ones((4, 4, 4), np.uint8), (0, 20)), GRID)
+        shown = IMAGE.array[8:, 8:, 8:], centered((16, 16, 16), (2.0, 2.0, 2.0))
+        shown = Volume(shown[0], moved_grid(shown[1], matrix4(np.eye(3), (8.0, 8.0, 8.0))))
+        found = register(shown, IMAGE, STILL, moving_labels=corner)
+        found.write({"warped_labels": str(tmp_path / "w.nrrd")})
+        assert found.warnings == [NOTHING_WARPED]
+
+    def test_segments_that_meet_nothing_of_their_partner_are_told(self) -> None:
+        first, last = (Volume(np.pad(np.ones((4, 4, 4), np.uint8), pad), GRID) for pad in ((0, 20), (20, 0)))
+        (warning,) = register(IMAGE, IMAGE, STILL, fixed_labels=first, moving_labels=last).warnings
+        assert warning.startswith("After the registration nothing of 1 meets its partner")
 
 
 class TestLandmarks:

@@ -146,6 +146,13 @@ class TestPlaces:
         with refusal(errors.INPUT_INVALID, r"open to doubt\. .* gives two places"):
             images.read_displacement(written(tmp_path / "g.nii", content))
 
+    def test_field_on_a_grid_in_another_unit_is_refused(self, oblique_geometry: Geometry, tmp_path: Path) -> None:
+        images.write_displacement(tmp_path / "f.nii", np.ones((*oblique_geometry.shape, 3)), oblique_geometry)
+        content = bytearray((tmp_path / "f.nii").read_bytes())
+        content[123] = 3  # micrometres
+        with refusal(errors.INPUT_INVALID, r"open to doubt\. .* in another unit than mm"):
+            images.read_displacement(written(tmp_path / "g.nii", content))
+
 
 class TestSizesAndPlacesThatAreNone:
     @pytest.mark.parametrize("size", [0.0, np.nan, np.inf])
