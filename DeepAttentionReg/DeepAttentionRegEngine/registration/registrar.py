@@ -1,6 +1,7 @@
 """Registers pairs of images: the function that everything else calls."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -206,8 +207,11 @@ def _measures(
     fixed, reference = inputs.fixed.geometry, inputs.reference
     values = {**regularity(displacement_lps_mm, fixed), **reference.unpaired}
     for name, linear in (("before", inputs.initial), ("aligned", matrix)):
-        # A field of the whole grid is made only if something is measured with it.
-        values[name] = {} if reference.is_empty else score(linear_field(linear, fixed), fixed, reference, device)
+        if name == "aligned" and np.array_equal(matrix, inputs.initial):
+            values[name] = deepcopy(values["before"])
+        else:
+            # A field of the whole grid is made only if something is measured with it.
+            values[name] = {} if reference.is_empty else score(linear_field(linear, fixed), fixed, reference, device)
     values["after"] = score(displacement_lps_mm, fixed, reference, device)
     return values
 

@@ -42,6 +42,8 @@ def plan_grid(volume: Geometry, policy: GridPolicy) -> Geometry:
         size.append(1)
         spacing.append(steps[2])
     half = (np.array(size) - 1) / 2 * spacing
+    # Of an even number of planes none would lie in a slab thinner than a voxel, so there the middle falls on one.
+    half += np.where((np.array(size) % 2 == 0) & (spacing >= np.multiply(lengths, steps)), np.divide(spacing, 2), 0)
     origin = np.asarray(volume.center_lps) - direction @ half
     return Geometry.from_arrays(size, spacing, origin, direction)
 

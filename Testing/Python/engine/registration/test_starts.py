@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from DeepAttentionRegEngine import Settings, register
 from DeepAttentionRegEngine.protocol import errors
@@ -207,14 +208,22 @@ class TestWarnings:
 
 
 class TestRegistration:
-    def registered(self, fixed: Source, moving: Source, alignment: str = AUTOMATIC) -> Registered:
+    def registered(self, fixed: Source, moving: Source, alignment: str = AUTOMATIC, steps: int = 0) -> Registered:
         pair = (images.to_sitk(source.array, source.geometry) for source in (fixed, moving))
-        return register(*pair, Settings(method="none", refinement_steps=0, device="cpu", alignment=alignment))
+        return register(*pair, Settings(method="none", refinement_steps=steps, device="cpu", alignment=alignment))
 
     def test_tells_what_it_started_from(self, thorax: PhantomPair) -> None:
         measures = self.registered(*pair_of(thorax, PRONE)).measures
         assert measures["start"] == HALF_TURN + "S"
         assert measures["start_similarity"][HALF_TURN + "S"] > measures["start_similarity"]["none"] + 0.1
+
+    def test_thin_slab_is_registered(self) -> None:
+        grid = centered((128, 128, 3), (0.5, 0.5, 0.5))
+        texture = np.random.default_rng(2).normal(size=(1, 128, 128))
+        fixed = np.repeat(ndimage.gaussian_filter(texture, (0, 4, 4)), 3, axis=0)
+        found = self.registered(Source(fixed, grid), Source(np.roll(fixed, 3, axis=2), grid), steps=20)
+        inner = found.displacement_lps_mm[:, 20:-20, 20:-20]
+        np.testing.assert_allclose(inner.mean((0, 1, 2)), [1.5, 0, 0], atol=0.2)
 
     def test_passes_the_warning_on(self, thorax: PhantomPair) -> None:
         fixed, moving = pair_of(thorax)

@@ -17,6 +17,7 @@ from DeepAttentionRegEngine.volume.images import read_displacement
 ROOT = Path(__file__).resolve().parents[4]
 FOLDER = Path(os.environ.get("DAR_DATA") or ROOT.parent / "shared" / "data") / "hippocampus"
 PAIRS = 4
+START = {"alignment": "center", "device": "cpu", "refinement_steps": 0}
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.data,
@@ -33,13 +34,13 @@ def names() -> list[str]:
 
 
 def register(fixed: str, moving: str, **options: int | str | bool) -> dict:
-    """Register two cases by the shipped method and return the engine's figures."""
+    """Register two cases by the shipped method, from the start it was trained on, and return the engine's figures."""
     files = {
         f"{side}{kind}": str(FOLDER / folder / name)
         for side, name in (("fixed", fixed), ("moving", moving))
         for kind, folder in (("", "images"), ("_labels", "labels"))
     }
-    return run(RegisterJob(**{**files, "device": "cpu", "refinement_steps": 0, **options}), Reporter()).values
+    return run(RegisterJob(**{**files, **START, **options}), Reporter()).values
 
 
 @pytest.fixture(scope="module", params=[0, 40], ids=["network alone", "refined"])

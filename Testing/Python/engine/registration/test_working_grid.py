@@ -57,6 +57,15 @@ class TestWorkingGrid:
         geometry = centered((32, 36, 28), (1.3, 1.3, 1.3))
         assert_same_grid(plan_grid(geometry, LIMITS), geometry)
 
+    @pytest.mark.parametrize("size", [(512, 512, 3), (2048, 2048, 2), (3, 300, 400)])
+    @pytest.mark.parametrize("policy", [GridPolicy(8, 8_000), REFINEMENT_ALONE, GridPolicy()])
+    def test_some_plane_lies_within_a_thin_slab(self, size: tuple[int, int, int], policy: GridPolicy) -> None:
+        slab = centered(size, (0.1, 0.1, 0.1), OBLIQUE)
+        grid = plan_grid(slab, policy)
+        axis = size.index(min(size))
+        middle = grid.index_to_lps(np.array([[n // 2 for n in grid.size]]))
+        assert -0.5 <= slab.lps_to_index(middle)[0, axis] <= size[axis] - 0.5
+
     def test_margin_surrounds_the_grid_of_the_volume(self) -> None:
         for size in ((40, 44, 36), (512, 512, 200), *FLATS):
             volume = centered(size, (1.0, 2.0, 1.5), OBLIQUE, (10.0, 20.0, -30.0))
