@@ -27,7 +27,7 @@ from .protocol.contract import (
     WarpJob,
 )
 from .protocol.reporting import Reporter
-from .registration.belonging import require_belonging, require_reached
+from .registration.belonging import require_belonging, require_reached, require_something
 from .registration.evaluation import finite, regularity, score
 from .registration.inputs import Given, load_reference
 from .registration.memory import run_within_memory
@@ -114,10 +114,10 @@ def warp_file(job: WarpJob) -> Result:
     """Resample a volume or label map through a displacement field."""
     displacement, geometry = images.read_displacement(job.transform)
     if job.labels:
-        segments = as_segments(job.moving)
-        require_reached(Source(segments.marked, segments.geometry), displacement, geometry, CPU, whole=False)
-        write_segments(job.output, warp_segments(segments, displacement, geometry, CPU))
-        return Result({"warped": job.output}, warnings=list(segments.notes))
+        warped = warp_segments(as_segments(job.moving), displacement, geometry, CPU)
+        require_something(warped.marked)
+        write_segments(job.output, warped)
+        return Result({"warped": job.output}, warnings=list(warped.notes))
     volume = images.read_volume(job.moving)
     source = Source(volume.array, volume.geometry)
     require_reached(source, displacement, geometry, CPU, whole=True)

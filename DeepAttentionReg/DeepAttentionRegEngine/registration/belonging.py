@@ -106,7 +106,16 @@ def require_reached(
         EngineError: If no such voxel is reached.
     """
     wanted = Source(np.ones(moving.array.shape, np.uint8) if whole else moving.array, moving.geometry)
-    if not warp_volume(wanted, displacement_lps_mm, fixed, device, nearest=True).any():
+    require_something(warp_volume(wanted, displacement_lps_mm, fixed, device, nearest=True))
+
+
+def require_something(warped: np.ndarray) -> None:
+    """Refuse labels, or what shows where a volume was reached, that are 0 everywhere after they were warped.
+
+    Raises:
+        EngineError: If they are.
+    """
+    if not warped.any():
         raise errors.EngineError(
             errors.NO_OVERLAP,
             "The transform leads nowhere into what is to be warped, so the result would be empty.",
