@@ -13,6 +13,7 @@ from .geometry import Geometry
 
 AGREEMENT, MISSED, SURPLUS = 1, 2, 3
 VOXELS_FOR_THREADS = 50_000  # below, starting threads takes longer than the distances do
+PAIRS_AT_ONCE = 200_000  # up to so many pairs of voxels, the distance of each is found sooner than a distance map
 
 
 def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = None) -> dict[int, float]:
@@ -97,11 +98,7 @@ def surface_distances(first: np.ndarray, second: np.ndarray, geometry: Geometry)
     """
     for structure in (first, second):
         geometry.require_shape(structure.shape, "structure")
-    first, second = first > 0, second > 0
-    if not first.any() or not second.any():
-        return SurfaceDistances(math.nan, math.nan)
-    box = _bounding_box(first | second)
-    return _between(first[box], second[box], geometry)
+    return surface_distances_by_label(first > 0, second > 0, geometry, (1,))[1]
 
 
 def surface_distances_by_label(
@@ -120,64 +117,66 @@ def surface_distances_by_label(
     """
     for label_map in (first, second):
         geometry.require_shape(label_map.shape, "label map")
-    boxes = label_boxes(first), label_boxes(second)
-    found = {}
-    for label in labels:
-        if label in boxes[0] and label in boxes[1]:
-            sides = zip(boxes[0][label], boxes[1][label], strict=True)
-            box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in sides)
-            found[label] = _between(first[box] == label, second[box] == label, geometry)
-        else:
-            found[label] = SurfaceDistances(math.nan, math.nan)
-    return found
+    surfaces, others = _surfaces(first), _surfaces(second)
+    nothing = SurfaceDistances(math.nan, math.nan)
+    return {
+        label: _between(surfaces[label], others[label], geometry) if label in surfaces and label in others else nothing
+        for label in labels
+    }
 
 
-def label_boxes(labels: np.ndarray) -> dict[int, tuple[slice, ...]]:
-    """Return the smallest box around every label but 0 of a map `(k, j, i)`."""
-    values = np.unique(labels)
-    occupied = [np.zeros((len(values), size), bool) for size in labels.shape]
-    for k, plane in enumerate(labels):
-        j, i = np.nonzero(plane)
-        rank = np.searchsorted(values, plane[j, i])
-        occupied[0][rank, k] = occupied[1][rank, j] = occupied[2][rank, i] = True
-    starts = np.stack([by_label.argmax(1) for by_label in occupied], 1).tolist()
-    stops = np.stack([by_label.shape[1] - by_label[:, ::-1].argmax(1) for by_label in occupied], 1).tolist()
-    boxes = (tuple(map(slice, *ends)) for ends in zip(starts, stops, strict=True))
-    return {label: box for label, box in zip(values.tolist(), boxes, strict=True) if label}
+def _surfaces(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Return the boundary voxels `(N, 3)`, indices k, j, i, of every label but 0 of a map `(k, j, i)`."""
+    boundary = np.zeros(labels.shape, bool)
+    for axis, size in enumerate(labels.shape):
+        if size == 1:
+            continue
+        here, across = np.moveaxis(boundary, axis, 0), np.moveaxis(labels, axis, 0)
+        differs = across[1:] != across[:-1]
+        here[1:] |= differs
+        here[:-1] |= differs
+        here[[0, -1]] = True
+    voxels = np.argwhere(boundary & (labels != 0))
+    values = labels[tuple(voxels.T)]
+    order = np.argsort(values, kind="stable")
+    found, starts = np.unique(values[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(voxels[order], starts)[1:], strict=True))
 
 
 def _between(first: np.ndarray, second: np.ndarray, geometry: Geometry) -> SurfaceDistances:
-    """Measure between two structures, neither of them empty, cut from a grid to a box around both."""
-    # A margin of background makes voxels at the border boundary voxels; a single slice has no neighbors across.
-    margin = [(0, 0) if size == 1 else (1, 1) for size in geometry.shape]
-    a, b = (_boundary(np.pad(structure, margin)) for structure in (first, second))
-    forward, backward = _distance_to(b, geometry)[a], _distance_to(a, geometry)[b]
+    """Measure between two surfaces of voxels `(N, 3)`, indices k, j, i, neither of them empty."""
+    each_to_each = len(first) * len(second) <= PAIRS_AT_ONCE
+    forward, backward = (_nearest_of_all if each_to_each else _nearest_by_maps)(first, second, geometry)
     return SurfaceDistances(
         hd95_mm=float(max(np.percentile(forward, 95), np.percentile(backward, 95))),
         assd_mm=float((forward.sum(dtype=float) + backward.sum(dtype=float)) / (forward.size + backward.size)),
     )
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)
+def _nearest_of_all(first: np.ndarray, second: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance in mm of every voxel to the nearest of the other surface, from all pairs of voxels."""
+    squared = np.zeros((len(first), len(second)))
+    for axis, spacing in enumerate(geometry.spacing[::-1]):
+        squared += (spacing * np.subtract.outer(first[:, axis], second[:, axis])) ** 2
+    return np.sqrt(squared.min(1)), np.sqrt(squared.min(0))
 
 
-def _boundary(mask: np.ndarray) -> np.ndarray:
-    """Return the voxels of a mask with a face neighbor outside it; none lies at the border of the array."""
-    inner = mask.copy()
-    for axis, size in enumerate(mask.shape):
-        if size > 1:
-            inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
-    return mask & ~inner
+def _nearest_by_maps(first: np.ndarray, second: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance in mm of every voxel to the nearest of the other surface, from distance maps of their box."""
+    corner = np.minimum(first.min(0), second.min(0))
+    box = np.maximum(first.max(0), second.max(0)) - corner + 1
+    inner = [tuple((voxels - corner).T) for voxels in (first, second)]
+    maps = []
+    for voxels in inner:
+        surface = np.zeros(box, np.uint8)
+        surface[voxels] = 1
+        maps.append(_distance_to(surface, geometry))
+    return maps[1][inner[0]], maps[0][inner[1]]
 
 
 def _distance_to(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Return the distance `(k, j, i)` in mm from every voxel to the nearest voxel of a mask on a part of the grid."""
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image = sitk.GetImageFromArray(mask)
     image.SetSpacing(geometry.spacing)
     distance = sitk.SignedMaurerDistanceMapImageFilter()
     distance.InsideIsPositiveOff()

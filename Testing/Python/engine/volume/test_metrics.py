@@ -185,23 +185,25 @@ class TestManyLabels:
         monkeypatch.setattr(
             metrics, "_distance_to", lambda mask, geometry: sizes.append(mask.size) or distance_to(mask, geometry)
         )
+        monkeypatch.setattr(metrics, "PAIRS_AT_ONCE", 0)
         first = self.cells(grid, 3)
         metrics.surface_distances_by_label(first, first, grid, range(1, 8**3 + 1))
         assert len(sizes) == 2 * 8**3
-        # A voxel of background around cells of 3 voxels makes them 5 wide.
-        assert sum(sizes) == 2 * first.size * 5**3 / 3**3
+        assert sum(sizes) == 2 * first.size
 
-    def test_boxes_are_the_smallest(self) -> None:
-        labels = np.zeros((4, 5, 6), np.int16)
-        labels[1, 2, 3] = 7
-        labels[0, 1, 2] = labels[2, 4, 5] = -3
-        assert metrics.label_boxes(labels) == {
-            -3: (slice(0, 3), slice(1, 5), slice(2, 6)),
-            7: (slice(1, 2), slice(2, 3), slice(3, 4)),
-        }
+    def test_empty_maps_have_no_surface(self, oblique_geometry: Geometry) -> None:
+        empty = np.zeros(oblique_geometry.shape, np.uint8)
+        assert metrics.surface_distances_by_label(empty, empty, oblique_geometry, []) == {}
 
-    def test_empty_map_has_no_boxes(self) -> None:
-        assert metrics.label_boxes(np.zeros((2, 3, 4), np.uint8)) == {}
+    @pytest.mark.parametrize("seed", range(3))
+    def test_pairs_of_voxels_tell_what_distance_maps_tell(self, any_geometry: Geometry, monkeypatch, seed: int) -> None:
+        first, second = blobs(any_geometry, seed), blobs(any_geometry, seed + 10)
+        found = []
+        for limit in (0, 10**12):
+            monkeypatch.setattr(metrics, "PAIRS_AT_ONCE", limit)
+            distances = metrics.surface_distances(first, second, any_geometry)
+            found.append((distances.hd95_mm, distances.assd_mm))
+        assert found[0] == pytest.approx(found[1], abs=SINGLE)
 
     @pytest.mark.parametrize("threshold", [0, 10**9])
     def test_threads_do_not_change_the_distances(self, oblique_geometry: Geometry, monkeypatch, threshold: int) -> None:
