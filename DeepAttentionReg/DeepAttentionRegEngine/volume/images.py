@@ -20,7 +20,7 @@ from .linear import linear_matrix as linear_matrix
 from .linear import read_linear_transform as read_linear_transform
 from .linear import to_affine as to_affine
 from .linear import write_linear_transform as write_linear_transform
-from .loading import HEADER_HINT, FileImage, load_meta_image, load_picture, read_image
+from .loading import HEADER_HINT, PICTURES, FileImage, load_meta_image, load_picture, read_image
 from .nifti import load_nifti
 from .nrrd import load_nrrd
 from .points import read_points as read_points
@@ -38,7 +38,7 @@ LOADERS = {
     (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"): load_nifti,
     (".nrrd", ".nhdr"): load_nrrd,
     (".mha", ".mhd"): load_meta_image,
-    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"): load_picture,
+    PICTURES: load_picture,
 }
 IMAGE_VALUES = 100  # more of them, changing from voxel to voxel, are no labels
 JUDGED_VOXELS = 2**20

@@ -4,6 +4,7 @@ What ITK's readers drop, make up or take for something else is put right here, t
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ SHEARED = "has sheared axes, not at right angles to each other"
 NO_SIZE = "gives its voxels no size: a spacing is zero or not a number"
 NO_PLACE = "gives an axis or a position that is not a number"
 HEADER_HINT = "Correct its header, or export it again from where it comes from."
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 # What ITK and its libraries say of files that are whole but make no sense, and how it is told.
 SENSELESS = (
     (r"orthonormal", SHEARED, SHEARED_HINT),
@@ -85,17 +87,41 @@ def load_meta_image(name: str) -> FileImage:
 
 
 def load_picture(name: str) -> FileImage:
-    """Read a PNG, JPEG, TIFF or BMP file; how large to print it is not how large it was.
-
-    Only ITK itself writes physical sizes into such files: into PNG in a field of its own, into TIFF with its name.
-    """
+    """Read a PNG, JPEG, TIFF or BMP file; how large to print it is not how large it was."""
     image = read_image(name)
-    by_itk = "Software" in image.GetMetaDataKeys() and image.GetMetaData("Software") == "InsightToolkit"
-    if image.GetDimension() == 2 and (by_itk or (Path(name).suffix.lower() == ".png" and image.GetSpacing() != (1, 1))):
+    if image.GetDimension() == 2 and _has_physical_size(name, image):
         return FileImage(image)
-    if by_itk:
+    if _is_by_itk(image):
         return FileImage(
             image, (f"The file {name} does not hold the distance of its slices, which was taken as 1 mm.",)
         )
     image.SetSpacing([1.0] * image.GetDimension())
     return FileImage(image, (f"The file {name} holds no physical size, so a pixel counts as 1 mm.",))
+
+
+def is_print_density(name: str, spacing: Sequence[float]) -> bool:
+    """Return whether the spacing of an image (i, j and more) only says how large to print the picture it was read from.
+
+    Args:
+        name: File of the picture.
+        spacing: As a reader gave it that takes the density in the file for mm.
+
+    Raises:
+        RuntimeError: If it cannot be read.
+        EngineError: If its header makes no sense.
+    """
+    image = read_image(name)
+    density, spacing = image.GetSpacing()[:2], tuple(spacing[:2])
+    return density != (1, 1) and np.allclose(density, spacing) and not _has_physical_size(name, image)
+
+
+def _has_physical_size(name: str, image: sitk.Image) -> bool:
+    """Return whether the spacing within the slices of a picture is one in mm.
+
+    Only ITK itself writes such into pictures: into PNG in a field of its own, into TIFF with its name.
+    """
+    return _is_by_itk(image) or (Path(name).suffix.lower() == ".png" and image.GetSpacing() != (1, 1))
+
+
+def _is_by_itk(image: sitk.Image) -> bool:
+    return "Software" in image.GetMetaDataKeys() and image.GetMetaData("Software") == "InsightToolkit"

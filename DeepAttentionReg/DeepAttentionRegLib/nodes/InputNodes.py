@@ -1,10 +1,14 @@
 """What a registration takes from the scene."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import slicer
 from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.protocol import errors
+from DeepAttentionRegEngine.volume import loading
 
 from .Present import present
 from .SegmentPairs import checkPairs
@@ -65,6 +69,27 @@ def checkInputs(inputs: InputNodes) -> list[str]:
         text = _("There are {fixed} fixed but {moving} moving landmarks; they must correspond one by one.")
         problems.append(text.format(fixed=counts[0], moving=counts[1]))
     return problems
+
+
+def tellSizes(inputs: InputNodes) -> list[str]:
+    """Return a sentence for each volume whose voxel size is none: how large to print the picture it was loaded from."""
+    text = _(
+        "{name} was loaded from a picture, and its voxel size of {size:.3g} mm is only how large to print that; set the"
+        " true one in the Volumes module, or the displacements are no millimeters."
+    )
+    nodes = [inputs.fixedVolume, inputs.movingVolume]
+    return [text.format(name=node.GetName(), size=node.GetSpacing()[0]) for node in nodes if _hasPrintDensity(node)]
+
+
+def _hasPrintDensity(node: slicer.vtkMRMLVolumeNode) -> bool:
+    storage = node.GetStorageNode()
+    path = Path((storage.GetFullNameFromFileName() if storage is not None else None) or "")
+    if path.suffix.lower() not in loading.PICTURES or not path.is_file():
+        return False
+    try:
+        return loading.is_print_density(str(path), node.GetSpacing())
+    except (RuntimeError, errors.EngineError):  # replaced since it was loaded
+        return False
 
 
 def startOf(inputs: InputNodes) -> np.ndarray:

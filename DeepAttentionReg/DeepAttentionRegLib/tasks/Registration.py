@@ -16,7 +16,7 @@ from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Task
 from ..nodes import Record, SegmentPairs, Volumes
-from ..nodes.InputNodes import InputNodes, checkInputs, startOf
+from ..nodes.InputNodes import InputNodes, checkInputs, startOf, tellSizes
 from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
 from . import Results
@@ -49,7 +49,8 @@ class PairRegistration(Task):
         """
         super().__init__(callbacks, engine)
         self._request = request
-        self._case: Results.Case  # from the export on
+        self._case: Results.Case  # from the export on, as is
+        self._notes: list[str]  # what users must know of the nodes
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
@@ -79,6 +80,9 @@ class PairRegistration(Task):
             geometry=Volumes.geometryOf(inputs.fixedVolume, WORLD),
             record=_recordOf(self._request),
         )
+        self._notes = tellSizes(inputs)
+        for note in self._notes:
+            self._tell("export", note)
         numbers = SegmentPairs.numberSegments([inputs.fixedSegmentation, inputs.movingSegmentation])
         movingFrame = Volumes.frameOf(inputs.movingVolume)
         values.update(self._exportSide("fixed", WORLD, numbers[0]))
@@ -118,6 +122,7 @@ class PairRegistration(Task):
 
     def _load(self, result: contract.Result) -> Outcome:
         kept = self._request.kept
+        result = replace(result, warnings=[*self._notes, *result.warnings])
         material = Results.read(result, self._case, withEvidence=kept.asNodes)
         self._requireInputs()
         if kept.evidenceFolder is not None:

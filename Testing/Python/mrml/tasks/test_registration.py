@@ -72,6 +72,20 @@ class TestOutcome:
         structures = [table.GetValue(row, 1).ToString() for row in range(table.GetNumberOfRows())]
         assert structures[:3] == ["Mean", "Liver", "Heart"]
 
+    # The second was given its true size since it was loaded; PNG keeps its density apart.
+    @pytest.mark.parametrize(("name", "spacing"), [("a.jpg", 0.1), ("a.jpg", 0.5), ("a.png", 1.0)])
+    def test_print_density_of_a_loaded_picture_is_told(self, inputs, tmp_path, name, spacing):
+        pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+        pillow.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(tmp_path / name, dpi=(254, 254))
+        volume = inputs.fixedVolume
+        volume.SetSpacing(spacing, spacing, 1)
+        storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+        storage.SetFileName(str(tmp_path / name))
+        volume.SetAndObserveStorageNodeID(storage.GetID())
+        told = [text for text in register(inputs).result.warnings if "CT1 was loaded from a picture" in text]
+        assert len(told) == (spacing == 0.1)
+        assert all("0.1 mm" in text for text in told)
+
     def test_without_segmentation_there_is_none(self, inputs):
         assert register(inputs).warpedSegmentationNode is None
 
