@@ -5,6 +5,7 @@
 # make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
 # make architecture   draw the packages and who imports whom, to Resources/Documentation/architecture.svg
 # make calibration    compare the uncertainty of registrations with their true error, to demo-output/calibration/
+# make faults  inject faults into the command line and count what is not as SECURITY.md promises (ten minutes)
 # make release        build the tree to publish, in a fresh history, and the wheel, to build/release/, and check both
 # All make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
 # "python -m ...", so that a checkout whose path has spaces works.
@@ -34,7 +35,7 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
-.PHONY: demo check test lint architecture bench calibration screenshots release clean
+.PHONY: demo check test lint architecture bench calibration faults screenshots release clean
 
 demo: $(STAMP)
 	$(RUN) Testing/Tools/demo.py $(DEMO_OPTIONS)
@@ -61,6 +62,10 @@ bench: $(STAMP)
 # make calibration ARGS="--method bspline --refinement-steps 0"
 calibration: $(STAMP)
 	$(RUN) Testing/Tools/calibrate.py --output "$(OUT)/calibration" $(ARGS)
+
+# make faults ARGS="--kinds damaged --trials 500 --seed 7"
+faults: $(STAMP)
+	$(RUN) Testing/Tools/faults.py $(ARGS)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
