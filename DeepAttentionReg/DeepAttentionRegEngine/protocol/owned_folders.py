@@ -1,0 +1,142 @@
+"""Private folders that go with the process that made them. Standard library only.
+
+They hold images of patients that are on their way from one place to another. Nobody but the user can look into such a
+folder (mode 0700). Its owner keeps a file in it locked as long as it lives, and the system ends the lock with the
+process, however that ends; so whoever looks there next can tell what has been left behind, and removes it.
+
+    remove_left(parent, prefix)
+    with OwnedFolder(parent, prefix) as folder:
+        (folder.path / "fixed.nrrd").write_bytes(voxels)
+"""
+
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+LOCK = ".owner"
+ATTEMPTS = 3
+# Some network drives lock within a machine only, so what another one left is left alone for as long as nothing runs.
+FOREIGN_AGE_S = 86400.0
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class OwnedFolder:
+    """A new folder that only this user can look into; it is removed when it is closed, or after this process ended.
+
+    Attributes:
+        path: Where it is, relative if its parent is.
+    """
+
+    def __init__(self, parent: str | Path, prefix: str) -> None:
+        """Make the folder.
+
+        Args:
+            parent: Folder that it is to lie in.
+            prefix: What its name begins with, by which `remove_left` finds it.
+
+        Raises:
+            OSError: If it cannot be made.
+        """
+        for _ in range(ATTEMPTS):  # somebody who cleans up may have removed the folder before it was locked
+            name = Path(tempfile.mkdtemp(prefix=f"{prefix}{_machine()}-", dir=parent)).name
+            self.path = Path(parent) / name
+            try:
+                self._descriptor = _locked(self.path / LOCK, os.O_RDWR | os.O_CREAT)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                self.path.rmdir()
+                raise
+            if self._descriptor is not None or self.path.exists():  # where nothing can be locked, nothing is removed
+                return
+        msg = f"no folder in {parent} can be kept"
+        raise OSError(msg)
+
+    def close(self) -> None:
+        """Remove the folder with all that is in it."""
+        descriptor, self._descriptor = self._descriptor, None
+        _remove(self.path, descriptor)
+
+    def __enter__(self) -> "OwnedFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def remove_left(parent: str | Path, prefix: str) -> None:
+    """Remove the folders whose owners are gone.
+
+    Args:
+        parent: Folder that they lie in.
+        prefix: What their names begin with.
+    """
+    with suppress(OSError):  # there may be no such folder, or none that can be listed
+        for folder in [item for item in Path(parent).iterdir() if item.name.startswith(prefix)]:
+            if folder.is_dir() and not folder.is_symlink():
+                _remove_if_left(folder, is_ours=folder.name.startswith(f"{prefix}{_machine()}-"))
+
+
+def _remove_if_left(folder: Path, *, is_ours: bool) -> None:
+    """Remove a folder if its owner is gone, or if its owner was gone before anything was in it."""
+    with suppress(OSError):
+        if not is_ours and time.time() - folder.stat().st_mtime < FOREIGN_AGE_S:
+            return
+        if not (folder / LOCK).exists():
+            folder.rmdir()  # fails if there is anything in it
+            return
+        descriptor = _locked(folder / LOCK, os.O_RDWR)
+        if descriptor is not None:
+            _remove(folder, descriptor)
+
+
+def _locked(file: Path, flags: int) -> int | None:
+    """Return the descriptor of a file that is locked from now on; None if another process has it, or it is gone.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    descriptor = os.open(file, flags, 0o600)
+    try:
+        _lock(descriptor)
+        if os.path.samestat(os.fstat(descriptor), os.stat(file)):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _remove(folder: Path, descriptor: int | None) -> None:
+    """Remove a folder and let its lock go: afterwards, lest it be taken meanwhile, or first where it is in the way."""
+    is_first = sys.platform == "win32"
+    if is_first and descriptor is not None:
+        os.close(descriptor)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not is_first and descriptor is not None:
+        os.close(descriptor)
+
+
+def _machine() -> str:
+    """Return the name of this machine as far as it suits a file name."""
+    return re.sub(r"\W", "", platform.node(), flags=re.ASCII)[:20]
