@@ -6,17 +6,21 @@ per line (contract.py). Exit code 0: done, 1: failed, 3: cancelled.
 
 import argparse
 import logging
+import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import __version__
 from .protocol import batch, contract, errors
 from .protocol.arguments import add_settings
 from .protocol.fetching import fetch
+from .protocol.owned_folders import PREFIX, remove_left
 from .protocol.reporting import Reporter
 from .protocol.watchdog import Wish, watch
 
@@ -28,18 +32,41 @@ Emit = Callable[[contract.Event], None]
 
 def emit(event: contract.Event) -> None:
     """Print an event as one line of ASCII JSON; the only place where the engine prints for programs."""
-    print(contract.dump_event(event), flush=True)
+    _say(sys.stdout, contract.dump_event(event) + "\n")
 
 
 def tell(event: contract.Event) -> None:
     """Print an event for people: results on standard output, progress and errors on standard error."""
     if isinstance(event, contract.Progress):
-        sys.stderr.write(f"[{event.stage}] {event.message}\n")
+        _say(sys.stderr, f"[{event.stage}] {event.message}\n")
     elif isinstance(event, contract.Failure):
-        sys.stderr.write(f"Error: {event.message} {event.hint}".rstrip() + "\n")
+        _say(sys.stderr, f"Error: {event.message} {event.hint}".rstrip() + "\n")
     else:
-        sys.stderr.writelines(f"Warning: {warning}\n" for warning in event.warnings)
-        sys.stdout.write("\n".join(_lines({"outputs": event.outputs, **event.values})) + "\n")
+        _say(sys.stderr, "".join(f"Warning: {warning}\n" for warning in event.warnings))
+        _say(sys.stdout, "\n".join(_lines({"outputs": event.outputs, **event.values})) + "\n")
+
+
+def _say(stream: TextIO | None, text: str = "") -> None:
+    """Write to a standard stream as far as it takes it: a job ends well whether or not anyone can read of it."""
+    if stream is None:
+        return
+    try:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):
+        # What could not be written waits in the stream, and would decide the exit code when Python flushes it at last.
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), stream.fileno())
+
+
+def _fill_closed_streams() -> None:
+    """Open what was closed of the standard streams, lest an output take its number and get what is printed there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
@@ -56,14 +83,20 @@ def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
-def execute(job: contract.Job, send: Emit) -> int:
-    """Run a job, send its events and return the exit code."""
+def execute(job: contract.Job, send: Emit, read: Sequence[Path] = ()) -> int:
+    """Run a job, send its events and return the exit code.
+
+    Args:
+        job: What to do.
+        send: Gets every event.
+        read: Files besides those that the job names, which it must not write.
+    """
     cancellation, finish = Wish(job.cancel_file), Wish(job.finish_file)
     if job.parent_pid is not None:
         watch(job.parent_pid, job.cancel_file)
     try:
         jobs = _load_engine()
-        send(jobs.run(job, Reporter(send, cancellation.made, finish.made)))
+        send(jobs.run(job, Reporter(send, cancellation.made, finish.made), read))
     except errors.EngineError as error:
         send(contract.Failure(error.code, error.message, error.hint))
         return EXIT_CANCELLED if error.code == errors.CANCELLED else EXIT_FAILED
@@ -134,9 +167,20 @@ def job_from(arguments: argparse.Namespace) -> contract.Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run the job and return the exit code."""
+    _fill_closed_streams()
+    try:
+        return _main(arguments)
+    finally:
+        _say(sys.stdout)
+        _say(sys.stderr)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # time limits of clusters end jobs so: clean up first
     parsed = make_parser().parse_args(arguments)
+    with suppress(OSError):  # no temporary folder
+        remove_left(tempfile.gettempdir(), PREFIX)
     send = emit if parsed.task == "run" or getattr(parsed, "json", False) else tell
     try:
         if parsed.task == "fetch":
@@ -147,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         send(contract.Failure(error.code, error.message, error.hint))
         return EXIT_FAILED
     logging.getLogger(__name__).info("job %s", asdict(job))
-    return execute(job, send)
+    return execute(job, send, [Path(parsed.job)] if parsed.task == "run" else [])
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

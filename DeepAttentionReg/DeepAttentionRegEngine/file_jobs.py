@@ -1,6 +1,5 @@
 """The jobs that register files: they read, call `Registrar.register`, and write."""
 
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,19 @@ from .evidence.recursion_folder import RecursionFolder
 from .evidence.uncertainty import measure_spread
 from .protocol import errors
 from .protocol.contract import METHOD_NONE, RegisterJob, Result, SequenceJob
+from .protocol.file_use import files_read
 from .protocol.files import make_folder, read_file, require_writable
+from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
-from .protocol.result_files import write_result
+from .protocol.result_files import RESULT, require_own_results
 from .protocol.settings import Settings, settings_of
 from .registration.memory import run_within_memory
 from .registration.method_run import Observer
-from .registration.registered import SAVED, Registered
+from .registration.registered import SAVED, WRITTEN, Registered
 from .registration.registrar import RESTART, RESTARTED, Registrar
 from .volume import images
 from .volume.segments import require_room
 
-REGISTERED = ("transform", "warped", "jacobian", "warped_labels")  # outputs that `Registered.write` knows
 UNUSED_LABELS = "The moving labels were not used: there are no fixed ones to compare with, and no file to warp them to."
 
 
@@ -55,32 +55,26 @@ class FileJob:
     Attributes:
         job: What to do.
         reporter: Told how it goes.
-        created: Files and folders that it has made.
         files: Outputs so far.
     """
 
     job: RegisterJob
     reporter: Reporter
-    created: list[Path] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
     def run(self, registrars: Registrars) -> Result:
-        """Do it; no file that it has made is left if it fails."""
+        """Do it."""
         registrar, observer = registrars.of(settings_of(self.job)), self._observer()
-        try:
-            registered = self._register(registrar, observer)
-            warnings, values = registered.warnings, dict(registered.measures)
-            if self.job.moving_labels and not (self.job.fixed_labels or self.job.output_warped_labels):
-                warnings.append(UNUSED_LABELS)
-            spread_mm = None
-            if self.job.output_uncertainty is not None:
-                with self.reporter.stage("uncertainty", "Registering slightly changed images."):
-                    spread_mm = self._measure_spread(registered, values, warnings)
-            with self.reporter.stage("write", "Writing the results."):
-                self._write(registered, spread_mm, values)
-        except BaseException:
-            self._discard()
-            raise
+        registered = self._register(registrar, observer)
+        warnings, values = registered.warnings, dict(registered.measures)
+        if self.job.moving_labels and not (self.job.fixed_labels or self.job.output_warped_labels):
+            warnings.append(UNUSED_LABELS)
+        spread_mm = None
+        if self.job.output_uncertainty is not None:
+            with self.reporter.stage("uncertainty", "Registering slightly changed images."):
+                spread_mm = self._measure_spread(registered, values, warnings)
+        with self.reporter.stage("write", "Writing the results."):
+            self._write(registered, spread_mm, values)
         values["seconds"] = {**registered.seconds, **self.reporter.seconds}
         return Result(self.files, values, warnings)
 
@@ -88,13 +82,7 @@ class FileJob:
         job, keeps = self.job, self.job.output_gaussians is not None
         if job.output_recursions is None:
             return KeepGaussians() if keeps else Observer()
-        folder = RecursionFolder(
-            Path(job.output_recursions),
-            job.method,
-            job.recursion_voxels,
-            attends=job.attention,
-            will_create=self._will_create,
-        )
+        folder = RecursionFolder(Path(job.output_recursions), job.method, job.recursion_voxels, attends=job.attention)
         folder.keeps_gaussians = keeps
         return folder
 
@@ -137,33 +125,20 @@ class FileJob:
     def _write(self, registered: Registered, spread_mm: np.ndarray | None, values: dict[str, Any]) -> None:
         """Write what the job asks for."""
         job, proposal = self.job, registered.search.proposal
-        wanted = {name: getattr(job, f"output_{name}") for name in REGISTERED}
-        wanted = {name: self._will_create(file) for name, file in wanted.items() if file is not None}
-        self.files.update(registered.write(wanted))
+        wanted = {name: getattr(job, f"output_{name}") for name in WRITTEN}
+        self.files.update(registered.write({name: file for name, file in wanted.items() if file is not None}))
         if job.output_uncertainty is not None and spread_mm is not None:
-            images.write_volume(self._will_create(job.output_uncertainty), spread_mm, registered.geometry)
+            images.write_volume(job.output_uncertainty, spread_mm, registered.geometry)
             self.files["uncertainty"] = job.output_uncertainty
         if job.output_gaussians is not None and proposal is not None:
             sequence = of_proposal(proposal)
-            write_sequence(self._will_create(job.output_gaussians), sequence)
+            write_sequence(job.output_gaussians, sequence)
             self.files["gaussians"] = job.output_gaussians
             values.update(gaussian_numbers=sequence.numbers, spline_numbers=proposal.spline_numbers)
 
-    def _will_create(self, path: str | Path) -> str:
-        """Note a file or folder that is about to be made, unless it is there already."""
-        if not Path(path).exists():
-            self.created.append(Path(path))
-        return str(path)
-
-    def _discard(self) -> None:
-        """Remove what the job has made so far."""
-        for path in reversed(self.created):
-            with suppress(OSError):  # never written, or a folder in which others have put something meanwhile
-                path.rmdir() if path.is_dir() else path.unlink()
-
 
 def register_files(job: RegisterJob, reporter: Reporter, registrars: Registrars) -> Result:
-    """Run a registration job.
+    """Run a registration job, whose outputs are nobody's but this run's until it ends (outputs.py).
 
     Args:
         job: What to do.
@@ -174,7 +149,7 @@ def register_files(job: RegisterJob, reporter: Reporter, registrars: Registrars)
         Written files, numbers and warnings.
 
     Raises:
-        EngineError: With a sentence for the user; no file that the job has made is left.
+        EngineError: With a sentence for the user.
     """
     require_outputs(job)
     try:
@@ -206,7 +181,7 @@ def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
         if done and reporter.enough():
             break
         registered = registrar.register(fixed, frame, on_progress=reporter.emit, cancel=reporter.cancelled)
-        file = _write_frame(registered, Path(job.output) / str(number), warped=job.warped)
+        file = _write_frame(registered, Path(job.output) / str(number), job)
         warnings += [f"{Path(frame).name}: {warning}" for warning in registered.warnings]
         done = number
         reporter.step("frame", number, len(job.frames), f"Frame {number} is registered.", str(file))
@@ -214,34 +189,31 @@ def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
 
 
 def _require_frames(job: SequenceJob) -> None:
-    """Check, before the first frame, that all are there and none would be overwritten.
+    """Check, before the first frame, that all are there and nothing else would be overwritten.
 
     Raises:
         EngineError: Naming the file.
     """
-    inputs = [job.fixed, *job.frames]
-    for file in inputs:
+    for file in [job.fixed, *job.frames]:
         read_file(file, str)
     make_folder(job.output)
+    unread = Outputs(files_read(job))
     for number, _frame in enumerate(job.frames, start=1):
-        for output in _frame_files(Path(job.output) / str(number), warped=job.warped).values():
-            if Path(output).resolve() in {Path(file).resolve() for file in inputs}:
-                raise errors.EngineError(
-                    errors.OUTPUT_UNWRITABLE,
-                    f"The file {output} would be both read and written.",
-                    "Choose another folder.",
-                )
+        folder = Path(job.output) / str(number)
+        files = _frame_files(folder, job)
+        for output in [*map(Path, files.values()), folder / RESULT]:
+            unread.require_unread(output)
+        require_own_results(folder, files.values())
 
 
-def _frame_files(folder: Path, *, warped: bool) -> dict[str, str]:
-    names = ("transform", "warped") if warped else ("transform",)
+def _frame_files(folder: Path, job: SequenceJob) -> dict[str, str]:
+    names = ("transform", "warped") if job.warped else ("transform",)
     return {name: str(folder / SAVED[name]) for name in names}
 
 
-def _write_frame(registered: Registered, folder: Path, *, warped: bool) -> Path:
-    make_folder(folder)
-    files = registered.write(_frame_files(folder, warped=warped))
-    return write_result(folder, Result(files, registered.measures, registered.warnings))
+def _write_frame(registered: Registered, folder: Path, job: SequenceJob) -> Path:
+    with Outputs(files_read(job)) as outputs:
+        return registered.write_into(folder, _frame_files(folder, job), outputs)
 
 
 def _require_method(job: RegisterJob) -> None:

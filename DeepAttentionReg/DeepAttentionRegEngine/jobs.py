@@ -1,6 +1,6 @@
 """Runs one job of any task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from .protocol.contract import (
     SequenceJob,
     WarpJob,
 )
+from .protocol.file_use import files_read, staged
+from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
 from .registration.belonging import require_belonging, require_reached, require_something
 from .registration.evaluation import finite, regularity, score
@@ -39,24 +41,38 @@ from .volume.segments import as_segments, write_segments
 CPU = torch.device("cpu")
 
 
-def run(job: Job, reporter: Reporter) -> Result:
-    """Run a job.
+def run(job: Job, reporter: Reporter, read: Iterable[Path] = ()) -> Result:
+    """Run a job; its outputs appear together, or not at all.
+
+    Args:
+        job: What to do; batches and sequences end pair by pair and frame by frame.
+        reporter: Told how it goes.
+        read: Files besides those that the job names, which it must not write.
 
     Raises:
         EngineError: With a sentence for the user, also when memory runs out.
     """
-    return _Runner().run(job, reporter)
+    return _Runner(read).run(job, reporter)
 
 
 class _Runner:
     """Runs a job, and the jobs within it, of which those after the first find their network loaded."""
 
-    def __init__(self) -> None:
-        self._registrars = Registrars()
+    def __init__(self, read: Iterable[Path]) -> None:
+        self._registrars, self._read = Registrars(), list(read)
 
     def run(self, job: Job, reporter: Reporter) -> Result:
         """Run a job; what cannot be measured becomes None, for which JSON has no number."""
-        _require_own_outputs(job)
+        if isinstance(job, (BatchJob, SequenceJob)):
+            result = self._finished(job, reporter)
+        else:
+            with Outputs([*files_read(job), *self._read]) as outputs:
+                result = self._finished(staged(job, outputs), reporter)
+            files = {name: outputs.final(file) for name, file in result.outputs.items()}
+            result = replace(result, outputs=files)
+        return result
+
+    def _finished(self, job: Job, reporter: Reporter) -> Result:
         result = run_within_memory(lambda: self._run(job, reporter))
         return replace(result, values=finite({**result.values, "versions": versions()}))
 
@@ -73,18 +89,6 @@ class _Runner:
         if task is None:
             raise errors.EngineError(errors.CONTRACT, f"There is no task for {type(job).__name__}.")
         return task(job)
-
-
-def _require_own_outputs(job: Job) -> None:
-    """Refuse an output that would replace an input of the job, or another output."""
-    files = {name: Path(value).resolve() for name, value in vars(job).items() if isinstance(value, str) and value}
-    outputs = {name: path for name, path in files.items() if name.startswith("output")}
-    for name, path in outputs.items():
-        twin = next((other for other, taken in files.items() if other != name and taken == path), None)
-        if twin is not None:
-            raise errors.EngineError(
-                errors.OUTPUT_UNWRITABLE, f"The file {path} is named as {name} and as {twin}.", "Choose another name."
-            )
 
 
 def probe() -> Result:

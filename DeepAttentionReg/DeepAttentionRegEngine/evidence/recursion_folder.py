@@ -1,7 +1,5 @@
 """Writes the state after every recursion while a registration runs; recursions.py says what the folder holds."""
 
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from ..deform.tensors import to_array
 from ..networks.base import CrossAttention, Evidence, Recursion
-from ..protocol.files import require_writable
+from ..protocol.files import make_folder
 from ..registration.method_run import Observer
 from ..registration.preprocess import WorkingPair, field_on_fixed
 from ..volume import fields, images, recursions
@@ -25,7 +23,6 @@ class RecursionFolder(Observer):
         method: Name of the method.
         voxels: Of the fields at most, on a coarser grid if need be; None keeps the fixed grid.
         attends: Also keep what the network attended to.
-        will_create: Told of every file and folder before it is made.
     """
 
     def __init__(
@@ -35,10 +32,8 @@ class RecursionFolder(Observer):
         voxels: int | None = None,
         *,
         attends: bool = False,
-        will_create: Callable[[Path], object] = lambda path: None,
     ) -> None:
         self.folder, self.method, self.voxels, self.attends = folder, method, voxels, attends
-        self.will_create = will_create
         self.steps: list[recursions.Step] = []
 
     def begin(self, view: WorkingPair, fixed: Geometry) -> None:
@@ -49,12 +44,7 @@ class RecursionFolder(Observer):
         """
         self.pair, self.grid = view, fixed if self.voxels is None else fixed.coarsened(self.voxels)
         self.steps.clear()
-        for folder in reversed([self.folder, *self.folder.parents]):
-            self.will_create(folder)
-        with suppress(OSError):  # reported by the next line, which tries to write there
-            self.folder.mkdir(parents=True, exist_ok=True)
-        require_writable(self.index, (".json",))
-        self.will_create(self.index)
+        make_folder(self.folder)
 
     @property
     def index(self) -> Path:
@@ -77,8 +67,6 @@ class RecursionFolder(Observer):
         """
         evidence = state.evidence or Evidence()
         names = self.names(len(self.steps) + 1, evidence)
-        for name in names:
-            self.will_create(self.folder / name)
         field, *others = names
         displacement = field_on_fixed(state.displacement, self.pair, self.grid)
         images.write_displacement(self.folder / field, displacement, self.grid)

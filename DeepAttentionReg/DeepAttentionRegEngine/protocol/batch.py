@@ -1,13 +1,14 @@
 """Registers many pairs, one after another: a table in, a folder per pair and a summary out. Standard library only.
 
 pair_table.py says what the table may hold. What a pair says itself takes the place of the settings of the batch. Its
-outputs go to its folder. The folder of a finished pair holds `result.json`, by which it is known and left alone when
-the batch runs again, unless something that the result was made from has changed (memo.py). `summary.csv` and
-`summary.json` have one row a pair and are up to date after each.
+outputs go to its folder, together with `result.json`, by which a finished pair is known and left alone when the batch
+runs again, unless something that the result was made from has changed (memo.py), or the result itself. `summary.csv`
+and `summary.json` have one row a pair and are up to date after each.
 """
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -19,13 +20,16 @@ from typing import Any
 
 from . import errors
 from .contract import BatchJob, Event, Progress, RegisterJob, Result, build
-from .files import make_folder, unfit
-from .memo import Contents, made_from
-from .pair_table import INPUTS, Pair, read_pairs
+from .file_use import files_read, files_written, staged
+from .files import make_folder, unfit, write_together
+from .memo import Contents, made_from, proof
+from .outputs import Outputs, Places
+from .pair_table import Pair, read_pairs
 from .reporting import Reporter
-from .result_files import RESULT, read_result, write_result, write_text
+from .result_files import RESULT, read_result, require_own, require_own_results, write_result
 
 SUMMARY = "summary"
+SUMMARY_HEADS = {".csv": "name,status,", ".json": '[\n {\n  "name": '}
 OUTPUTS = {
     "transform": "transform.nrrd",
     "warped": "warped.nrrd",
@@ -113,19 +117,36 @@ class _Row:
             result, memo = read_result(self.folder)
         except errors.EngineError:
             return None
-        same = self.job is not None and memo == {**made_from(self.job, contents), "outputs": _sizes(result)}
+        outputs = memo.get("outputs")
+        files = {Path(file): Path(file) for file in outputs} if isinstance(outputs, dict) else {}
+        same = self.job is not None and memo == {**made_from(self.job, contents), **proof(result, files, contents)}
         return result if same else None
 
-    def remember(self, made: dict[str, Any]) -> None:
-        """Write what the folder of a finished pair is known by."""
-        if self.result is not None:
-            write_result(self.folder, self.result, {**made, "outputs": _sizes(self.result)})
+    def do(self, job: RegisterJob, contents: Contents, reporter: Reporter, run: Run, *, own: bool) -> None:
+        """Register the pair; its outputs and the file that it is known by appear together.
 
+        Args:
+            job: That of the row.
+            contents: Hashes files.
+            reporter: Told how it goes.
+            run: Runs the registration.
+            own: Whether a summary tells that the files in its folder come from a registration.
 
-def _sizes(result: Result) -> dict[str, int | None]:
-    """Return the bytes of each output; None for one that is gone."""
-    files = {name: Path(file) for name, file in result.outputs.items()}
-    return {name: file.stat().st_size if file.exists() else None for name, file in files.items()}
+        Raises:
+            EngineError: If it fails; then all is as it was.
+        """
+        made = made_from(job, contents)  # before: what is replaced meanwhile is taken for changed when in doubt
+        inside = [file for file in files_written(job) if file.is_relative_to(self.folder)]
+        require_own_results(self.folder, () if own else inside)
+        with Outputs(files_read(job)) as outputs:
+            outputs.make_folder(self.folder)
+            result = run(staged(job, outputs), reporter)
+            result = dataclasses.replace(
+                result, outputs={name: outputs.final(file) for name, file in result.outputs.items()}
+            )
+            known = {**made, **proof(result, outputs.files(), contents)}
+            write_result(Path(outputs.place(self.folder / RESULT)).parent, result, known)
+        self.result = result
 
 
 def _look_up(values: Any, keys: Iterable[str]) -> Any:
@@ -155,11 +176,15 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
         raise errors.EngineError(errors.CONTRACT, f"There is no output {unknown!r}.", f"Known: {', '.join(OUTPUTS)}.")
     folder = Path(os.path.abspath(job.output))
     rows = [_Row(pair, folder / pair.name) for pair in read_pairs(job.pairs)]
-    make_folder(folder)
     contents = Contents()
     for row in rows:
         _prepare(row, job, contents)
-    _refuse_collisions(rows, Path(job.pairs))
+    summaries = {folder / f"{SUMMARY}{suffix}": head for suffix, head in SUMMARY_HEADS.items()}
+    _refuse_collisions(rows, Path(job.pairs), summaries)
+    for summary, head in summaries.items():
+        require_own(summary, head)
+    own = _done_before(folder)
+    make_folder(folder)
     resumed = sum(row.status == DONE for row in rows)
     files = _summarize(rows, folder)
     for index, row in enumerate(rows):
@@ -167,9 +192,18 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
             break
         if row.job is not None and row.result is None:
             inside = _inside(reporter, index, len(rows), row.pair.name)
-            _register(row, row.job, contents, inside, run)
+            _register(row, functools.partial(row.do, row.job, contents, inside, run, own=row.pair.name in own))
             _summarize(rows, folder)
     return _result(rows, files, resumed)
+
+
+def _done_before(folder: Path) -> set[str]:
+    """Return the names of the pairs that the summary of an earlier run has as done."""
+    try:
+        cells = json.loads((folder / f"{SUMMARY}.json").read_text(encoding="utf-8"))
+        return {row["name"] for row in cells if row["status"] == DONE}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _prepare(row: _Row, job: BatchJob, contents: Contents) -> None:
@@ -181,22 +215,21 @@ def _prepare(row: _Row, job: BatchJob, contents: Contents) -> None:
         row.failure = str(error)
 
 
-def _refuse_collisions(rows: list[_Row], table: Path) -> None:
-    """Refuse files that two rows would write, or one row would write over what another one reads."""
-    written: set[str] = set()
-    read = {os.path.abspath(table)}
-    for row in rows:
-        values = {} if row.job is None else dataclasses.asdict(row.job)
-        files = {name: os.path.abspath(value) for name, value in values.items() if isinstance(value, str)}
-        read |= {files[name] for name in INPUTS if name in files}
-        outputs = {file for name, file in files.items() if name.startswith("output_")}
-        twice = sorted(outputs & written)
-        if twice:
-            raise unfit(table, f"has two pairs write {twice[0]}", "Give each its own output.")
-        written |= outputs
-    both = sorted(written & read)
-    if both:
-        raise unfit(table, f"has {both[0]} both read and written", "Choose another folder or name for the output.")
+def _refuse_collisions(rows: list[_Row], table: Path, summaries: Iterable[Path]) -> None:
+    """Refuse files that two rows would write, or that are both read and written."""
+    jobs = {row.folder: row.job for row in rows if row.job is not None}
+    read = Places([table, *(file for job in jobs.values() for file in files_read(job))])
+    written = Places(summaries)
+    files = {folder: [*files_written(job), folder / RESULT] for folder, job in jobs.items()}
+    for file in [*summaries, *(file for own in files.values() for file in own)]:
+        if file in read:
+            raise unfit(table, f"has {file} both read and written", "Choose another folder or name for the output.")
+    for own in files.values():
+        twice = next((file for file in own if file in written), None)
+        if twice is not None:
+            raise unfit(table, f"has two pairs write {twice}", "Give each its own output.")
+        for file in own:
+            written.add(file)
 
 
 def _inside(outer: Reporter, index: int, of: int, name: str) -> Reporter:
@@ -209,25 +242,21 @@ def _inside(outer: Reporter, index: int, of: int, name: str) -> Reporter:
     return Reporter(tell, outer.cancelled)
 
 
-def _register(row: _Row, job: RegisterJob, contents: Contents, reporter: Reporter, run: Run) -> None:
+def _register(row: _Row, do: Callable[[], None]) -> None:
     """Register the pair of a row; what goes wrong with it concerns the row alone.
 
     Raises:
         EngineError: If it was canceled.
     """
     try:
-        row.folder.mkdir(exist_ok=True)
-        (row.folder / RESULT).unlink(missing_ok=True)
-        made = made_from(job, contents)  # before: what is replaced meanwhile is taken for changed when in doubt
-        row.result = run(job, reporter)
-        row.remember(made)
+        do()
     except errors.EngineError as error:
         if error.code == errors.CANCELLED:
             raise
-        row.result, row.failure = None, str(error)
+        row.failure = str(error)
     except Exception as error:
         logger.exception("The pair %s failed", row.pair.name)
-        row.result, row.failure = None, f"It failed unexpectedly ({type(error).__name__}: {error})."
+        row.failure = f"It failed unexpectedly ({type(error).__name__}: {error})."
 
 
 def _summarize(rows: list[_Row], folder: Path) -> dict[str, str]:
@@ -238,8 +267,8 @@ def _summarize(rows: list[_Row], folder: Path) -> dict[str, str]:
     table.writeheader()
     table.writerows(cells)
     files = {"summary": folder / f"{SUMMARY}.csv", "summary_json": folder / f"{SUMMARY}.json"}
-    write_text(files["summary"], text.getvalue())
-    write_text(files["summary_json"], json.dumps(cells, indent=1, allow_nan=False))
+    contents = text.getvalue(), json.dumps(cells, indent=1, allow_nan=False)
+    write_together({file: content.encode() for file, content in zip(files.values(), contents, strict=True)})
     return {kind: str(path) for kind, path in files.items()}
 
 

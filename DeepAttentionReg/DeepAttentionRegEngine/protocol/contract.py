@@ -181,7 +181,7 @@ class Progress:
         step: Steps of the stage done.
         of: Steps of the stage in all.
         message: A sentence for the user.
-        file: Field after this recursion, when kept.
+        file: Field after this recursion, when kept, where it lies until the job ends; or the result of a frame.
     """
 
     stage: str

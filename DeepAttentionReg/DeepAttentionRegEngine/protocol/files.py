@@ -1,18 +1,17 @@
 """Reading and writing files so that a failure is one sentence and leaves nothing half-written."""
 
 import contextlib
-import errno
 import os
 import re
 import shutil
 import struct
-import uuid
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from . import errors
+from .outputs import Outputs, reason, require_place, unwritable
 
 # What ITK, gzip, zlib and struct raise for files that are damaged or of another kind.
 DAMAGES = (RuntimeError, OSError, EOFError, zlib.error, struct.error)
@@ -70,17 +69,14 @@ def write_file(
     """
     path = Path(path)
     suffix = _suffix(path, suffixes)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{suffix}")
-    try:
-        write(str(temporary))
+    with Outputs() as outputs:
+        temporary = outputs.place(path, f"new{suffix}")
+        try:
+            write(temporary)
+        except DAMAGES as error:
+            raise unwritable(path, reason(path, error)) from error
         if not _is_complete(temporary, complete):
-            raise _unwritable(path, "only a part arrived, or its format cannot hold such data")
-        os.replace(temporary, path)
-    except DAMAGES as error:
-        raise _unwritable(path, _reason(path, error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+            raise unwritable(path, "only a part arrived, or its format cannot hold such data")
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
@@ -92,33 +88,13 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     Raises:
         EngineError: If one cannot be written; all are then as they were.
     """
-    mark = uuid.uuid4().hex
-    fresh = {path: path.with_name(f".{mark}.new{number}") for number, path in enumerate(contents)}
-    former = {path: path.with_name(f".{mark}.old{number}") for number, path in enumerate(contents)}
-    touched: list[Path] = []
-    try:
+    with Outputs() as outputs:
         for path, content in contents.items():
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "Is a directory")
-            fresh[path].write_bytes(content)
-        for path in contents:
-            if path.exists():
-                os.replace(path, former[path])
-            touched.append(path)
-            os.replace(fresh[path], path)
-    except OSError as error:
-        for done in touched:
-            _put_back(done, former[done])
-        raise _unwritable(path, _reason(path, error)) from error
-    finally:
-        for part in (*fresh.values(), *former.values()):
-            with contextlib.suppress(OSError):
-                part.unlink()
-
-
-def _put_back(path: Path, former: Path) -> None:
-    with contextlib.suppress(OSError):
-        os.replace(former, path) if former.exists() else path.unlink()
+            temporary = outputs.place(path)
+            try:
+                Path(temporary).write_bytes(content)
+            except OSError as error:
+                raise unwritable(path, reason(path, error)) from error
 
 
 def make_folder(path: str | Path) -> None:
@@ -131,10 +107,9 @@ def make_folder(path: str | Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise _unwritable(path, reason) from error
+        raise unwritable(path, (error.strerror or str(error)).lower()) from error
     if not os.access(path, os.W_OK):
-        raise _unwritable(path, "the folder is read-only")
+        raise unwritable(path, "the folder is read-only")
 
 
 def require_writable(path: str | Path, suffixes: Sequence[str]) -> None:
@@ -147,24 +122,20 @@ def require_writable(path: str | Path, suffixes: Sequence[str]) -> None:
     Raises:
         EngineError: If it could not be written.
     """
-    path = Path(path)
-    _suffix(path, suffixes)
-    if path.is_dir():
-        raise _unwritable(path, "it is a folder")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise _unwritable(path, _reason(path, OSError()))
+    _suffix(Path(path), suffixes)
+    require_place(Path(path))
 
 
 def _suffix(path: Path, suffixes: Sequence[str]) -> str:
     suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), None)
     if suffix is None:
-        raise _unwritable(path, "its name must end in one of " + ", ".join(suffixes))
+        raise unwritable(path, "its name must end in one of " + ", ".join(suffixes))
     return suffix
 
 
-def _is_complete(temporary: Path, complete: Callable[[str], bool]) -> bool:
+def _is_complete(temporary: str, complete: Callable[[str], bool]) -> bool:
     try:
-        return complete(str(temporary))
+        return complete(temporary)
     except (errors.EngineError, *DAMAGES):
         return False
 
@@ -178,22 +149,4 @@ def require_space(path: str | Path, size: int) -> None:
     with contextlib.suppress(OSError):  # a missing folder is reported when writing
         free = shutil.disk_usage(Path(path).parent).free
         if free < size:
-            raise _unwritable(Path(path), f"it needs {size / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free")
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist"
-    if not os.access(path.parent, os.W_OK):
-        return f"the folder {path.parent} is read-only"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return "the disk may be full, or the format cannot hold such data"
-
-
-def _unwritable(path: Path, why: str) -> errors.EngineError:
-    return errors.EngineError(
-        errors.OUTPUT_UNWRITABLE,
-        f"The file {path} cannot be written: {why}.",
-        "Check the name, the folder, its permissions and the free disk space.",
-    )
+            raise unwritable(Path(path), f"it needs {size / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free")

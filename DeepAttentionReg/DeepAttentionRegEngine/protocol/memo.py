@@ -1,28 +1,26 @@
 """What the result of a registration was made from, told by contents. Standard library only.
 
-A result stands for a job only if all of it is the same: the settings with no number left open, the engine, and what
-every file held that was read. Files are always hashed, however they are dated: copies keep the size and time of another
-file (cp -p, rsync, archives), and hashing takes a small part of the time that reading and registering do.
+A result stands for a job only if all of it is the same: the settings with no number left open, the engine, what every
+file held that was read and written. Files are always hashed, however they are dated: copies keep the size and time of
+another file (cp -p, rsync, archives), and hashing takes a small part of the time that reading and registering do.
 """
 
-import glob
 import hashlib
-import os
-import re
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .contract import METHOD_NONE, RegisterJob
+from .contract import METHOD_NONE, RegisterJob, Result
+from .file_use import with_data
 from .pair_table import INPUTS
 from .quality import resolve
 from .registry import Method, load_method, method_files
 from .settings import settings_of
 
 CHUNK_BYTES = 1 << 20
-PAIRED = (".hdr", ".img")
-DETACHED = (".mhd", ".nhdr")
 
 
 class Contents:
@@ -67,8 +65,20 @@ def made_from(job: RegisterJob, contents: Contents) -> dict[str, Any]:
         "engine": _engine(contents),
         "method": _method(job, method, contents),
         "job": {**asdict(job), **asdict(resolve(settings_of(job), method))},
-        "inputs": {name: {part.name: contents.of(part) for part in _with_data(path)} for name, path in inputs.items()},
+        "inputs": {name: {part.name: contents.of(part) for part in with_data(path)} for name, path in inputs.items()},
     }
+
+
+def proof(result: Result, files: Mapping[Path, Path], contents: Contents) -> dict[str, Any]:
+    """Return by what a result and its files are known to be as they were made, as JSON has it.
+
+    Args:
+        result: What came of the job.
+        files: Where each file lies at present, by its place.
+        contents: Hashes them.
+    """
+    told = hashlib.sha256(json.dumps(asdict(result), sort_keys=True).encode()).hexdigest()
+    return {"outputs": {str(place): contents.of(file) for place, file in files.items()}, "result_sha256": told}
 
 
 def _engine(contents: Contents) -> dict[str, str]:
@@ -81,24 +91,3 @@ def _engine(contents: Contents) -> dict[str, str]:
 def _method(job: RegisterJob, method: Method | None, contents: Contents) -> dict[str, str | None]:
     files = [] if method is None else method_files(job.method, method, job.weights)
     return {path.name: contents.of(path) for path in files}
-
-
-def _with_data(path: Path) -> list[Path]:
-    """Return an image file and those with the voxels that it only describes."""
-    suffix = path.suffix.lower()
-    if suffix in PAIRED:
-        return [path, *(path.with_suffix(other) for other in PAIRED if other != suffix)]
-    if suffix not in DETACHED or not path.is_file():
-        return [path]
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    named = (re.split("[:=]", line, maxsplit=1)[-1].strip() for line in lines)
-    return [path, *(Path(file) for name in named if name for file in _named(path.parent, name))]
-
-
-def _named(folder: Path, name: str) -> list[str]:
-    """Return the files that a header names, if it does: one, or those of a pattern such as "slice_%03d.raw 1 20 1"."""
-    start, pattern, _ = name.partition("%")
-    if pattern:
-        return sorted(glob.glob(glob.escape(str(folder / start)) + "*"))
-    file = str(folder / name)
-    return [file] if os.path.isfile(file) else []

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+PREFIX = ".deepattentionreg-"  # of those of the engine
 LOCK = ".owner"
 ATTEMPTS = 3
 # Some network drives lock within a machine only, so what another one left is left alone for as long as nothing runs.
@@ -82,6 +83,12 @@ class OwnedFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def scratch_folder() -> OwnedFolder:
+    """Return a folder in the temporary one of the system, where those before it have left nothing any more."""
+    remove_left(tempfile.gettempdir(), PREFIX)
+    return OwnedFolder(tempfile.gettempdir(), PREFIX)
 
 
 def remove_left(parent: str | Path, prefix: str) -> None:

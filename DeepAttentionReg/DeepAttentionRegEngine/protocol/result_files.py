@@ -1,15 +1,21 @@
-"""The file that a folder of results is known by. Standard library only."""
+"""The files that folders of results are known by. Standard library only."""
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from . import errors
 from .contract import VERSION, Result, build
 from .files import read_file, unreadable, write_file
 
 RESULT = "result.json"
+RECURSIONS = "recursions.json"
+RECURSION_FILE = re.compile(r"recursions\.json|recursion_\d+(_(map|attention)_\d+)?\.(nrrd|npz)", re.IGNORECASE)
+HEAD = '{\n "contract": '  # both begin with it
 
 
 def write_result(folder: str | Path, result: Result, memo: Mapping[str, Any] | None = None) -> Path:
@@ -37,6 +43,66 @@ def read_result(folder: str | Path) -> tuple[Result, dict[str, Any]]:
         return result, {name: value for name, value in data.items() if name != "contract"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path) from error
+
+
+def is_own(path: Path, head: str = HEAD) -> bool:
+    """Return whether a file begins as ours do, as far as it goes: it may be cut short, and need not be there."""
+    try:
+        with path.open("rb") as file:
+            return head.encode().startswith(file.read(len(head)))
+    except OSError:
+        return not os.path.lexists(path)
+
+
+def require_own(path: Path, head: str = HEAD) -> None:
+    """Check that a file, if there is one, may be replaced.
+
+    Raises:
+        EngineError: If somebody else has made it.
+    """
+    if not is_own(path, head):
+        raise _foreign(path)
+
+
+def require_own_results(folder: Path, files: Iterable[str | Path]) -> None:
+    """Check that what is to be replaced in a folder of results was made by a registration.
+
+    Args:
+        folder: The folder.
+        files: What will be written there besides the file that tells of it.
+
+    Raises:
+        EngineError: If it was not, as far as can be seen.
+    """
+    require_own(folder / RESULT)
+    foreign = [] if (folder / RESULT).exists() else [Path(file) for file in files if os.path.lexists(file)]
+    if foreign:
+        raise _foreign(foreign[0])
+
+
+def recursion_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that have names as recursions have them."""
+    return sorted(path for path in folder.iterdir() if RECURSION_FILE.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def require_own_recursions(folder: Path) -> None:
+    """Check that what is to be replaced in a folder of recursions was made by a registration.
+
+    Raises:
+        EngineError: If it was not, as far as can be seen.
+    """
+    require_own(folder / RECURSIONS)
+    found = recursion_files(folder)
+    if found and not (folder / RECURSIONS).exists():
+        raise _foreign(found[0])
+
+
+def _foreign(path: Path) -> errors.EngineError:
+    return errors.EngineError(
+        errors.OUTPUT_UNWRITABLE,
+        f"The file {path} would be replaced, but nothing tells that a registration has made it.",
+        "Move it, or choose another folder.",
+    )
 
 
 def write_text(path: Path, text: str) -> None:

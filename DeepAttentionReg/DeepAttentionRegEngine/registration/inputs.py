@@ -7,6 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..protocol import errors
+from ..protocol.file_use import with_data
 from ..volume import images, segments
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
@@ -23,13 +24,14 @@ IMPOSSIBLE_RATIO = 100.0  # one is in m or um
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that is registered or measured with, and sentences on what may be wrong with it."""
+    """Everything that is registered or measured with, sentences on what may be wrong with it, and where it was read."""
 
     fixed: Source
     moving: Source
     reference: Reference
     initial: np.ndarray
     warnings: list[str]
+    files: list[Path]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
     warnings += _compare_sizes(sources[0].geometry, sources[1].geometry, initial)
     reference = load_reference(given, sources[0].geometry, warnings)
     require_belonging(reference, sources[0].geometry, sources[1].geometry)
-    return Inputs(*sources, reference, initial, list(dict.fromkeys(warnings)))
+    named = [fixed, moving, *given.masks, *given.labels, *given.points, given.initial]
+    files = [part for item in named if isinstance(item, (str, Path)) for part in with_data(Path(item))]
+    return Inputs(*sources, reference, initial, list(dict.fromkeys(warnings)), files)
 
 
 def load_reference(given: Given, geometry: Geometry, warnings: list[str]) -> Reference:

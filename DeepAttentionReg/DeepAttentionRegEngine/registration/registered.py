@@ -10,8 +10,8 @@ import SimpleITK as sitk
 import torch
 
 from ..protocol import contract, errors
-from ..protocol.files import make_folder
-from ..protocol.result_files import write_result
+from ..protocol.outputs import Outputs
+from ..protocol.result_files import RESULT, require_own_results, write_result
 from ..volume import fields, images
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .registrar import Registrar
 
 NOTHING_WARPED = "The moving labels lie outside of what the fixed image shows, so the warped labels are empty."
+WRITTEN = ("transform", "warped", "jacobian", "warped_labels")
 SAVED = {"transform": "transform.nrrd", "warped": "warped.nrrd", "jacobian": "jacobian.nrrd"}
 
 
@@ -99,7 +100,7 @@ class Registered:
         return fields.invert(self.displacement_lps_mm, self.geometry)
 
     def write(self, wanted: Mapping[str, str]) -> dict[str, str]:
-        """Write some of what came of the registration.
+        """Write some of what came of the registration, all of it or nothing.
 
         Args:
             wanted: A file each for "transform", "warped", "jacobian" or "warped_labels"; any may be left out.
@@ -108,33 +109,34 @@ class Registered:
             The files that were written; warped labels only where the moving image has labels.
 
         Raises:
-            EngineError: If one cannot be written.
+            EngineError: If one cannot be written, or was read.
         """
         labels = self.inputs.reference.moving_labels
-        makers = {
-            "warped": lambda: self._warped(self.inputs.moving),
-            "jacobian": lambda: fields.jacobian_determinant(self.displacement_lps_mm, self.geometry),
-        }
-        writers = ("transform", *makers, "warped_labels")
-        unknown = next((name for name in wanted if name not in writers), None)
+        unknown = next((name for name in wanted if name not in WRITTEN), None)
         if unknown is not None:
-            known = ", ".join(writers)
+            known = ", ".join(WRITTEN)
             raise errors.EngineError(errors.CONTRACT, f"There is no output {unknown!r}.", f"Known: {known}.")
-        files = {}
-        for name, file in wanted.items():
-            if name == "transform":
-                images.write_displacement(file, self.displacement_lps_mm, self.geometry)
-            elif name == "warped_labels":
-                if labels is None:
-                    continue
-                warped = warp_segments(labels, self.displacement_lps_mm, self.geometry, self._device)
-                if not warped.marked.any():
-                    self.warnings.append(NOTHING_WARPED)
-                write_segments(file, warped)
-            else:
-                images.write_volume(file, makers[name](), self.geometry)
-            files[name] = file
-        return files
+        with Outputs(self.inputs.files) as outputs:
+            places = {name: outputs.place(file) for name, file in wanted.items() if name != "warped_labels" or labels}
+            for name, place in places.items():
+                self._write(name, place)
+        return {name: wanted[name] for name in places}
+
+    def _write(self, name: str, file: str) -> None:
+        labels = self.inputs.reference.moving_labels
+        if name == "transform":
+            images.write_displacement(file, self.displacement_lps_mm, self.geometry)
+        elif name == "warped":
+            images.write_volume(file, self._warped(self.inputs.moving), self.geometry)
+        elif name == "jacobian":
+            images.write_volume(
+                file, fields.jacobian_determinant(self.displacement_lps_mm, self.geometry), self.geometry
+            )
+        elif labels is not None:
+            warped = warp_segments(labels, self.displacement_lps_mm, self.geometry, self._device)
+            if not warped.marked.any():
+                self.warnings.append(NOTHING_WARPED)
+            write_segments(file, warped)
 
     def save(self, folder: str | Path) -> dict[str, str]:
         """Write transform, warped image, Jacobian and all measures into a folder, made if it is not there.
@@ -151,10 +153,32 @@ class Registered:
             ['jacobian', 'result', 'transform', 'warped']
         """
         folder = Path(folder)
-        make_folder(folder)
-        files = self.write({name: str(folder / file) for name, file in SAVED.items()})
-        result = contract.Result(files, self.measures, self.warnings)
-        return {**files, "result": str(write_result(folder, result))}
+        files = {name: str(folder / file) for name, file in SAVED.items()}
+        require_own_results(folder, files.values())
+        with Outputs(self.inputs.files) as outputs:
+            result = self.write_into(folder, files, outputs)
+        return {**files, "result": str(result)}
+
+    def write_into(self, folder: Path, files: Mapping[str, str], outputs: Outputs) -> Path:
+        """Write into a folder, made if it is not there, some files as `write` does, and one with all measures.
+
+        Args:
+            folder: Where the measures go.
+            files: As `wanted` of `write`.
+            outputs: The run that all of it belongs to.
+
+        Returns:
+            The file with the measures.
+
+        Raises:
+            EngineError: If one cannot be written.
+        """
+        outputs.make_folder(folder)
+        written = self.write({name: outputs.place(file) for name, file in files.items()})
+        finals = {name: outputs.final(file) for name, file in written.items()}
+        place = outputs.place(folder / RESULT)
+        write_result(Path(place).parent, contract.Result(finals, self.measures, self.warnings))
+        return folder / RESULT
 
     def _warped(self, source: Source, *, nearest: bool = False) -> np.ndarray:
         return warp_volume(source, self.displacement_lps_mm, self.geometry, self._device, nearest=nearest)

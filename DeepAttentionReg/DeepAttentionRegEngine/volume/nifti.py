@@ -2,7 +2,6 @@
 
 import math
 import re
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..protocol.files import unfit
+from ..protocol.owned_folders import scratch_folder
 from .geometry import Geometry
 from .loading import HEADER_HINT, NO_PLACE, NO_SIZE, FileImage, read_image
 
@@ -127,8 +127,8 @@ def _read_slice(content: np.ndarray, header: np.void, voxels: np.ndarray) -> sit
     fields["dim"][0, [0, 3]] = 3, 1
     fields["pixdim"][0, 3] = abs(header["pixdim"][3]) or 1
     fields["start"], fields["magic"] = SINGLE_FILE
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "slice.nii"
+    with scratch_folder() as folder:
+        path = folder.path / "slice.nii"
         path.write_bytes(single.tobytes().ljust(SINGLE_FILE[0], b"\0") + voxels.tobytes())
         return read_image(str(path))
 

@@ -1,13 +1,13 @@
 """NRRD files: in mm, and slices where their headers place them."""
 
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..protocol.files import unfit
+from ..protocol.owned_folders import scratch_folder
 from .loading import HEADER_HINT, NO_SIZE, FileImage, in_millimetres, read_image
 
 LONGEST_HEADER = 2**20
@@ -62,7 +62,7 @@ def _read_slice(name: str, header: list[str], end: int, axes: list[str]) -> sitk
             line = f"{key}: {changed[key](value)}"
         if key not in PER_AXIS:
             lines.append(line)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "slice.nrrd"
+    with scratch_folder() as folder:
+        path = folder.path / "slice.nrrd"
         path.write_bytes("\n".join([*lines, "", ""]).encode("latin-1") + Path(name).read_bytes()[end:])
         return read_image(str(path))

@@ -26,9 +26,8 @@ import numpy as np
 from ..protocol import errors
 from ..protocol.contract import VERSION
 from ..protocol.files import read_file, unreadable, write_file
+from ..protocol.result_files import RECURSIONS as INDEX
 from .geometry import Geometry
-
-INDEX = "recursions.json"
 
 
 @dataclass(frozen=True)

@@ -39,15 +39,15 @@ class Engine:
     def __call__(self, job: RegisterJob, reporter: Reporter) -> Result:
         reporter.step("load", message="Reading.")
         self.jobs.append(job)
-        name = Path(job.output_transform).parent.name
+        name = self.names[-1]
         if name in self.misbehaves:
             raise self.misbehaves[name]
-        Path(job.output_transform).touch()
+        Path(job.output_transform).write_bytes(b"deformation")
         return Result({"transform": job.output_transform}, VALUES, ["A warning."])
 
     @property
     def names(self) -> list[str]:
-        return [Path(job.output_transform).parent.name for job in self.jobs]
+        return [Path(job.output_transform).parents[1].name for job in self.jobs]  # written beside its place
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def summary(result: Result) -> dict[str, dict[str, str]]:
 
 class TestJobs:
     def test_every_pair_goes_to_its_folder(self, job, tmp_path):
-        run(job(), engine := Engine())
-        files = [tmp_path / "out" / name / "transform.nrrd" for name in PAIRS]
-        assert [made.output_transform for made in engine.jobs] == [str(file) for file in files]
+        run(job(), Engine())
+        made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").glob("*/*"))
+        assert made == [f"{name}/{file}" for name in sorted(PAIRS) for file in ("result.json", "transform.nrrd")]
 
     def test_row_takes_the_place_of_the_settings(self, job):
         table = {"header": "fixed,moving,recursions,refinement_steps", "rows": "f,m,5,\nf,m,,7\n"}
@@ -84,8 +84,8 @@ class TestJobs:
         assert [(made.recursions, made.refinement_steps) for made in engine.jobs] == [(5, None), (2, 7)]
 
     def test_outputs_can_be_chosen_by_row(self, job, tmp_path):
-        run(job(header="name,fixed,moving,output_transform", rows="one,f,m,t.h5\n"), engine := Engine())
-        assert engine.jobs[0].output_transform == str(tmp_path / "out" / "one" / "t.h5")
+        run(job(header="name,fixed,moving,output_transform", rows="one,f,m,t.h5\n"), Engine())
+        assert (tmp_path / "out" / "one" / "t.h5").is_file()
 
     def test_labels_are_warped_where_there_are_any(self, job):
         table = {"header": "fixed,moving,moving_labels", "rows": "f,m,\nf,m,l\n"}
@@ -178,15 +178,45 @@ class TestResuming:
         run(job(), engine := Engine())
         assert engine.names == ["two"]
 
-    def test_pair_whose_output_was_cut_short_is_done_again(self, job, tmp_path):
+    @pytest.mark.parametrize("content", [b"", b"deform", b"deformatiom", b"deformation and more"])
+    def test_pair_whose_output_is_not_what_was_written_is_done_again(self, job, tmp_path, content):
         run(job(), Engine())
-        (tmp_path / "out" / "two" / "transform.nrrd").write_bytes(b"half")
+        file = tmp_path / "out" / "two" / "transform.nrrd"
+        state = file.stat()
+        file.write_bytes(content)
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+        run(job(), engine := Engine())
+        assert engine.names == ["two"]
+        assert file.read_bytes() == b"deformation"
+
+    @pytest.mark.parametrize("change", [("0.75", "0.95"), ("A warning.", ""), ('"transform"', '"other"'), ("}", "")])
+    def test_pair_whose_result_is_not_what_was_written_is_done_again(self, job, tmp_path, change):
+        run(job(), Engine())
+        file = tmp_path / "out" / "two" / "result.json"
+        file.write_text(file.read_text(encoding="ascii").replace(*change), encoding="ascii")
         run(job(), engine := Engine())
         assert engine.names == ["two"]
 
-    def test_damaged_memory_is_no_memory(self, job, tmp_path):
+    def test_files_of_recursions_are_proven_too(self, job, tmp_path):
+        class Recursive(Engine):
+            def __call__(self, made: RegisterJob, reporter: Reporter) -> Result:
+                (Path(made.output_recursions) / "recursion_1.nrrd").write_bytes(b"one")
+                return super().__call__(made, reporter)
+
+        table = {"header": "name,fixed,moving,output_recursions", "rows": "one,f,m,recursions\n"}
+        run(job(**table), Recursive())
+        run(job(**table), engine := Recursive())
+        assert engine.names == []
+        (tmp_path / "out" / "one" / "recursions" / "recursion_1.nrrd").write_bytes(b"two")
+        (tmp_path / "out" / "one" / "recursions" / "recursions.json").write_bytes(b"")
+        run(job(**table), engine := Recursive())
+        assert engine.names == ["one"]
+
+    @pytest.mark.parametrize("content", ["{", "", None])
+    def test_damaged_memory_is_no_memory(self, job, tmp_path, content):
         run(job(), Engine())
-        (tmp_path / "out" / "two" / "result.json").write_text("{", encoding="ascii")
+        file = tmp_path / "out" / "two" / "result.json"
+        file.unlink() if content is None else file.write_text(content, encoding="ascii")
         run(job(), engine := Engine())
         assert engine.names == ["two"]
 
@@ -204,6 +234,87 @@ class TestResuming:
         result = run(job(), engine, enough=lambda: bool(engine.jobs))
         assert engine.names == ["one"]
         assert result.values["not done"] == 2
+
+
+class TestFiles:
+    """What the user has put there stays, and what an earlier run has made stays until there is something new."""
+
+    @pytest.mark.parametrize("way", ["plain", "case", "symbolic", "hard", "json"])
+    def test_table_survives(self, job, tmp_path, way):
+        job()
+        name = {"case": "Summary.CSV", "json": "summary.json"}.get(way, "summary.csv")
+        (tmp_path / "out").mkdir()
+        place = tmp_path / "out" / name
+        text = (tmp_path / "pairs.csv").read_bytes()
+        if way == "json":
+            text = json.dumps([{"name": "one", "fixed": "f", "moving": "m"}]).encode()
+        (tmp_path / "pairs.csv").write_bytes(text)
+        move = {"symbolic": place.symlink_to, "hard": lambda source: os.link(source, place)}
+        move.get(way, lambda source: source.rename(place))(tmp_path / "pairs.csv")
+        batch_job = BatchJob(pairs=str(place), output=str(tmp_path / "out"), settings={"method": "none"})
+        with pytest.raises(EngineError, match="both read and written"):
+            run(batch_job, engine := Engine())
+        assert (engine.jobs, place.read_bytes()) == ([], text)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+    @pytest.mark.parametrize("name", ["summary.csv", "summary.json"])
+    def test_summary_of_something_else_survives(self, job, tmp_path, name):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / name).write_text("my own", encoding="ascii")
+        with pytest.raises(EngineError, match="nothing tells that a registration has made it"):
+            run(job(), Engine())
+        assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [(name, "my own")]
+
+    @pytest.mark.parametrize("name", ["result.json", "transform.nrrd"])
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_file_in_the_folder_of_a_pair_survives(self, job, tmp_path, name, fails):
+        file = tmp_path / "out" / "two" / name
+        file.parent.mkdir(parents=True)
+        file.write_text("my own", encoding="ascii")
+        for _ in range(2):
+            result = run(job(), Engine(**({"two": ZeroDivisionError()} if fails else {})))
+            assert (file.read_text(encoding="ascii"), result.values["failed"]) == ("my own", 1)
+            assert "nothing tells" in summary(result)["two"]["message"]
+        assert [path.name for path in file.parent.iterdir()] == [name]
+
+    def test_failing_pair_keeps_what_an_earlier_run_has_made(self, job, tmp_path):
+        run(job(), Engine())
+        before = {path: path.read_bytes() for path in (tmp_path / "out" / "two").iterdir()}
+        result = run(job(settings={"method": "none", "seed": 1}), Engine(two=ZeroDivisionError()))
+        assert summary(result)["two"]["status"] == "failed"
+        assert {path: path.read_bytes() for path in (tmp_path / "out" / "two").iterdir()} == before
+
+    def test_pair_that_fails_at_its_last_file_keeps_it_too(self, job, tmp_path, monkeypatch):
+        run(job(), Engine())
+        before = {path: path.read_bytes() for path in (tmp_path / "out" / "two").iterdir()}
+
+        def fail(*_arguments: object) -> None:
+            raise EngineError(errors.OUTPUT_UNWRITABLE, "The disk is full.")
+
+        class Other(Engine):
+            def __call__(self, made: RegisterJob, reporter: Reporter) -> Result:
+                result = super().__call__(made, reporter)
+                Path(made.output_transform).write_bytes(b"another")
+                return result
+
+        monkeypatch.setattr(batch, "write_result", fail)
+        with pytest.raises(EngineError, match="None of the 3 pairs"):
+            run(job(settings={"method": "none", "seed": 1}), Other())
+        assert {path: path.read_bytes() for path in (tmp_path / "out" / "two").iterdir()} == before
+
+    def test_failing_pair_leaves_no_folder(self, job, tmp_path):
+        run(job(), Engine(two=ZeroDivisionError()))
+        assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["one", "three"]
+
+    def test_input_of_another_pair_in_a_folder_of_recursions_survives(self, job, tmp_path):
+        (tmp_path / "r").mkdir()
+        (tmp_path / "r" / "recursion_1.nrrd").touch()
+        table = {
+            "header": "fixed,moving,output_recursions",
+            "rows": f"f,r/recursion_1.nrrd,\nf,m,{tmp_path / 'r'}\n",
+        }
+        with pytest.raises(EngineError, match="both read and written"):
+            run(job(**table), Engine())
 
 
 class TestContents:

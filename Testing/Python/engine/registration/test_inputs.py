@@ -24,11 +24,11 @@ pytestmark = pytest.mark.torch
 
 
 class TestInputs:
-    @pytest.mark.parametrize("twin", ["fixed", "output_transform"])
-    def test_output_never_replaces_an_input_or_another_output(self, shifted: Callable, twin: str) -> None:
+    @pytest.mark.parametrize(("twin", "why"), [("fixed", "both read and written"), ("output_transform", "twice")])
+    def test_output_never_replaces_an_input_or_another_output(self, shifted: Callable, twin: str, why: str) -> None:
         job = shifted(output_transform=str(Path(shifted().fixed).with_name("t.nrrd")))
         before = Path(job.fixed).read_bytes()
-        with pytest.raises(EngineError, match=f"as {twin}"):
+        with pytest.raises(EngineError, match=why):
             run(RegisterJob(**{**vars(job), "output_warped": getattr(job, twin)}), quiet())
         assert Path(job.fixed).read_bytes() == before
 

@@ -163,11 +163,16 @@ class TestNetwork:
 
     def test_field_after_every_recursion_is_kept(self, shifted: Callable, scripted: Callable, tmp_path: Path) -> None:
         scripted(0.5, 0.75, 0.75)
-        events: list[Progress] = []
-        job = shifted(method="rman", output_recursions=str(tmp_path / "a" / "b"))
-        run(job, quiet(events))
-        motions = [images.read_displacement(event.file)[0].mean((0, 1, 2))[0] for event in events if event.file]
-        np.testing.assert_allclose(motions, [1.0, 2.5, 4.0], atol=1e-4)
+        shown, folder = [], tmp_path / "a" / "b"
+
+        def look(event: Any) -> None:
+            if event.file:
+                shown.append(images.read_displacement(event.file)[0].mean((0, 1, 2))[0])
+
+        run(shifted(method="rman", output_recursions=str(folder)), Reporter(look))
+        np.testing.assert_allclose(shown, [1.0, 2.5, 4.0], atol=1e-4)
+        kept = [images.read_displacement(folder / f"recursion_{number}.nrrd")[0] for number in (1, 2, 3)]
+        np.testing.assert_allclose([field.mean((0, 1, 2))[0] for field in kept], shown)
 
     def test_folder_of_recursions_tells_what_the_network_attended_to(
         self, shifted: Callable, scripted: Callable, tmp_path: Path
