@@ -20,7 +20,7 @@ from . import __version__
 from .protocol import batch, contract, errors
 from .protocol.arguments import add_settings
 from .protocol.fetching import fetch
-from .protocol.owned_folders import PREFIX, remove_left
+from .protocol.owned_folders import PREFIX, remove_left, remove_noted
 from .protocol.reporting import Reporter
 from .protocol.watchdog import Wish, watch
 
@@ -181,6 +181,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     parsed = make_parser().parse_args(arguments)
     with suppress(OSError):  # no temporary folder
         remove_left(tempfile.gettempdir(), PREFIX)
+    remove_noted()
     send = emit if parsed.task == "run" or getattr(parsed, "json", False) else tell
     try:
         if parsed.task == "fetch":

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from . import errors
-from .owned_folders import PREFIX, OwnedFolder, remove_left
+from .owned_folders import PREFIX, OwnedFolder, forget, note, remove_left
 
 
 def unwritable(path: Path, why: str) -> errors.EngineError:
@@ -202,6 +202,7 @@ class Outputs:
         finally:
             for folder in self._folders.values():
                 folder.close()
+                forget(folder.path)
             for made in () if done else reversed(self._made):
                 with suppress(OSError):  # others have put something there meanwhile
                     made.rmdir()
@@ -217,6 +218,8 @@ class Outputs:
                 self._folders[beside] = OwnedFolder(beside, PREFIX)
             except OSError as error:
                 raise unwritable(path, reason(path, error)) from error
+            if not any(part.startswith(PREFIX) for part in beside.parts):  # else it goes with the one around it
+                note(self._folders[beside].path)
         written = self._folders[beside].path / name
         self._written.add(path)
         self._placed[written] = path

@@ -51,7 +51,7 @@ class OwnedFolder:
 
         Args:
             parent: Folder that it is to lie in.
-            prefix: What its name begins with, by which `remove_left` finds it.
+            prefix: What its name begins with, by which `remove_left` finds it; ends in a hyphen.
 
         Raises:
             OSError: If it cannot be made.
@@ -100,14 +100,43 @@ def remove_left(parent: str | Path, prefix: str) -> None:
     """
     with suppress(OSError):  # there may be no such folder, or none that can be listed
         for folder in [item for item in Path(parent).iterdir() if item.name.startswith(prefix)]:
-            if folder.is_dir() and not folder.is_symlink():
-                _remove_if_left(folder, is_ours=folder.name.startswith(f"{prefix}{_machine()}-"))
+            _remove_if_left(folder)
 
 
-def _remove_if_left(folder: Path, *, is_ours: bool) -> None:
+def note(folder: Path) -> None:
+    """Remember where a folder is, as far as the user's own folder takes it, until `forget` is told of it."""
+    with suppress(OSError, RuntimeError):
+        _notes().mkdir(mode=0o700, parents=True, exist_ok=True)
+        (_notes() / folder.name).write_bytes(os.fsencode(os.path.abspath(folder)))
+
+
+def forget(folder: Path) -> None:
+    """Take back `note`."""
+    with suppress(OSError, RuntimeError):
+        (_notes() / folder.name).unlink()
+
+
+def remove_noted() -> None:
+    """Remove the noted folders whose owners are gone, wherever they are; a drive that is not there now has its time."""
+    with suppress(OSError, RuntimeError):
+        for item in list(_notes().iterdir()):
+            folder = Path(os.fsdecode(item.read_bytes()))
+            if folder.name == item.name:
+                _remove_if_left(folder)
+            if folder.name != item.name or (folder.parent.is_dir() and not folder.exists()):
+                item.unlink()
+
+
+def _notes() -> Path:
+    return Path.home() / ".DeepAttentionReg" / "Unfinished"
+
+
+def _remove_if_left(folder: Path) -> None:
     """Remove a folder if its owner is gone, or if its owner was gone before anything was in it."""
     with suppress(OSError):
-        if not is_ours and time.time() - folder.stat().st_mtime < FOREIGN_AGE_S:
+        if folder.is_symlink() or not folder.is_dir():
+            return
+        if f"-{_machine()}-" not in folder.name and time.time() - folder.stat().st_mtime < FOREIGN_AGE_S:
             return
         if not (folder / LOCK).exists():
             folder.rmdir()  # fails if there is anything in it

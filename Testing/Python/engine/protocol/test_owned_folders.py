@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from DeepAttentionRegEngine import cli
 from DeepAttentionRegEngine.protocol import owned_folders
-from DeepAttentionRegEngine.protocol.owned_folders import LOCK, OwnedFolder, remove_left
+from DeepAttentionRegEngine.protocol.outputs import Outputs
+from DeepAttentionRegEngine.protocol.owned_folders import LOCK, OwnedFolder, remove_left, scratch_folder
+from DeepAttentionRegEngine.protocol.result_files import write_text
 
 MODULE = Path(owned_folders.__file__).resolve().parents[2]
 PREFIX = ".private-"
@@ -131,5 +134,72 @@ class TestLeft:
             remove_left(tmp_path, PREFIX)
             assert not empty.exists()
 
+    def test_scratch_folder_comes_without_what_was_left(
+        self, tmp_path: Path, owner: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        killed(owner)
+        monkeypatch.setattr(owned_folders, "PREFIX", PREFIX)
+        monkeypatch.setattr(owned_folders.tempfile, "gettempdir", lambda: str(tmp_path))
+        with scratch_folder() as folder:
+            assert list(tmp_path.iterdir()) == [folder.path]
+
     def test_missing_parent_is_nothing_to_clean(self, tmp_path: Path) -> None:
         remove_left(tmp_path / "nowhere", PREFIX)
+
+
+class TestNoted:
+    @pytest.fixture
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Return the folder of a user's notes."""
+        monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+        return tmp_path / "home" / ".DeepAttentionReg" / "Unfinished"
+
+    @pytest.fixture
+    def noted(self, home: Path, tmp_path: Path, owner: subprocess.Popen[str]) -> Path:
+        """Return a noted folder of another process."""
+        (folder,) = tmp_path.glob(f"{PREFIX}*")
+        owned_folders.note(folder)
+        assert [path.name for path in home.iterdir()] == [folder.name]
+        return folder
+
+    def test_folder_of_a_killed_owner_goes_with_its_note(
+        self, home: Path, noted: Path, owner: subprocess.Popen[str]
+    ) -> None:
+        killed(owner)
+        owned_folders.remove_noted()
+        assert (noted.exists(), list(home.iterdir())) == (False, [])
+
+    def test_folder_of_a_living_owner_stays_noted(self, home: Path, noted: Path) -> None:
+        owned_folders.remove_noted()
+        assert (noted.exists(), len(list(home.iterdir()))) == (True, 1)
+
+    def test_folder_on_a_drive_that_is_away_stays_noted(self, home: Path, noted: Path) -> None:
+        (home / noted.name).write_bytes(b"/no/drive/" + noted.name.encode())
+        owned_folders.remove_noted()
+        assert len(list(home.iterdir())) == 1
+
+    @pytest.mark.parametrize("text", [b"", b"elsewhere"])
+    def test_note_that_names_something_else_removes_nothing(self, home: Path, noted: Path, text: bytes) -> None:
+        elsewhere = noted.with_name("elsewhere")
+        elsewhere.mkdir()
+        (home / noted.name).write_bytes(text and os.fsencode(elsewhere))
+        owned_folders.remove_noted()
+        assert (elsewhere.exists(), list(home.iterdir())) == (True, [])
+
+    def test_outputs_are_noted_until_they_are_there(self, home: Path, tmp_path: Path) -> None:
+        with Outputs() as outputs:
+            written = Path(outputs.place(tmp_path / "t.nrrd"))
+            write_text(written, "text")  # in a private folder within the private folder
+            assert [path.read_text() for path in home.iterdir()] == [str(written.parent)]
+        assert list(home.iterdir()) == []
+
+    def test_user_without_a_folder_can_do_without_notes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Path, "home", lambda: Path(os.devnull))
+        owned_folders.note(tmp_path)
+        owned_folders.forget(tmp_path)
+        owned_folders.remove_noted()
+
+    def test_every_command_removes_what_was_left(self, home: Path, noted: Path, owner: subprocess.Popen[str]) -> None:
+        killed(owner)
+        assert cli.main(["run", str(noted / "missing.json")]) == cli.EXIT_FAILED
+        assert not noted.exists()

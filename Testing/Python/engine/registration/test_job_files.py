@@ -1,6 +1,9 @@
 """What jobs do to files: inputs and what others have made survive, outputs come together, nothing is left behind."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from file_checks import full_disk
 
 pytestmark = pytest.mark.torch
 
+RUN_ENGINE = Path(cli.__file__).resolve().parents[1] / "Scripts" / "run_engine.py"
 GRID = centered((16, 16, 16), (2.0, 2.0, 2.0))
 PLAIN: dict[str, Any] = {"method": "none", "alignment": "none", "device": "cpu", "refinement_steps": 0}
 OUTPUTS = {
@@ -231,3 +235,22 @@ class TestTogether:
             run(whole, quiet())
         assert (caught.value.code, contents_of(tmp_path)) == (errors.OUTPUT_UNWRITABLE, before)
         assert ".deepattentionreg" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_what_a_killed_engine_leaves_is_private_and_removed_by_the_next(pair: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    settings = ["--method", "none", "--refinement-steps", "1000", "--device", "cpu", "--json"]
+    command = [sys.executable, str(RUN_ENGINE), "register", pair["fixed"], pair["moving"], *settings]
+    process = subprocess.Popen([*command, "--output-transform", str(out / "t.nrrd")], stdout=subprocess.PIPE, text=True)
+    while '"refine"' not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    (left,) = out.iterdir()
+    assert sys.platform == "win32" or left.stat().st_mode & 0o777 == 0o700
+    shutil.copy(pair["moving"], left / "w.nrrd")  # as if it had come as far as that
+    images.write_displacement(tmp_path / "t.nrrd", np.zeros((*GRID.shape, 3), np.float32), GRID)
+    assert cli.main(["jacobian", str(tmp_path / "t.nrrd"), str(out / "j.nrrd"), "--json"]) == 0
+    assert [path.name for path in out.iterdir()] == ["j.nrrd"]

@@ -278,7 +278,7 @@ class TestWriting:
     def test_nothing_is_written_where_one_file_cannot_be(self, deformation, tmp_path):
         (tmp_path / "report.json").mkdir()
         (tmp_path / "report.html").write_text("old", encoding="ascii")
-        with pytest.raises(ValueError, match=r"report\.json cannot be written: is a directory"):
+        with pytest.raises(ValueError, match=r"report\.json cannot be written: it is a folder"):
             Report.write(deformation, tmp_path / "report.html")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
         assert (tmp_path / "report.html").read_text(encoding="ascii") == "old"
