@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from . import errors
 from .contract import METHOD_NONE, Job
-from .outputs import Outputs
+from .outputs import Outputs, Places
 from .registry import load_method, method_files
-from .result_files import recursion_files, require_own_recursions
+from .result_files import RECURSION_FILE, recursion_files, require_own_recursions
 
 PAIRED = (".hdr", ".img")
 DETACHED = (".mhd", ".nhdr")
@@ -58,7 +58,16 @@ def staged(job: AnyJob, outputs: Outputs) -> AnyJob:
             changes[name] = outputs.place_folder(value)
         else:
             changes[name] = outputs.place(value)
+            _require_elsewhere(Path(value), job)
     return dataclasses.replace(job, **changes)
+
+
+def _require_elsewhere(file: Path, job: Job) -> None:
+    """Check that an output is not named as one of the files of a folder that the job fills."""
+    folders = Places(value for name, value in _outputs(job).items() if name in FOLDERS)
+    if RECURSION_FILE.fullmatch(file.name) and file.parent in folders:
+        what = f"The file {file} would be written twice."
+        raise errors.EngineError(errors.OUTPUT_UNWRITABLE, what, "Choose another name.")
 
 
 def _outputs(job: Job) -> dict[str, Any]:

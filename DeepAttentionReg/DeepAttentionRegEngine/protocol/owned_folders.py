@@ -25,6 +25,7 @@ LOCK = ".owner"
 ATTEMPTS = 3
 # Some network drives lock within a machine only, so what another one left is left alone for as long as nothing runs.
 FOREIGN_AGE_S = 86400.0
+NOTE_AGE_S = 30 * 86400.0
 
 if sys.platform == "win32":
     import msvcrt
@@ -117,13 +118,14 @@ def forget(folder: Path) -> None:
 
 
 def remove_noted() -> None:
-    """Remove the noted folders whose owners are gone, wherever they are; a drive that is not there now has its time."""
+    """Remove the noted folders whose owners are gone, wherever they are; a drive that is not there has a month."""
     with suppress(OSError, RuntimeError):
         for item in list(_notes().iterdir()):
             folder = Path(os.fsdecode(item.read_bytes()))
             if folder.name == item.name:
                 _remove_if_left(folder)
-            if folder.name != item.name or (folder.parent.is_dir() and not folder.exists()):
+            is_away = not folder.parent.is_dir() and time.time() - item.stat().st_mtime < NOTE_AGE_S
+            if folder.name != item.name or not (folder.exists() or is_away):
                 item.unlink()
 
 

@@ -173,10 +173,13 @@ class TestNoted:
         owned_folders.remove_noted()
         assert (noted.exists(), len(list(home.iterdir()))) == (True, 1)
 
-    def test_folder_on_a_drive_that_is_away_stays_noted(self, home: Path, noted: Path) -> None:
+    def test_folder_on_a_drive_that_is_away_stays_noted_for_a_while(self, home: Path, noted: Path) -> None:
         (home / noted.name).write_bytes(b"/no/drive/" + noted.name.encode())
         owned_folders.remove_noted()
         assert len(list(home.iterdir())) == 1
+        os.utime(home / noted.name, (0, 0))
+        owned_folders.remove_noted()
+        assert list(home.iterdir()) == []
 
     @pytest.mark.parametrize("text", [b"", b"elsewhere"])
     def test_note_that_names_something_else_removes_nothing(self, home: Path, noted: Path, text: bytes) -> None:

@@ -104,6 +104,16 @@ class TestInputs:
         job = RegisterJob(**{**PLAIN, "method": "rman"}, **pair, output_recursions=str(output))
         assert "both read and written" in refused(job, tmp_path).message
 
+    @pytest.mark.parametrize("name", ["recursion_1.nrrd", "Recursion_2.nrrd"])
+    def test_output_that_is_named_as_a_recursion_is_refused(
+        self, pair: dict[str, str], tmp_path: Path, name: str
+    ) -> None:
+        (tmp_path / "r").mkdir()
+        outputs = {"output_recursions": str(tmp_path / "r"), "output_transform": str(tmp_path / "." / "r" / name)}
+        assert (
+            "written twice" in refused(RegisterJob(**{**PLAIN, "method": "rman"}, **pair, **outputs), tmp_path).message
+        )
+
     @pytest.mark.parametrize("way", ["plain", "symbolic", "hard", "input"])
     def test_moving_image_is_not_warped_onto_itself(self, pair: dict[str, str], tmp_path: Path, way: str) -> None:
         field, output = tmp_path / "t.nrrd", tmp_path / "warped.nrrd"
