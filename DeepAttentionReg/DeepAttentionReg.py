@@ -18,7 +18,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from DeepAttentionRegLib.engine import Install, Interpreter
+from DeepAttentionRegLib.engine import Folders, Install, Interpreter
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.nodes.Present import present
@@ -48,7 +48,8 @@ class DeepAttentionReg(ScriptedLoadableModule):
             "The RMAn-style network follows: Zheng, Wang, Huang, Lim, Vincent, Papiez. Recursive Deformable Image"
             " Registration Network with Mutual Attention. MIUA 2022. Please cite it if you use the network."
         )
-        slicer.app.connect("startupCompleted()", SampleCases.registerSampleData)
+        for prepare in (SampleCases.registerSampleData, Folders.removeLeft):
+            slicer.app.connect("startupCompleted()", prepare)
 
 
 class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

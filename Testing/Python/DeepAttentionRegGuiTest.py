@@ -163,6 +163,31 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertEqual(self.nodeIds(), before)
         self.assertTrue(self.ui.applyButton.enabled)
 
+    def test_cancel_works_where_the_temporary_folder_is_full(self):
+        before = self.nodeIds()
+        self.startEndless()
+        with mock.patch("pathlib.Path.touch", side_effect=OSError):
+            self.ui.applyButton.click()
+        self.assertEqual((self.ui.applyButton.text, self.ui.applyButton.enabled), ("Canceling...", False))
+        self.waitForEnd()
+        self.assertEqual(self.nodeIds(), before)
+        self.assertTrue(self.ui.applyButton.enabled)
+        self.assertIn("canceled", self.ui.statusLabel.text)
+
+    def test_cancellation_does_not_outlive_its_run(self):
+        self.startEndless()
+        self.register()
+        self.widget.logic.register(self.fixed, self.moving, wait=False)
+        self.widget._updateGui()
+        self.assertEqual((self.ui.applyButton.text, self.ui.applyButton.enabled), ("Cancel", True))
+
+    def test_finish_that_could_not_be_asked_for_can_be_asked_again(self):
+        self.startEndless()
+        with mock.patch("pathlib.Path.touch", side_effect=OSError("full")):
+            self.ui.finishButton.click()
+        self.assertIn("could not be asked to end early (full)", self.ui.statusLabel.text)
+        self.assertTrue(self.ui.finishButton.enabled)
+
     def test_failure_says_why_and_what_to_do(self):
         self.useEngine("fail")
         self.register()

@@ -1,11 +1,15 @@
 """Ends the engine when nobody waits for it any more, and tells it when to stop. Standard library only."""
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from pathlib import Path
 
+from .owned_folders import remove_left
+
+FOLDER_PREFIX = "DeepAttentionReg-"  # of the folders in which an application has its jobs run
 POLL_S = 0.5
 GRACE_S = 30.0  # longer than the engine's longest stretch without a look at the cancel file
 EXIT_CODE = 3
@@ -27,8 +31,9 @@ def watch(parent_pid: int, cancel_file: str | None = None) -> threading.Thread:
     """End this process, from a daemon thread, once nobody needs it.
 
     That is when the process `parent_pid` or whoever started this one is gone, or when the cancel file has been there
-    for `GRACE_S` seconds and the computation has still not stopped by itself. Nothing is cleaned up then: until all are
-    there, outputs lie in private folders (outputs.py), which the next start of the engine removes.
+    for `GRACE_S` seconds and the computation has still not stopped by itself. Until all are there, outputs lie in private
+    folders (outputs.py), which the next start of the engine removes; the folder of the job goes if the application that
+    owns it is gone.
 
     Args:
         parent_pid: Process id of the application that waits for the result.
@@ -52,6 +57,8 @@ def _watch(parent: "_Process", cancel_file: str | None) -> None:
         if stop_at is not None and time.monotonic() > stop_at:
             break
         time.sleep(POLL_S)
+    with contextlib.suppress(OSError):  # there is no such folder any more
+        remove_left(Path.cwd().parent, FOLDER_PREFIX)
     os._exit(EXIT_CODE)
 
 

@@ -8,9 +8,9 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +20,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors
 
+from . import Folders
 from .Callbacks import Callbacks
 from .Engine import Engine
 
@@ -49,14 +50,13 @@ class EngineJob:
 
         :param callbacks: whom to tell.
         :param engine: what runs it; None takes Slicer's own Python.
+        :raises RuntimeError: in a sentence, if it cannot be made.
         """
         self._callbacks = callbacks or Callbacks()
         self._command = (engine or Engine()).command
-        application = _application()
-        self._temporary = tempfile.TemporaryDirectory(
-            prefix="DeepAttentionReg-", dir=application and application.temporaryPath, ignore_cleanup_errors=True
-        )
-        self.folder = Path(self._temporary.name)
+        self._owned = Folders.makeFolder()
+        weakref.finalize(self, self._owned.close)
+        self.folder = self._owned.path
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
@@ -87,15 +87,19 @@ class EngineJob:
         """Start the engine and return at once.
 
         :param job: what to do; files by their name in `folder`. Cancel file, finish file and parent are filled in.
-        :raises RuntimeError: if the interpreter cannot be started.
+        :raises RuntimeError: in a sentence, if the interpreter cannot be started; the job is then closed.
         """
         job = replace(job, cancel_file=CANCEL_FILE, finish_file=FINISH_FILE, parent_pid=os.getpid())
-        (self.folder / "job.json").write_text(contract.dump_job(job), encoding="utf-8")
+        try:
+            (self.folder / "job.json").write_text(contract.dump_job(job), encoding="utf-8")
+        except OSError as error:
+            self.close()
+            raise Folders.unwritable(error) from error
         try:
             self._process = subprocess.Popen(
                 [*self._command, "run", "job.json"],
                 cwd=self.folder,
-                env=_environment(),
+                env=_environment(self.folder),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -108,7 +112,7 @@ class EngineJob:
             message = _("The engine could not be started with {program}: {reason}")
             raise RuntimeError(message.format(program=self._command[0], reason=error)) from error
         threading.Thread(target=_readLines, args=(self._process.stdout, self._lines), daemon=True).start()
-        if qt is not None and _application() is not None:
+        if qt is not None and Folders.application() is not None:
             self._timer = qt.QTimer()
             self._timer.setInterval(POLL_INTERVAL_MS)
             self._timer.timeout.connect(self.poll)
@@ -131,19 +135,33 @@ class EngineJob:
             self._polling = False
 
     def cancel(self) -> None:
-        """Ask the engine to stop, and have `poll` kill it if it does not within `CANCEL_GRACE_S` seconds."""
-        if self.isRunning and self._killAt is None:
+        """Ask the engine to stop, and have `poll` kill it if it does not within `CANCEL_GRACE_S` seconds.
+
+        An engine that cannot be asked, because the folder is full or gone, is killed by the next `poll`.
+        """
+        if not self.isRunning or self._killAt is not None:
+            return
+        self._killAt = time.monotonic()
+        with contextlib.suppress(OSError):
             (self.folder / CANCEL_FILE).touch()
-            self._killAt = time.monotonic() + CANCEL_GRACE_S
+            self._killAt += CANCEL_GRACE_S
 
     def finish(self) -> None:
-        """Ask the engine to end with the best that it has."""
-        if self.isRunning:
+        """Ask the engine to end with the best that it has.
+
+        :raises RuntimeError: in a sentence, if it cannot be asked; it then goes on.
+        """
+        if not self.isRunning:
+            return
+        try:
             (self.folder / FINISH_FILE).touch()
+        except OSError as error:
+            message = _("The engine could not be asked to end early ({reason}). Let it go on, or cancel it.")
+            raise RuntimeError(message.format(reason=error.strerror or error)) from error
 
     def wait(self) -> None:
         """Return when the job has ended and its callbacks were called, keeping the application responsive meanwhile."""
-        application = _application()
+        application = Folders.application()
         try:
             while self.isRunning:
                 self.poll()
@@ -165,7 +183,7 @@ class EngineJob:
             _killTree(self._process)
             with contextlib.suppress(subprocess.TimeoutExpired):  # Windows cannot remove a folder in use
                 self._process.wait(KILL_WAIT_S)
-        self._temporary.cleanup()
+        self._owned.close()
 
     def _drain(self, process: subprocess.Popen[str]) -> None:
         """Handle the lines that the reader thread has collected."""
@@ -237,17 +255,15 @@ def _readLines(output: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
     lines.put(None)
 
 
-def _application() -> Any:
-    """Return the Slicer application, which has an event loop; None where only its libraries are in use."""
-    return getattr(slicer, "app", None)
+def _environment(folder: Path) -> dict[str, str]:
+    """Return the environment of the engine: the one Slicer was started in, which PythonSlicer expects, or this one.
 
-
-def _environment() -> dict[str, str]:
-    """Return the environment of the engine: the one Slicer was started in, which PythonSlicer expects, or this one."""
-    environment = dict(os.environ) if _application() is None else dict(slicer.util.startupEnvironment())
+    :param folder: of the job; what the engine puts into temporary files goes with it.
+    """
+    environment = dict(os.environ) if Folders.application() is None else dict(slicer.util.startupEnvironment())
     # Threads that spin while they wait make the engine several times slower as soon as another program uses a core.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return environment
+    return {**environment, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))}
 
 
 def _processOptions() -> dict[str, Any]:
@@ -262,9 +278,9 @@ def _processOptions() -> dict[str, Any]:
 
 def _killTree(process: subprocess.Popen[str]) -> None:
     """End a process and its children; PythonSlicer is only a launcher of the interpreter proper."""
-    if sys.platform == "win32":
-        command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
-        subprocess.run(command, capture_output=True, check=False, **_processOptions())
-    else:
-        with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):  # it has ended already, which macOS calls a lack of permission
+        if sys.platform == "win32":
+            command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
+            subprocess.run(command, capture_output=True, check=False, **_processOptions())
+        else:
             os.killpg(process.pid, signal.SIGKILL)

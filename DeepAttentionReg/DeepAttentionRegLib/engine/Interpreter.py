@@ -123,8 +123,8 @@ class Check:
             self._onDone(Environment(problem))
             return
         callbacks = Callbacks(onFinished=self._onResult, onFailed=self._onFailure)
-        self._job = EngineJob(callbacks, self._engine)
         try:
+            self._job = EngineJob(callbacks, self._engine)
             self._job.start(contract.ProbeJob())
         except RuntimeError as error:
             self._onDone(Environment(str(error)))

@@ -114,7 +114,10 @@ class Task:
             raise ValueError(" ".join(problems))
         self._job = EngineJob(Callbacks(self._onProgress, self._onResult, self._onFailure), self._engine)
         try:
-            self._job.start(self._export())
+            job = self._export()
+            if self._stopMessage:
+                raise Stopped
+            self._job.start(job)
         except Stopped:
             self._job.close()
             self._onFailure(contract.Failure(errors.CANCELLED, self._stopMessage))

@@ -67,8 +67,11 @@ class RunSection(Parts.Section):
 
     def onFinish(self) -> None:
         """End what runs with the best so far."""
-        self._ui.finishButton.enabled = False
-        self._logic.finish()
+        try:
+            self._logic.finish()
+            self._ui.finishButton.enabled = False
+        except RuntimeError as error:
+            self.tell(str(error))
 
     def onFailed(self, failure: contract.Failure) -> None:
         """Tell why nothing came of it."""
@@ -104,8 +107,9 @@ class RunSection(Parts.Section):
         :param problem: why it cannot; empty if it can.
         """
         ui, isRunning = self._ui, self._logic.isRunning
+        self._isCanceling = self._isCanceling and isRunning
         problem = "" if isRunning else problem
-        ui.applyButton.enabled = not (problem or (isRunning and self._isCanceling))
+        ui.applyButton.enabled = not (problem or self._isCanceling)
         ui.applyButton.text = Progress.applyText(isRunning, self._isCanceling)
         ui.applyButton.toolTip = problem or Progress.applyToolTip(isRunning)
         ui.finishButton.visible = isRunning

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import math
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import errors, files
 
+from ..engine import Folders
 from ..nodes.Deformation import Deformation
 from . import Html
 from .Content import Content, Table, gather
@@ -98,8 +98,8 @@ def makePdf(page: str) -> bytes:
     writerOf = getattr(qt, "QPdfWriter", None)
     if writerOf is None:
         raise ValueError(refusal)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "report.pdf"
+    with Folders.makeFolder() as folder:
+        path = folder.path / "report.pdf"
         writer = writerOf(str(path))
         writer.setPageSize(qt.QPageSize(qt.QPageSize.A4))
         writer.setResolution(PDF_DPI)

@@ -1,7 +1,6 @@
 """One registration: nodes to files, engine, files to nodes."""
 
 import shutil
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.owned_folders import OwnedFolder, remove_left
+from DeepAttentionRegEngine.protocol.watchdog import FOLDER_PREFIX
 from DeepAttentionRegEngine.volume import images
 
 from ..engine import Methods
@@ -140,17 +141,18 @@ def keepEvidence(result: contract.Result, folder: Path) -> contract.Result:
     """
     outputs = dict(result.outputs)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as part:
+    remove_left(folder, FOLDER_PREFIX)
+    with OwnedFolder(folder, FOLDER_PREFIX) as part:
         for name in EVIDENCE.keys() & outputs.keys():
             source = Path(outputs[name])
             if name == "recursions":
-                shutil.copytree(source.parent, Path(part) / EVIDENCE[name])
+                shutil.copytree(source.parent, part.path / EVIDENCE[name])
                 outputs[name] = str(folder / EVIDENCE[name] / source.name)
             else:
-                shutil.copy(source, Path(part) / EVIDENCE[name])
+                shutil.copy(source, part.path / EVIDENCE[name])
                 outputs[name] = str(folder / EVIDENCE[name])
-        for path in Path(part).iterdir():
-            path.rename(folder / path.name)
+        for name in EVIDENCE.keys() & outputs.keys():
+            (part.path / EVIDENCE[name]).rename(folder / EVIDENCE[name])
     return replace(result, outputs=outputs)
 
 

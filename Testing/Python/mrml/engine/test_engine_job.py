@@ -1,12 +1,12 @@
-"""The engine as a child process, played by a stand-in: events, cancellation, crashes, orphans, clean-up."""
+"""The engine as a child process, played by a stand-in: events, crashes, orphans, clean-up."""
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 import types
 from pathlib import Path
 
@@ -15,76 +15,39 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
 import mrml_scene  # noqa: F401  (provides slicer.i18n)
-from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol import errors
+from DeepAttentionRegLib.engine import EngineJob as EngineJobModule
+from DeepAttentionRegLib.engine import Folders
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.engine.EngineJob import EngineJob
+from job_cases import REGISTER, is_running, poll_until_progress, start, wait_until
+from mrml_cases import ENGINE, TIMEOUT_S
 
 pytestmark = pytest.mark.mrml
 
 HERE = Path(__file__).resolve().parents[2] / "support"
-FAKE_ENGINE = HERE / "fake_engine.py"
-ENGINE = Engine(sys.executable, FAKE_ENGINE)
-TIMEOUT_S = 20.0
-REGISTER = contract.RegisterJob(fixed="fixed.nrrd", moving="moving.nrrd", output_transform="transform.nrrd")
+OWNER = """
+import sys, time
+sys.path.insert(0, {module!r})
+from DeepAttentionRegEngine.protocol.owned_folders import OwnedFolder
+from DeepAttentionRegEngine.protocol.watchdog import FOLDER_PREFIX
+folder = OwnedFolder({parent!r}, FOLDER_PREFIX)
+(folder.path / "fixed.nrrd").write_bytes(b"patient")
+print(folder.path, flush=True)
+time.sleep(600)
+"""
 
 
-class Recorder:
-    """Collects what a job calls back."""
-
-    def __init__(self) -> None:
-        self.progress: list[contract.Progress] = []
-        self.results: list[contract.Result] = []
-        self.failures: list[contract.Failure] = []
-        self.callbacks = Callbacks(self.progress.append, self.results.append, self.failures.append)
-
-    @property
-    def ends(self) -> int:
-        return len(self.results) + len(self.failures)
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def job(recorder: Recorder):
-    job = EngineJob(recorder.callbacks, ENGINE)
-    yield job
-    job.close()
-
-
-def start(job: EngineJob, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    monkeypatch.setenv("FAKE_ENGINE", mode)
-    job.start(REGISTER)
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process runs; one that ended and was not waited for does not."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until(condition, message: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, message
-        time.sleep(0.02)
-
-
-def poll_until_progress(job: EngineJob, recorder: Recorder) -> int:
-    """Wait for the engine's first word and return its process id."""
-
-    def has_spoken() -> bool:
-        job.poll()
-        return bool(recorder.progress)
-
-    wait_until(has_spoken, "the engine never spoke")
-    return int(recorder.progress[0].message)
+def left_by_the_killed(parent: Path) -> Path:
+    """Return a folder whose owner was killed."""
+    code = OWNER.format(module=str(HERE.parents[2] / "DeepAttentionReg"), parent=str(parent))
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    folder = Path(owner.stdout.readline().strip())
+    owner.kill()
+    owner.communicate(timeout=TIMEOUT_S)
+    assert (folder / "fixed.nrrd").exists()
+    return folder
 
 
 class TestVerdict:
@@ -120,50 +83,10 @@ class TestVerdict:
         assert recorder.ends == 1
 
     def test_interpreter_that_is_not_there_is_a_sentence(self, recorder):
-        job = EngineJob(recorder.callbacks, Engine("no-such-python", FAKE_ENGINE))
+        job = EngineJob(recorder.callbacks, Engine("no-such-python", ENGINE.script))
         with pytest.raises(RuntimeError, match="no-such-python"):
             job.start(REGISTER)
         assert not job.folder.exists()
-
-
-class TestCancellation:
-    def test_engine_that_listens_stops_by_itself(self, job, recorder, monkeypatch):
-        start(job, monkeypatch, "work until cancelled")
-        pid = poll_until_progress(job, recorder)
-        job.cancel()
-        job.wait()
-        assert [failure.code for failure in recorder.failures] == [errors.CANCELLED]
-        assert not is_running(pid)
-
-    def test_engine_that_hangs_is_killed(self, job, recorder, monkeypatch):
-        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.CANCEL_GRACE_S", 0.1)
-        start(job, monkeypatch, "hang")
-        pid = poll_until_progress(job, recorder)
-        job.cancel()
-        job.wait()
-        assert [failure.code for failure in recorder.failures] == [errors.CANCELLED]
-        assert not is_running(pid)
-
-    def test_launcher_is_killed_with_what_it_launched(self, job, recorder, monkeypatch):
-        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.CANCEL_GRACE_S", 0.1)
-        start(job, monkeypatch, "launch")
-
-        def both_spoke() -> bool:
-            job.poll()
-            return len(recorder.progress) == 2
-
-        wait_until(both_spoke, "the launched process never spoke")
-        job.cancel()
-        job.wait()
-        wait_until(
-            lambda: not any(is_running(int(progress.message)) for progress in recorder.progress), "a process survived"
-        )
-
-    def test_immediate_cancellation_is_heard(self, job, recorder, monkeypatch):
-        start(job, monkeypatch, "work until cancelled")
-        job.cancel()
-        job.wait()
-        assert [failure.code for failure in recorder.failures] == [errors.CANCELLED]
 
 
 class TestCleanUp:
@@ -197,6 +120,31 @@ class TestCleanUp:
         with pytest.raises(ZeroDivisionError):
             job.wait()
         assert not job.folder.exists()
+
+    def test_folder_is_for_this_user_alone(self, job):
+        assert stat.S_IMODE(job.folder.stat().st_mode) == 0o700
+
+    def test_folders_of_the_gone_go_and_those_of_the_living_stay(self, job, recorder):
+        gone = left_by_the_killed(job.folder.parent)
+        EngineJob(recorder.callbacks, ENGINE).close()
+        assert not gone.exists()
+        assert job.folder.exists()
+
+    def test_folders_of_the_gone_go_when_slicer_starts(self, job):
+        gone = left_by_the_killed(job.folder.parent)
+        Folders.removeLeft()
+        assert not gone.exists()
+        assert job.folder.exists()
+
+    def test_folder_goes_with_a_job_that_nobody_closed(self, recorder):
+        job = EngineJob(recorder.callbacks, ENGINE)
+        folder = job.folder
+        del job
+        assert not folder.exists()
+
+    def test_temporary_files_of_the_engine_go_with_the_folder(self, job):
+        environment = EngineJobModule._environment(job.folder)
+        assert {environment[name] for name in ("TMPDIR", "TEMP", "TMP")} == {str(job.folder)}
 
     def test_temporary_folder_with_spaces_and_umlauts_works(self, recorder, monkeypatch, tmp_path):
         folder = tmp_path / "J\u00fcrgen M\u00fcller \u80ba"
@@ -285,7 +233,7 @@ class TestOrphans:
     def test_killed_parent_leaves_no_engine(self, mode, processes, tmp_path):
         path = [str(HERE), str(HERE.parents[2] / "DeepAttentionReg")]
         parent = subprocess.Popen(
-            [sys.executable, "-c", self.PARENT.format(path=path, engine=str(FAKE_ENGINE))],
+            [sys.executable, "-c", self.PARENT.format(path=path, engine=str(ENGINE.script))],
             env={**os.environ, "FAKE_ENGINE": mode, "TMPDIR": str(tmp_path)},
             stdout=subprocess.PIPE,
             text=True,
@@ -295,4 +243,5 @@ class TestOrphans:
         # Not waited for: the parent stays a zombie, whose process id still exists.
         parent.kill()
         wait_until(lambda: not any(is_running(pid) for pid in pids), "the engine outlived its parent")
+        assert not list(tmp_path.iterdir())
         parent.communicate()

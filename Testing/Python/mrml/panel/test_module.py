@@ -255,8 +255,9 @@ class TestModule:
         assert parent.categories == ["Registration"]
         assert "https://" in parent.helpText
 
-    def test_lists_its_cases_when_slicer_has_started(self, monkeypatch):
+    def test_lists_its_cases_and_clears_what_others_left_when_slicer_has_started(self, monkeypatch):
         calls = []
         monkeypatch.setattr(slicer, "app", SimpleNamespace(connect=lambda *call: calls.append(call)), raising=False)
         module.DeepAttentionReg(SimpleNamespace(path=module.__file__))
-        assert calls == [("startupCompleted()", module.SampleCases.registerSampleData)]
+        wanted = module.SampleCases.registerSampleData, module.Folders.removeLeft
+        assert calls == [("startupCompleted()", call) for call in wanted]

@@ -136,3 +136,12 @@ class TestEnd:
             registration.wait()
         assert registration.failure.code == errors.CANCELLED
         assert mrml_scene.scene_state(scene) == before
+
+    def test_cancellation_before_the_start_starts_nothing(self, table, folder):
+        recorder = Recorder()
+        registration = prepare(table("a.nrrd"), folder, callbacks=recorder.callbacks)
+        registration.cancel()
+        registration.start()
+        assert [failure.code for failure in recorder.failures] == [errors.CANCELLED]
+        assert not registration.isRunning
+        assert not folder.exists()
