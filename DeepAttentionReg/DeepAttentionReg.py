@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import sys
 import unittest
 
@@ -18,11 +17,14 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 from DeepAttentionRegLib.engine import Folders, Install, Interpreter
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.nodes.Present import present
 from DeepAttentionRegLib.Parameters import DeepAttentionRegParameterNode, MethodChoice
+
+logger = discreet_logger(__name__)
 
 HOMEPAGE = "https://github.com/DeepAttentionReg/SlicerDeepAttentionReg"
 PACKAGES = ("DeepAttentionRegLib", "DeepAttentionRegEngine")
@@ -220,7 +222,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             preview.show(path)
         except Exception:
             # A registration does not depend on being watched.
-            logging.exception("The deformation could not be shown")
+            logger.exception("The deformation could not be shown")
             self._closePreview()
 
     def _onFinished(self, outcome):

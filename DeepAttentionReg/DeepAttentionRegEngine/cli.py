@@ -21,6 +21,7 @@ from .protocol import batch, contract, errors
 from .protocol.arguments import add_settings
 from .protocol.fetching import fetch
 from .protocol.owned_folders import PREFIX, remove_left, remove_noted
+from .protocol.privacy import Discreet
 from .protocol.reporting import Reporter
 from .protocol.watchdog import Wish, watch
 
@@ -176,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(Discreet())
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # time limits of clusters end jobs so: clean up first
     parsed = make_parser().parse_args(arguments)
     with suppress(OSError):  # no temporary folder

@@ -1,7 +1,6 @@
 """The choices of the panel, kept in the scene by a parameter node."""
 
 import enum
-import logging
 from dataclasses import fields
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_type_hints
@@ -25,11 +24,14 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DeepAttentionRegEngine.protocol import contract, errors, registry
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 from DeepAttentionRegEngine.protocol.quality import resolve
 from DeepAttentionRegEngine.protocol.settings import ALIGNMENTS, SIMILARITIES, Settings, choices_of, range_of
 
 from .tasks.Request import SETTING_NAMES, camelCase
 from .views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
+
+logger = discreet_logger(__name__)
 
 # Settings that are no parameters: the numbers that a quality stands for are, and scripts alone choose a seed.
 NOT_OFFERED = ("quality", "seed")
@@ -70,7 +72,7 @@ def _offered() -> dict[str, str]:
         try:
             methods.append(registry.load_method(name))
         except errors.EngineError as error:
-            logging.warning("%s", error)
+            logger.warning("%s", error)
     names = [method.name for role in OFFERED_ROLES for method in methods if method.role == role]
     return {**{name.upper().replace("-", "_"): name for name in names}, "REFINEMENT_ONLY": contract.METHOD_NONE}
 

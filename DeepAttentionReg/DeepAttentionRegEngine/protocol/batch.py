@@ -6,12 +6,9 @@ runs again, unless something that the result was made from has changed (memo.py)
 and `summary.json` have one row a pair and are up to date after each.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +22,7 @@ from .files import make_folder, unfit, write_together
 from .memo import Contents, made_from, proof
 from .outputs import Outputs, Places
 from .pair_table import Pair, read_pairs
+from .privacy import csv_text, discreet_logger, without_folders_within
 from .reporting import Reporter
 from .result_files import RESULT, read_result, require_own, require_own_results, write_result
 
@@ -57,7 +55,7 @@ COLUMNS = ("name", "status", "fixed", "moving", "method", *MEASURES, "seconds", 
 DONE, FAILED, OPEN = "done", "failed", "not done"
 
 Run = Callable[[RegisterJob, Reporter], Result]
-logger = logging.getLogger(__name__)
+logger = discreet_logger(__name__)
 
 
 def job_of(pair: Pair, job: BatchJob) -> RegisterJob:
@@ -86,6 +84,7 @@ class _Row:
 
     pair: Pair
     folder: Path
+    table: Path
     job: RegisterJob | None = None
     result: Result | None = None
     failure: str = ""
@@ -103,9 +102,13 @@ class _Row:
         values = {} if self.result is None else self.result.values
         numbers = {name: _look_up(values, keys) for name, keys in MEASURES.items()}
         seconds = round(sum(values.get("seconds", {}).values()), 1) if values else None
-        files = {side: self.pair.fields.get(side) for side in ("fixed", "moving")}
+        files = {side: self._in_table(self.pair.fields.get(side)) for side in ("fixed", "moving")}
         head = {"name": self.pair.name, "status": self.status, **files, "method": values.get("method")}
         return {**head, **numbers, "seconds": seconds, "message": self.message}
+
+    def _in_table(self, file: Any) -> Any:
+        """Return an input by its path from the folder of the table, as long as it lies in there."""
+        return file.removeprefix(str(self.table.parent) + os.sep) if isinstance(file, str) else file
 
     def remembered(self, contents: Contents) -> Result | None:
         """Return what an earlier run left; None if it did not end, or a file or setting is not what it was.
@@ -175,7 +178,8 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
     if unknown is not None:
         raise errors.EngineError(errors.CONTRACT, f"There is no output {unknown!r}.", f"Known: {', '.join(OUTPUTS)}.")
     folder = Path(os.path.abspath(job.output))
-    rows = [_Row(pair, folder / pair.name) for pair in read_pairs(job.pairs)]
+    table = Path(os.path.abspath(job.pairs))
+    rows = [_Row(pair, folder / pair.name, table) for pair in read_pairs(table)]
     contents = Contents()
     for row in rows:
         _prepare(row, job, contents)
@@ -261,14 +265,13 @@ def _register(row: _Row, do: Callable[[], None]) -> None:
 
 def _summarize(rows: list[_Row], folder: Path) -> dict[str, str]:
     """Write the summary and return its files by kind."""
-    cells = [row.cells() for row in rows]
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(cells)
+    cells = without_folders_within([row.cells() for row in rows])
     files = {"summary": folder / f"{SUMMARY}.csv", "summary_json": folder / f"{SUMMARY}.json"}
-    contents = text.getvalue(), json.dumps(cells, indent=1, allow_nan=False)
-    write_together({file: content.encode() for file, content in zip(files.values(), contents, strict=True)})
+    texts = (
+        csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in cells)]),
+        json.dumps(cells, indent=1, allow_nan=False),
+    )
+    write_together({file: text.encode() for file, text in zip(files.values(), texts, strict=True)})
     return {kind: str(path) for kind, path in files.items()}
 
 

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import logging
 import os
 import queue
 import signal
@@ -19,10 +18,14 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger, without_folders
 
 from . import Folders
 from .Callbacks import Callbacks
 from .Engine import Engine
+
+logger = discreet_logger(__name__)
+
 
 try:
     import qt
@@ -205,7 +208,7 @@ class EngineJob:
             _killTree(process)
             return
         if event is None:
-            self._log.append(line.rstrip())
+            self._log.append(without_folders(line.rstrip()))
         elif isinstance(event, contract.Progress):
             self._callbacks.onProgress(replace(event, file=event.file and str(self.folder / event.file)))
         elif self._verdict is None:
@@ -228,7 +231,7 @@ class EngineJob:
             return contract.Failure(errors.CANCELLED, _("The registration was canceled."))
         if isinstance(self._verdict, contract.Failure) or (self._verdict is not None and code == 0):
             return self._verdict
-        logging.error("The engine ended with exit code %s. Its last lines:\n%s", code, self.log)
+        logger.error("The engine ended with exit code %s. Its last lines:\n%s", code, self.log)
         hint = _("Last line of its log: {line}").format(line=self._log[-1]) if self._log else ""
         if code in (-signal.SIGTERM, -9, 137):  # SIGKILL, which Windows does not define
             hint = _("Another program or the system, perhaps for lack of memory, stopped it.")

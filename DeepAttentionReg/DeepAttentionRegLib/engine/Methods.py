@@ -66,6 +66,20 @@ def checkMethod(name: str, fixedVolume: slicer.vtkMRMLScalarVolumeNode | None, w
     return []
 
 
+def describe(name: str | None) -> dict[str, str]:
+    """Return title, summary and citation of a method; nothing for the refinement alone and what is not known.
+
+    :param name: the method, as in `contract.RegisterJob`; None if there was none.
+    """
+    if name is None or name == contract.METHOD_NONE:
+        return {}
+    try:
+        method = registry.load_method(name)
+    except errors.EngineError:
+        return {}
+    return {part: getattr(method, part) for part in ("title", "summary", "citation")}
+
+
 def axesOf(volume: slicer.vtkMRMLScalarVolumeNode | None) -> int:
     """Return whether a single slice (2) or a volume (3) is registered; 3 without one."""
     return 2 if (_sizeOf(volume) or ()).count(1) == 1 else 3

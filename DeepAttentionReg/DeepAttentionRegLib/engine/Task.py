@@ -1,6 +1,5 @@
 """One job of the engine for nodes of the scene, which is untouched until the engine has succeeded."""
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,13 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 
 from .Callbacks import Callbacks
 from .Engine import Engine
 from .EngineJob import EngineJob
+
+logger = discreet_logger(__name__)
 
 
 class Stopped(Exception):
@@ -183,7 +185,7 @@ class Task:
         except Stopped:
             self._onFailure(contract.Failure(errors.CANCELLED, self._stopMessage))
         except Exception as error:
-            logging.exception("The result could not be loaded")
+            logger.exception("The result could not be loaded")
             message = _("The result could not be loaded ({reason}).").format(reason=error)
             self._onFailure(contract.Failure(errors.INTERNAL, message, _("The scene is as it was.")))
         else:

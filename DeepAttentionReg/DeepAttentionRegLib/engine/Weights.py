@@ -10,7 +10,6 @@ import functools
 import hashlib
 import itertools
 import json
-import logging
 import os
 import re
 import shutil
@@ -27,6 +26,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import errors, registry
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+
+logger = discreet_logger(__name__)
 
 SUFFIX = registry.WEIGHT_SUFFIX
 AXES = (2, 3)
@@ -80,6 +82,15 @@ def listWeights(folder: Path | None = None) -> list[Entry]:
 def weightsFor(method: str, axes: int, folder: Path | None = None) -> list[Entry]:
     """Return the weights that serve a method on single slices (2 axes) or volumes (3)."""
     return [entry for entry in listWeights(folder) if (method, axes) in entry.serves]
+
+
+def find(name: str | None) -> Entry | None:
+    """Return the weights of an id or of the name of an imported file; None if there are none.
+
+    :param name: as the engine or a record tells it; None if no weights were used.
+    """
+    entries = listWeights() if name is not None else []
+    return next((entry for entry in entries if name in (entry.id, entry.isImported and entry.path.name)), None)
 
 
 def licenceText(entry: Entry) -> str:
@@ -139,7 +150,7 @@ def _shippedEntries() -> list[Entry]:
     try:
         listed = registry.load_weights().values()
     except errors.EngineError as error:
-        logging.warning("%s", error)
+        logger.warning("%s", error)
         return []
     methods = registry.resources() / "Methods"
     serves = _methodsByWeights(methods, methods.stat().st_mtime_ns)

@@ -1,10 +1,10 @@
 """What a transform node remembers of its registration, and the nodes that were made to judge it.
 
-Both are saved with the scene: how it was made as text in an attribute, the nodes as references.
+Both are saved with the scene: how it was made as text in an attribute, the nodes as references. Scenes are passed on,
+so files of weights and methods are remembered by their names alone, without their folders.
 """
 
 import json
-import logging
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,12 @@ import numpy as np
 import slicer
 
 from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger, without_folders_within
 
 from . import Volumes
 from .Deformation import Deformation
+
+logger = discreet_logger(__name__)
 
 ATTRIBUTE = "DeepAttentionReg.Record"
 ROLE_PREFIX = "DeepAttentionReg."
@@ -28,6 +31,7 @@ class Record:
     :param made: date and time with time zone, ISO 8601.
     :param inputs: names of the nodes by role, as in `InputNodes`.
     :param settings: fields of the job that are no files.
+    :param method: what people read of the method: "title", "summary" and "citation"; empty if there was none.
     :param start: 16 numbers, row by row: world to moving coordinates (RAS) where the registration started.
     :param place: 16 numbers, row by row: moving coordinates to world (RAS), where the volume was; None if not known.
     :param values: numbers and texts of the engine, as in `contract.Result`.
@@ -38,6 +42,7 @@ class Record:
     made: str = ""
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, str] = field(default_factory=dict)
     start: list[float] | None = None
     place: list[float] | None = None
     values: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +64,7 @@ def remember(transformNode: slicer.vtkMRMLTransformNode, record: Record) -> None
     """Let a transform remember how it was made; what was made to judge a former one belongs to it no longer."""
     for role in _roles(transformNode):
         transformNode.RemoveNodeReferenceIDs(ROLE_PREFIX + role)
-    transformNode.SetAttribute(ATTRIBUTE, json.dumps(asdict(record)))
+    transformNode.SetAttribute(ATTRIBUTE, json.dumps(without_folders_within(asdict(record))))
 
 
 def recall(transformNode: slicer.vtkMRMLTransformNode) -> Record:
@@ -68,7 +73,7 @@ def recall(transformNode: slicer.vtkMRMLTransformNode) -> Record:
     try:
         return contract.build(Record, json.loads(text)) if text else Record()
     except (ValueError, TypeError, errors.EngineError) as error:
-        logging.warning("%s does not remember how it was made: %s", transformNode.GetName(), error)
+        logger.warning("%s does not remember how it was made: %s", transformNode.GetName(), error)
         return Record()
 
 

@@ -1,14 +1,17 @@
 """The parts of the panel about what computes: the device, the Python, and what is missing before anything can run."""
 
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from slicer.i18n import tr as _
 
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+
 from ..engine import Install, Interpreter
 from . import Parts
+
+logger = discreet_logger(__name__)
 
 OTHER_PYTHON, OWN_PYTHON = "other", "own"
 
@@ -86,10 +89,10 @@ class EngineSection(Parts.Section):
         self._isInstalling = True
         self._tell("")
         try:
-            if not Install.install(self._finding, logging.info, self._onInstalled):
+            if not Install.install(self._finding, logger.info, self._onInstalled):
                 self._onInstalled(_("PyTorch was not installed."))
         except Exception as error:
-            logging.exception("PyTorch could not be installed")
+            logger.exception("PyTorch could not be installed")
             self._onInstalled(_("PyTorch could not be installed. {reason}").format(reason=error))
 
     def choosePython(self) -> None:

@@ -1,6 +1,5 @@
 """What the tools of the panel have in common that judge a deformation."""
 
-import logging
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +8,14 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+
 from ..nodes import Deformation, Metrics, Record
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Parts
 from .RunSection import RunSection
+
+logger = discreet_logger(__name__)
 
 
 class InspectionTool(Parts.Section):
@@ -64,7 +67,7 @@ class InspectionTool(Parts.Section):
         except ValueError as reason:  # a sentence for the user
             self._tell(str(reason))
         except Exception as error:
-            logging.exception("A tool of the inspection failed")
+            logger.exception("A tool of the inspection failed")
             self._tell(str(error))
         return None
 

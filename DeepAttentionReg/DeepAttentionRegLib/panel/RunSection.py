@@ -1,6 +1,5 @@
 """The part of the panel that runs something: starts it, shows how far it is, lets the user stop it."""
 
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +8,12 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 
 from . import Parts, Progress
 from .EngineSection import EngineSection
+
+logger = discreet_logger(__name__)
 
 
 class RunSection(Parts.Section):
@@ -54,7 +56,7 @@ class RunSection(Parts.Section):
             with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
                 begin(*arguments, **{"onFailed": self.onFailed, **options}, wait=False)
         except Exception as error:
-            logging.exception("The registration could not be started")
+            logger.exception("The registration could not be started")
             self._message = _("The registration could not be started. {reason}").format(reason=error)
         self._update()
         return self._logic.isRunning

@@ -1,14 +1,17 @@
 """The section of the panel that warps further data by the transform of a registration."""
 
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import slicer
 from slicer.i18n import tr as _
 
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+
 from ..nodes import Warping
 from . import Parts
+
+logger = discreet_logger(__name__)
 
 
 class WarpSection(Parts.Section):
@@ -31,7 +34,7 @@ class WarpSection(Parts.Section):
             with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
                 warped = Warping.warp(**self._arguments())
         except Exception as error:
-            logging.exception("The data could not be warped")
+            logger.exception("The data could not be warped")
             self._tell(str(error))
             return
         text = _('Wrote "{name}". {warning}')

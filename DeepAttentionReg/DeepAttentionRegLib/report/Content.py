@@ -14,6 +14,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import __version__
+from DeepAttentionRegEngine.protocol.privacy import without_folders_within
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 
@@ -78,7 +79,7 @@ def check(deformation: Deformation) -> str:
 
 
 def gather(deformation: Deformation, pointRas: np.ndarray | None = None) -> Content:
-    """Return what there is to say of a deformation.
+    """Return what there is to say of a deformation; of files it tells the names, but not the folders.
 
     :param deformation: the deformation.
     :param pointRas: (3,) mm, where the slices of the pictures cross; None takes the center of the fixed volume.
@@ -124,7 +125,7 @@ def gather(deformation: Deformation, pointRas: np.ndarray | None = None) -> Cont
             }
         )
     )
-    return content
+    return without_folders_within(content)
 
 
 def _warnings(record: Record.Record, summary: fields.JacobianSummary) -> list[str]:

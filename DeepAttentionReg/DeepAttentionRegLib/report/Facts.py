@@ -9,12 +9,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import __version__
-from DeepAttentionRegEngine.protocol import contract, errors, registry
+from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.settings import label_of
 from DeepAttentionRegEngine.volume import fields
 
-from ..engine import Weights
-from ..engine.Methods import timeText
+from ..engine import Methods, Weights
 from ..evidence import Landmarks, Maps, SegmentNodes
 from ..nodes import Metrics, Overlays, Record, Volumes, Warping
 from ..nodes.Deformation import Deformation
@@ -62,8 +61,7 @@ def _known(sections: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 
 def citations(record: Record.Record) -> list[str]:
     """Return what the report refers to: the method and TG-132."""
-    method = _methodOf(record)
-    return [*([method.citation] if method is not None and method.citation else []), TG132]
+    return [text for text in (_methodOf(record).get("citation"), TG132) if text]
 
 
 def limits(deformation: Deformation, record: Record.Record, summary: fields.JacobianSummary) -> list[Limit]:
@@ -105,14 +103,9 @@ def limits(deformation: Deformation, record: Record.Record, summary: fields.Jaco
     ]
 
 
-def _methodOf(record: Record.Record) -> registry.Method | None:
-    name = record.settings.get("method")
-    if name is None or name == contract.METHOD_NONE:
-        return None
-    try:
-        return registry.load_method(name)
-    except errors.EngineError:  # of another release
-        return None
+def _methodOf(record: Record.Record) -> dict[str, str]:
+    """Return what is known of the method, which former releases did not remember."""
+    return record.method or Methods.describe(record.settings.get("method"))
 
 
 def _methodFacts(record: Record.Record) -> dict[str, str]:
@@ -120,19 +113,18 @@ def _methodFacts(record: Record.Record) -> dict[str, str]:
     if name is None:
         return {_("Method"): _("Not known: this transform does not remember how it was made.")}
     method, weights = _methodOf(record), values.get("weights")
-    title = name if method is None else method.title
-    entry = next((item for item in Weights.listWeights() if item.id == weights), None)
+    entry = Weights.find(weights)
     seconds = sum(values.get("seconds", {}).values())
     return {
         _("Made"): record.made,
-        _("Method"): _("Refinement only (no network)") if name == contract.METHOD_NONE else title,
-        _("Summary"): "" if method is None else method.summary,
+        _("Method"): _("Refinement only (no network)") if name == contract.METHOD_NONE else method.get("title", name),
+        _("Summary"): method.get("summary", ""),
         _("Weights"): entry.title if entry is not None else _valueText(weights),
         _("License of the weights"): "" if entry is None else entry.licence or _("not known"),
         _("Training data"): "" if entry is None else entry.trainingData,
         _("Recursions done"): _valueText(values.get("recursions")),
         _("Device"): _valueText(values.get("device")),
-        _("Computing time"): timeText(seconds) if seconds else "",
+        _("Computing time"): Methods.timeText(seconds) if seconds else "",
     }
 
 

@@ -3,8 +3,6 @@
 written = Report.write(Deformation.ofTransform(transformNode), "report.html")
 """
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import errors, files
+from DeepAttentionRegEngine.protocol.privacy import csv_text
 
 from ..engine import Folders
 from ..nodes.Deformation import Deformation
@@ -57,14 +56,12 @@ def write(
 
 def csvText(content: Content) -> str:
     """Return all numbers of a report as a table: where they are found in the JSON file, and their value."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["section", "item", "measure", "value"])
+    rows: list[tuple[Any, ...]] = [("section", "item", "measure", "value")]
     for table in content.tables:
-        writer.writerows(_cells(table))
+        rows += _cells(table)
     for section in ("jacobian", "displacement_mm", "maps", "registration"):
-        writer.writerows([section, item, measure, value] for item, measure, value in _numbers(content.numbers[section]))
-    return stream.getvalue()
+        rows += [(section, *cells) for cells in _numbers(content.numbers[section])]
+    return csv_text(rows)
 
 
 def _cells(table: Table) -> Iterator[tuple[str, str, str, float | str]]:
@@ -98,7 +95,11 @@ def makePdf(page: str) -> bytes:
     writerOf = getattr(qt, "QPdfWriter", None)
     if writerOf is None:
         raise ValueError(refusal)
-    with Folders.makeFolder() as folder:
+    try:
+        owned = Folders.makeFolder()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    with owned as folder:
         path = folder.path / "report.pdf"
         writer = writerOf(str(path))
         writer.setPageSize(qt.QPageSize(qt.QPageSize.A4))

@@ -1,6 +1,7 @@
 """Registers the volumes of a deformation once more, as they were registered, for evidence about it."""
 
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..engine import Methods
+from ..engine import Methods, Weights
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Task
@@ -68,9 +69,11 @@ class DeformationTask(Task):
         values = self._record.settings
         if values["method"].endswith(registry.METHOD_SUFFIX):  # whose code nobody chose here
             return [_("The transform was made by a method file; a scene cannot start that. Register the volumes anew.")]
-        return [problem for problem in wrong if problem] + Methods.checkMethod(
-            values["method"], fixed, values.get("weights")
-        )
+        weights = values.get("weights")
+        if weights is not None and weights.endswith(Weights.SUFFIX) and not Path(weights).is_file():
+            text = _("The weights {name} of the transform are not known here; import them, or give them as a setting.")
+            return [text.format(name=Path(weights).name)]
+        return [problem for problem in wrong if problem] + Methods.checkMethod(values["method"], fixed, weights)
 
     @property
     def deformation(self) -> Deformation:
@@ -107,7 +110,16 @@ def _recordOf(deformation: Deformation, settings: Settings) -> Record.Record:
     record = Record.recall(deformation.transformNode)
     known = {item.name for item in fields(Settings)} & record.settings.keys()
     remembered = {name: record.settings[name] for name in known} or asdict(settings)
-    return replace(record, settings={**remembered, "device": settings.device})
+    weights = _fileOf(remembered.get("weights"), settings.weights)
+    return replace(record, settings={**remembered, "weights": weights, "device": settings.device})
+
+
+def _fileOf(name: str | None, given: str | None) -> str | None:
+    """Return the weights of a name that may lack its folder: those given if they have it, or else imported ones."""
+    if name is not None and given is not None and Path(given).name == name:
+        return given
+    entry = Weights.find(name)
+    return name if entry is None else entry.id
 
 
 def jobOf(values: dict[str, Any]) -> contract.RegisterJob:

@@ -163,6 +163,7 @@ def _recordOf(request: Request) -> Record.Record:
         made=Record.now(),
         inputs={role: node.GetName() for role, node in vars(inputs).items() if node is not None},
         settings=asdict(request.settings),
+        method=Methods.describe(request.settings.method),
         start=startOf(inputs).ravel().tolist(),
         place=present(Volumes.matrixToWorld(inputs.movingVolume)).ravel().tolist(),
         slicer=Record.slicerVersion(),

@@ -4,7 +4,6 @@ One process of the engine registers all frames, one after another. The scene doe
 done.
 """
 
-import logging
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, result_files
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
@@ -26,6 +26,8 @@ from ..engine.Task import Task
 from ..nodes import Transforms, Volumes
 from ..nodes.Present import present
 from . import Results
+
+logger = discreet_logger(__name__)
 
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
 # The coordinates of the volumes in a sequence, which have no parent transform.
@@ -196,7 +198,7 @@ class SequenceRegistration(Task):
         try:
             self._keep(Path(progress.file).parent)
         except Exception as error:
-            logging.exception("The result of a frame could not be loaded")
+            logger.exception("The result of a frame could not be loaded")
             self._stop(self._inFrame(_("The result could not be loaded ({reason}).").format(reason=error)))
 
     def _keep(self, folder: Path) -> None:
@@ -223,7 +225,7 @@ class SequenceRegistration(Task):
                 self.outcome = self._commit()
                 kept = _("These are in the scene.")
             except Exception:
-                logging.exception("The finished frames could not be put into the scene")
+                logger.exception("The finished frames could not be put into the scene")
         done = _("Frames done: {done} of {count}.").format(done=len(self._done.transforms), count=len(self._frames))
         hint = f"{kept} {failure.hint}".strip()
         self.failure = replace(failure, message=f"{message} {done}", hint=hint)

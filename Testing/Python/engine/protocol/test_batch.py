@@ -35,6 +35,7 @@ class Engine:
     def __init__(self, **misbehaves: Exception) -> None:
         self.jobs: list[RegisterJob] = []
         self.misbehaves = misbehaves
+        self.values = VALUES
 
     def __call__(self, job: RegisterJob, reporter: Reporter) -> Result:
         reporter.step("load", message="Reading.")
@@ -43,7 +44,7 @@ class Engine:
         if name in self.misbehaves:
             raise self.misbehaves[name]
         Path(job.output_transform).write_bytes(b"deformation")
-        return Result({"transform": job.output_transform}, VALUES, ["A warning."])
+        return Result({"transform": job.output_transform}, self.values, ["A warning."])
 
     @property
     def names(self) -> list[str]:
@@ -98,6 +99,24 @@ class TestSummary:
         row = summary(run(job(), Engine()))["one"]
         assert (row["dice_before"], row["dice_after"], row["tre_mm_after"]) == ("0.5", "0.75", "")
         assert (row["status"], row["seconds"], row["message"]) == ("done", "3.5", "A warning.")
+
+    def test_tells_no_folder_beyond_that_of_the_table(self, job, tmp_path):
+        failure = EngineError(errors.INPUT_MISSING, "The file /srv/Smith/f.nrrd does not exist.")
+        rows = "one,case/f.nrrd,/srv/Smith/m.nrrd\ntwo,../f.nrrd,m.nrrd\n"
+        found = summary(run(job(rows), Engine(one=failure)))
+        assert (found["one"]["fixed"], found["one"]["moving"]) == (os.path.join("case", "f.nrrd"), "m.nrrd")
+        assert found["two"]["fixed"] == os.path.join("..", "f.nrrd")
+        assert found["one"]["message"] == "The file f.nrrd does not exist."
+        texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("summary.*")]
+        assert not [text for text in texts if str(tmp_path) in text or "Smith" in text]
+
+    def test_holds_no_formulas(self, job):
+        values = {**VALUES, "jacobian": {"minimum": -0.5}}
+        engine = Engine()
+        engine.values = values
+        (row,) = summary(run(job("-1+1,@f,=m\n"), engine)).values()
+        assert (row["name"], row["fixed"], row["moving"]) == ("'-1+1", "'@f", "'=m")
+        assert row["jacobian_min"] == "-0.5"
 
     def test_json_holds_the_same(self, job):
         result = run(job(), Engine())

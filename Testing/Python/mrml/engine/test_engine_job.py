@@ -63,6 +63,10 @@ class TestVerdict:
         assert "exit code 9" in recorder.failures[0].message
         assert "Segmentation fault" in recorder.failures[0].hint
 
+    def test_last_words_tell_no_folders(self, job):
+        job._handle("Traceback: /srv/Smith/ct.nrrd\n", None)
+        assert job.log == "Traceback: ct.nrrd"
+
     def test_killed_engine_becomes_a_failure(self, job, recorder, monkeypatch):
         start(job, monkeypatch, "hang")
         os.kill(poll_until_progress(job, recorder), signal.SIGKILL)

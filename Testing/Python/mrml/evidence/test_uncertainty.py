@@ -12,6 +12,7 @@ import mrml_scene
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import phantom
+from DeepAttentionRegLib.engine import Weights
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.evidence import Maps, Uncertainty
 from DeepAttentionRegLib.nodes import Deformation, Record, SampleCases, Volumes
@@ -85,6 +86,21 @@ class TestJob:
         deformation.transformNode.SetAttribute(Record.ATTRIBUTE, None)
         job = self.job_of(deformation, settings=Settings(method="none", refinement_steps=9))
         assert (job.method, job.refinement_steps) == ("none", 9)
+
+    @pytest.mark.parametrize("place", ["imported", "given"])
+    def test_weights_of_the_user_are_found_by_their_name(self, inputs, tmp_path, monkeypatch, place):
+        path = tmp_path / "own.pt"
+        path.touch()
+        monkeypatch.setattr(Weights, "userFolder", lambda: tmp_path if place == "imported" else tmp_path / "none")
+        path.with_suffix(".json").write_text("{}", encoding="ascii")  # damaged weights are there, too
+        deformation = Deformation.ofTransform(register(inputs, weights=str(path)).transformNode)
+        given = Settings(weights=str(path)) if place == "given" else None
+        assert self.job_of(deformation, settings=given).weights == str(path)
+
+    def test_weights_that_are_not_known_are_told(self, inputs, tmp_path):
+        deformation = Deformation.ofTransform(register(inputs, weights=str(tmp_path / "own.pt")).transformNode)
+        with pytest.raises(ValueError, match=r"weights own\.pt of .* not known here; import them, or"):
+            prepare(deformation).start()
 
     def test_moving_volume_may_be_under_the_deformation(self, deformation):
         deformation.moving.SetAndObserveTransformNodeID(deformation.transformNode.GetID())

@@ -35,6 +35,11 @@ class TestRegistration:
         assert record.values == fake_engine.VALUES
         assert record.warnings == ["A warning."]
 
+    def test_method_is_remembered_as_people_read_of_it(self, outcome):
+        method = Record.recall(outcome.transformNode).method
+        assert method["title"] == "RMAn-style recursive mutual attention network"
+        assert "MIUA 2022" in method["citation"]
+
     def test_inputs_are_remembered_by_name(self, outcome):
         assert Record.recall(outcome.transformNode).inputs == {"fixedVolume": "CT1", "movingVolume": "CT2"}
 
@@ -79,6 +84,17 @@ class TestAnyTransform:
         Record.remember(self.transform(), record)
         mrml_scene.save_and_reload(scene, tmp_path)
         assert Record.recall(scene.GetFirstNodeByName("T")) == record
+
+    def test_folders_of_files_are_not_remembered(self):
+        node = self.transform()
+        settings = {"method": "/srv/ann/own/mine.json", "weights": r"C:\Users\Ann Smith\own.pt", "seed": 7}
+        values, warnings = {"weights": "/srv/ann/own.pt"}, ["The file /srv/ann/ct.nrrd is doubtful."]
+        Record.remember(node, Record.Record(settings=settings, values=values, warnings=warnings))
+        assert Record.recall(node) == Record.Record(
+            settings={"method": "mine.json", "weights": "own.pt", "seed": 7},
+            values={"weights": "own.pt"},
+            warnings=["The file ct.nrrd is doubtful."],
+        )
 
     def test_transform_of_others_remembers_nothing(self):
         assert Record.recall(self.transform()) == Record.Record()

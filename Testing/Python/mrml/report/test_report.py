@@ -2,9 +2,12 @@
 
 import base64
 import csv
+import html
+import io
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +138,42 @@ class TestPage:
         assert max(widths) <= ReportHtml.WIDEST_TABLE + 2
         rows = [cell.text for cell in page.iter("td")]
         assert rows.count("Liver & co") == 2
+
+
+class TestSecrets:
+    """What could tell of the computer or of the patient's folder, or run something, is in no file of a report."""
+
+    EVIL = "=HYPERLINK(1) <script>alert(1)</script><a href='javascript:alert(1)'>/srv/Smith/ct</a>"
+
+    @pytest.fixture
+    def files(self, judged, tmp_path) -> dict[str, str]:
+        judged.transformNode.SetName(self.EVIL)
+        Record.attached(judged.transformNode, "Segments").SetName("-segments")
+        Record.attached(judged.transformNode, "Landmarks").SetDescription(f"See {Path.home() / 'notes.txt'}.")
+        record = Record.recall(judged.transformNode)
+        record.settings.update(weights="/srv/Smith/own.pt", method=str(Path.home() / "mine.json"))
+        record.warnings.append(r"The file C:\Smith\ct.nrrd is doubtful.")
+        judged.transformNode.SetAttribute(Record.ATTRIBUTE, json.dumps(asdict(record)))  # as former releases did
+        paths = Report.write(judged, tmp_path / "report.html")
+        return {path.suffix: path.read_text(encoding="utf-8-sig") for path in paths}
+
+    def test_folders_are_told_nowhere(self, files, tmp_path):
+        texts = [html.unescape(text) for text in files.values()]
+        assert not [word for word in ("Smith", str(Path.home()), str(tmp_path)) for text in texts if word in text]
+        assert "own.pt" in texts[0]
+        assert "The file ct.nrrd is doubtful." in texts[0]
+
+    def test_scripts_and_links_are_texts(self, files):
+        page = ET.fromstring(files[".html"])
+        assert not [part.tag for part in page.iter() if part.tag in ("script", "a", "link", "iframe", "object")]
+        assert "<script>alert(1)</script>" in text_of(page)
+
+    def test_no_cell_is_a_formula(self, files):
+        rows = list(csv.reader(io.StringIO(files[".csv"])))
+        cells = [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
+        assert "'-segments" in {row[0] for row in rows}
+        assert all(float(cell) < 0 for cell in cells)
+        assert cells
 
 
 class TestLimits:
