@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from DeepAttentionRegEngine.cli import make_parser
+from DeepAttentionRegEngine.protocol import registry
+from DeepAttentionRegEngine.protocol.watchdog import FOLDER_PREFIX
 from test_rules import ENGINE, LIB, MODULE, ROOT, tracked_texts
 
-GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "Resources" / "Documentation").glob("*.md"))]
+GUIDES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "Resources" / "Documentation").glob("*.md")),
+]
 guides = pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 
 PATH = re.compile(r"(?<!/\.)(?:python )?((?:DeepAttentionReg\w*|Resources|Testing|training)/[\w./-]+\w)")
 FUNCTION = re.compile(r"((?:\w+/)?\w+\.py): (\w+)")  # of the engine, as in `deform/warp.py: sample`
+COMMAND = re.compile(r"^deepattentionreg (\w+)")
 METHOD = re.compile(r"((?:nodes|tasks|engine|panel)/\w+)\.(\w+)")  # of the Slicer side, as in `nodes/Volumes.startOf`
 
 
@@ -40,6 +47,29 @@ def test_links_point_at_files(path: Path) -> None:
 def test_files_exist(path: Path) -> None:
     names = [name for code in code_in(path) for name in PATH.findall(code)]
     assert not [name for name in names if not any((start / name).exists() for start in (ROOT, MODULE))]
+
+
+@guides
+def test_commands_exist(path: Path) -> None:
+    names = {name for code in code_in(path) for name in COMMAND.findall(code)}
+    parser = make_parser()
+    for name in names:
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args([name, "--help"])
+        assert ended.value.code == 0, name
+
+
+def test_security_is_found_where_people_look() -> None:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")]
+    assert all("](SECURITY.md)" in text for text in texts)
+
+
+def test_security_names_what_is_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    grace = re.search(r"CANCEL_GRACE_S = (\d+)", (LIB / "engine" / "EngineJob.py").read_text(encoding="utf-8"))
+    assert f"within {grace[1]} seconds" in text
+    assert f"`{FOLDER_PREFIX}*`" in text
+    assert registry.fetched_folder().relative_to(Path.home()).as_posix() in text
 
 
 @guides
