@@ -68,10 +68,13 @@ def remember(transformNode: slicer.vtkMRMLTransformNode, record: Record) -> None
 
 
 def recall(transformNode: slicer.vtkMRMLTransformNode) -> Record:
-    """Return how a transform was made; an empty record if it does not know."""
+    """Return how a transform was made; an empty record if it does not know.
+
+    A scene may come from others, so no folder that it names is believed.
+    """
     text = transformNode.GetAttribute(ATTRIBUTE)
     try:
-        return contract.build(Record, json.loads(text)) if text else Record()
+        return contract.build(Record, without_folders_within(json.loads(text))) if text else Record()
     except (ValueError, TypeError, errors.EngineError) as error:
         logger.warning("%s does not remember how it was made: %s", transformNode.GetName(), error)
         return Record()

@@ -85,6 +85,11 @@ class TestAnyTransform:
         mrml_scene.save_and_reload(scene, tmp_path)
         assert Record.recall(scene.GetFirstNodeByName("T")) == record
 
+    def test_folders_that_a_scene_names_are_not_believed(self):
+        node = self.transform()
+        node.SetAttribute(Record.ATTRIBUTE, '{"settings": {"weights": "/srv/others/own.pt"}}')
+        assert Record.recall(node).settings == {"weights": "own.pt"}
+
     def test_folders_of_files_are_not_remembered(self):
         node = self.transform()
         settings = {"method": "/srv/ann/own/mine.json", "weights": r"C:\Users\Ann Smith\own.pt", "seed": 7}
