@@ -7,12 +7,12 @@ from torch import Tensor
 from ..protocol import errors
 
 
-def to_tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to a float32 tensor.
+def to_tensor(array: np.ndarray, device: torch.device, kind: type[np.floating] = np.float32) -> Tensor:
+    """Copy an array to a tensor of single or, if asked for, double precision.
 
     Goes through DLPack, because `torch.from_numpy` fails where torch was built for another numpy generation.
     """
-    return torch.from_dlpack(np.array(array, dtype=np.float32, order="C")).to(device)
+    return torch.from_dlpack(np.array(array, dtype=kind, order="C")).to(device)
 
 
 def to_array(tensor: Tensor) -> np.ndarray:

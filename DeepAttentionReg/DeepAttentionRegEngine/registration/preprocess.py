@@ -19,7 +19,7 @@ from ..deform.warp import sample
 from ..protocol import errors
 from ..protocol.grid import GridPolicy
 from ..volume.geometry import Geometry, index_map
-from ..volume.intensity import PERCENTILES, normalize
+from ..volume.intensity import PERCENTILES, in_type, normalize
 from ..volume.no_data import known_voxels
 from ..volume.segments import Segments
 from .working_grid import plan_grid, spatial_shape
@@ -326,18 +326,21 @@ def warp_volume(
     linear = moving.geometry.lps_to_ijk.copy()
     linear[:3, 3] = 0
     image, background = (None, 0.0) if nearest else _image_and_background(moving.array, device)
-    size = torch.tensor(moving.geometry.size, device=device, dtype=torch.float32).view(3, 1, 1, 1)
+    # Values of 32 bits need all digits, and contrast multiplies the last ones of a place.
+    kind = np.float32 if nearest else np.float64
+    size = torch.tensor(moving.geometry.size, device=device).view(3, 1, 1, 1)
     result = np.empty(fixed.shape, moving.array.dtype)
     for slab in slabs(fixed.shape):
-        motion = to_tensor(displacement_lps_mm[slab], device).movedim(-1, 0)
-        index = apply_matrix(to_index, slab_indices(fixed.shape, slab, device)) + apply_matrix(linear, motion)
+        motion = to_tensor(displacement_lps_mm[slab], device, kind).movedim(-1, 0)
+        index = apply_matrix(to_index, slab_indices(fixed.shape, slab, device).to(motion)) + apply_matrix(
+            linear, motion
+        )
         if image is None:
             result[slab] = nearest_voxels(moving.array, index)
             continue
         values = sample(image, index.flip(0)[None])[0, 0]
         inside = ((index >= -0.5) & (index <= size - 0.5)).all(0)
-        array = to_array(torch.where(inside, values, background))
-        result[slab] = np.rint(array) if np.issubdtype(result.dtype, np.integer) else array
+        result[slab] = in_type(to_array(torch.where(inside, values, background)), result.dtype)
     return result
 
 
@@ -351,7 +354,7 @@ def warp_segments(moving: Segments, displacement_lps_mm: np.ndarray, fixed: Geom
 
 
 def _image_and_background(array: np.ndarray, device: torch.device) -> tuple[Tensor, float]:
-    """Return an image `(1, 1, k, j, i)` and its minimum, which non-finite voxels take too."""
+    """Return an image `(1, 1, k, j, i)`, float64, and its minimum, which non-finite voxels take too."""
     finite = np.isfinite(array)
     background = float(array[finite].min()) if finite.any() else 0.0
-    return to_tensor(np.where(finite, array, background), device)[None, None], background
+    return to_tensor(np.where(finite, array, background), device, np.float64)[None, None], background

@@ -79,10 +79,15 @@ def as_volume(image: AnyImage) -> Volume:
     if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Geometry)):
         what = f"is of the type {type(image).__name__}, and says not where it lies"
         raise invalid("The image", what, "Give a file, a SimpleITK image, or an array with its Geometry.")
-    array, geometry = np.asarray(given[0]), given[1]
-    array = array.astype(np.uint8) if array.dtype == bool else array
+    array, geometry = _storable(np.asarray(given[0])), given[1]
     geometry.require_shape(array.shape, "image")
     return _require_numbers(Volume(array, geometry, notes), "The image")
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Return an array in the byte order of the computer, and in the next type that ITK knows."""
+    kind = array.dtype.newbyteorder("=")
+    return array.astype({"?": "u1", "e": "f4", "g": "f8"}.get(kind.char, kind), copy=False)
 
 
 def as_labels(image: AnyImage) -> Volume:
@@ -236,12 +241,12 @@ def _looks_like_an_image(labels: np.ndarray) -> bool:
 
 
 def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
-    """Write a volume `(k, j, i)` as nrrd, nii.gz, nii or mha in its own type; bool becomes uint8.
+    """Write a volume `(k, j, i)` as nrrd, nii.gz, nii or mha in its own type, or the next one that ITK knows.
 
     Raises:
         EngineError: If array and grid differ in size or it cannot be written; an existing file is then untouched.
     """
-    array = array.astype(np.uint8) if array.dtype == bool else array
+    array = _storable(array)
     image = to_sitk(array, geometry)
     # Floats would shrink by a tenth at ten times the time.
     compress = bool(np.issubdtype(array.dtype, np.integer))

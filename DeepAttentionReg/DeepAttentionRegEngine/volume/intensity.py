@@ -1,4 +1,4 @@
-"""Intensity normalisation, the same for training and for use."""
+"""Intensity normalisation, the same for training and for use, and values back in the type they came from."""
 
 import numpy as np
 
@@ -22,7 +22,8 @@ def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, 
     Raises:
         EngineError: If the image has no finite voxel, or is constant.
     """
-    image = np.asarray(array, dtype=np.float32)
+    # Double precision where single cannot hold every value: contrast may stand on an offset a million times as large.
+    image = np.asarray(array, dtype=np.result_type(array, np.float32))
     known = known_voxels(image)
     values = image if known is None else image[known]
     if not values.size:
@@ -39,5 +40,23 @@ def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, 
             "Choose a volume that shows anatomy.",
         )
     measured = image if known is None else np.where(known, image, low)
-    scaled = (measured - low) / np.float32(high - low)
+    scaled = (measured - low) / (high - low)
     return np.clip(scaled, 0, 1).astype(np.float32)
+
+
+def in_type(values: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Return floats in another type: the nearest whole number for integers, none beyond their range, where it wraps.
+
+    Args:
+        values: float64, any shape.
+        kind: Integers or floats.
+
+    Examples:
+        >>> in_type(np.array([-0.5, 254.6, 1e9]), np.dtype(np.uint8)).tolist()
+        [0, 255, 255]
+    """
+    if kind.kind == "f":
+        return values.astype(kind)
+    limits = np.iinfo(kind)
+    # For 64 bits, the largest of them is no float64, and the next one would wrap.
+    return np.clip(np.rint(values), limits.min, np.nextafter(limits.max + 1.0, 0.0)).astype(kind)

@@ -48,7 +48,9 @@ def _limits(array: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     bottom, top = np.percentile(rest, BULK) if rest.size else (0.0, 0.0)
     if bottom == top:  # two or three values, as of a drawing, of which none is far from all others
         return lowest, highest
-    below, above = float(bottom - FAR_BELOW * (top - bottom)), float(top + FAR_ABOVE * (top - bottom))
+    # Where everything is darker than air, as in an image on an offset of its own, darkness says nothing.
+    far_below = FAR_BELOW if top > THINNEST else FAR_ABOVE
+    below, above = float(bottom - far_below * (top - bottom)), float(top + FAR_ABOVE * (top - bottom))
     return below if low and lowest < below else lowest, above if high and highest > above else highest
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import vtk_to_numpy
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegEngine.volume.intensity import in_type
 
 from . import Record, Volumes
 from .Present import present
@@ -268,6 +269,8 @@ def _reslice(
     :param ijkToFrame: 4x4, from voxels of the image to the coordinates that the transform leads to, RAS mm.
     """
     source, background = _plainImage(image)
+    scalars = source.GetPointData().GetScalars()
+    source.GetPointData().SetScalars(_resliceable(scalars, isLabels))
     path = vtk.vtkGeneralTransform()
     path.PostMultiply()
     path.Concatenate(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
@@ -285,7 +288,35 @@ def _reslice(
         reslice.SetInterpolationModeToLinear()
         reslice.SetBackgroundLevel(background)
     reslice.Update()
-    return reslice.GetOutput()
+    drawn = reslice.GetOutput()
+    drawn.GetPointData().SetScalars(_likeBefore(drawn.GetPointData().GetScalars(), scalars, isLabels))
+    return drawn
+
+
+def _isWide(scalars: vtk.vtkDataArray) -> bool:
+    """Return whether scalars are integers of 64 bits, on which vtkImageReslice crashes."""
+    return scalars.GetDataTypeSize() == 8 and scalars.IsIntegral()
+
+
+def _resliceable(scalars: vtk.vtkDataArray, isLabels: bool) -> vtk.vtkDataArray:
+    """Return scalars in a type that VTK can reslice: labels of 64 bits as their two halves, other values as floats."""
+    if not _isWide(scalars):
+        return scalars
+    values = vtk_to_numpy(scalars)
+    values = values.reshape(len(values), -1)
+    return numpy_to_vtk(values.view(np.int32) if isLabels else values.astype(float), deep=True)
+
+
+def _likeBefore(drawn: vtk.vtkDataArray, scalars: vtk.vtkDataArray, isLabels: bool) -> vtk.vtkDataArray:
+    """Return what became of `_resliceable` scalars in the type of the scalars themselves."""
+    if not _isWide(scalars):
+        return drawn
+    wide = scalars.NewInstance()
+    wide.SetNumberOfComponents(scalars.GetNumberOfComponents())
+    wide.SetNumberOfTuples(drawn.GetNumberOfTuples())
+    values, kind = vtk_to_numpy(drawn), vtk_to_numpy(scalars).dtype
+    vtk_to_numpy(wide).ravel()[:] = values.view(kind).ravel() if isLabels else in_type(values.ravel(), kind)
+    return wide
 
 
 def _plainImage(image: vtk.vtkImageData) -> tuple[vtk.vtkImageData, float]:

@@ -49,6 +49,16 @@ class TestPadding:
     def test_padding_is_not_known(self, value: float, dtype: str) -> None:
         np.testing.assert_array_equal(known_voxels(padded(value, dtype)), circle())
 
+    @pytest.mark.parametrize("offset", [-1e9, 1e9])
+    def test_offset_makes_no_padding_of_darkness_around_a_brain(self, offset: float) -> None:
+        brain = np.where(circle(), np.random.default_rng(0).uniform(400, 1000, SHAPE), 0)
+        assert known_voxels(brain) is None
+        assert known_voxels(brain + offset) is None
+
+    def test_padding_of_an_image_on_an_offset_is_found(self) -> None:
+        image = np.where(circle(), body() - 1e9, -LARGEST)
+        np.testing.assert_array_equal(known_voxels(image), circle())
+
     def test_two_paddings_are_both_found(self) -> None:
         image = padded(-3024)
         image[:, :3] = -32768
