@@ -74,7 +74,8 @@ def refine_gaussians(
         return on_step is not None and on_step(done, steps, loss)
 
     unknowns = [value for step in sequence for value in _unknowns(step)]
-    best, _ = descend(unknowns, loss_of, torch.optim.Adam(unknowns, lr=settings.learning_rate), steps, report)
+    groups = [{"params": [unknown]} for unknown in unknowns]
+    best, _ = descend(unknowns, loss_of, torch.optim.Adam(groups, lr=settings.learning_rate), steps, report)
     return changed(best)
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from .losses import inside_image, local_ncc, mean_squared
-from .warp import shrink, warp
+from .warp import shrink, warp, warp_evenly
 
 Masks = tuple[Tensor, Tensor]  # of structures on the fixed and on the moving image
 OnStep = Callable[[int, int, float], bool]  # told (done, of, loss); returns whether that is enough, may raise
@@ -89,4 +89,4 @@ def masked_distance(pair: ImagePair, displacement: Tensor, similarity: str, wind
         weight = weight * pair.fixed_mask
     if pair.moving_mask is not None:
         weight = weight * warp(pair.moving_mask, displacement.detach())
-    return image_distance(pair, warp(pair.moving, displacement), similarity, window, weight)
+    return image_distance(pair, warp_evenly(pair.moving, displacement), similarity, window, weight)

@@ -12,7 +12,7 @@ from .descent import descend
 from .losses import diffusion, fold_penalty, mean_squared
 from .mind import mind_ssc
 from .pairs import ImagePair, OnStep, image_distance
-from .warp import compose, integrate_velocity, resize_displacement, warp
+from .warp import compose, integrate_velocity, resize_displacement, warp_evenly
 
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
@@ -64,12 +64,13 @@ def level_size(spatial: tuple[int, ...], factor: int) -> tuple[int, ...]:
 
 def dissimilarity(pair: ImagePair, displacement: Tensor, settings: RefineSettings) -> Tensor:
     """Return what refinement minimises besides regularity, 0 for a perfect match."""
-    value = image_distance(pair, warp(pair.moving, displacement), settings.similarity, settings.window, pair.weight)
+    warped = warp_evenly(pair.moving, displacement)
+    value = image_distance(pair, warped, settings.similarity, settings.window, pair.weight)
     if pair.structures is None:
         return value
     # Everywhere: a user's masks limit the weight to themselves, where their outlines would hardly count.
     fixed, moving = pair.structures
-    apart = mean_squared(warp(moving, displacement), fixed) / fixed.var().clamp_min(1e-8)
+    apart = mean_squared(warp_evenly(moving, displacement), fixed) / fixed.var().clamp_min(1e-8)
     return value + settings.structures * apart
 
 

@@ -77,8 +77,9 @@ def basis(n: int, spacing: int, order: int) -> Tensor:
         kernel = F.conv1d(kernel, box / spacing, padding=spacing - 1)
     shifted = F.conv_transpose1d(torch.eye(controls, dtype=torch.float64)[:, None], kernel, stride=spacing)[:, 0]
     inner = spacing * (controls - 3) + 1  # voxels from the first to the last control point inside the image
-    start = (kernel.shape[2] - 1) // 2 + spacing - (n - inner) // 2
-    cropped = shifted[:, start : start + n]
+    twice = kernel.shape[2] - 1 + 2 * spacing - (n - inner)  # where the image begins, in half voxels
+    first, second = twice // 2, (twice + 1) // 2  # half way between two voxels it is the mean of both
+    cropped = shifted[:, first : first + n] + shifted[:, second : second + n]
     return (cropped / cropped.sum(0)).float()
 
 

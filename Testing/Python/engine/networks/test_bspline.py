@@ -52,6 +52,12 @@ class TestSpline:
         torch.testing.assert_close(matrix.sum(0), torch.ones(n), atol=1e-6, rtol=0)
         assert float(matrix.min()) >= 0
 
+    @pytest.mark.parametrize("order", [1, 2, 3])
+    @pytest.mark.parametrize(("n", "spacing"), [(256, 7), (61, 7), (33, 4), (48, 4), (17, 8), (16, 21)])
+    def test_neither_end_of_an_axis_is_preferred(self, n: int, spacing: int, order: int) -> None:
+        matrix = basis(n, spacing, order)
+        torch.testing.assert_close(matrix.flip(0, 1), matrix, atol=1e-6, rtol=0)
+
     @sizes
     def test_field_is_the_transposed_convolution(self, spatial: tuple[int, ...]) -> None:
         # Away from the edges, where no control point is missing, against one convolution over all axes.
@@ -63,10 +69,10 @@ class TestSpline:
         for _ in range(3):
             kernel = convolve(kernel, box / spacing**nd, padding=spacing - 1)
         whole = transposed(values, kernel, stride=spacing)
-        starts = [6 + spacing - (n - spacing * (-(-n // spacing) - 1) - 1) // 2 for n in spatial]
+        starts = [12 + 2 * spacing - (n - spacing * (-(-n // spacing) - 1) - 1) for n in spatial]  # in half voxels
         inner = [slice(8, n - 8) for n in spatial]
         for axis, (start, n) in enumerate(zip(starts, spatial, strict=True), start=2):
-            whole = whole.narrow(axis, start, n)
+            whole = (whole.narrow(axis, start // 2, n) + whole.narrow(axis, (start + 1) // 2, n)) / 2
         found = spline(values, [basis(n, spacing, 3) for n in spatial])
         torch.testing.assert_close(found[(..., *inner)], whole[(..., *inner)], atol=1e-5, rtol=0)
 
@@ -113,6 +119,13 @@ class TestLosses:
         grid = identity_grid(spatial, torch.zeros(1))
         ramp = (0.3 * grid[:, :1] + 0.4 * grid[:, 1:2]).expand(1, len(spatial), *spatial)
         torch.testing.assert_close(isotropic_total_variation(ramp), torch.tensor(0.5), atol=1e-5, rtol=0)
+
+    @sizes
+    def test_variation_of_a_mirrored_field_is_the_same(self, spatial: tuple[int, ...]) -> None:
+        field = smooth_displacement(spatial, peak=3.0)
+        for axis in range(2, field.ndim):
+            mirrored = isotropic_total_variation(field.flip(axis))
+            torch.testing.assert_close(mirrored, isotropic_total_variation(field), atol=1e-6, rtol=1e-6)
 
     @sizes
     def test_points_beyond_the_image_are_told(self, spatial: tuple[int, ...]) -> None:
