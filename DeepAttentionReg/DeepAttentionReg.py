@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import sys
 import unittest
+from typing import Any
 
 import slicer
 import vtk
@@ -18,6 +19,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+from DeepAttentionRegLib import Parameters
 from DeepAttentionRegLib.engine import Folders, Install, Interpreter
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
@@ -39,7 +41,7 @@ class DeepAttentionReg(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("Deep Attention Registration")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
-        parent.dependencies = []
+        parent.dependencies = ["Colors", "Plots", "SampleData", "Sequences"]
         parent.contributors = ["DeepAttentionReg contributors"]
         parent.helpText = _(
             "Deformable registration of two volumes by recursive attention networks and by optimization on the pair,"
@@ -67,6 +69,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNodeGuiTag = None
         self._isUpdating = False
         self._preview = None
+        self._sections: tuple[Any, ...] = ()
         # This initializes the mixin too, and without a parent it calls setup already.
         super().__init__(parent)
 
@@ -77,13 +80,14 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-        scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneReady)
         self._addSections()
         self.ui.swapButton.connect("clicked(bool)", self.onSwapButton)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneReady)
         self.initializeParameterNode()
 
     def _addSections(self):
@@ -127,8 +131,9 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
 
     def enter(self):
-        """Show the choices of the scene; called each time the user opens the module."""
-        self.initializeParameterNode()
+        """Show the choices of the scene; called each time the user opens the module, even if `setup` has failed."""
+        if self._sections:
+            self.initializeParameterNode()
 
     def exit(self):
         """Stop following the choices; called each time the user opens a different module."""
@@ -148,6 +153,10 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._closePreview()
         self.setParameterNode(None)
 
+    def onSceneStartImport(self, caller=None, event=None):
+        """Give up the parameter node, which may be about to get choices that mean nothing here."""
+        self.setParameterNode(None)
+
     def onSceneReady(self, caller=None, event=None):
         """Take the parameter node of the emptied or newly loaded scene."""
         if self.parent.isEntered:
@@ -156,7 +165,10 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def initializeParameterNode(self):
         """Follow the parameter node of the scene, and choose the volumes where there is no doubt which."""
         self._engine.look()
-        self.setParameterNode(self.logic.getParameterNode())
+        choices, notice = self.logic.readChoices()
+        self.setParameterNode(choices)
+        if notice:
+            self._tell(notice)
         parameters = self._chosen
         volumes = [node for node in slicer.util.getNodesByClass(VOLUME_CLASS) if _isVolume(node)]
         if not parameters.fixedVolume and not parameters.movingVolume and len(volumes) == 2:
@@ -174,13 +186,14 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """
         if self._parameterNode:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateGui)
+            self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateGui)
         self._parameterNode = parameterNode
         for section in self._sections:
             section.follow(parameterNode)
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
-            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateGui)
+            # Not of the wrapper, which would be kept, with an observer for every choice, after the panel has let it go.
+            self.addObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateGui)
             self._updateGui()
 
     def onSwapButton(self):
@@ -317,7 +330,11 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         """Return the choices stored in the scene."""
-        return DeepAttentionRegParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
+        return self.readChoices()[0]
+
+    def readChoices(self):
+        """Return the choices stored in the scene, and a sentence on those that had to be given up; empty if none."""
+        return Parameters.read(ScriptedLoadableModuleLogic.getParameterNode(self))
 
     @property
     def otherPython(self):
@@ -442,17 +459,22 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         calls = {"onProgress": onProgress, "onFinished": self._ending(onFinished), "onFailed": self._ending(onFailed)}
         callbacks = Callbacks(**{name: call for name, call in calls.items() if call})
         self._registration = task = make(callbacks=callbacks, engine=self.engine)
-        task.start()
-        return task.wait() if wait else None
+        try:
+            task.start()
+            return task.wait() if wait else None
+        finally:
+            if self._registration is task and not task.isRunning:
+                self._registration = None
 
     def _ending(self, callback):
-        """Return a callback for the end, in which nothing runs any more."""
+        """Return a callback for the end, in which nothing runs any more, nor is kept."""
 
         def call(value):
             self._registration = None
-            callback(value)
+            if callback:
+                callback(value)
 
-        return callback and call
+        return call
 
     def checkEngine(self, onDone):
         """Ask the engine in the background what it sees of this computer; `environment` is its answer.
@@ -519,8 +541,9 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
     def close(self):
         """End the running registration, if any, at once; no callback is called any more."""
         self._closeCheck()
-        if self._registration is not None:
-            self._registration.close()
+        registration, self._registration = self._registration, None
+        if registration is not None:
+            registration.close()
 
     def problems(self, *, settings=None, **arguments):
         """Return why `register` would refuse these arguments, as sentences."""

@@ -3,7 +3,7 @@
 import enum
 from dataclasses import fields
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
@@ -160,6 +160,7 @@ class DeepAttentionRegParameterNode:
     """
 
     if TYPE_CHECKING:  # what the wrapper adds
+        parameterNode: vtkMRMLScriptedModuleNode
 
         def __init__(self, node: vtkMRMLScriptedModuleNode) -> None: ...
         def connectGui(self, ui: SimpleNamespace) -> int: ...
@@ -226,6 +227,40 @@ class DeepAttentionRegParameterNode:
 
     batchPairs: str = ""
     batchFolder: str = ""
+
+
+def read(node: vtkMRMLScriptedModuleNode) -> tuple[DeepAttentionRegParameterNode, str]:
+    """Return the choices in a scene; the usual ones take the place of those that mean nothing here.
+
+    Another version may have known a method or a range that this one does not, and the wrapper would refuse them all.
+
+    :param node: the parameter node of the scene.
+    :return: the choices, and a sentence on what was given up; empty if nothing.
+    """
+    hints = get_type_hints(DeepAttentionRegParameterNode, include_extras=True)
+    stored = {name: node.GetParameter(name) for name in hints if node.HasParameter(name)}
+    unknown = {name: text for name, text in stored.items() if not _isKnown(hints[name], text)}
+    notice = ""
+    if unknown:
+        text = _("Choices that another version saved in the scene mean nothing here and are the usual ones: {all}.")
+        notice = text.format(all=", ".join(f"{name} {value}" for name, value in unknown.items()))
+        logging.warning("%s", notice)
+    for name in unknown:
+        node.UnsetParameter(name)
+    return DeepAttentionRegParameterNode(node), notice
+
+
+def _isKnown(hint: Any, text: str) -> bool:
+    """Return whether a parameter can have a value, by its text in the scene."""
+    kind, *ranges = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return text in kind.__members__
+    try:
+        for allowed in ranges:
+            allowed.validate(kind(text))
+    except ValueError:
+        return False
+    return True
 
 
 def settingsOf(parameters: DeepAttentionRegParameterNode) -> Settings:

@@ -3,6 +3,7 @@
 # ruff: noqa: PT009 - Slicer has unittest, not pytest
 
 import sys
+import weakref
 from unittest import mock
 
 import slicer
@@ -213,6 +214,19 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.register()
         self.assertNotIn("overlap. Align", self.ui.statusLabel.text)
 
+    def test_registration_that_ended_is_let_go(self):
+        self.startEndless()
+        reference = weakref.ref(self.widget.logic._registration)
+        self.ui.applyButton.click()
+        self.waitForEnd()
+        self.assertLetGo(reference)
+
+    def test_registration_that_was_closed_is_let_go(self):
+        self.startEndless()
+        reference = weakref.ref(self.widget.logic._registration)
+        self.widget.logic.close()
+        self.assertLetGo(reference)
+
     def test_removing_an_input_stops_the_registration(self):
         self.startEndless()
         slicer.mrmlScene.RemoveNode(self.moving)
@@ -258,6 +272,20 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertTrue(self.ui.velocityCheckBox.checked)
         self.assertEqual(self.ui.movingVolumeSelector.currentNode().GetName(), "fixed")
 
+    def test_choices_that_mean_nothing_here_are_told_and_become_the_usual_ones(self):
+        self.ui.recursionsSlider.value = 7
+        slicer.mrmlScene.SetURL(str(self.folder / "scene.mrml"))
+        slicer.mrmlScene.Commit()
+        path = self.folder / "scene.mrml"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("RMAN", "RMAN_TWO").replace("AUTOMATIC", "BY_MAGIC"), encoding="utf-8")
+        slicer.mrmlScene.Clear()
+        slicer.mrmlScene.Connect()
+        for name in ("method RMAN_TWO", "alignment BY_MAGIC"):
+            self.assertIn(name, self.ui.statusLabel.text)
+        self.assertEqual(self.widget._parameterNode.method.value, "rman")
+        self.assertEqual(self.ui.recursionsSlider.value, 7)
+
     def test_recursions_have_the_range_of_the_method(self):
         registry = sys.modules["DeepAttentionRegEngine.protocol.registry"]
         parameters = self.widget._parameterNode
@@ -269,10 +297,36 @@ class DeepAttentionRegGuiTest(PanelCase):
                 self.assertEqual((slider.minimum, slider.maximum), (limits.minimum, limits.maximum))
                 self.assertEqual(slider.value, limits.default)
 
+    def test_choices_are_let_go_when_the_panel_is_left(self):
+        reference = weakref.ref(self.widget._parameterNode)
+        self.widget.exit()
+        self.assertLetGo(reference)
+        self.widget.enter()
+
     def test_reload_keeps_the_choices(self):
         self.ui.recursionsSlider.value = 7
         self.reload()
         self.assertEqual(self.ui.recursionsSlider.value, 7)
+
+    def test_reload_mends_a_panel_that_could_not_be_set_up(self):
+        load = slicer.util.loadUI
+
+        def fail(path):
+            if path.endswith("Batch.ui"):
+                raise RuntimeError("No form.")
+            return load(path)
+
+        with (
+            mock.patch.object(slicer.util, "loadUI", side_effect=fail),
+            mock.patch.object(sys, "excepthook") as tell,
+        ):
+            self.reload()
+        tell.assert_called_once()
+        self.widget.enter()
+        self.widget.exit()
+        slicer.mrmlScene.Clear()
+        self.reload()
+        self.assertReason("Choose a fixed and a moving volume.")
 
     def test_reload_lets_go_of_the_old_panel(self):
         old = self.ui.smoothnessSlider

@@ -155,7 +155,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         self.waitUntil(lambda: self.views()[0].GetForegroundOpacity() == 1.0)
         self.waitUntil(lambda: self.views()[0].GetForegroundOpacity() == 0.0)
         self.compare("FADE")
-        self.assertFalse(tool._timer.active)
+        self.assertFalse(tool._ticker.isRunning)
 
     def test_divider_follows_the_cursor(self):
         self.compare("REVEAL")
@@ -203,7 +203,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         self.compare("FLICKER")
         slicer.mrmlScene.Clear()
         self.assertEqual(self.helpers(), [])
-        self.assertFalse(self.widget._inspection._tools[0]._timer.active)
+        self.assertFalse(self.widget._inspection._tools[0]._ticker.isRunning)
 
     def test_module_that_is_reloaded_gives_back_what_was_shown(self):
         before = self.layers()
@@ -211,7 +211,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         old = self.widget._inspection._tools[0]
         self.widget.cleanup()
         self.assertEqual(self.layers(), before)
-        self.assertFalse(old._timer.active)
+        self.assertFalse(old._ticker.isRunning)
         self.widget.enter()
 
     def test_removed_volume_ends_the_comparison(self):

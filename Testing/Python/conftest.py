@@ -1,8 +1,10 @@
 """Puts the module on the path, so that tests run from a checkout, says what cannot run, shares grids and scenes."""
 
+import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,6 +118,20 @@ def scene(application: "mrml_scene.Application", monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FAKE_ENGINE", "work")
     yield application.scene
     application.scene.Clear(False)
+
+
+@pytest.fixture
+def event_loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "mrml_cases.EventLoop":
+    """An application with an event loop, in which the timers of Qt work by the module's own means."""
+    import slicer
+
+    import mrml_cases
+
+    loop = mrml_cases.EventLoop(str(tmp_path))
+    monkeypatch.setattr(slicer, "app", loop, raising=False)
+    monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: dict(os.environ))
+    monkeypatch.setattr("DeepAttentionRegLib.engine.Ticker.qt", SimpleNamespace(QTimer=loop))
+    return loop
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 # ruff: noqa: PT009 - Slicer has unittest, not pytest
 
 import dataclasses
+import gc
 import sys
 import tempfile
 import time
@@ -141,6 +142,15 @@ class PanelCase(unittest.TestCase):
         """Return the widgets that are bound to a choice, by its name."""
         names = {widget: widget.property("SlicerParameterName") for widget in vars(self.ui).values()}
         return {name: widget for widget, name in names.items() if name}
+
+    def assertLetGo(self, reference):
+        """Check that nothing is left of something once the application has worked on."""
+
+        def isGone():
+            gc.collect()
+            return reference() is None
+
+        self.waitUntil(isGone)
 
     def assertReason(self, words):
         """Check that Apply is disabled and says why."""

@@ -23,14 +23,9 @@ from DeepAttentionRegEngine.protocol.privacy import discreet_logger, without_fol
 from . import Folders
 from .Callbacks import Callbacks
 from .Engine import Engine
+from .Ticker import Ticker
 
 logger = discreet_logger(__name__)
-
-
-try:
-    import qt
-except ImportError:  # slicer-core has no Qt
-    qt = None
 
 CANCEL_FILE, FINISH_FILE = "cancel", "finish"
 POLL_INTERVAL_MS = 100
@@ -64,7 +59,7 @@ class EngineJob:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._verdict: contract.Result | contract.Failure | None = None
-        self._timer: Any = None
+        self._ticker = Ticker(POLL_INTERVAL_MS)
         self._killAt: float | None = None
         self._drainUntil: float | None = None
         self._outputEnded = False
@@ -115,11 +110,8 @@ class EngineJob:
             message = _("The engine could not be started with {program}: {reason}")
             raise RuntimeError(message.format(program=self._command[0], reason=error)) from error
         threading.Thread(target=_readLines, args=(self._process.stdout, self._lines), daemon=True).start()
-        if qt is not None and Folders.application() is not None:
-            self._timer = qt.QTimer()
-            self._timer.setInterval(POLL_INTERVAL_MS)
-            self._timer.timeout.connect(self.poll)
-            self._timer.start()
+        if Folders.application() is not None:
+            self._ticker.start(self.poll)
 
     def poll(self) -> None:
         """Pass on what the engine said since the last call; called by a timer where Qt is there."""
@@ -176,12 +168,12 @@ class EngineJob:
             raise
 
     def close(self) -> None:
-        """Kill the engine if it runs and remove the folder; no callback is called any more."""
+        """Kill the engine if it runs and remove the folder; no callback is called any more, nor kept."""
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.stop()
+        self._ticker.stop()
+        self._callbacks = Callbacks()
         if self._process is not None and self._process.poll() is None:
             _killTree(self._process)
             with contextlib.suppress(subprocess.TimeoutExpired):  # Windows cannot remove a folder in use

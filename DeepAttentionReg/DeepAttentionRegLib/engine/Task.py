@@ -57,7 +57,7 @@ class Task:
 
     def close(self) -> None:
         """End the engine at once; no callback is called any more, and nothing is added to the scene."""
-        self._callbacks = Callbacks()  # which tell nobody
+        self._takeCallbacks()
         self._stopMessage = self._stopMessage or _("The registration was closed.")
         if self._job is not None:
             self._job.close()
@@ -165,6 +165,11 @@ class Task:
             self._stop(message)
             raise Stopped
 
+    def _takeCallbacks(self) -> Callbacks:
+        """Return whom to tell of the end; nobody is told anything after that, nor kept alive."""
+        callbacks, self._callbacks = self._callbacks, Callbacks()
+        return callbacks
+
     def _onProgress(self, progress: contract.Progress) -> None:
         message = self._goneMessage()
         if message:
@@ -176,7 +181,7 @@ class Task:
         if self._stopMessage:
             failure = replace(failure, message=self._stopMessage)
         self.failure = failure
-        self._callbacks.onFailed(failure)
+        self._takeCallbacks().onFailed(failure)
 
     def _onResult(self, result: contract.Result) -> None:
         try:
@@ -189,4 +194,4 @@ class Task:
             message = _("The result could not be loaded ({reason}).").format(reason=error)
             self._onFailure(contract.Failure(errors.INTERNAL, message, _("The scene is as it was.")))
         else:
-            self._callbacks.onFinished(self.outcome)
+            self._takeCallbacks().onFinished(self.outcome)

@@ -8,6 +8,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from ..engine.Ticker import Ticker
 from ..Parameters import DeepAttentionRegParameterNode
 from ..views import Comparison, ViewStates
 from ..views.ComparisonModes import Arrangement, Mode
@@ -34,17 +35,13 @@ class ViewsTool(InspectionTool):
 
     def __init__(self, ui: SimpleNamespace, run: RunSection, logic: Any) -> None:
         """Take the widgets; parameters as `InspectionTool`."""
-        import qt
-
         super().__init__(ui, run, logic)
         self._comparison: Comparison.Comparison | None = None
         self._options: Comparison.ComparisonOptions | None = None
         self._layout = ViewStates.Layout()
         self._cursor = Cursor(self.onCursor)
         self._time = 0.0
-        self._timer = qt.QTimer()
-        self._timer.setInterval(TICK_MS)
-        self._timer.connect("timeout()", self.onTick)
+        self._ticker = Ticker(TICK_MS)
         # While they are dragged; a choice, which has the whole panel updated, is made when they are let go.
         ui.fadeSlider.connect("valueIsChanging(double)", lambda percent: self.onDrag(opacity=percent / 100))
         ui.revealSlider.connect("valueIsChanging(double)", lambda percent: self.onDrag(position=percent / 100))
@@ -138,13 +135,13 @@ class ViewsTool(InspectionTool):
         self._cursor.follow(isShown and mode is Mode.REVEAL and self.chosen.inspectFollow)
         isAlternating = isShown and mode in Comparison.ALTERNATING
         if not isAlternating:
-            self._timer.stop()
-        elif not self._timer.active:
+            self._ticker.stop()
+        elif not self._ticker.isRunning:
             self._time = time.monotonic()
-            self._timer.start()
+            self._ticker.start(self.onTick)
 
     def _close(self) -> None:
-        self._timer.stop()
+        self._ticker.stop()
         self._cursor.follow(False)
         if self._comparison is not None:
             self._comparison.close()

@@ -214,7 +214,9 @@ class SequenceRegistration(Task):
 
     def _load(self, _result: contract.Result) -> SequenceOutcome:
         self._requireInputs()
-        return self._commit()
+        outcome = self._commit()
+        self._done = _Done()  # the scene has copies
+        return outcome
 
     def _onFailure(self, failure: contract.Failure) -> None:
         """End early; what is done comes into the scene if that was asked for."""
@@ -229,7 +231,8 @@ class SequenceRegistration(Task):
         done = _("Frames done: {done} of {count}.").format(done=len(self._done.transforms), count=len(self._frames))
         hint = f"{kept} {failure.hint}".strip()
         self.failure = replace(failure, message=f"{message} {done}", hint=hint)
-        self._callbacks.onFailed(self.failure)
+        self._done = _Done()
+        self._takeCallbacks().onFailed(self.failure)
 
     def _inFrame(self, message: str) -> str:
         return _("Frame {frame}: {message}").format(frame=self._frame + 1, message=message)

@@ -1,7 +1,9 @@
 """Registrations that the MRML tests share: nodes to register, the stand-in engine, callbacks that can be asked."""
 
+import gc
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +59,33 @@ def with_segmentations(inputs: InputNodes) -> InputNodes:
     """Return the pair with a segmentation on each side."""
     fixed, moving = (add_segmentation(inputs, name) for name in ("Fixed organs", "Moving organs"))
     return InputNodes(inputs.fixedVolume, inputs.movingVolume, fixedSegmentation=fixed, movingSegmentation=moving)
+
+
+class EventLoop:
+    """What `slicer.app` and `qt.QTimer` offer to a job: like PythonQt it holds what it is going to call."""
+
+    def __init__(self, folder: str) -> None:
+        self.temporaryPath = folder
+        self._pending: list[Callable[[], None]] = []
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._pending
+
+    def singleShot(self, _milliseconds: int, call: Callable[[], None]) -> None:
+        self._pending.append(call)
+
+    def processEvents(self) -> None:
+        """Call what is due."""
+        due, self._pending = self._pending, []
+        for call in due:
+            call()
+
+
+def is_let_go(references: list[weakref.ref]) -> bool:
+    """Return whether nothing is left of what these refer to."""
+    gc.collect()
+    return all(reference() is None for reference in references)
 
 
 class Recorder:

@@ -7,6 +7,7 @@ others. Slicer itself knows more, and keeps lists in another form.
 import ast
 import enum
 import typing
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import slicer
 import slicer.util
 import vtk
 
+FIRST = 1.0  # priority of an observer; of equal ones VTK calls the one that was added first last
 NAME_PROPERTY = "SlicerParameterName"
 # Property and signal by which a widget of a class holds a value of a kind.
 BOUND_PROPERTIES = {
@@ -50,13 +52,14 @@ class _Parameter:
     """One attribute of a parameter node class, stored in the MRML node."""
 
     def __init__(self, name: str, hint: Any, default: Any) -> None:
-        self.name, self.default = name, default
+        self.name = name
         self.bounds = None
         if typing.get_origin(hint) is typing.Annotated:
             hint, self.bounds = typing.get_args(hint)
         self.is_list = typing.get_origin(hint) is list
         if self.is_list:
             (hint,) = typing.get_args(hint)
+        self.default = [] if self.is_list and default is None else default
         self.kinds = typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,)
         families = (slicer.vtkMRMLNode, enum.Enum, Path)
         self.family = next((item for item in families if issubclass(self.kinds[0], item)), self.kinds[0])
@@ -71,8 +74,16 @@ class _Parameter:
             count = node.GetNumberOfNodeReferences(self.name)
             found = [node.GetNthNodeReference(self.name, index) for index in range(count)]
             return found if self.is_list else next(iter(found), None)
-        if self.name not in node.GetParameterNames():
-            return list(self.default or ()) if self.is_list else self.default
+        return wrapper.values[self.name]
+
+    def read(self, node: slicer.vtkMRMLScriptedModuleNode) -> Any:
+        """Return the value in a node.
+
+        Raises:
+            ValueError: If it means nothing.
+        """
+        if not node.HasParameter(self.name):
+            return self.default
         stored = node.GetParameter(self.name)
         return [self._parsed(text) for text in ast.literal_eval(stored)] if self.is_list else self._parsed(stored)
 
@@ -82,7 +93,9 @@ class _Parameter:
             self._check(item)
         if not self.is_node:
             texts = [item.name if isinstance(item, enum.Enum) else str(item) for item in values]
-            wrapper.parameterNode.SetParameter(self.name, repr(texts) if self.is_list else texts[0])
+            with slicer.util.NodeModify(wrapper.parameterNode):
+                wrapper.parameterNode.SetParameter(self.name, repr(texts) if self.is_list else texts[0])
+                wrapper.values[self.name] = self.read(wrapper.parameterNode)
         elif not self.is_list:
             wrapper.parameterNode.SetNodeReferenceID(self.name, value.GetID() if value else None)
         else:
@@ -95,7 +108,12 @@ class _Parameter:
         kind = self.kinds[0]
         if kind is bool:
             return text == "True"
-        return kind[text] if self.family is enum.Enum else kind(text)
+        if self.family is not enum.Enum:
+            return kind(text)
+        if text not in kind.__members__:
+            msg = f"Found {text!r} in parameter node but it is not a name in {kind!r}"
+            raise ValueError(msg)
+        return kind[text]
 
     def _check(self, value: Any) -> None:
         allowed = (*self.kinds, type(None)) if self.is_node and not self.is_list else self.kinds
@@ -169,6 +187,24 @@ class _Wrapper:
         self.parameterNode = parameterNode
         self.isShowing = False
         self._guis: dict[int, list[_Binding]] = {}
+        # As in Slicer, the node gets what it lacks, and what it holds is read at once and whenever it changes.
+        self.values: dict[str, Any] = {}
+        for name, item in self.allParameters.items():
+            if not item.is_node and not parameterNode.HasParameter(name):
+                setattr(self, name, item.default)
+            elif not item.is_node:
+                self.values[name] = item.read(parameterNode)
+        reference = weakref.ref(self)
+        read = lambda *_event: reference() and reference()._read()  # noqa: E731 - no method, which would hold this
+        self._tag = self.AddObserver(vtk.vtkCommand.ModifiedEvent, read, FIRST)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_tag"):
+            self.RemoveObserver(self._tag)
+
+    def _read(self) -> None:
+        for name in self.values:
+            self.values[name] = self.allParameters[name].read(self.parameterNode)
 
     def connectGui(self, gui: Any) -> int:
         """Bind the widgets among the attributes of an object that name a parameter; return a tag to undo it by."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import types
+import weakref
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.engine.EngineJob import EngineJob
 from job_cases import REGISTER, is_running, poll_until_progress, start, wait_until
-from mrml_cases import ENGINE, TIMEOUT_S
+from mrml_cases import ENGINE, TIMEOUT_S, is_let_go
 
 pytestmark = pytest.mark.mrml
 
@@ -161,56 +161,52 @@ class TestCleanUp:
         assert [failure.code for failure in recorder.failures] == [errors.NO_OVERLAP]
 
 
-class FakeTimer:
-    """What qt.QTimer does here, without an event loop."""
-
-    def __init__(self) -> None:
-        self.calls: list = []
-        self.timeout = types.SimpleNamespace(connect=self.calls.append)
-        self.running = False
-
-    def setInterval(self, milliseconds: int) -> None:
-        self.interval = milliseconds
-
-    def start(self) -> None:
-        self.running = True
-
-    def stop(self) -> None:
-        self.running = False
-
-
 class TestInApplication:
     """With an application there is an event loop, a temporary folder and the environment Slicer was started in."""
 
-    @pytest.fixture
-    def application(self, monkeypatch, tmp_path):
-        application = types.SimpleNamespace(temporaryPath=str(tmp_path), processEvents=lambda: None)
-        monkeypatch.setattr(slicer, "app", application, raising=False)
-        monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: {**os.environ, "FAKE_ENGINE": "fail"})
-        monkeypatch.setattr("DeepAttentionRegLib.engine.EngineJob.qt", types.SimpleNamespace(QTimer=FakeTimer))
-        return application
-
-    def test_timer_brings_the_news_and_stops_at_the_end(self, application, recorder):
+    def test_timer_brings_the_news_and_stops_at_the_end(self, event_loop, recorder, monkeypatch):
         job = EngineJob(recorder.callbacks, ENGINE)
-        job.start(REGISTER)
-        timer = job._timer
-        assert timer.running
+        start(job, monkeypatch, "fail")
 
         def fire() -> bool:
-            for call in timer.calls:
-                call()
+            event_loop.processEvents()
             return bool(recorder.failures)
 
         wait_until(fire, "the timer brought nothing")
-        assert not timer.running
+        assert event_loop.is_idle
 
-    def test_job_works_in_the_folder_and_environment_of_the_application(self, application, recorder, monkeypatch):
+    def test_job_works_in_the_folder_and_environment_of_the_application(self, event_loop, recorder, monkeypatch):
         monkeypatch.setenv("FAKE_ENGINE", "hang")
+        monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: {**os.environ, "FAKE_ENGINE": "fail"})
         job = EngineJob(recorder.callbacks, ENGINE)
-        assert str(job.folder.parent) == application.temporaryPath
+        assert str(job.folder.parent) == event_loop.temporaryPath
         job.start(REGISTER)
         job.wait()
         assert [failure.code for failure in recorder.failures] == [errors.NO_OVERLAP]
+
+    @pytest.mark.parametrize(("mode", "end"), [("fail", EngineJob.wait), ("hang", EngineJob.close)])
+    def test_job_that_ended_is_let_go_with_those_it_told(self, event_loop, monkeypatch, mode, end):
+        class Listener:
+            def hear(self, _event: object) -> None:
+                """Be told."""
+
+        listener = Listener()
+        listener.job = job = EngineJob(Callbacks(*[listener.hear] * 3), ENGINE)
+        start(job, monkeypatch, mode)
+        end(job)
+        event_loop.processEvents()
+        references = [weakref.ref(listener), weakref.ref(job)]
+        del listener, job
+        assert is_let_go(references)
+
+    def test_job_that_is_still_held_holds_nobody(self, event_loop, monkeypatch):
+        listener = Recorder()
+        job = EngineJob(listener.callbacks, ENGINE)
+        start(job, monkeypatch, "fail")
+        job.wait()
+        reference = weakref.ref(listener.callbacks)
+        del listener
+        assert is_let_go([reference])
 
 
 @pytest.mark.slow

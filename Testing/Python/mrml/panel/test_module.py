@@ -84,6 +84,19 @@ class TestChoices:
         with pytest.raises(ValueError, match="101"):
             parameters.recursions = 101
 
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [("method", "NO_METHOD"), ("inspectComparison", "X_RAY"), ("recursions", "101"), ("refinementSteps", "2.5")],
+    )
+    def test_that_mean_nothing_here_become_the_usual_ones(self, logic, scene, caplog, name, text):
+        usual = getattr(logic.getParameterNode(), name)
+        node = scene.GetSingletonNode("DeepAttentionReg", "vtkMRMLScriptedModuleNode")
+        node.SetParameter("weights", "mine.pt")
+        node.SetParameter(name, text)
+        parameters = logic.getParameterNode()
+        assert (getattr(parameters, name), parameters.weights) == (usual, "mine.pt")
+        assert f"{name} {text}" in caplog.text
+
     def test_follow_a_segmentation_or_a_label_map(self, parameters, pair):
         for node in (add_segmentation(pair, "Mask"), slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")):
             parameters.fixedMask = node
@@ -253,6 +266,8 @@ class TestModule:
         module.DeepAttentionReg(parent)
         assert parent.title
         assert parent.categories == ["Registration"]
+        # A module whose logic or node classes are used must be loaded first, or the user may have turned it off.
+        assert {"Colors", "Plots", "SampleData", "Sequences"} <= set(parent.dependencies)
         assert "https://" in parent.helpText
 
     def test_lists_its_cases_and_clears_what_others_left_when_slicer_has_started(self, monkeypatch):

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.tasks import Sequences
-from mrml_cases import ENGINE, TIMEOUT_S
+from mrml_cases import ENGINE, TIMEOUT_S, is_let_go
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -136,6 +137,24 @@ class TestOutcome:
         loaded = scene.GetFirstNode(name, "vtkMRMLSequenceNode")
         assert [loaded.GetNthIndexValue(index) for index in range(4)] == TIMES
         np.testing.assert_allclose([shift_of(node, point) for node in frames_of(loaded)], before, atol=1e-4)
+
+
+class TestEnd:
+    @pytest.mark.parametrize("mode", ["work", "fail at bright"])
+    def test_leaves_nothing_of_a_registration_in_memory(self, sequence, event_loop, monkeypatch, mode):
+        monkeypatch.setenv("FAKE_ENGINE", mode)
+        recorder = Recorder()
+        registration = prepare(sequence, recorder, withVolumes=True)
+        registration.start()
+        while registration.isRunning:
+            event_loop.processEvents()
+            time.sleep(0.02)
+        assert recorder.outcomes or recorder.failures
+        assert not registration._done.transforms
+        references = [weakref.ref(item) for item in (registration, registration._job, recorder)]
+        del registration, recorder
+        event_loop.processEvents()
+        assert is_let_go(references)
 
 
 class TestBrowser:

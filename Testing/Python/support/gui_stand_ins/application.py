@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,7 +151,10 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         name = f"{self._moduleName}Widget"
         self._panel = getattr(importlib.import_module(self._moduleName), name)(self)
         setattr(slicer.modules, name, self._panel)
-        self._panel.setup()
+        try:
+            self._panel.setup()
+        except Exception:
+            sys.excepthook(*sys.exc_info())  # of which C++, that called it, knows nothing
 
     def enter(self) -> None:
         self.isEntered = True

@@ -1,9 +1,12 @@
 """PySide6 with the manners of PythonQt, in which Slicer's Python code speaks to Qt.
 
 Properties are attributes, `widget.text = "a"`, not methods; `widget.connect("clicked(bool)", slot)` takes a signature
-as text and gives a slot no more arguments than it takes. What is wrong raises here, where PythonQt prints or guesses.
+as text and gives a slot no more arguments than it takes. What a signal calls lives as long as its sender does, even if
+only the two of them know each other, and a single shot until it is fired. What is wrong raises here, where PythonQt
+prints or guesses.
 """
 
+import contextlib
 import functools
 import inspect
 import re
@@ -11,6 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import shiboken6
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from slicer_stand_ins import add_module
@@ -29,6 +33,8 @@ VIRTUAL = {"sizeHint", "minimumSizeHint", "viewportSizeHint"}
 VTK_POINTER = re.compile(r"\bvtk\w+\s*\*")
 
 _plain_get = QtCore.QObject.__getattribute__
+# What signals call, by the address of their sender: PythonQt keeps it where no garbage collector sees it.
+_targets: dict[int, list[Any]] = {}
 
 
 def install() -> types.ModuleType:
@@ -40,6 +46,7 @@ def install() -> types.ModuleType:
     for item in names.values():
         if isinstance(item, type) and issubclass(item, QtCore.QObject):
             item.__setattr__ = _set
+    QtCore.QTimer.singleShot = staticmethod(_single_shot)
     return add_module("qt", **names)
 
 
@@ -73,7 +80,8 @@ def _get(self: QtCore.QObject, name: str) -> Any:
         # Of an object, `property` hands out a second owner, who takes it away.
         return _plain_get(self, name)() if known.typeName().endswith("*") else _plain_get(self, "property")(name)
     try:
-        return _plain_get(self, name)
+        found = _plain_get(self, name)
+        return _Signal(self, name, found) if isinstance(found, QtCore.SignalInstance) else found
     except AttributeError:
         if name.encode() in _plain_get(self, "dynamicPropertyNames")():
             return _plain_get(self, "property")(name)
@@ -119,6 +127,47 @@ def _class_name(self: QtCore.QObject) -> str:
     return _plain_get(self, "metaObject")().className()
 
 
+def _targets_of(sender: QtCore.QObject) -> list[Any]:
+    """Return what the signals of a sender call; it is let go of when the sender is gone."""
+    (address,) = shiboken6.getCppPointer(sender)
+    if address not in _targets:
+        _targets[address] = []
+        _plain_get(sender, "destroyed").connect(lambda *_sender: _targets.pop(address, None))
+    return _targets[address]
+
+
+class _Signal:
+    """A signal as an attribute of its sender."""
+
+    def __init__(self, sender: QtCore.QObject, name: str, signal: QtCore.SignalInstance) -> None:
+        self._sender, self._name, self._signal = sender, name, signal
+        self.emit = signal.emit
+
+    def connect(self, receiver: Any) -> None:
+        if isinstance(receiver, _Signal):
+            receiver = receiver.emit
+        elif not getattr(receiver, "__module__", "").endswith("_widgets"):  # those of stand-ins are C++ in Slicer
+            _targets_of(self._sender).append((self._name, receiver))
+        self._signal.connect(receiver)
+
+    def disconnect(self, receiver: Any) -> None:
+        with contextlib.suppress(ValueError):
+            _targets_of(self._sender).remove((self._name, receiver))
+        self._signal.disconnect(receiver)
+
+
+def _single_shot(milliseconds: int, callback: Callable[[], None]) -> None:
+    timer = QtCore.QTimer()
+    timer.setSingleShot(True)
+
+    def fire() -> None:
+        timer.deleteLater()
+        callback()
+
+    timer.connect("timeout()", fire)
+    timer.start(milliseconds)
+
+
 def _signal(sender: QtCore.QObject, signature: str) -> tuple[QtCore.SignalInstance, int]:
     """Return a signal and the number of arguments in its signature.
 
@@ -154,15 +203,19 @@ def _connect(self: QtCore.QObject, signature: str, receiver: Any, slot: str | No
     def call(*arguments: Any) -> None:
         callback(*arguments[:taken])
 
-    vars(self).setdefault("_connections", {})[signature, callback] = call
+    _targets_of(self).append((signature, callback, call))
     signal.connect(call)
     return True
 
 
 def _disconnect(self: QtCore.QObject, signature: str, receiver: Any, slot: str | None = None) -> bool:
     signal, _count = _signal(self, signature)
-    call = vars(self).get("_connections", {}).pop((signature, _target(receiver, slot)), None)
-    return call is not None and signal.disconnect(call)
+    callback, known = _target(receiver, slot), _targets_of(self)
+    for item in known:
+        if item[:2] == (signature, callback):
+            known.remove(item)
+            return signal.disconnect(item[2])
+    return False
 
 
 METHODS = {"connect": _connect, "disconnect": _disconnect, "className": _class_name}

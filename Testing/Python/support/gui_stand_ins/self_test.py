@@ -3,7 +3,10 @@
 # ruff: noqa: PT009, PT027, UP007 - run by unittest, as what is run beside it; unions as in Parameters.py
 
 import enum
+import gc
+import time
 import unittest
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Union
@@ -86,6 +89,40 @@ class PythonQtTest(unittest.TestCase):
         self.assertTrue(self.button.disconnect("clicked(bool)", self.calls.append))
         self.button.click()
         self.assertEqual(self.calls, [])
+
+    def test_signal_keeps_alive_what_it_calls_until_it_is_disconnected(self):
+        class Owner:
+            def __init__(self):
+                self.timer = qt.QTimer()
+
+            def call(self):
+                """Be called."""
+
+        calls = (
+            (lambda owner: owner.timer.connect("timeout()", owner.call)),
+            (lambda owner: owner.timer.disconnect("timeout()", owner.call)),
+        )
+        attributes = (
+            (lambda owner: owner.timer.timeout.connect(owner.call)),
+            (lambda owner: owner.timer.timeout.disconnect(owner.call)),
+        )
+        for connect, disconnect in (calls, attributes):
+            owner = Owner()
+            connect(owner)
+            reference = weakref.ref(owner)
+            del owner
+            gc.collect()
+            self.assertIsNotNone(reference())
+            disconnect(reference())
+            gc.collect()
+            self.assertIsNone(reference())
+
+    def test_single_shot_is_fired_once(self):
+        qt.QTimer.singleShot(0, lambda: self.calls.append(()))
+        for _turn in range(3):
+            time.sleep(0.002)
+            slicer.app.processEvents()
+        self.assertEqual(self.calls, [()])
 
     def test_unknown_signal_is_refused(self):
         with self.assertRaisesRegex(ValueError, "clicked.int"):
@@ -216,6 +253,15 @@ class WidgetTest(unittest.TestCase):
         self.assertEqual((changing, changed), ([7.0], []))
         slider._slider.sliderDown = False
         self.assertEqual(changed, [7.0])
+
+    def test_path_that_the_filters_do_not_accept_is_not_told(self):
+        box, told = ctk.ctkPathLineEdit(), []
+        box.nameFilters = ["Tables (*.csv *.json)"]
+        box.connect("currentPathChanged(QString)", told.append)
+        for path in ("a", "a.csv", "a.json", ""):
+            box.currentPath = path
+            self.assertEqual(box.currentPath, path)
+        self.assertEqual(told, ["a.csv", "a.json"])
 
     def test_fitted_text_is_as_high_as_it_is_long(self):
         browser = ctk.ctkFittedTextBrowser()
