@@ -217,3 +217,13 @@ class DeepAttentionRegMapsTest(PanelCase):
         self.assertEqual(self.ui.batchPairsPathLineEdit.currentPath, "a.csv")
         slicer.mrmlScene.Clear()
         self.assertEqual(self.ui.batchPairsPathLineEdit.currentPath, "")
+
+    def test_half_typed_path_is_left_to_the_user(self):
+        self.ui.batchPairsPathLineEdit.currentPath = str(self.folder / "pairs.csv")
+        edit = self.ui.batchPairsPathLineEdit.comboBox().lineEdit()
+        for text in (str(self.folder / "pai"), ""):
+            edit.text = text
+            self.parameters.smoothness += 0.5  # which updates the panel
+            self.assertEqual(edit.text, text)
+            self.assertEqual(self.parameters.batchPairs, text)
+            self.assertFalse(self.ui.batchButton.enabled)

@@ -38,7 +38,8 @@ class BatchSection(Parts.Section):
         ui.batchPairsPathLineEdit.filters = ctk.ctkPathLineEdit.Files
         ui.batchFolderPathLineEdit.filters = ctk.ctkPathLineEdit.Dirs
         for widget, name in ((ui.batchPairsPathLineEdit, "batchPairs"), (ui.batchFolderPathLineEdit, "batchFolder")):
-            widget.connect("currentPathChanged(QString)", self._choosing(name))
+            # The box itself tells of no path that it finds unfit, such as one that is half typed.
+            widget.comboBox().lineEdit().connect("textChanged(QString)", self._choosing(name))
         ui.batchButton.connect("clicked(bool)", lambda: self.onRegister())
 
     def update(self, otherProblem: str) -> None:

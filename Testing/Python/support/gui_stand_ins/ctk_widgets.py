@@ -1,6 +1,7 @@
 """Stand-ins for widgets of CTK, the toolkit below Slicer: what a panel sets, reads, connects to and sees of them."""
 
 import math
+import re
 from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -182,7 +183,7 @@ class ctkComboBox(QtWidgets.QComboBox):
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """A path to type or to browse for."""
+    """A path to type or to browse for; only one that the filters of names accept is told."""
 
     Dirs, Files = 0x001, 0x002
 
@@ -194,15 +195,30 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
-        self._edit = QtWidgets.QLineEdit()
+        self._combo = QtWidgets.QComboBox()
+        self._combo.editable = True
+        self._edit = self._combo.lineEdit()
         self._button = QtWidgets.QToolButton()
         self._button.text = "..."
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._edit)
+        layout.addWidget(self._combo, 1)
         layout.addWidget(self._button)
         self.setFocusProxy(self._edit)
-        self._edit.textChanged.connect(self.currentPathChanged)
+        self._edit.textChanged.connect(self._tell)
+        self.changed("nameFilters")
+
+    def comboBox(self) -> QtWidgets.QComboBox:
+        return self._combo
+
+    def changed(self, _name: str) -> None:
+        endings = (ending for text in self.nameFilters for ending in re.findall(r"\*\.(\w+)", text))
+        pattern = "|".join(rf".*\.{ending}" for ending in endings) or ".+"
+        self._edit.setValidator(QtGui.QRegularExpressionValidator(QtCore.QRegularExpression(pattern), self))
+
+    def _tell(self, path: str) -> None:
+        if self._edit.acceptableInput:
+            self.currentPathChanged.emit(path)
 
     def setCurrentPath(self, path: str) -> None:
         self._edit.text = path
