@@ -33,9 +33,16 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertEqual(self.ui.statusLabel.text, "PyTorch was not installed.")
         self.assertFalse(self.widget.logic.isRunning)
 
+    def agree(self, question):
+        """Let the user agree to a question about PyTorch."""
+        patch = mock.patch.object(self.module.Install, question, return_value=True)
+        patch.start()
+        self.addCleanup(patch.stop)
+
     def test_installation_ends_in_a_ready_panel(self):
         self.found = "MISSING"
-        with mock.patch.object(self.module.Install, "install", return_value=True) as install:
+        self.agree("ask")
+        with mock.patch.object(self.module.Install, "install") as install:
             self.widget.enter()
             self.ui.mendButton.click()
         self.assertReason("being installed")
@@ -49,10 +56,24 @@ class DeepAttentionRegGuiTest(PanelCase):
     def test_installer_that_cannot_start_can_be_tried_again(self):
         self.found = "MISSING"
         self.widget.enter()
+        self.agree("ask")
         with mock.patch.object(self.module.Install, "install", side_effect=RuntimeError("No disk space.")):
             self.ui.mendButton.click()
         self.assertIn("No disk space.", self.ui.statusLabel.text)
         self.assertTrue(self.ui.mendButton.enabled)
+
+    def test_removal_ends_in_a_panel_that_offers_to_install(self):
+        self.agree("askToRemove")
+        with mock.patch.object(self.module.Install, "remove") as remove:
+            self.ui.removePyTorchButton.click()
+        self.assertReason("being removed")
+        self.assertFalse(self.ui.removePyTorchButton.enabled)
+        self.found = "MISSING"
+        _onLog, onDone = remove.call_args.args
+        onDone("")
+        self.assertIn("PyTorch was removed.", self.ui.statusLabel.text)
+        self.assertFalse(self.ui.mendWidget.isHidden())
+        self.assertFalse(self.ui.removePyTorchButton.enabled)
 
     def test_two_volumes_are_chosen_by_themselves(self):
         self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.fixed)

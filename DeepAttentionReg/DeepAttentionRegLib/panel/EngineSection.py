@@ -1,5 +1,6 @@
 """The parts of the panel about what computes: the device, the Python, and what is missing before anything can run."""
 
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -36,10 +37,11 @@ class EngineSection(Parts.Section):
         super().__init__(ui, tell)
         self._logic, self._onImportWeights = logic, onImportWeights
         self._finding = Install.Finding(Install.State.READY)
-        self._isInstalling = False
+        self._busy = ""
         self._mend: Callable[[], None] = self.install
         ui.deviceComboBox.connect("currentIndexChanged(int)", self.onDeviceChosen)
         ui.mendButton.connect("clicked(bool)", lambda: self._mend())
+        ui.removePyTorchButton.connect("clicked(bool)", self.remove)
 
     def look(self) -> None:
         """Find out anew what is there; what takes longer is told when it is known."""
@@ -62,8 +64,8 @@ class EngineSection(Parts.Section):
     @property
     def problem(self) -> str:
         """Why nothing can run, as a sentence; empty if it can be tried."""
-        if self._isInstalling:
-            return _("PyTorch is being installed. This takes some minutes; Slicer can be used meanwhile.")
+        if self._busy:
+            return self._busy
         environment = self._logic.environment
         if environment is None:
             return ""
@@ -82,18 +84,46 @@ class EngineSection(Parts.Section):
         self._ui.mendButton.text = text
         tip = _("Downloads several hundred MB, which takes some minutes. Asks before anything is downloaded.")
         self._ui.mendButton.toolTip = tip if self._mend == self.install else sentence
-        self._ui.mendButton.enabled = not self._isInstalling
+        self._ui.mendButton.enabled = not self._busy
+        self._ui.removePyTorchButton.enabled = not self._busy and self._finding.state is not Install.State.MISSING
 
     def install(self) -> None:
         """Install PyTorch if the user agrees."""
-        self._isInstalling = True
+        if not Install.ask(self._finding):
+            self._tell(_("PyTorch was not installed."))
+            return
+        busy = _("PyTorch is being installed. This takes some minutes; Slicer can be used meanwhile.")
+        self._change(functools.partial(Install.install, self._finding), busy, _("PyTorch is installed."))
+
+    def remove(self) -> None:
+        """Remove PyTorch and what was downloaded with it if the user agrees."""
+        if not Install.askToRemove():
+            return
+        self._logic.close()  # an engine that is asked what it sees would use it
+        if self._logic.otherPython is None:
+            self._logic.environment = None
+        self._change(Install.remove, _("PyTorch is being removed."), _("PyTorch was removed."))
+
+    def _change(self, begin: Callable[..., None], busy: str, done: str) -> None:
+        """Install or remove; until that has ended nothing can be registered.
+
+        :param begin: a function of `Install`, but for its last two arguments.
+        :param busy: what is being done, as a sentence.
+        :param done: a sentence after success.
+        """
+
+        def end(problem: str) -> None:
+            self._busy = ""
+            self.look()
+            self._tell(problem or done)
+
+        self._busy = busy
         self._tell("")
         try:
-            if not Install.install(self._finding, logger.info, self._onInstalled):
-                self._onInstalled(_("PyTorch was not installed."))
+            begin(logger.info, end)
         except Exception as error:
-            logger.exception("PyTorch could not be installed")
-            self._onInstalled(_("PyTorch could not be installed. {reason}").format(reason=error))
+            logger.exception("PyTorch could not be installed or removed")
+            end(_("PyTorch could not be installed or removed. {reason}").format(reason=error))
 
     def choosePython(self) -> None:
         """Let another Python that the user chooses run the engine, once it was found to work."""
@@ -152,11 +182,6 @@ class EngineSection(Parts.Section):
         self._ui.deviceComboBox.toolTip = f"<p>{text}</p><p>{summary}</p>"
         self._ui.pythonLabel.visible = other is not None
         self._ui.pythonLabel.text = _("The engine runs in {path}.").format(path=other)
-
-    def _onInstalled(self, problem: str) -> None:
-        self._isInstalling = False
-        self.look()
-        self._tell(problem or _("PyTorch is installed."))
 
     def _onPythonChecked(self, problem: str) -> None:
         self._tell(problem or _("The engine runs in this Python now; it is remembered on this computer."))

@@ -20,7 +20,7 @@ import parameter_node_stand_in
 
 
 def install() -> None:
-    """Make `slicer.ScriptedLoadableModule`, `slicer.parameterNodeWrapper` and `slicer.i18n` importable."""
+    """Make the files of Slicer importable that the module imports."""
     upstream = os.environ.get("SLICER_PY")
     if upstream:
         slicer.__path__.append(str(Path(upstream) / "slicer"))
@@ -41,6 +41,7 @@ def install() -> None:
     add_module("slicer.ScriptedLoadableModule", __all__=list(names), **names)
     names = {name: getattr(parameter_node_stand_in, name) for name in ("WithinRange", "parameterNodeWrapper")}
     add_module("slicer.parameterNodeWrapper", **names)
+    add_module("slicer.packaging", isPipInstallInProgress=lambda: False)
 
 
 def add_module(name: str, **attributes: Any) -> types.ModuleType:

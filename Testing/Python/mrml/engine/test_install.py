@@ -1,7 +1,9 @@
 """Looking for PyTorch and installing it, on pretended installations and dialogs."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -54,45 +56,233 @@ class TestProbe:
         assert Install.probe().state is Install.State.BROKEN
 
 
+class Pip:
+    """What slicer.packaging and slicer.util start: each call waits to be completed."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[str]]] = []
+        self.is_busy = False
+        self._complete = None
+
+    def isPipInstallInProgress(self) -> bool:
+        return self.is_busy
+
+    def pip_uninstall(self, packages, *, blocking, logCallback, completedCallback) -> None:
+        assert not blocking
+        self.calls.append(("uninstall", packages))
+        self._complete = completedCallback
+
+    def executePythonModule(self, module, arguments, *, blocking, logCallback, completedCallback) -> None:
+        assert not blocking
+        self.calls.append((module, arguments))
+        self._complete = completedCallback
+
+    def complete(self, code: int = 0) -> None:
+        self._complete(code)
+
+
+class Utils:
+    """The logic of the PyTorch extension."""
+
+    installed: ClassVar[list[str]] = []
+
+    @staticmethod
+    def _installLightTheTorch() -> None:
+        """Install nothing."""
+
+    @staticmethod
+    def _getPipInstallArguments(_backend: None, requirement: str) -> list[str]:
+        return ["install", f"torch{requirement}"]
+
+    def installTorch(self, *, askConfirmation: bool, torchVersionRequirement: str) -> None:
+        assert not askConfirmation
+        self.installed.append(torchVersionRequirement)
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    pip = Pip()
+    monkeypatch.setitem(sys.modules, "slicer.packaging", pip)
+    monkeypatch.setattr(slicer, "packaging", pip, raising=False)
+    monkeypatch.setattr(slicer.util, "executePythonModule", pip.executePythonModule, raising=False)
+    return pip
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """The PyTorch extension, whose logic a test may change."""
+    extension = SimpleNamespace(PyTorchUtilsLogic=type("Logic", (Utils,), {"installed": []}))
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
+    return extension
+
+
+@pytest.fixture
+def dialog(monkeypatch):
+    """Return what the user is asked, and answers as its attribute `answer` says."""
+    dialog = SimpleNamespace(questions=[], answer=True)
+
+    def ask(text: str, **_options) -> bool:
+        dialog.questions.append(text)
+        return dialog.answer
+
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", ask)
+    return dialog
+
+
+@pytest.fixture
+def site(monkeypatch, tmp_path):
+    """The folder of installed packages, with half of PyTorch and another package."""
+    for name in (
+        "torch/lib",
+        "torchgen",
+        "torch-2.13.0.dist-info/licenses",
+        "torchvision",
+        "torchmetrics-1.0.dist-info",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(Install.sysconfig, "get_path", lambda _name: str(tmp_path))
+    return tmp_path
+
+
+def pretend_state(monkeypatch, state: Install.State) -> None:
+    """Let PyTorch be found in a state from now on."""
+    message = "" if state is Install.State.READY else f"{state}."
+    monkeypatch.setattr(Install, "probe", lambda: Install.Finding(state, message))
+
+
+MISSING = Install.Finding(Install.State.MISSING, "Not there.")
+BROKEN = Install.Finding(Install.State.BROKEN, "Half there.")
+
+
+@pytest.mark.usefixtures("pip", "dialog")
 class TestInstall:
-    MISSING = Install.Finding(Install.State.MISSING, "Not there.")
-
-    @pytest.fixture
-    def dialog(self, monkeypatch):
-        """Return what the user is asked, and answers as its attribute `answer` says."""
-        dialog = SimpleNamespace(questions=[], answer=True)
-
-        def ask(text: str, **_options) -> bool:
-            dialog.questions.append(text)
-            return dialog.answer
-
-        monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", ask)
-        return dialog
-
-    def test_asks_first_and_does_nothing_when_declined(self, dialog):
-        dialog.answer, done = False, []
-        assert not Install.install(self.MISSING, print, done.append)
+    def test_asks_first(self, dialog):
+        dialog.answer = False
+        assert not Install.ask(MISSING)
         assert dialog.questions[0].startswith("Not there.")
-        assert not done
 
-    def test_says_how_to_get_the_extension(self, dialog, monkeypatch):
+    def test_says_how_to_get_the_extension(self, monkeypatch):
         manager = SimpleNamespace(installExtensionFromServer=lambda _name: False)
         application = SimpleNamespace(extensionsManagerModel=lambda: manager, translate=lambda _context, text: text)
         monkeypatch.setattr(slicer, "app", application, raising=False)
         done = []
-        Install.install(self.MISSING, print, done.append)
+        Install.install(MISSING, print, done.append)
         assert "Extensions Manager" in done[0]
 
-    def test_runs_the_installer_as_a_process_of_its_own(self, dialog, monkeypatch):
-        class Utils:
-            _installLightTheTorch = staticmethod(lambda: None)
-            _getPipInstallArguments = staticmethod(lambda _backend, requirement: ["install", f"torch{requirement}"])
+    def test_waits_for_another_installation(self, pip):
+        pip.is_busy = True
+        for change in (lambda: Install.install(MISSING, print, print), lambda: Install.remove(print, print)):
+            with pytest.raises(RuntimeError, match="another package"):
+                change()
+        assert not pip.calls
 
-        calls, done = [], []
-        monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=Utils))
-        monkeypatch.setattr(slicer.util, "executePythonModule", lambda *a, **k: calls.append((a, k)), raising=False)
-        Install.install(self.MISSING, print, done.append)
-        ((arguments, options),) = calls
-        options["completedCallback"](1)
-        assert arguments == ("light_the_torch", ["install", "torch>=2.1"])
+    @pytest.mark.usefixtures("extension")
+    def test_runs_the_installer_as_a_process_of_its_own(self, pip):
+        done = []
+        Install.install(MISSING, print, done.append)
+        assert pip.calls == [("light_the_torch", ["install", f"torch{Install.requirement()}"])]
+        pip.complete(1)
         assert "code 1" in done[0]
+
+    @pytest.mark.parametrize(
+        ("platform", "versions"), [("win32", ">=2.1,<2.13"), ("linux", ">=2.1"), ("darwin", ">=2.1")]
+    )
+    def test_takes_versions_that_the_system_can_install(self, monkeypatch, platform, versions):
+        monkeypatch.setattr(Install.sys, "platform", platform)
+        assert Install.requirement() == versions
+
+    def test_removes_half_an_installation_before_it_repairs(self, pip, extension, site, monkeypatch):
+        pretend_state(monkeypatch, Install.State.BROKEN)
+        done = []
+        Install.install(BROKEN, print, done.append)
+        assert pip.calls == [("uninstall", ["torchvision", "torch"])]
+        pip.complete(1)  # it finds no list of the files
+        assert sorted(path.name for path in site.iterdir()) == ["torchmetrics-1.0.dist-info", "torchvision"]
+        assert pip.calls[1][0] == "light_the_torch"
+        pretend_state(monkeypatch, Install.State.READY)
+        pip.complete()
+        assert done == [""]
+
+    def test_files_in_use_are_told_before_anything_is_installed(self, pip, extension, site, monkeypatch):
+        def refuse(path: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        pretend_state(monkeypatch, Install.State.BROKEN)
+        monkeypatch.setattr(Install.shutil, "rmtree", refuse)
+        done = []
+        Install.install(BROKEN, print, done.append)
+        pip.complete()
+        assert "Permission denied" in done[0]
+        assert "Restart Slicer" in done[0]
+        assert len(pip.calls) == 1
+
+    @pytest.mark.parametrize("error", [AttributeError, TypeError])
+    def test_uses_the_public_function_where_the_private_ones_are_others(self, pip, extension, monkeypatch, error):
+        def refuse(*_arguments: object) -> list[str]:
+            raise error
+
+        pretend_state(monkeypatch, Install.State.READY)
+        extension.PyTorchUtilsLogic._getPipInstallArguments = refuse
+        done = []
+        Install.install(MISSING, print, done.append)
+        assert extension.PyTorchUtilsLogic.installed == [Install.requirement()]
+        assert done == [""]
+        assert not pip.calls
+
+    def test_installer_that_cannot_be_prepared_says_why(self, extension, monkeypatch):
+        def fail() -> None:
+            msg = "No disk space."
+            raise RuntimeError(msg)
+
+        extension.PyTorchUtilsLogic._installLightTheTorch = fail
+        done = []
+        Install.install(MISSING, print, done.append)
+        assert done == ["PyTorch could not be installed. No disk space."]
+
+
+@pytest.mark.usefixtures("dialog")
+class TestRemove:
+    @pytest.fixture(autouse=True)
+    def packages(self, monkeypatch):
+        """Installed packages, and what they require."""
+        needs = {
+            "torch": ["filelock", "nvidia_cublas; platform_system == 'Linux'", "nvidia-cusolver>=12", "triton==3"],
+            "torchvision": ["numpy", "torch==2.13", "pillow!=8.3.*,>=5.3"],
+            "light-the-torch": ["pip"],
+            "nvidia-cusolver": ["nvidia-cublas"],
+            "nvidia-cublas": ["nvidia-nvrtc"],
+            "nvidia-nvrtc": [],
+            "triton": [],
+            "other": ["triton>=3"],
+            "numpy": None,
+            "filelock": [],
+        }
+        found = [SimpleNamespace(name=name, requires=requires) for name, requires in needs.items()]
+        monkeypatch.setattr(Install.importlib.metadata, "distributions", lambda: found)
+
+    def test_takes_along_what_nothing_else_needs(self, pip):
+        Install.remove(print, print)
+        ((_call, packages),) = pip.calls
+        gpu = {"nvidia-cusolver", "nvidia-cublas", "nvidia-nvrtc"}
+        assert set(packages) == gpu | {"light-the-torch", "torchvision", "torch"}
+        assert packages[-1] == "torch"
+
+    def test_asks_first(self, pip, dialog):
+        dialog.answer = False
+        assert not Install.askToRemove()
+        assert "Other extensions" in dialog.questions[0]
+
+    def test_leaves_what_is_in_use_as_it_is(self, pip, site, monkeypatch):
+        pretend_state(monkeypatch, Install.State.READY)
+        done = []
+        Install.remove(print, done.append)
+        pip.complete(1)
+        assert "Restart Slicer" in done[0]
+        assert (site / "torch").exists()
+
+    def test_ends_with_nothing_left(self, pip, site, monkeypatch):
+        pretend_state(monkeypatch, Install.State.MISSING)
+        done = []
+        Install.remove(print, done.append)
+        pip.complete()
+        assert done == [""]
