@@ -88,6 +88,8 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneReady)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         self.initializeParameterNode()
 
     def _addSections(self):
@@ -161,6 +163,24 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take the parameter node of the emptied or newly loaded scene."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node):
+        """Let go of a chosen node before its selector, which would choose a neighbor in its place, hears of it."""
+        choices = self._parameterNode and self._parameterNode.parameterNode
+        if not choices or choices is node:
+            return
+        with slicer.util.NodeModify(choices):
+            for index in range(choices.GetNumberOfNodeReferenceRoles()):
+                role = choices.GetNthNodeReferenceRole(index)
+                if choices.GetNodeReferenceID(role) == node.GetID():
+                    choices.SetNodeReferenceID(role, None)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller, event, node):
+        """Show no longer what was removed."""
+        if node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLTransformNode"):
+            self._updateGui()
 
     def initializeParameterNode(self):
         """Follow the parameter node of the scene, and choose the volumes where there is no doubt which."""

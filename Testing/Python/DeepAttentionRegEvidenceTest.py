@@ -134,7 +134,7 @@ class DeepAttentionRegEvidenceTest(PanelCase):
         self.addSegmentations()
         for widget in (self.ui.segmentsTableButton, self.ui.segmentComboBox):
             self.assertFalse(widget.enabled)
-            self.assertEqual(widget.toolTip, "Compare the segments first.")
+            self.assertIn("Compare the segments first.", widget.toolTip)  # inside a paragraph
         self.compare()
         self.assertNotIn("first", self.ui.segmentsTableButton.toolTip)
 

@@ -79,6 +79,14 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.fixed)
         self.assertIs(self.ui.movingVolumeSelector.currentNode(), self.moving)
 
+    def test_nothing_is_chosen_in_place_of_a_removed_node(self):
+        self.addVolumes()
+        slicer.mrmlScene.RemoveNode(self.moving)
+        self.assertIsNone(self.ui.movingVolumeSelector.currentNode())
+        self.assertIsNone(self.widget._parameterNode.movingVolume)
+        self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.fixed)
+        self.assertReason("Choose a fixed and a moving volume.")
+
     def test_empty_scene_asks_for_volumes(self):
         slicer.mrmlScene.Clear()
         self.assertReason("Choose a fixed and a moving volume.")

@@ -217,8 +217,14 @@ class DeepAttentionRegViewsTest(PanelCase):
     def test_removed_volume_ends_the_comparison(self):
         self.compare("FADE")
         slicer.mrmlScene.RemoveNode(self.moving)
-        self.widget._updateGui()
         self.assertEqual(self.helpers(), [])
+
+    def test_volume_that_is_compared_but_not_chosen_ends_the_comparison(self):
+        self.parameters.fixedVolume, self.parameters.movingVolume = self.addVolumes()
+        self.compare("FADE")
+        slicer.mrmlScene.RemoveNode(self.moving)
+        self.assertEqual(self.helpers(), [])
+        self.assertIn("Choose the fixed and the moving volume of T", self.ui.inspectedProblemLabel.text)
 
     def test_registration_is_compared_when_it_is_done(self):
         self.compare("FADE")

@@ -43,9 +43,18 @@ def ofTransform(
     if field is None or field.GetInverseFlag() or field.GetDisplacementGrid() is None:
         msg = _("{name} is not a displacement field from fixed to moving points: choose the result of a registration.")
         raise ValueError(msg.format(name=transformNode.GetName()))
-    fixed = transformNode.GetNodeReference(transformNode.GetFixedNodeReferenceRole()) or fixed
-    moving = transformNode.GetNodeReference(transformNode.GetMovingNodeReferenceRole()) or moving
-    if fixed is None or moving is None:
+    roles = transformNode.GetFixedNodeReferenceRole(), transformNode.GetMovingNodeReferenceRole()
+    pair = tuple(_nodeInScene(transformNode, role) for role in roles)
+    # What was removed is not replaced by a volume of another pair.
+    if None in pair and all(known in (None, given) for known, given in zip(pair, (fixed, moving), strict=True)):
+        pair = fixed, moving
+    if None in pair:
         msg = _("Choose the fixed and the moving volume of {name} above; it does not remember them.")
         raise ValueError(msg.format(name=transformNode.GetName()))
-    return Deformation(transformNode, fixed, moving)
+    return Deformation(transformNode, *pair)
+
+
+def _nodeInScene(transformNode: slicer.vtkMRMLTransformNode, role: str) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """Return the node that a transform refers to; while a node is being removed, references still lead to it."""
+    node = transformNode.GetNodeReference(role)
+    return node if node is not None and node.GetScene() is not None else None

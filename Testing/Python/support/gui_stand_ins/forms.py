@@ -40,6 +40,8 @@ class FormLoader(QtUiTools.QUiLoader):
         buffer.setData(ET.tostring(form))
         buffer.open(QtCore.QIODevice.ReadOnly)
         widget = super().load(buffer, parent)
+        for item in (widget, *widget.findChildren(QtWidgets.QWidget)):
+            item.toolTip = item.toolTip  # what the form sets directly looks like what is set in Python
         members = {item.objectName: item for item in (widget, *widget.findChildren(QtCore.QObject))}
         for item in connections:
             sender, receiver = members[item.findtext("sender")], members[item.findtext("receiver")]

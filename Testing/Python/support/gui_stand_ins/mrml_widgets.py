@@ -7,11 +7,13 @@ from typing import Any
 import shiboken6
 import slicer
 import slicer.util
+import vtk
 from PySide6 import QtCore, QtWidgets
 
 from .pythonqt import stored
 
 Signal = QtCore.Signal
+LATE = -10.0  # Slicer's selectors hear of a removal after those who observe it in the usual way.
 
 
 class qMRMLWidget(QtWidgets.QWidget):
@@ -34,8 +36,8 @@ class qMRMLWidget(QtWidgets.QWidget):
 class qMRMLNodeComboBox(QtWidgets.QWidget):
     """Chooses a node of the scene, or none.
 
-    Like Slicer's, it knows no nodes while the scene is closed or a file is read into it, it lets go of a node that is
-    removed, and it chooses the first node by itself unless it can show none.
+    Like Slicer's, it knows no nodes while the scene is closed or a file is read into it, it chooses the first node by
+    itself unless it can show none, and in place of a node that is about to be removed the one that moves up.
     """
 
     currentNodeChanged = Signal(object)
@@ -82,6 +84,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             return
         self._scene = scene
         self.setEnabled(True)
+        scene.AddObserver(scene.NodeAboutToBeRemovedEvent, _passing(self, "leaveOut"), LATE)
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent):
             scene.AddObserver(event, _calling(self, "refresh"))
         self.refresh()
@@ -110,6 +113,17 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             current = nodes[0]
         self._list(nodes, [self.noneDisplay] if self.noneEnabled else [])
         self._select(current)
+
+    def leaveOut(self, node: slicer.vtkMRMLNode) -> None:
+        """Take a node off the list; a QComboBox stays in its row, or goes to the last one there is."""
+        if self._scene.IsClosing() or node not in (self._shown or ()):
+            return
+        row = self._shown.index(node)
+        rest = [item for item in self._shown if item is not node]
+        rows = [None, *rest] if self.noneEnabled else rest
+        following = rows[min(row + int(self.noneEnabled), len(rows) - 1)] if rows else None
+        self._list(rest, [self.noneDisplay] if self.noneEnabled else [])
+        self._select(following if self._node is node else self._node)
 
     def _list(self, nodes: list[slicer.vtkMRMLNode], first: list[str]) -> None:
         """List nodes after other texts, and watch their names."""
@@ -204,9 +218,14 @@ def _calling(widget: QtWidgets.QWidget, method: str) -> Callable[[Any, str], Non
     """Return an observer that calls a method of a widget as long as the widget lives."""
     reference = weakref.ref(widget)
 
-    def call(_caller: Any, _event: str) -> None:
+    def call(_caller: Any, _event: str, *arguments: Any) -> None:
         living = reference()
         if living is not None and shiboken6.isValid(living):
-            getattr(living, method)()
+            getattr(living, method)(*arguments)
 
     return call
+
+
+def _passing(widget: QtWidgets.QWidget, method: str) -> Callable[[Any, str, Any], None]:
+    """Return such an observer that passes on the node that an event is about."""
+    return vtk.calldata_type(vtk.VTK_OBJECT)(_calling(widget, method))

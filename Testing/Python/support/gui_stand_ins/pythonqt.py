@@ -100,12 +100,20 @@ def _set(self: QtCore.QObject, name: str, value: Any) -> None:
     if not known.isWritable():
         msg = f"Property '{name}' of {self.className()} is not writable"
         raise AttributeError(msg)
+    if name == "toolTip" and isinstance(value, str):
+        value = wrapped(value)
     kind = known.typeName()
     accepted = isinstance(value, ACCEPTED.get(kind, object))
     converted = CONVERTED.get(kind, lambda given: given)(value) if accepted else None
     if not accepted or not _plain_get(self, "setProperty")(name, converted):
         msg = f"Property '{name}' of {self.className()} is a {kind} and does not accept {value!r}"
         raise AttributeError(msg)
+
+
+def wrapped(text: str) -> str:
+    """Return a tool tip as Slicer makes it when it is set: a text that is not rich yet becomes a paragraph."""
+    is_plain = text and not QtGui.Qt.mightBeRichText(text)
+    return QtGui.Qt.convertFromPlainText(text, QtGui.Qt.WhiteSpaceMode.WhiteSpaceNormal) if is_plain else text
 
 
 def _set_other(item: QtCore.QObject, name: str, value: Any) -> None:

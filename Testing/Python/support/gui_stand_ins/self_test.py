@@ -66,6 +66,11 @@ class PythonQtTest(unittest.TestCase):
         self.button.text = "b"
         self.assertEqual(self.button.text, "b")
 
+    def test_tool_tip_is_read_back_as_a_paragraph(self):
+        self.button.toolTip = "a < b"
+        self.assertEqual(self.button.toolTip, "<p>a &lt; b</p>")
+        self.assertEqual(_load("ctkCollapsibleButton", "toolTip").toolTip, "<p>a</p>")
+
     def test_misspelled_attribute_is_refused(self):
         with self.assertRaisesRegex(AttributeError, "toolTipp"):
             self.button.toolTipp = "b"
@@ -226,6 +231,16 @@ class WidgetTest(unittest.TestCase):
         selector.connect("currentNodeChanged(vtkMRMLNode*)", calls.append)
         slicer.mrmlScene.RemoveNode(self.volume)
         self.assertEqual(calls, [None])
+
+    def test_selector_that_can_show_none_takes_the_node_that_moves_up(self):
+        following = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "MR")
+        selector = self.makeSelector(slicer.qMRMLNodeComboBox)
+        selector.noneEnabled = True
+        selector.setCurrentNode(self.volume)
+        slicer.mrmlScene.RemoveNode(self.volume)
+        self.assertIs(selector.currentNode(), following)
+        slicer.mrmlScene.RemoveNode(following)
+        self.assertIsNone(selector.currentNode())
 
     def test_checkable_selector_lets_go_of_a_removed_node(self):
         selector = self.makeSelector(slicer.qMRMLCheckableNodeComboBox)
