@@ -244,7 +244,7 @@ def read(node: vtkMRMLScriptedModuleNode) -> tuple[DeepAttentionRegParameterNode
     if unknown:
         text = _("Choices that another version saved in the scene mean nothing here and are the usual ones: {all}.")
         notice = text.format(all=", ".join(f"{name} {value}" for name, value in unknown.items()))
-        logging.warning("%s", notice)
+        logger.warning("%s", notice)
     for name in unknown:
         node.UnsetParameter(name)
     return DeepAttentionRegParameterNode(node), notice

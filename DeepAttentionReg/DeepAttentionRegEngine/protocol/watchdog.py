@@ -31,9 +31,9 @@ def watch(parent_pid: int, cancel_file: str | None = None) -> threading.Thread:
     """End this process, from a daemon thread, once nobody needs it.
 
     That is when the process `parent_pid` or whoever started this one is gone, or when the cancel file has been there
-    for `GRACE_S` seconds and the computation has still not stopped by itself. Until all are there, outputs lie in private
-    folders (outputs.py), which the next start of the engine removes; the folder of the job goes if the application that
-    owns it is gone.
+    for `GRACE_S` seconds and the computation has still not stopped by itself. Until all are there, outputs lie in
+    private folders (outputs.py), which the next start of the engine removes; the folder of the job goes if the
+    application that owns it is gone.
 
     Args:
         parent_pid: Process id of the application that waits for the result.

@@ -6,7 +6,6 @@ Nothing is installed or removed without consent, and the application is not made
 import enum
 import importlib.metadata
 import importlib.util
-import logging
 import re
 import shutil
 import sys
@@ -18,6 +17,10 @@ from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+
+logger = discreet_logger(__name__)
 
 MINIMUM_VERSION = (2, 1)
 # Version 2.13 has paths that are too long for Windows below the folder of Slicer; pip gives up halfway.
@@ -111,7 +114,7 @@ def install(finding: Finding, onLog: Callable[[str], None], onDone: Callable[[st
             else:
                 _installTorch(PyTorchUtils.PyTorchUtilsLogic, onLog, onDone)
         except Exception as error:  # which nobody would hear of who has waited for pip
-            logging.exception("PyTorch could not be installed")
+            logger.exception("PyTorch could not be installed")
             onDone(_("PyTorch could not be installed. {reason}").format(reason=error))
 
     if finding.state is State.BROKEN:
@@ -234,5 +237,5 @@ def _installerArguments(utils: Any) -> list[str] | None:
         utils._installLightTheTorch()
         return list(utils._getPipInstallArguments(None, requirement()))
     except (AttributeError, TypeError) as error:
-        logging.info("PyTorch is installed by the public function of its extension: %s", error)
+        logger.info("PyTorch is installed by the public function of its extension: %s", error)
         return None

@@ -21,7 +21,7 @@ from DeepAttentionRegLib.engine import Folders
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.engine.EngineJob import EngineJob
-from job_cases import REGISTER, is_running, poll_until_progress, start, wait_until
+from job_cases import REGISTER, JobRecorder, is_running, poll_until_progress, start, wait_until
 from mrml_cases import ENGINE, TIMEOUT_S, is_let_go
 
 pytestmark = pytest.mark.mrml
@@ -200,7 +200,7 @@ class TestInApplication:
         assert is_let_go(references)
 
     def test_job_that_is_still_held_holds_nobody(self, event_loop, monkeypatch):
-        listener = Recorder()
+        listener = JobRecorder()
         job = EngineJob(listener.callbacks, ENGINE)
         start(job, monkeypatch, "fail")
         job.wait()
