@@ -24,7 +24,7 @@ from DeepAttentionRegLib.engine import Folders, Install, Interpreter
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.nodes.Present import present
-from DeepAttentionRegLib.Parameters import DeepAttentionRegParameterNode, MethodChoice
+from DeepAttentionRegLib.Parameters import DeepAttentionRegParameterNode
 
 logger = discreet_logger(__name__)
 
@@ -167,14 +167,8 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, node):
         """Let go of a chosen node before its selector, which would choose a neighbor in its place, hears of it."""
-        choices = self._parameterNode and self._parameterNode.parameterNode
-        if not choices or choices is node:
-            return
-        with slicer.util.NodeModify(choices):
-            for index in range(choices.GetNumberOfNodeReferenceRoles()):
-                role = choices.GetNthNodeReferenceRole(index)
-                if choices.GetNodeReferenceID(role) == node.GetID():
-                    choices.SetNodeReferenceID(role, None)
+        if self._parameterNode is not None:
+            Parameters.letGo(self._parameterNode.parameterNode, node)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
@@ -290,7 +284,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._warp.update()
             self._updateChoices()
             self._run.update(self._problem())
-            otherProblem = self._method.problem or self._engine.problem or self._emptyChoice()
+            otherProblem = self._method.problem or self._engine.problem or self._arguments.checkChoice(self._chosen)
             self._sequence.update(otherProblem)
             self._batch.update(otherProblem)
         finally:
@@ -313,16 +307,8 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _problem(self):
         """Return the first reason why the registration cannot be started, or an empty text."""
         problems = self.logic.problems(**self.logic.argumentsFrom(self._chosen))
-        reasons = (self._engine.problem, self._method.problem, *problems, self._emptyChoice())
+        reasons = (self._engine.problem, self._method.problem, *problems, self._arguments.checkChoice(self._chosen))
         return next((reason for reason in reasons if reason), "")
-
-    def _emptyChoice(self):
-        """Return a sentence if the choices come to nothing."""
-        parameters = self._chosen
-        isLinear = parameters.alignment.value in ("rigid", "affine") and not parameters.initialTransform
-        if parameters.method is MethodChoice.REFINEMENT_ONLY and not parameters.refine and not isLinear:
-            return _("Nothing would be registered: choose a method or turn on the refinement.")
-        return ""
 
 
 def _isVolume(node):

@@ -5,6 +5,7 @@ from dataclasses import fields
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+import slicer
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsAngleNode,
@@ -14,6 +15,7 @@ from slicer import (
     vtkMRMLMarkupsPlaneNode,
     vtkMRMLMarkupsROINode,
     vtkMRMLModelNode,
+    vtkMRMLNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLScriptedModuleNode,
     vtkMRMLSegmentationNode,
@@ -47,6 +49,7 @@ Warpable = Union[
     vtkMRMLMarkupsPlaneNode,
     vtkMRMLMarkupsROINode,
     vtkMRMLModelNode,
+    vtkMRMLNode,
     vtkMRMLScalarVolumeNode,
     None,
 ]
@@ -248,6 +251,17 @@ def read(node: vtkMRMLScriptedModuleNode) -> tuple[DeepAttentionRegParameterNode
     for name in unknown:
         node.UnsetParameter(name)
     return DeepAttentionRegParameterNode(node), notice
+
+
+def letGo(choices: vtkMRMLScriptedModuleNode, node: vtkMRMLNode) -> None:
+    """Choose nothing wherever a node that is about to be removed was chosen."""
+    if choices is node:
+        return
+    with slicer.util.NodeModify(choices):
+        for index in range(choices.GetNumberOfNodeReferenceRoles()):
+            role = choices.GetNthNodeReferenceRole(index)
+            if choices.GetNodeReferenceID(role) == node.GetID():
+                choices.SetNodeReferenceID(role, None)
 
 
 def _isKnown(hint: Any, text: str) -> bool:

@@ -4,13 +4,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 import slicer
+from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol.settings import Settings
 
 from ..engine import Methods
 from ..engine.Qualities import CUSTOM, qualityOf
 from ..nodes.InputNodes import InputNodes
-from ..Parameters import Alignment, DeepAttentionRegParameterNode, settingsOf
+from ..Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice, settingsOf
 from ..tasks.Request import OUTPUT_NAMES
 
 
@@ -53,3 +54,11 @@ def usable(parameters: DeepAttentionRegParameterNode, volume: slicer.vtkMRMLScal
     found = (qualityOf(settings, onGpu) for onGpu in (False, True))
     quality = next((quality for quality in found if quality != CUSTOM), settings.quality)
     return replace(settings, weights=weights, quality=quality)
+
+
+def checkChoice(parameters: DeepAttentionRegParameterNode) -> str:
+    """Return a sentence if the choices come to nothing; empty if there is something to do."""
+    isLinear = parameters.alignment.value in ("rigid", "affine") and not parameters.initialTransform
+    if parameters.method is MethodChoice.REFINEMENT_ONLY and not parameters.refine and not isLinear:
+        return _("Nothing would be registered: choose a method or turn on the refinement.")
+    return ""
