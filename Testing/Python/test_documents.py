@@ -9,6 +9,7 @@ import pytest
 
 from DeepAttentionRegEngine.cli import make_parser
 from DeepAttentionRegEngine.protocol import registry
+from DeepAttentionRegEngine.protocol.owned_folders import PREFIX
 from DeepAttentionRegEngine.protocol.watchdog import FOLDER_PREFIX
 from test_rules import ENGINE, LIB, MODULE, ROOT, tracked_texts
 
@@ -68,7 +69,7 @@ def test_security_names_what_is_there() -> None:
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     grace = re.search(r"CANCEL_GRACE_S = (\d+)", (LIB / "engine" / "EngineJob.py").read_text(encoding="utf-8"))
     assert f"within {grace[1]} seconds" in text
-    assert f"`{FOLDER_PREFIX}*`" in text
+    assert all(f"`{prefix}*`" in text for prefix in (FOLDER_PREFIX, PREFIX))
     assert registry.fetched_folder().relative_to(Path.home()).as_posix() in text
 
 
