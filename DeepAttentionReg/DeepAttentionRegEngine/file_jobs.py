@@ -14,7 +14,7 @@ from .evidence.uncertainty import measure_spread
 from .protocol import errors
 from .protocol.contract import METHOD_NONE, RegisterJob, Result, SequenceJob
 from .protocol.file_use import files_read
-from .protocol.files import make_folder, read_file, require_writable
+from .protocol.files import make_folder, require_readable, require_writable
 from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
 from .protocol.result_files import RESULT, require_own_results
@@ -195,7 +195,7 @@ def _require_frames(job: SequenceJob) -> None:
         EngineError: Naming the file.
     """
     for file in [job.fixed, *job.frames]:
-        read_file(file, str)
+        require_readable(file)
     make_folder(job.output)
     unread = Outputs(files_read(job))
     for number, _frame in enumerate(job.frames, start=1):

@@ -26,6 +26,7 @@ from .protocol.contract import (
     SequenceJob,
     WarpJob,
 )
+from .protocol.errors import is_text, shown
 from .protocol.file_use import files_read, staged
 from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
@@ -63,6 +64,7 @@ class _Runner:
 
     def run(self, job: Job, reporter: Reporter) -> Result:
         """Run a job; what cannot be measured becomes None, for which JSON has no number."""
+        _require_names(job)
         if isinstance(job, (BatchJob, SequenceJob)):
             result = self._finished(job, reporter)
         else:
@@ -89,6 +91,17 @@ class _Runner:
         if task is None:
             raise errors.EngineError(errors.CONTRACT, f"There is no task for {type(job).__name__}.")
         return task(job)
+
+
+def _require_names(job: Job) -> None:
+    """Refuse texts that name no file anywhere, before a library is given one and ends the program."""
+    given = {name: value if isinstance(value, list) else [value] for name, value in vars(job).items()}
+    for name, values in given.items():
+        wrong = next((value for value in values if isinstance(value, str) and not is_text(value)), None)
+        if wrong is not None:
+            raise errors.EngineError(
+                errors.CONTRACT, f"{name} holds what is no character ({shown(wrong)}).", "Give the file another name."
+            )
 
 
 def probe() -> Result:

@@ -21,7 +21,7 @@ from ..deform.gaussians import MODES, Gaussians, half_extent, move, numbers_each
 from ..deform.tensors import to_array
 from ..protocol import errors
 from ..protocol.contract import VERSION
-from ..protocol.files import read_file, unreadable, write_file
+from ..protocol.files import MISSHAPEN, parse_json, read_content, unreadable, write_file
 from ..registration.method_run import Proposal
 from ..registration.preprocess import apply_matrix
 from ..volume.geometry import Geometry
@@ -138,13 +138,13 @@ def read_sequence(path: str | Path) -> Sequence3d:
         EngineError: If the file is missing, damaged or of another version.
     """
     try:
-        data = json.loads(read_file(path, lambda name: Path(name).read_text(encoding="ascii")))
+        data = parse_json(read_content(path))
         version, alignment = data["contract"], np.array(data["alignment"], float)
         steps = [_from_entries(entries) for entries in data["steps"]]
         found = Sequence3d(steps, data["mode"], data["dimensions"], alignment)
         sound = found.mode in MODES and found.dimensions in (2, 3) and alignment.shape == (4, 4) and steps
         sound = sound and np.isfinite(alignment).all()
-    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, OverflowError) as error:
+    except (RuntimeError, *MISSHAPEN) as error:
         raise unreadable(path) from error
     if not sound:
         raise unreadable(path)

@@ -9,6 +9,7 @@ and `summary.json` have one row a pair and are up to date after each.
 import dataclasses
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import Any
 
 from . import errors
 from .contract import BatchJob, Event, Progress, RegisterJob, Result, build
+from .errors import shown
 from .file_use import files_read, files_written, staged
-from .files import make_folder, unfit, write_together
+from .files import MISSHAPEN, make_folder, parse_json, unfit, write_together
 from .memo import Contents, made_from, proof
 from .outputs import Outputs, Places
 from .pair_table import Pair, read_pairs
@@ -74,8 +76,24 @@ def job_of(pair: Pair, job: BatchJob) -> RegisterJob:
         values.pop("output_warped_labels", None)
     for name, value in values.items():
         if name.startswith("output_") and isinstance(value, str):
-            values[name] = str(folder / value)
+            values[name] = _inside_folder(folder, value)
     return build(RegisterJob, values)
+
+
+def _inside_folder(folder: Path, file: str) -> str:
+    """Return an output of a pair, which stays within the folder of that pair whatever the table says.
+
+    Raises:
+        EngineError: If it would not.
+    """
+    path = os.path.normpath(folder / file)
+    if not Path(path).is_relative_to(folder) or Path(path) == folder:
+        raise errors.EngineError(
+            errors.CONTRACT,
+            f"The output {shown(file)} is not in the folder of its pair.",
+            "Give a name without a folder before it.",
+        )
+    return path
 
 
 @dataclass
@@ -97,13 +115,24 @@ class _Row:
     def message(self) -> str:
         return self.failure or " ".join(self.result.warnings if self.result is not None else ())
 
+    def fail(self, error: Exception) -> None:
+        """Take an error as why there is no result."""
+        if not isinstance(error, errors.EngineError):
+            logger.error("The pair %s failed", self.pair.name, exc_info=error)
+        unexpected = f"It failed unexpectedly ({type(error).__name__}: {shown(error)})."
+        self.result, self.failure = None, str(error) if isinstance(error, errors.EngineError) else unexpected
+
     def cells(self) -> dict[str, Any]:
         """Return the row of the summary; None for what was not measured."""
         values = {} if self.result is None else self.result.values
         numbers = {name: _look_up(values, keys) for name, keys in MEASURES.items()}
-        seconds = round(sum(values.get("seconds", {}).values()), 1) if values else None
+        stages = values.get("seconds")
+        spent = [_number(value) or 0 for value in stages.values()] if isinstance(stages, dict) else []
+        seconds = round(sum(spent), 1) if spent else None
         files = {side: self._in_table(self.pair.fields.get(side)) for side in ("fixed", "moving")}
-        head = {"name": self.pair.name, "status": self.status, **files, "method": values.get("method")}
+        method = values.get("method")
+        named = {**files, "method": method if isinstance(method, str) else None}
+        head = {"name": self.pair.name, "status": self.status, **named}
         return {**head, **numbers, "seconds": seconds, "message": self.message}
 
     def _in_table(self, file: Any) -> Any:
@@ -152,11 +181,17 @@ class _Row:
         self.result = result
 
 
-def _look_up(values: Any, keys: Iterable[str]) -> Any:
+def _look_up(values: Any, keys: Iterable[str]) -> float | None:
     """Return a number among nested values, to 6 digits; None if it is not there."""
     for key in keys:
         values = values.get(key) if isinstance(values, dict) else None
-    return float(f"{values:.6g}") if isinstance(values, float) else values
+    number = _number(values)
+    return float(f"{number:.6g}") if isinstance(number, float) else number
+
+
+def _number(value: Any) -> float | None:
+    """Return a number; None for anything else, which a damaged record may hold."""
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
@@ -194,7 +229,7 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
     for index, row in enumerate(rows):
         if reporter.enough():
             break
-        if row.job is not None and row.result is None:
+        if row.job is not None and row.status == OPEN:
             inside = _inside(reporter, index, len(rows), row.pair.name)
             _register(row, functools.partial(row.do, row.job, contents, inside, run, own=row.pair.name in own))
             _summarize(rows, folder)
@@ -204,35 +239,42 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
 def _done_before(folder: Path) -> set[str]:
     """Return the names of the pairs that the summary of an earlier run has as done."""
     try:
-        cells = json.loads((folder / f"{SUMMARY}.json").read_text(encoding="utf-8"))
+        cells = parse_json((folder / f"{SUMMARY}.json").read_bytes())
         return {row["name"] for row in cells if row["status"] == DONE}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MISSHAPEN):
         return set()
 
 
 def _prepare(row: _Row, job: BatchJob, contents: Contents) -> None:
-    """Say what is to be done for a row, or what an earlier run has done."""
+    """Say what is to be done for a row, or what an earlier run has done; what is wrong concerns the row alone."""
     try:
         row.job = job_of(row.pair, job)
         row.result = row.remembered(contents)
-    except errors.EngineError as error:
-        row.failure = str(error)
+    except Exception as error:
+        row.fail(error)
 
 
 def _refuse_collisions(rows: list[_Row], table: Path, summaries: Iterable[Path]) -> None:
-    """Refuse files that two rows would write, or that are both read and written."""
-    jobs = {row.folder: row.job for row in rows if row.job is not None}
-    read = Places([table, *(file for job in jobs.values() for file in files_read(job))])
-    written = Places(summaries)
-    files = {folder: [*files_written(job), folder / RESULT] for folder, job in jobs.items()}
-    for file in [*summaries, *(file for own in files.values() for file in own)]:
-        if file in read:
-            raise unfit(table, f"has {file} both read and written", "Choose another folder or name for the output.")
-    for own in files.values():
-        twice = next((file for file in own if file in written), None)
-        if twice is not None:
-            raise unfit(table, f"has two pairs write {twice}", "Give each its own output.")
-        for file in own:
+    """Let rows fail whose files would be written twice, or both read and written.
+
+    Raises:
+        EngineError: If it is the table that would be replaced by the summary.
+    """
+    own = {row.folder: [*files_written(row.job), row.folder / RESULT] for row in rows if row.job is not None}
+    every = Places([*summaries, *(file for files in own.values() for file in files)])
+    written, read = Places(summaries), Places([table])
+    if any(summary in read for summary in summaries):
+        raise unfit(table, "would be both read and written", "Choose another folder for the results.")
+    for row in rows:
+        files = own.get(row.folder, []) if row.job is not None else []
+        given = [] if row.job is None else files_read(row.job)
+        both = [*(file for file in given if file in every), *(file for file in files if file in read)]
+        twice = [file for file in files if file in written]
+        if both:
+            row.fail(unfit(both[0], "would be both read and written", "Choose another name for the output."))
+        elif twice:
+            row.fail(unfit(twice[0], "would be written by two pairs", "Give each its own output."))
+        for file in files:
             written.add(file)
 
 
@@ -254,13 +296,10 @@ def _register(row: _Row, do: Callable[[], None]) -> None:
     """
     try:
         do()
-    except errors.EngineError as error:
-        if error.code == errors.CANCELLED:
-            raise
-        row.failure = str(error)
     except Exception as error:
-        logger.exception("The pair %s failed", row.pair.name)
-        row.failure = f"It failed unexpectedly ({type(error).__name__}: {error})."
+        if isinstance(error, errors.EngineError) and error.code == errors.CANCELLED:
+            raise
+        row.fail(error)
 
 
 def _summarize(rows: list[_Row], folder: Path) -> dict[str, str]:
@@ -271,7 +310,9 @@ def _summarize(rows: list[_Row], folder: Path) -> dict[str, str]:
         csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in cells)]),
         json.dumps(cells, indent=1, allow_nan=False),
     )
-    write_together({file: text.encode() for file, text in zip(files.values(), texts, strict=True)})
+    write_together(
+        {file: text.encode(errors="backslashreplace") for file, text in zip(files.values(), texts, strict=True)}
+    )
     return {kind: str(path) for kind, path in files.items()}
 
 

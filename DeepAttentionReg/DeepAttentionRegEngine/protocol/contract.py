@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from . import errors
+from .errors import shown
+from .files import parse_json
 from .settings import Settings, option
 
 VERSION = 1
@@ -230,7 +232,7 @@ def dump_job(job: Job) -> str:
     return json.dumps({"contract": VERSION, "task": task, **dataclasses.asdict(job)}, indent=2)
 
 
-def parse_job(text: str) -> Job:
+def parse_job(text: str | bytes) -> Job:
     """Read a job.
 
     Raises:
@@ -240,7 +242,7 @@ def parse_job(text: str) -> Job:
     _check_version(data, "job")
     task = data.pop("task", None)
     if not isinstance(task, str) or task not in TASKS:
-        raise _refusal(f"The task {task!r} is unknown.", f"Known tasks: {', '.join(TASKS)}.")
+        raise _refusal(f"The task {shown(repr(task))} is unknown.", f"Known tasks: {', '.join(TASKS)}.")
     return build(TASKS[task], data)
 
 
@@ -262,7 +264,7 @@ def parse_event(line: str) -> Event | None:
     _check_version(data, "event")
     name = data.pop("event", None)
     if not isinstance(name, str) or name not in EVENTS:
-        raise _refusal(f"The event {name!r} is unknown.", "Use an engine of the same release as the module.")
+        raise _refusal(f"The event {shown(repr(name))} is unknown.", "Use an engine of the same release as the module.")
     return build(EVENTS[name], data)
 
 
@@ -275,10 +277,14 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
     Raises:
         EngineError: Naming the field that is unknown, missing or wrong.
     """
+    if not isinstance(values, dict):
+        raise _refusal(f"{kind.__name__} is {shown(repr(values))}, but must be an object.", "Write its fields as one.")
     known = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(map(str, set(values) - set(known)))
     if unknown:
-        raise _refusal(f"{kind.__name__} does not know the field {unknown[0]!r}.", f"Known: {', '.join(known)}.")
+        raise _refusal(
+            f"{kind.__name__} does not know the field {shown(repr(unknown[0]))}.", f"Known: {', '.join(known)}."
+        )
     for name, item in known.items():
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -303,7 +309,7 @@ def _checked(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any])
     items = value if plain is dict else dict(enumerate(value))
     kinds = _item_types(hint, len(items))
     if len(kinds) != len(items):
-        raise _refusal(f"{name} is {value!r}, but must have {len(kinds)} items.", "Correct the value.")
+        raise _refusal(f"{name} is {shown(repr(value))}, but must have {len(kinds)} items.", "Correct the value.")
     checked = {
         key: _checked(f"{name}[{key!r}]", item, kind, {})
         for (key, item), kind in zip(items.items(), kinds, strict=True)
@@ -325,17 +331,18 @@ def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, A
     plain = tuple(accepted for kind in _alternatives(hint) for accepted in _accepted(kind))
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
         wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in plain)
-        raise _refusal(f"{name} is {value!r}, but must be {wanted}.", "Correct the value.")
+        raise _refusal(f"{name} is {shown(repr(value))}, but must be {wanted}.", "Correct the value.")
     choices = limits.get("choices")
     if choices and value not in choices:
-        raise _refusal(f"{name} is {value!r}, but must be one of {', '.join(choices)}.", "Correct the value.")
+        listed = ", ".join(choices)
+        raise _refusal(f"{name} is {shown(repr(value))}, but must be one of {listed}.", "Correct the value.")
     if value is None:
         return
     low, high = limits.get("at_least"), limits.get("at_most")
     # Written so that NaN, which compares false with everything, is refused too.
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low:.12g}" if high is None else f"between {low:.12g} and {high:.12g}"
-        raise _refusal(f"{name} is {value}, but must be {bounds}.", "Correct the value.")
+        raise _refusal(f"{name} is {shown(value)}, but must be {bounds}.", "Correct the value.")
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -350,10 +357,10 @@ def _accepted(kind: Any) -> tuple[type, ...]:
     return {tuple: (list, tuple), float: (float, int)}.get(plain, (plain,))
 
 
-def _load_object(text: str, what: str) -> dict[str, Any]:
+def _load_object(text: str | bytes, what: str) -> dict[str, Any]:
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise _refusal(f"The {what} is not valid JSON ({error}).", "It may be truncated; run the job again.") from error
     if not isinstance(data, dict):
         raise _refusal(f"The {what} is not a JSON object.", "Write the fields as one object.")
@@ -364,7 +371,7 @@ def _check_version(data: dict[str, Any], what: str) -> None:
     version = data.pop("contract", None)
     if type(version) is not int or version != VERSION:  # True and 1.0 equal 1
         raise _refusal(
-            f"The {what} is of contract version {version!r}, but this engine speaks version {VERSION}.",
+            f"The {what} is of contract version {shown(repr(version))}, but this engine speaks version {VERSION}.",
             "Use module and engine of the same release.",
         )
 

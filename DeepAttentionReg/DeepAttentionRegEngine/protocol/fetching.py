@@ -1,4 +1,4 @@
-"""Fetches listed weights that an installation leaves out, on request alone, and only as they were published.
+"""Reads weights only as they were published or imported, and fetches, on request alone, what an installation lacks.
 
 The package for pip holds no weights whose licence forbids commercial use. The repository holds all; a file is taken
 from the tag of this very version and kept only if its SHA-256 is the listed one. Whoever wants the space back deletes
@@ -7,6 +7,7 @@ it from `registry.fetched_folder()`.
 
 import hashlib
 import http.client
+import os
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from .. import __version__
 from . import errors, registry
-from .files import write_together
+from .errors import shown
+from .files import read_content, write_together
 
 REPOSITORY = "https://raw.githubusercontent.com/DeepAttentionReg/SlicerDeepAttentionReg"
 TIMEOUT_S = 60
@@ -47,7 +49,7 @@ def fetch(identifier: str, get: Callable[[str], bytes] = download) -> Path:
     """
     entry = registry.listed_weights(identifier)
     path = registry.stored_file(entry)
-    if path is not None and _is_right(path.read_bytes(), entry):
+    if path is not None and _is_right(read_content(path), entry):
         return path
     url = address(entry)
     try:
@@ -73,3 +75,46 @@ def fetch(identifier: str, get: Callable[[str], bytes] = download) -> Path:
 
 def _is_right(content: bytes, entry: registry.Weights) -> bool:
     return hashlib.sha256(content).hexdigest() == entry.sha256
+
+
+def weight_content(identifier: str) -> bytes:
+    """Return the very bytes of a weight file whose hash was checked: a listed one, or an imported one of the user's.
+
+    A file of the user's own has a hash only if the JSON file beside it tells one.
+
+    Raises:
+        EngineError: If the file is not listed, missing, cannot be read, or is damaged.
+    """
+    if identifier.endswith(registry.WEIGHT_SUFFIX):
+        path = Path(identifier)
+        if not os.path.lexists(path):
+            raise errors.EngineError(
+                errors.WEIGHTS_MISSING, f"The weight file {shown(path)} does not exist.", "Check its path."
+            )
+        sha256, hint = registry.told_beside(path, lambda told: told.sha256), "Import the weights again."
+    else:
+        entry = registry.listed_weights(identifier)
+        sha256, hint = entry.sha256, "Install the extension again."
+        found = registry.stored_file(entry)
+        if found is None:
+            raise _missing(entry)
+        path = found
+        if path.parent == registry.fetched_folder():
+            hint = f"Delete {path} and fetch it again."
+    content = read_content(path)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        what = f"The weight file {shown(path.name)} is damaged, or not the one that was published or imported"
+        raise errors.EngineError(errors.WEIGHTS_CORRUPT, f"{what} ({len(content)} bytes).", hint)
+    return content
+
+
+def _missing(entry: registry.Weights) -> errors.EngineError:
+    if registry.resources().name == registry.PACKAGE:
+        return errors.EngineError(
+            errors.WEIGHTS_MISSING,
+            f"The weights {entry.id!r} ({entry.licence}) are not part of the package for pip.",
+            f"Fetch them once with: deepattentionreg fetch {entry.id}",
+        )
+    return errors.EngineError(
+        errors.WEIGHTS_MISSING, f"The weight file {entry.file} is missing.", "Install the extension again."
+    )

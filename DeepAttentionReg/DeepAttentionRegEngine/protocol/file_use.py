@@ -1,21 +1,29 @@
-"""Which files a job reads, and where it writes meanwhile. Standard library only."""
+"""Which files a job and a header read, and where a job writes meanwhile. Standard library only."""
 
 import dataclasses
 import glob
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
 
 from . import errors
 from .contract import METHOD_NONE, Job
+from .files import unfit
 from .outputs import Outputs, Places
 from .registry import load_method, method_files
 from .result_files import RECURSION_FILE, recursion_files, require_own_recursions
 
+META, NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
 PAIRED = (".hdr", ".img")
-DETACHED = (".mhd", ".nhdr")
+LONGEST_HEADER = 2**20
+FIELDS = {
+    META: re.compile(r"ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)"),
+    NRRD: re.compile(r"(?:^|[\r\n])[ \t]*data ?file[ \t]*:(?!=)[ \t]*([^\r\n]*)", re.IGNORECASE),
+}
+# One number, as in "slice_%03d.raw 1 20 1"; whatever else "%" stands for, a header has no use of.
+PATTERN = re.compile(r"[^%]*%\d{0,2}[diu][^%]*")
 FOLDERS = ("output_recursions",)  # outputs that are folders
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -74,20 +82,59 @@ def _outputs(job: Job) -> dict[str, Any]:
     return {name: value for name, value in vars(job).items() if name.startswith("output") and isinstance(value, str)}
 
 
+def header_text(path: Path) -> str:
+    """Return the beginning of a file, which holds its whole header."""
+    with path.open("rb") as stream:
+        return stream.read(LONGEST_HEADER).decode("latin-1")
+
+
+def named_data(path: Path) -> list[str]:
+    """Return what a header of MetaImage or NRRD names as its data: files, lists of files and patterns of such.
+
+    A file of another kind names nothing.
+    """
+    field = next((field for suffixes, field in FIELDS.items() if path.name.lower().endswith(suffixes)), None)
+    if field is None:
+        return []
+    text, names = header_text(path), []
+    for match in field.finditer(text):
+        value = match[1].strip()
+        if value.upper().startswith("LIST"):
+            names += [line.strip() for line in text[match.end() :].splitlines() if line.strip()]
+        elif value.upper() != "LOCAL":
+            names.append(value)
+    return names
+
+
+def require_beside(path: str | Path) -> None:
+    """Refuse a header that names data elsewhere than beside or below it, whose content would pass for voxels.
+
+    Raises:
+        EngineError: Naming the header.
+    """
+    for name in named_data(Path(path)):
+        parts = PureWindowsPath(name)  # which knows the separators of all systems
+        if ".." in parts.parts or parts.anchor or os.path.isabs(name):
+            what = "names a file outside of its own folder as its voxels"
+            raise unfit(path, what, "Put both into one folder, and write the name alone into the header.")
+        if "%" in name and not PATTERN.fullmatch(name):
+            raise unfit(path, "names its voxels by a pattern that makes no sense", "Correct its header.")
+
+
 def with_data(path: Path) -> list[Path]:
-    """Return an image file and those with the voxels that it only describes."""
+    """Return an image file and those with the voxels that it only describes, as far as they are there."""
     suffix = path.suffix.lower()
     if suffix in PAIRED:
         return [path, *(path.with_suffix(other) for other in PAIRED if other != suffix)]
-    if suffix not in DETACHED or not path.is_file():
-        return [path]
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    named = (re.split("[:=]", line, maxsplit=1)[-1].strip() for line in lines)
-    return [path, *(Path(file) for name in named if name for file in _named(path.parent, name))]
+    try:
+        names = named_data(path)
+    except OSError:
+        names = []
+    return [path, *(Path(file) for name in names if name for file in _files(path.parent, name))]
 
 
-def _named(folder: Path, name: str) -> list[str]:
-    """Return the files that a header names, if it does: one, or those of a pattern such as "slice_%03d.raw 1 20 1"."""
+def _files(folder: Path, name: str) -> list[str]:
+    """Return the files that a name or a pattern such as "slice_%03d.raw 1 20 1" stands for."""
     start, pattern, _ = name.partition("%")
     if pattern:
         return sorted(glob.glob(glob.escape(str(folder / start)) + "*"))

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .settings import option
+
 MAXIMUM_VOXELS = 4_100_000
 
 
@@ -24,10 +26,10 @@ class GridPolicy:
             counterpart beyond.
     """
 
-    minimum_size: int = 32
-    maximum_voxels: int = MAXIMUM_VOXELS
-    network_voxels: int = MAXIMUM_VOXELS
-    margin: int = 0
+    minimum_size: int = option(32, at_least=1, at_most=1000)
+    maximum_voxels: int = option(MAXIMUM_VOXELS, at_least=1)
+    network_voxels: int = option(MAXIMUM_VOXELS, at_least=1)
+    margin: int = option(0, at_least=0, at_most=1000)
 
     def working_size(self, size: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
         """Return the size of the working grid over a volume, its axes in the order of the volume's.

@@ -37,7 +37,7 @@ class Contents:
             if key not in self._known:
                 self._known[key] = _sha256(path)
             return self._known[key]
-        except OSError:
+        except (OSError, ValueError):  # missing, or not even a name
             return None
 
 

@@ -11,6 +11,7 @@ is as it was before. Until then they lie beside their places, in folders that va
 import errno
 import os
 import shutil
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from . import errors
+from .errors import is_text, shown
 from .owned_folders import PREFIX, OwnedFolder, forget, note, remove_left
 
 
@@ -26,20 +28,30 @@ def unwritable(path: Path, why: str) -> errors.EngineError:
     """Return the error of a file or folder that cannot be written."""
     return errors.EngineError(
         errors.OUTPUT_UNWRITABLE,
-        f"The file {path} cannot be written: {why}.",
+        f"The file {shown(path)} cannot be written: {why}.",
         "Check the name, the folder, its permissions and the free disk space.",
     )
 
 
 def reason(path: Path, error: Exception) -> str:
     """Return why a file could not be written, as far as that is known."""
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist"
+    if not os.path.isdir(path.parent):
+        return f"the folder {shown(path.parent)} does not exist"
     if not os.access(path.parent, os.W_OK):
-        return f"the folder {path.parent} is read-only"
+        return f"the folder {shown(path.parent)} is read-only"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return "the disk may be full, or the format cannot hold such data"
+
+
+def require_name(path: Path) -> None:
+    """Check that a file or folder can have its name.
+
+    Raises:
+        EngineError: If it cannot.
+    """
+    if not is_text(str(path)):
+        raise unwritable(path, "its name holds what is no character")
 
 
 def require_place(path: Path) -> None:
@@ -48,9 +60,16 @@ def require_place(path: Path) -> None:
     Raises:
         EngineError: If a folder has its name, or nothing can be written into the folder it is to lie in.
     """
-    if path.is_dir():
+    require_name(path)
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        is_folder = False
+    except OSError as error:  # a name that is too long, links in a circle, no permission
+        raise unwritable(path, reason(path, error)) from error
+    if is_folder:
         raise unwritable(path, "it is a folder")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    if not os.path.isdir(path.parent) or not os.access(path.parent, os.W_OK):
         raise unwritable(path, reason(path, OSError()))
 
 
@@ -137,7 +156,8 @@ class Outputs:
             EngineError: If nothing can be written there.
         """
         path = Path(path)
-        above = next(folder for folder in (path, *path.parents) if folder.exists())
+        require_name(path)
+        above = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
         if not above.is_dir():
             raise unwritable(path, f"{above} is a file")
         if not os.access(above, os.W_OK):

@@ -7,7 +7,6 @@ UTF-8 with comma, semicolon or tab. An empty cell says nothing. Inputs are found
 import csv
 import dataclasses
 import io
-import json
 import os
 import re
 import types
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .contract import RegisterJob
-from .files import read_file, unfit
+from .errors import shown
+from .files import parse_json, read_content, unfit
 
 INPUTS = (
     "fixed",
@@ -52,7 +52,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     columns = {str(column) for row in rows for column in row}
     unknown = sorted(columns - allowed)
     if unknown:
-        raise unfit(path, f"has the unknown column {unknown[0]!r}", f"Known: {', '.join(sorted(allowed))}.")
+        raise unfit(path, f"has the unknown column {shown(repr(unknown[0]))}", f"Known: {', '.join(sorted(allowed))}.")
     for column in ("fixed", "moving"):
         if column not in columns:
             raise unfit(path, f"has no column {column!r}", "Add it; the first line must name the columns.")
@@ -69,17 +69,19 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
     try:
-        text = read_file(path, lambda name: Path(name).read_text(encoding="utf-8-sig"))
+        text = read_content(path).decode("utf-8-sig")
+        header = text.partition("\n")[0]
+        reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
+        lines = [[cell.strip() for cell in line] for line in reader]
     except UnicodeDecodeError as error:
         raise unfit(path, "is not in UTF-8", "Save it as CSV UTF-8.") from error
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
-    lines = [[cell.strip() for cell in line] for line in reader]
+    except csv.Error as error:
+        raise unfit(path, f"is no table ({error})", "Check its quotation marks, and save it as CSV UTF-8.") from error
     lines = [line for line in lines if any(line)]
     columns = lines[0] if lines else []
     twice = next((column for column in columns if column and columns.count(column) > 1), None)
     if twice is not None:
-        raise unfit(path, f"has the column {twice!r} twice", "Remove one.")
+        raise unfit(path, f"has the column {shown(repr(twice))} twice", "Remove one.")
     long = next((number for number, line in enumerate(lines, 1) if any(line[len(columns) :])), None)
     if long is not None:
         raise unfit(path, f"has more cells than columns in line {long}", "Check its commas and quotation marks.")
@@ -88,7 +90,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(read_file(path, lambda name: Path(name).read_text(encoding="utf-8-sig")))
+        rows = parse_json(read_content(path))
     except ValueError as error:
         raise unfit(path, f"is not valid JSON ({error})", "Correct it.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -118,7 +120,7 @@ def _name(row: dict[str, Any], others: list[Pair], path: Path) -> str:
     if "name" in row:
         name = _safe(str(row["name"]))
         if name.lower() in taken:
-            raise unfit(path, f"names two pairs {name!r}", "Give each its own name.")
+            raise unfit(path, f"names two pairs {shown(repr(name))}", "Give each its own name.")
         return name
     stems = [
         re.sub(r"\.gz$", "", Path(str(row.get(side, "nothing"))).name).rpartition(".") for side in ("moving", "fixed")

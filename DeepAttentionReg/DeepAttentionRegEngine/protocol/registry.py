@@ -1,17 +1,18 @@
 """Methods and weights, as their JSON files in Resources describe them. Standard library only."""
 
-import hashlib
-import json
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from . import errors
 from .contract import build
+from .errors import shown
+from .files import read_description, require_readable
 from .grid import GridPolicy
+from .settings import option
 
-METHOD_SUFFIX = ".json"
 ROLES = ("method", "iterative", "baseline")
 PACKAGE = "DeepAttentionRegResources"
 # What a method file of the user's own may leave out.
@@ -31,7 +32,7 @@ OWN_METHOD: dict[str, Any] = {
     "needs_weights": False,
     "citation": "",
 }
-WEIGHT_SUFFIX = ".pt"
+WEIGHT_SUFFIX, DESCRIPTION_SUFFIX = ".pt", ".json"
 
 T = TypeVar("T")
 
@@ -45,6 +46,11 @@ class Recursions:
     maximum: int
     unit: str
     meaning: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.default <= self.maximum:
+            msg = f"{self.default} is not among {self.minimum} to {self.maximum} recursions, or these are not above 0"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,40 @@ class Variant:
     network: dict[str, Any]
     extent_mm: tuple[float, float] | None
     refinement: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.extent_mm is not None and not 0 < self.extent_mm[0] <= self.extent_mm[1]:
+            msg = f"extent_mm is {list(self.extent_mm)}, but must be the shortest and the longest field of view"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a JSON file beside a weight file of the user's own may tell; other fields say nothing.
+
+    Attributes:
+        network: Arguments of the architecture that differ from the method's.
+        extent_mm: As in `Variant`.
+        refinement: As in `Variant`.
+        method: Name of the method that the weights serve.
+        dimensions: Spatial axes that they serve, 2, 3 or both.
+        title: What people call them.
+        licence: Of the weights.
+        training_data: What they were trained on.
+        sha256: Hash of the file, noted when it was imported.
+        bytes: Size of the file.
+    """
+
+    network: dict[str, Any] = field(default_factory=dict)
+    extent_mm: tuple[float, float] | None = None
+    refinement: dict[str, Any] = field(default_factory=dict)
+    method: str | None = None
+    dimensions: Any = None
+    title: str | None = None
+    licence: str = ""
+    training_data: str = ""
+    sha256: str | None = None
+    bytes: int = option(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -157,14 +197,6 @@ def fetched_folder() -> Path:
     return Path.home() / ".DeepAttentionReg" / "Models"
 
 
-def _read(path: Path, make: Callable[[Any], T], hint: str = "Install the extension again.") -> T:
-    """Return what `make` builds from a JSON file; the hint tells how to mend a damaged one."""
-    try:
-        return make(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise errors.EngineError(errors.WEIGHTS_CORRUPT, f"The file {path.name} is damaged ({error}).", hint) from error
-
-
 def method_names() -> list[str]:
     """Return the names of all methods."""
     return sorted(path.stem for path in (resources() / "Methods").glob("*.json"))
@@ -184,21 +216,20 @@ def load_method(name: str) -> Method:
         >>> load_method("rman").recursions.default
         3
     """
-    if name.endswith(METHOD_SUFFIX):
+    if name.endswith(DESCRIPTION_SUFFIX):
         return _own_method(Path(name))
     if name not in method_names():
         raise errors.EngineError(
             errors.METHOD_UNKNOWN,
-            f"The method {name!r} is unknown.",
+            f"The method {shown(repr(name))} is unknown.",
             f"Choose one of: {', '.join(method_names())}, none.",
         )
-    return _read(resources() / "Methods" / f"{name}.json", lambda data: _method(name, data))
+    return read_description(resources() / "Methods" / f"{name}.json", lambda data: _method(name, data))
 
 
 def _own_method(path: Path) -> Method:
     """Read a method file of the user's own; what it does not say is as most methods have it."""
-    if not path.is_file():
-        raise errors.EngineError(errors.METHOD_UNKNOWN, f"The method file {path} does not exist.", "Check its path.")
+    require_readable(path)
     folder = path.resolve().parent
 
     def make(told: dict[str, Any]) -> Method:
@@ -211,7 +242,7 @@ def _own_method(path: Path) -> Method:
         data["variants"] = [{"extent_mm": None, "refinement": {}, **_beside(variant, folder)} for variant in variants]
         return _method(path.stem, data)
 
-    return _read(path, make, "Correct it; Resources/Methods holds examples.")
+    return read_description(path, make, "Correct it; Resources/Methods holds examples.")
 
 
 def _beside(variant: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -222,17 +253,23 @@ def _beside(variant: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _method(name: str, data: dict[str, Any]) -> Method:
-    data = dict(data)
-    data["recursions"] = build(Recursions, data["recursions"])
-    data["grid"] = {int(axes): build(GridPolicy, policy) for axes, policy in data["grid"].items()}
-    data["networks"] = {int(axes): _with_tuples(arguments) for axes, arguments in data["networks"].items()}
-    low, high = (float(percentile) for percentile in data["normalization"])
-    data["normalization"] = (low, high)
-    variants = []
-    for variant in data["variants"]:
-        network = data["networks"][variant["dimensions"]] | variant.pop("network", {})
-        variants.append(Variant(**_with_tuples({**variant, "network": network})))
-    return Method(**{**data, "name": name, "variants": tuple(variants)})
+    networks = {int(axes): arguments for axes, arguments in data["networks"].items()}
+    grid = {int(axes): policy for axes, policy in data["grid"].items()}
+    variants = [
+        {**variant, "network": networks[variant["dimensions"]] | variant.get("network", {})}
+        for variant in data["variants"]
+    ]
+    method = build(Method, {**data, "name": name, "networks": networks, "grid": grid, "variants": variants})
+    low, high = method.normalization
+    if not 0 <= low < high <= 100:
+        msg = f"normalization is {list(method.normalization)}, but must be two percentiles"
+        raise ValueError(msg)
+    networks = {axes: _with_tuples(arguments) for axes, arguments in method.networks.items()}
+    return replace(method, networks=networks, variants=tuple(_as_settings(variant) for variant in method.variants))
+
+
+def _as_settings(variant: Variant) -> Variant:
+    return replace(variant, network=_with_tuples(variant.network), refinement=_with_tuples(variant.refinement))
 
 
 def _with_tuples(value: Any) -> Any:
@@ -248,7 +285,7 @@ def load_weights() -> dict[str, Weights]:
     Raises:
         EngineError: If the list is damaged.
     """
-    return _read(
+    return read_description(
         resources() / "weights.json", lambda data: {entry["id"]: Weights(**entry) for entry in data["weights"]}
     )
 
@@ -276,7 +313,7 @@ def choose_variant(method: Method, dimensions: int, weights: str | None) -> Vari
         known = ", ".join(str(variant.weights) for variant in fitting) or "none"
         raise errors.EngineError(
             errors.WEIGHTS_MISSING,
-            f"{method.title} has no {dimensions}D weights{'' if weights is None else f' named {weights!r}'} "
+            f"{method.title} has no {dimensions}D weights{'' if weights is None else f' named {shown(repr(weights))}'} "
             f"(available: {known}).",
             "Choose another method or other weights, or the method 'none' with refinement.",
         )
@@ -284,45 +321,34 @@ def choose_variant(method: Method, dimensions: int, weights: str | None) -> Vari
 
 
 def _user_variant(method: Method, dimensions: int, path: Path) -> Variant:
-    """Return the variant of the user's own weight file.
+    """Return the variant of the user's own weight file, with what differs from the method's file as told beside it."""
 
-    A JSON file of the same name beside it may hold what differs from the method's file: "network", "extent_mm" and
-    "refinement".
-    """
+    def make(told: Told) -> Variant:
+        network = method.networks[dimensions] | told.network
+        return _as_settings(Variant(str(path), dimensions, network, told.extent_mm, told.refinement))
 
-    def make(told: dict[str, Any]) -> Variant:
-        network = method.networks[dimensions] | _with_tuples(told.get("network", {}))
-        extent = told.get("extent_mm")
-        within = None if extent is None else (float(extent[0]), float(extent[1]))
-        return Variant(str(path), dimensions, network, within, _with_tuples(dict(told.get("refinement", {}))))
-
-    beside = path.with_suffix(".json")
-    return _read(beside, make, "Correct it, or remove it.") if beside.is_file() else make({})
+    return told_beside(path, make)
 
 
-def weight_file(identifier: str) -> Path:
-    """Return the path of a weight file: the user's own as it is, a listed one after checking its hash.
+def told_beside(path: Path, make: Callable[[Told], T]) -> T:
+    """Return what is made of what a JSON file of the same name tells of weights; without one, nothing is told.
+
+    Args:
+        path: The weight file.
+        make: As in `read_description`.
 
     Raises:
-        EngineError: If the file is not listed, missing or damaged.
+        EngineError: If that file is damaged, or cannot be read.
     """
-    if identifier.endswith(WEIGHT_SUFFIX):
-        if not Path(identifier).is_file():
-            raise errors.EngineError(
-                errors.WEIGHTS_MISSING, f"The weight file {identifier} does not exist.", "Check its path."
-            )
-        return Path(identifier)
-    entry = listed_weights(identifier)
-    path = stored_file(entry)
-    if path is None:
-        raise _missing(entry)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
-        raise errors.EngineError(
-            errors.WEIGHTS_CORRUPT,
-            f"The weight file {path.name} is damaged ({path.stat().st_size} bytes, expected {entry.bytes}).",
-            f"Delete {path} and fetch it again." if path.parent == fetched_folder() else "Install the extension again.",
-        )
-    return path
+    beside = path.with_suffix(DESCRIPTION_SUFFIX)
+    if not os.path.lexists(beside):
+        return make(Told())
+    known = {item.name for item in fields(Told)}
+
+    def build_told(data: dict[str, Any]) -> T:
+        return make(build(Told, {name: value for name, value in data.items() if name in known}))
+
+    return read_description(beside, build_told, "Correct it, or remove it.")
 
 
 def listed_weights(identifier: str) -> Weights:
@@ -334,7 +360,9 @@ def listed_weights(identifier: str) -> Weights:
     listed = load_weights()
     if identifier not in listed:
         raise errors.EngineError(
-            errors.WEIGHTS_MISSING, f"The weights {identifier!r} are not listed.", f"Known: {', '.join(listed)}."
+            errors.WEIGHTS_MISSING,
+            f"The weights {shown(repr(identifier))} are not listed.",
+            f"Known: {', '.join(listed)}.",
         )
     return listed[identifier]
 
@@ -356,7 +384,7 @@ def method_files(name: str, method: Method, weights: str | None) -> list[Path]:
     Raises:
         EngineError: If weights are not listed.
     """
-    files = [Path(name) if name.endswith(METHOD_SUFFIX) else resources() / "Methods" / f"{name}.json"]
+    files = [Path(name) if name.endswith(DESCRIPTION_SUFFIX) else resources() / "Methods" / f"{name}.json"]
     code, own, _ = method.architecture.rpartition(":")
     if own:
         files.append(Path(code))
@@ -367,15 +395,3 @@ def method_files(name: str, method: Method, weights: str | None) -> list[Path]:
         else:
             files += filter(None, [stored_file(listed_weights(identifier))])
     return files
-
-
-def _missing(entry: Weights) -> errors.EngineError:
-    if resources().name == PACKAGE:
-        return errors.EngineError(
-            errors.WEIGHTS_MISSING,
-            f"The weights {entry.id!r} ({entry.licence}) are not part of the package for pip.",
-            f"Fetch them once with: deepattentionreg fetch {entry.id}",
-        )
-    return errors.EngineError(
-        errors.WEIGHTS_MISSING, f"The weight file {entry.file} is missing.", "Install the extension again."
-    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import errors
 from .contract import VERSION, Result, build
-from .files import read_file, unreadable, write_file
+from .files import MISSHAPEN, parse_json, read_content, unreadable, write_file
 
 RESULT = "result.json"
 RECURSIONS = "recursions.json"
@@ -38,10 +38,10 @@ def read_result(folder: str | Path) -> tuple[Result, dict[str, Any]]:
     """
     path = Path(folder) / RESULT
     try:
-        data = json.loads(read_file(path, lambda name: Path(name).read_text(encoding="ascii")))
+        data = parse_json(read_content(path))
         result = build(Result, data.pop("result"))
         return result, {name: value for name, value in data.items() if name != "contract"}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except MISSHAPEN as error:
         raise unreadable(path) from error
 
 
@@ -75,14 +75,18 @@ def require_own_results(folder: Path, files: Iterable[str | Path]) -> None:
         EngineError: If it was not, as far as can be seen.
     """
     require_own(folder / RESULT)
-    foreign = [] if (folder / RESULT).exists() else [Path(file) for file in files if os.path.lexists(file)]
+    foreign = [] if os.path.exists(folder / RESULT) else [Path(file) for file in files if os.path.lexists(file)]
     if foreign:
         raise _foreign(foreign[0])
 
 
 def recursion_files(folder: Path) -> list[Path]:
     """Return the files of a folder that have names as recursions have them."""
-    return sorted(path for path in folder.iterdir() if RECURSION_FILE.fullmatch(path.name)) if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.iterdir() if RECURSION_FILE.fullmatch(path.name))
+        if os.path.isdir(folder)
+        else []
+    )
 
 
 def require_own_recursions(folder: Path) -> None:
@@ -93,7 +97,7 @@ def require_own_recursions(folder: Path) -> None:
     """
     require_own(folder / RECURSIONS)
     found = recursion_files(folder)
-    if found and not (folder / RECURSIONS).exists():
+    if found and not os.path.exists(folder / RECURSIONS):
         raise _foreign(found[0])
 
 
@@ -106,14 +110,15 @@ def _foreign(path: Path) -> errors.EngineError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
+    """Write a text file whole or not at all; characters that are none, as names may hold, are written by number.
 
     Raises:
         EngineError: If it cannot be written; an existing file is then untouched.
     """
+    content = text.encode(errors="backslashreplace")
     write_file(
         path,
         (path.suffix,),
-        lambda name: Path(name).write_text(text, encoding="utf-8", newline=""),
-        lambda name: Path(name).read_bytes() == text.encode(),
+        lambda name: Path(name).write_bytes(content),
+        lambda name: Path(name).read_bytes() == content,
     )

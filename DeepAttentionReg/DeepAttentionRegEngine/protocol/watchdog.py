@@ -20,11 +20,11 @@ class Wish:
 
     def __init__(self, file: str | None) -> None:
         """Poll this file; None asks for nothing."""
-        self._file = Path(file) if file else None
+        self._file = file or None
 
     def made(self) -> bool:
         """Return whether the file exists."""
-        return self._file is not None and self._file.exists()
+        return self._file is not None and os.path.exists(self._file)
 
 
 def watch(parent_pid: int, cancel_file: str | None = None) -> threading.Thread:

@@ -15,16 +15,17 @@ import SimpleITK as sitk
 
 from ..protocol.files import read_file, require_space, unfit, unreadable, write_file
 from .geometry import Geometry
-from .linear import FIELD_TRANSFORM_SUFFIXES, TRANSFORM_SUFFIXES, invalid, load_transform
+from .linear import invalid
 from .linear import linear_matrix as linear_matrix
 from .linear import read_linear_transform as read_linear_transform
 from .linear import to_affine as to_affine
 from .linear import write_linear_transform as write_linear_transform
-from .loading import HEADER_HINT, PICTURES, FileImage, load_meta_image, load_picture, read_image
+from .loading import HEADER_HINT, PICTURES, FileImage, load_meta_image, load_picture, metadata_of, read_image
 from .nifti import load_nifti
 from .nrrd import load_nrrd
 from .points import read_points as read_points
 from .points import write_points as write_points
+from .transform_files import FIELD_TRANSFORM_SUFFIXES, TRANSFORM_SUFFIXES, load_transform
 
 IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
 # What Slicer needs to see that a vector image is a displacement field, and in which direction it works.
@@ -337,7 +338,7 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     else:
         loaded = read_file(path, load_image)
         image, notes = loaded.image, loaded.notes
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    metadata = metadata_of(image)
     if metadata.get("displacement field type") == "modeling":
         raise unfit(path, "maps moving to fixed points (a modeling transform)", "Invert it in Slicer first.")
     if metadata.get("intent_name", "").encode() == NIFTI_SINGLE_SLICE:
@@ -366,7 +367,7 @@ def _is_picture(image: sitk.Image) -> bool:
         return False
     if values.dtype.kind in "iu":
         return True
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    metadata = metadata_of(image)
     is_declared = metadata.get("intent_code") in NIFTI_VECTORS or "displacement field type" in metadata
     if is_declared or not (values >= 0).all() or not (values == np.rint(values)).all():
         return False

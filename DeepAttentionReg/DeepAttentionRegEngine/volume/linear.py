@@ -7,14 +7,7 @@ import SimpleITK as sitk
 
 from ..protocol import errors
 from ..protocol.files import read_file, write_file
-
-FIELD_TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm")
-TRANSFORM_SUFFIXES = (*FIELD_TRANSFORM_SUFFIXES, ".txt", ".mat")
-
-
-def load_transform(name: str) -> sitk.Transform:
-    """Return the transform in a file, whatever it is."""
-    return sitk.ReadTransform(name)
+from .transform_files import TRANSFORM_SUFFIXES, load_transform
 
 
 def invalid(subject: str, what: str, hint: str) -> errors.EngineError:
@@ -87,5 +80,5 @@ def write_linear_transform(path: str | Path, matrix: np.ndarray) -> None:
         path,
         TRANSFORM_SUFFIXES,
         lambda name: sitk.WriteTransform(transform, name),
-        lambda name: np.allclose(read_linear_transform(name), matrix, rtol=0, atol=1e-6),
+        lambda name: np.allclose(linear_matrix(sitk.ReadTransform(name), name), matrix, rtol=0, atol=1e-6),
     )

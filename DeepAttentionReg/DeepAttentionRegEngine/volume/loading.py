@@ -3,6 +3,8 @@
 What ITK's readers drop, make up or take for something else is put right here, told, or refused.
 """
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..protocol.errors import is_text
+from ..protocol.file_use import with_data
 from ..protocol.files import unfit
 from .geometry import ORTHONORMAL_TOLERANCE, SHEARED_HINT
+from .headers import require_sound_header
 from .units import common_unit
 
 SHEARED = "has sheared axes, not at right angles to each other"
@@ -20,6 +25,8 @@ NO_SIZE = "gives its voxels no size: a spacing is zero or not a number"
 NO_PLACE = "gives an axis or a position that is not a number"
 HEADER_HINT = "Correct its header, or export it again from where it comes from."
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+# A file that is smaller by more than any compression makes it does not hold what its header claims.
+BEST_COMPRESSION, LARGEST_CLAIM = 10_000, 2**24
 # What ITK and its libraries say of files that are whole but make no sense, and how it is told.
 SENSELESS = (
     (r"orthonormal", SHEARED, SHEARED_HINT),
@@ -36,15 +43,36 @@ class FileImage:
     notes: tuple[str, ...] = ()
 
 
+def open_image(name: str) -> sitk.ImageFileReader:
+    """Return a reader that knows the header of an image, whose voxels are still to be read.
+
+    Raises:
+        RuntimeError: If ITK cannot read it.
+        EOFError: If the header claims more voxels than its files can hold.
+        EngineError: If the header would crash ITK, or names voxels elsewhere.
+    """
+    require_sound_header(name)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(name)
+    reader.ReadImageInformation()
+    held = sum(os.path.getsize(file) for file in with_data(Path(name)) if file.is_file())
+    claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    if claimed > LARGEST_CLAIM + BEST_COMPRESSION * held:
+        msg = f"its header claims {claimed} voxels, which {held} bytes cannot hold"
+        raise EOFError(msg)
+    return reader
+
+
 def read_image(name: str) -> sitk.Image:
     """Read an image as ITK does.
 
     Raises:
         RuntimeError: If it cannot.
-        EngineError: If the header gives sheared axes, or voxels without size or position.
+        EOFError: As `open_image`.
+        EngineError: As `open_image`, and if the header gives sheared axes, or voxels without size or position.
     """
     try:
-        image = sitk.ReadImage(name)
+        image = open_image(name).Execute()
     except RuntimeError as error:
         for mark, what, hint in SENSELESS:
             if re.search(mark, str(error)):
@@ -54,6 +82,12 @@ def read_image(name: str) -> sitk.Image:
     if np.abs(axes.T @ axes - np.eye(len(axes))).max() > ORTHONORMAL_TOLERANCE:
         raise unfit(name, SHEARED, SHEARED_HINT)
     return image
+
+
+def metadata_of(source: sitk.Image | sitk.ImageFileReader) -> dict[str, str]:
+    """Return what a header says besides the grid; bytes that are no text are left out of it, as are such keys."""
+    keys = [key for key in source.GetMetaDataKeys() if is_text(key)]
+    return {key: source.GetMetaData(key).encode(errors="replace").decode() for key in keys}
 
 
 def in_millimetres(name: str, image: sitk.Image, units: list[str]) -> FileImage:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from ..protocol.files import unfit
 from ..protocol.owned_folders import scratch_folder
 from .geometry import Geometry
-from .loading import HEADER_HINT, NO_PLACE, NO_SIZE, FileImage, read_image
+from .loading import HEADER_HINT, NO_PLACE, NO_SIZE, FileImage, metadata_of, read_image
 
 FIELDS: dict[str, tuple[str, int]] = {  # numbers, and where they begin
     "length": ("i4", 0),
@@ -32,6 +32,7 @@ FORMATS, OFFSETS = zip(*FIELDS.values(), strict=True)
 HEADER = np.dtype({"names": [*FIELDS], "formats": [*FORMATS], "offsets": [*OFFSETS], "itemsize": 348})
 NIFTI_2_LENGTH = 540
 GZIP_MARK = b"\x1f\x8b"
+SLACK = 2**20  # so that the checksum at the end of all but strange files is compared, and none fills the memory
 SINGLE_FILE = (352, b"n+1")  # where its voxels begin, and its mark
 FLOATS: dict[int, np.dtype[Any]] = {16: np.dtype("f4"), 64: np.dtype("f8")}
 MILLIMETRES = {1: 1e3, 3: 1e-3}
@@ -48,12 +49,16 @@ def load_nifti(name: str) -> FileImage:
         EngineError: If the header gives voxels no size or place.
     """
     header_file, voxel_file = _files(name)
-    content = _content(header_file)
+    content = _content(header_file, HEADER.itemsize)
     header = _header(name, content)
     if header is None:  # not NIfTI; ITK decides
         return FileImage(read_image(name))
-    voxels = (content if voxel_file == header_file else _content(voxel_file))[int(header["start"]) :]
-    size = math.prod(header["dim"][1 : header["dim"][0] + 1].tolist()) * int(header["bits"]) // 8
+    start, axes = int(header["start"]), header["dim"][1 : header["dim"][0] + 1].tolist()
+    size = math.prod(axes) * int(header["bits"]) // 8
+    if min(start, size, *axes) < 0:
+        msg = "it has sizes below 0"
+        raise ValueError(msg)
+    voxels = _content(voxel_file, start + size)[start:]
     if size > len(voxels):
         msg = f"{size - len(voxels)} bytes are missing"
         raise EOFError(msg)
@@ -75,19 +80,23 @@ def _files(name: str) -> tuple[str, str]:
     return header, voxels
 
 
-def _content(name: str) -> np.ndarray:
-    """Return the bytes of a file, unpacked if it is compressed; what follows the compressed data is none of them."""
+def _content(name: str, most: int) -> np.ndarray:
+    """Return the bytes of a file, unpacked if it is compressed, and then so many and few more.
+
+    What follows the compressed data is none of them.
+    """
     if Path(name).stat().st_size == 0:
         msg = "it is empty"
         raise EOFError(msg)
     with open(name, "rb") as stream:
         if stream.read(2) != GZIP_MARK:
             return np.memmap(name, np.uint8, "r")
-    packed, parts = Path(name).read_bytes(), []
-    while packed.startswith(GZIP_MARK):
+    packed, parts, left = Path(name).read_bytes(), [], most + SLACK
+    while packed.startswith(GZIP_MARK) and left > 0:
         member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        parts.append(member.decompress(packed))
-        if not member.eof:
+        parts.append(member.decompress(packed, left))
+        left -= len(parts[-1])
+        if not member.eof and left > 0:
             msg = "its compressed data end too early"
             raise EOFError(msg)
         packed = member.unused_data
@@ -145,8 +154,8 @@ def _with_lost_numbers(image: sitk.Image, stored: np.ndarray) -> sitk.Image:
     array[lost] = stored[lost]
     restored = sitk.GetImageFromArray(array, isVector=components > 1)
     restored.CopyInformation(image)
-    for key in image.GetMetaDataKeys():
-        restored.SetMetaData(key, image.GetMetaData(key))
+    for key, value in metadata_of(image).items():
+        restored.SetMetaData(key, value)
     return restored
 
 

@@ -1,16 +1,19 @@
 """NRRD files: in mm, and slices where their headers place them."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from ..protocol.file_use import require_beside
 from ..protocol.files import unfit
 from ..protocol.owned_folders import scratch_folder
 from .loading import HEADER_HINT, NO_SIZE, FileImage, in_millimetres, read_image
 
 LONGEST_HEADER = 2**20
+VOXELS = "voxels"
 # Fields with an entry per axis that a slice does without when it gets a third one.
 PER_AXIS = ("spacings", "thicknesses", "axis mins", "axis maxs", "centers", "centerings", "labels", "units", "kinds")
 
@@ -48,21 +51,24 @@ def _read_slice(name: str, header: list[str], end: int, axes: list[str]) -> sitk
     first, second = (np.array([float(number) for number in axis.strip("()").split(",")]) for axis in axes)
     normal = np.cross(first, second)
     normal /= np.linalg.norm(normal) or 1
+    require_beside(name)
     changed = {
         "dimension": lambda _: "3",
         "sizes": lambda sizes: f"{sizes} 1",
         "space directions": lambda _: " ".join([*axes, f"({','.join(repr(float(number)) for number in normal)})"]),
-        "data file": lambda file: str(Path(name).resolve().parent / file),
+        "data file": lambda _: VOXELS,
     }
-    lines = []
-    for line in (line.strip() for line in header if line.strip()):
-        key, _, value = line.partition(": ")
-        key = key.lower()
-        if key in changed:
-            line = f"{key}: {changed[key](value)}"
-        if key not in PER_AXIS:
-            lines.append(line)
     with scratch_folder() as folder:
+        lines = []
+        for line in (line.strip() for line in header if line.strip()):
+            key, _, value = line.partition(": ")
+            key = key.lower()
+            if key == "data file":
+                shutil.copy(Path(name).parent / value, folder.path / VOXELS)
+            if key in changed:
+                line = f"{key}: {changed[key](value)}"
+            if key not in PER_AXIS:
+                lines.append(line)
         path = folder.path / "slice.nrrd"
         path.write_bytes("\n".join([*lines, "", ""]).encode("latin-1") + Path(name).read_bytes()[end:])
         return read_image(str(path))

@@ -1,13 +1,13 @@
 """Landmarks from and to files."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 
 from ..protocol import errors
-from ..protocol.files import read_file, unfit, write_file
+from ..protocol.errors import shown
+from ..protocol.files import MISSHAPEN, parse_json, read_content, unfit, write_file
 from .geometry import flip_lps_ras
 from .units import millimetres
 
@@ -22,12 +22,12 @@ def read_points(path: str | Path) -> np.ndarray:
         EngineError: If the file is missing, unreadable or without points, or a point is not placed.
     """
     try:
-        text = read_file(path, lambda name: Path(name).read_text(encoding="utf-8-sig"))
+        text = read_content(path).decode("utf-8-sig")
         points, placed = (_markups_points if str(path).lower().endswith(".json") else _table_points)(text)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except MISSHAPEN as error:
         raise errors.EngineError(
             errors.INPUT_UNREADABLE,
-            f"The file {path} holds no readable landmarks ({error}).",
+            f"The file {shown(path)} holds no readable landmarks ({shown(error)}).",
             "Save them as mrk.json in Slicer, or as csv with the columns x, y, z in LPS mm.",
         ) from error
     if not len(points) or not placed or not np.isfinite(points).all():
@@ -37,7 +37,7 @@ def read_points(path: str | Path) -> np.ndarray:
 
 def _markups_points(text: str) -> tuple[np.ndarray, bool]:
     """Return the points `(N, 3)` LPS of a mrk.json file, and whether all are placed."""
-    markup = json.loads(text)["markups"][0]
+    markup = parse_json(text)["markups"][0]
     controls = markup["controlPoints"]
     if not all(control.get("positionStatus", "defined") == "defined" for control in controls):
         return np.zeros((0, 3)), False

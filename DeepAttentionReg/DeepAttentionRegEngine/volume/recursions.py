@@ -16,6 +16,7 @@ each:
 """
 
 import json
+import math
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from ..protocol import errors
-from ..protocol.contract import VERSION
-from ..protocol.files import read_file, unreadable, write_file
+from ..protocol.contract import VERSION, build
+from ..protocol.errors import shown
+from ..protocol.files import MISSHAPEN, parse_json, read_content, read_file, unreadable, write_file
 from ..protocol.result_files import RECURSIONS as INDEX
 from .geometry import Geometry
 
@@ -82,17 +84,34 @@ def read_index(folder: str | Path) -> Index:
     """
     path = Path(folder) / INDEX
     try:
-        data = json.loads(read_file(path, lambda name: Path(name).read_text(encoding="ascii")))
-        version = data["contract"]
-        steps = [Step(**step) for step in data["recursions"]]
-        index = Index(data["method"], Geometry.from_dict(data["grid"]), np.array(data["alignment"], float), steps)
-    except (ValueError, KeyError, TypeError) as error:
-        raise unreadable(path) from error
+        data = parse_json(read_content(path))
+        version, alignment = data["contract"], np.array(data["alignment"], float)
+        steps = [_step(step) for step in data["recursions"]]
+        index = Index(str(data["method"]), Geometry.from_dict(data["grid"]), alignment, steps)
+        if alignment.shape != (4, 4) or not np.isfinite(alignment).all():
+            msg = "its alignment is no 4x4 matrix"
+            raise ValueError(msg)
+    except MISSHAPEN as error:
+        raise unreadable(path, error) from error
     if version != VERSION:
         raise errors.EngineError(
             errors.CONTRACT, f"{path} is of version {version!r}, not {VERSION}.", "Register the volumes again."
         )
     return index
+
+
+def _step(data: dict[str, Any]) -> Step:
+    """Return an entry of an index, whose files lie beside it."""
+    try:
+        step = build(Step, data)
+    except errors.EngineError as error:
+        raise ValueError(error.message) from error
+    files = [step.displacement, *(entry["file"] for entry in (*step.maps, *step.attention))]
+    elsewhere = next((file for file in files if Path(file).name != file), None)
+    if elsewhere is not None:
+        msg = f"{shown(elsewhere)} is no file beside it"
+        raise ValueError(msg)
+    return step
 
 
 @dataclass(frozen=True)
@@ -183,12 +202,32 @@ def read_attention(path: str | Path) -> Attention:
     """
     try:
         return read_file(path, _load_attention)
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except zipfile.BadZipFile as error:
         raise unreadable(path) from error
 
 
 def _load_attention(path: str) -> Attention:
+    _require_honest_arrays(path)
     with np.load(path, allow_pickle=False) as stored:
         query_size, key_size = (tuple(int(n) for n in stored[name]) for name in ("query_size", "key_size"))
         strides = float(stored["query_stride"]), float(stored["key_stride"])
-        return Attention(stored["query"], stored["key"], query_size, key_size, *strides)
+        query, key = stored["query"], stored["key"]
+    counts = [math.prod(size) for size in (query_size, key_size)]
+    alike = query.ndim == key.ndim == 3 and query.shape[::2] == key.shape[::2]
+    if not alike or [query.shape[1], key.shape[1]] != counts or query.dtype.kind != "f" or key.dtype.kind != "f":
+        msg = "its arrays do not belong together"
+        raise ValueError(msg)
+    return Attention(query, key, query_size, key_size, *strides)
+
+
+def _require_honest_arrays(path: str) -> None:
+    """Refuse arrays that claim to be larger than they are, for which NumPy would look for memory first."""
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            with archive.open(part) as stream:
+                version = np.lib.format.read_magic(stream)
+                header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                shape, _order, kind = header[version](stream)
+            if math.prod(shape) * kind.itemsize > part.file_size or part.compress_type != zipfile.ZIP_STORED:
+                msg = f"{part.filename} is not as large as it claims"
+                raise ValueError(msg)

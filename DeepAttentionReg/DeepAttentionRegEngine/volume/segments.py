@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ..protocol.errors import shown
 from ..protocol.files import read_file, unfit, write_file
 from . import images
 from .geometry import Geometry
 from .images import AnyImage, Volume
 from .linear import invalid
+from .loading import metadata_of, open_image, read_image
 from .segment_pairs import Segment
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
-KEY = re.compile(r"Segment(\d+)_(\w+)")
+KEY = re.compile(r"Segment([0-9]{1,6})_(\w+)")
+NUMBER = re.compile(r"-?[0-9]{1,10}")  # no label map holds larger ones
 # Of the whole file, not of the segment as it will be there.
 OWN_KEYS = ("Name", "LabelValue", "Layer", "Extent")
 
@@ -164,14 +167,12 @@ def _metadata(labels: AnyImage) -> Mapping[str, str]:
     if isinstance(labels, (str, Path)):
         if not str(labels).lower().endswith(NRRD_SUFFIXES):
             return {}
-        source: Any = sitk.ImageFileReader()
-        source.SetFileName(str(labels))
-        read_file(labels, lambda _name: source.ReadImageInformation())
+        source: Any = read_file(labels, open_image)
     elif isinstance(labels, sitk.Image):
         source = labels
     else:
         return {}
-    return {key: source.GetMetaData(key) for key in source.GetMetaDataKeys()}
+    return metadata_of(source)
 
 
 def _described(labels: AnyImage) -> list[Segment]:
@@ -191,8 +192,8 @@ def _described(labels: AnyImage) -> list[Segment]:
         own = keys[number]
         # Slicer 4.10 and earlier: a layer of ones a segment.
         layer, value = own.get("Layer", "0" if layered or len(keys) == 1 else str(order)), own.get("LabelValue", "1")
-        if not (layer.isdecimal() and value.lstrip("-").isdecimal()):
-            what = f"gives segment {number} the layer {layer!r} and the label value {value!r}"
+        if not (NUMBER.fullmatch(layer) and int(layer) >= 0 and NUMBER.fullmatch(value)):
+            what = f"gives segment {number} the layer {shown(repr(layer))} and the label value {shown(repr(value))}"
             raise invalid("The segmentation", what, "Load it in Slicer and save it again.")
         details = {key: text for key, text in own.items() if key not in OWN_KEYS}
         found.append(Segment(own.get("Name", ""), int(value), int(layer), details))
@@ -201,7 +202,7 @@ def _described(labels: AnyImage) -> list[Segment]:
 
 def _layers(labels: AnyImage) -> list[Volume]:
     """Return the label maps of an image whose header names segments."""
-    image = read_file(labels, sitk.ReadImage) if isinstance(labels, (str, Path)) else labels
+    image = read_file(labels, read_image) if isinstance(labels, (str, Path)) else labels
     if not isinstance(image, sitk.Image) or (image.GetDimension() < 4 and image.GetNumberOfComponentsPerPixel() == 1):
         return [images.as_labels(labels)]
     if image.GetDimension() == 4:

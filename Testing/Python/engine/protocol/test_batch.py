@@ -104,17 +104,6 @@ class TestFailures:
         with pytest.raises(EngineError, match="'picture'"):
             run(job(outputs=["picture"]), Engine())
 
-    def test_two_pairs_cannot_write_one_file(self, job, tmp_path):
-        path = tmp_path / "same.nrrd"
-        table = {"header": "fixed,moving,output_transform", "rows": f"f,m,{path}\nf,m,{path}\n"}
-        with pytest.raises(EngineError, match="two pairs write"):
-            run(job(**table), Engine())
-
-    def test_input_of_another_pair_is_not_overwritten(self, job, tmp_path):
-        table = {"header": "fixed,moving,output_transform", "rows": f"f,m,{tmp_path / 'x'}\nx,m,t.nrrd\n"}
-        with pytest.raises(EngineError, match="both read and written"):
-            run(job(**table), Engine())
-
     def test_file_in_place_of_the_folder_is_told(self, job, tmp_path):
         (tmp_path / "out").touch()
         with pytest.raises(EngineError, match="cannot be written"):
