@@ -1,25 +1,28 @@
 """Registration networks, one architecture per file, all with the interface of `base`."""
 
-import pickle
 import runpy
-import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ..protocol import errors
-from ..protocol.registry import Variant, weight_file
+from ..protocol.errors import is_out_of_memory, shown
+from ..protocol.fetching import weight_content
+from ..protocol.files import MISSHAPEN
+from ..protocol.registry import Variant
 from .acregnet import Acregnet, AcregnetSettings
 from .adregnet import Adregnet, AdregnetSettings
 from .agf import Agf, AgfSettings
 from .base import RegistrationNetwork
 from .bspline import Bspline, BsplineSettings
-from .packing import unpack
+from .packing import SCALE, unpack
 from .r2n2 import R2n2, R2n2Settings
 from .rman import Rman, RmanSettings
 from .voxelmorph import Voxelmorph, VoxelmorphSettings
+from .weight_files import read_state
 
 ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]] = {
     "acregnet": (AcregnetSettings, Acregnet),
@@ -32,11 +35,8 @@ ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any], RegistrationNetwork]]]
 }
 
 
-# What torch.load raises where a file holds something else, and a network for the arguments or state of another one.
-DAMAGED = (
-    *(RuntimeError, AttributeError, TypeError, ValueError, LookupError, EOFError),
-    *(pickle.UnpicklingError, struct.error),
-)
+# What a file that holds something else raises, and a network for the arguments or state of another one.
+DAMAGED = (*MISSHAPEN, RuntimeError, EOFError, zipfile.BadZipFile)
 
 
 def build(architecture: str, arguments: dict[str, Any]) -> RegistrationNetwork:
@@ -94,21 +94,36 @@ def load_network(architecture: str, variant: Variant) -> RegistrationNetwork:
     Raises:
         EngineError: If the weight file is missing, damaged or of another network.
     """
+    content = None if variant.weights is None else weight_content(variant.weights)
     try:
         network = build(architecture, variant.network)
-        if variant.weights is not None:
-            state = torch.load(weight_file(variant.weights), map_location="cpu", weights_only=True)
+        if content is not None:
+            state = read_state(content)
+            _require_alike(state, network)
             network.load_state_dict(unpack(state))
     except DAMAGED as error:
+        if is_out_of_memory(error):
+            raise
         if variant.weights is None:
             raise errors.EngineError(
                 errors.METHOD_UNKNOWN,
-                f"The network {architecture!r} cannot be built ({error}).",
+                f"The network {shown(repr(architecture))} cannot be built ({shown(error)}).",
                 "Correct its arguments in the method file, or install the extension again.",
             ) from error
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,
-            f"The weights {variant.weights!r} do not fit the network {architecture!r}.",
-            "Install the extension again, or choose other weights.",
+            f"The weights {shown(repr(variant.weights))} do not fit the network {shown(repr(architecture))}"
+            f" ({shown(error)}).",
+            "Choose other weights, or save the state dict of this network again with torch.save.",
         ) from error
     return network.eval()
+
+
+def _require_alike(state: dict[str, Tensor], network: RegistrationNetwork) -> None:
+    """Refuse tensors whose names or sizes are not those of a network, before any is unpacked."""
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items() if not name.endswith(SCALE)}
+    other = next((name for name in (*wanted, *found) if wanted.get(name) != found.get(name)), None)
+    if other is not None:
+        msg = f"{other} is {found.get(other, 'missing')} there and {wanted.get(other, 'missing')} in the network"
+        raise ValueError(msg)

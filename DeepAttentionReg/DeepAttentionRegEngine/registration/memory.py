@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 
 from ..protocol import errors
+from ..protocol.errors import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -19,15 +20,10 @@ def run_within_memory(work: Callable[[], T]) -> T:
     try:
         return work()
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and not is_out_of_memory(error):
             raise
         raise errors.EngineError(
             errors.OUT_OF_MEMORY,
             "There is not enough memory for volumes of this size.",
             "Choose the device cpu, close other programs, or crop or down-sample the volumes.",
         ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or ("alloc" in text and "memory" in text)

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +26,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import errors, registry
+from DeepAttentionRegEngine.protocol.errors import shown, unreachable
+from DeepAttentionRegEngine.protocol.files import require_readable
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+from DeepAttentionRegEngine.protocol.registry import Told, told_beside
 
 logger = discreet_logger(__name__)
 
@@ -124,8 +127,8 @@ def importWeights(
         same = [entry for entry in listWeights(folder) if _holds(entry, digest, serves)]
         if same:
             return same[0]
-        described = {**told, "method": serves[0][0], "dimensions": [axis for _name, axis in serves]}
-        described.update(title=str(told.get("title", path.stem)), sha256=digest, bytes=path.stat().st_size)
+        described = {**asdict(told), "method": serves[0][0], "dimensions": [axis for _name, axis in serves]}
+        described.update(title=told.title or path.stem, sha256=digest, bytes=path.stat().st_size)
         return _importedEntry(_copyIn(path, described, folder))
 
 
@@ -179,21 +182,35 @@ def _importedEntry(description: Path) -> Entry:
     path = description.with_suffix(SUFFIX)
     hint = _("Delete these weights and import them again.")
     try:
-        told = json.loads(description.read_text(encoding="ascii"))
-        serves = tuple((str(told["method"]), int(axis)) for axis in told["dimensions"])
-        texts = str(told["title"]), serves, str(told.get("licence", "")), str(told.get("training_data", ""))
-        size, problem = int(told["bytes"]), _problemOf(path, told["sha256"], hint)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        texts, size = (description.stem, (), "", ""), 0
-        problem = _("The file {name} is damaged. {hint}").format(name=description.name, hint=hint)
+        told = told_beside(path, _completeOnly)
+        serves = tuple((str(told.method), axis) for axis in told.dimensions)
+        texts, size = (str(told.title), serves, told.licence, told.training_data), told.bytes
+        problem = _problemOf(path, str(told.sha256), hint)
+    except (errors.EngineError, ValueError) as error:
+        texts, size, problem = (description.stem, (), "", ""), 0, str(error)
+        if getattr(error, "code", errors.WEIGHTS_CORRUPT) == errors.WEIGHTS_CORRUPT:
+            problem = _("The file {name} is damaged. {hint}").format(name=description.name, hint=hint)
     return Entry(str(path), *texts, size, path, isImported=True, problem=problem)
+
+
+def _completeOnly(told: Told) -> Told:
+    """Return what is told of imported weights, if nothing is missing that the import has noted."""
+    isComplete = None not in (told.method, told.title, told.sha256) and isinstance(told.dimensions, list)
+    if not isComplete or not all(type(axis) is int for axis in told.dimensions):
+        msg = "what an import notes is missing"
+        raise ValueError(msg)
+    return told
 
 
 def _problemOf(path: Path, sha256: str, hint: str) -> str:
     try:
+        require_readable(path)
         isRight = _sha256(*_stamp(path)) == sha256
-    except OSError:
-        return _("The file {name} is missing. {hint}").format(name=path.name, hint=hint)
+    except errors.EngineError as error:
+        isMissing = error.code == errors.INPUT_MISSING
+        return _("The file {name} is missing. {hint}").format(name=path.name, hint=hint) if isMissing else str(error)
+    except OSError as error:
+        return str(unreachable(path, error))
     return "" if isRight else _("The file {name} is damaged. {hint}").format(name=path.name, hint=hint)
 
 
@@ -224,46 +241,42 @@ def _inOneSentence(path: Path, folder: Path) -> Iterator[None]:
         raise ValueError(text.format(name=path.name, folder=folder, reason=error.strerror or error)) from error
 
 
-def _checkFile(path: Path) -> dict[str, Any]:
-    """Return what the JSON file beside weights tells, nothing without one; raise ValueError if either is damaged.
+def _checkFile(path: Path) -> Told:
+    """Return what the JSON file beside weights tells, nothing without one.
 
-    PyTorch writes a zip archive, whose checksums can be verified without PyTorch.
+    PyTorch writes a zip archive, of parts as they are, whose checksums can be verified without PyTorch.
+
+    :raises ValueError: if the weights are damaged.
+    :raises EngineError: if a file cannot be read, or the JSON file is damaged.
     """
-    if not path.is_file():
-        raise ValueError(_("The file {path} does not exist.").format(path=path))
+    require_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            isRight = archive.testzip() is None and any(name.endswith("/data.pkl") for name in archive.namelist())
+            isPlain = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+            isState = any(name.endswith("/data.pkl") for name in archive.namelist())
+            isRight = isPlain and isState and archive.testzip() is None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
         isRight = False
     if not isRight or path.suffix != SUFFIX:
         text = _("{name} is no {suffix} file of PyTorch, or it is damaged or truncated; export or copy it again.")
         raise ValueError(text.format(name=path.name, suffix=SUFFIX))
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return {}
-    try:
-        return dict(json.loads(beside.read_text(encoding="ascii")))
-    except (ValueError, TypeError, RecursionError) as error:
-        text = _("The file {name} beside the weights is damaged ({reason}); correct it, or remove it.")
-        raise ValueError(text.format(name=beside.name, reason=error)) from error
+    return told_beside(path, lambda told: told)
 
 
-def _servedBy(path: Path, told: dict[str, Any], name: str | None, axes: int | None) -> tuple[tuple[str, int], ...]:
+def _servedBy(path: Path, told: Told, name: str | None, axes: int | None) -> tuple[tuple[str, int], ...]:
     """Return the method and the axes that weights serve.
 
     :raises EngineError: if they cannot serve them.
     """
-    name = name or told.get("method")
+    name = name or told.method
     if name is None:
         raise ValueError(_("Choose the method that {name} is for.").format(name=path.name))
     method = registry.load_method(str(name))
-    network = told.get("network")
-    found = axes or told.get("dimensions") or (network.get("nd") if isinstance(network, dict) else None) or AXES
+    found = axes or told.dimensions or told.network.get("nd") or AXES
     chosen = found if isinstance(found, (list, tuple)) else [found]
-    if not all(axis in AXES for axis in chosen):
+    if not all(type(axis) is int and axis in AXES for axis in chosen):
         text = _("{name} is for {axes} dimensions; only 2 and 3 are known.")
-        raise ValueError(text.format(name=path.name, axes=found))
+        raise ValueError(text.format(name=path.name, axes=shown(found)))
     for axis in chosen:
         registry.choose_variant(method, axis, str(path))
     return tuple((method.name, axis) for axis in chosen)

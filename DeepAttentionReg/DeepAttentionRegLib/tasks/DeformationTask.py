@@ -67,7 +67,7 @@ class DeformationTask(Task):
         if self._toFrame is None:  # else it may be under the deformation itself, to be shown
             wrong.append(Volumes.checkNode(moving))
         values = self._record.settings
-        if values["method"].endswith(registry.METHOD_SUFFIX):  # whose code nobody chose here
+        if values["method"].endswith(registry.DESCRIPTION_SUFFIX):  # whose code nobody chose here
             return [_("The transform was made by a method file; a scene cannot start that. Register the volumes anew.")]
         weights = values.get("weights")
         if weights is not None and weights.endswith(Weights.SUFFIX) and not Path(weights).is_file():

@@ -38,7 +38,7 @@ def nothing(url: str) -> bytes:
 class TestMissing:
     def test_sentence_names_licence_and_command(self) -> None:
         with pytest.raises(EngineError, match=r"'lung' \(CC-BY-NC-SA-4\.0\) are not part of the package") as caught:
-            registry.weight_file("lung")
+            fetching.weight_content("lung")
         assert caught.value.code == errors.WEIGHTS_MISSING
         assert caught.value.hint == "Fetch them once with: deepattentionreg fetch lung"
 
@@ -46,14 +46,14 @@ class TestMissing:
         folder = package.rename(package.with_name("Resources"))
         monkeypatch.setattr(registry, "resources", lambda: folder)
         with pytest.raises(EngineError, match=r"lung\.pt is missing\. Install the extension again\."):
-            registry.weight_file("lung")
+            fetching.weight_content("lung")
 
 
 class TestFetch:
     def test_file_is_found_afterwards(self) -> None:
         path = fetching.fetch("lung", lambda url: CONTENT)
         assert path.read_bytes() == CONTENT
-        assert registry.weight_file("lung") == path
+        assert fetching.weight_content("lung") == path.read_bytes()
 
     def test_address_is_of_this_version(self) -> None:
         asked = []
@@ -72,8 +72,8 @@ class TestFetch:
     def test_damaged_file_is_replaced(self) -> None:
         path = fetching.fetch("lung", lambda url: CONTENT)
         path.write_bytes(b"damaged")
-        with pytest.raises(EngineError, match=r"lung\.pt is damaged .* fetch it again"):
-            registry.weight_file("lung")
+        with pytest.raises(EngineError, match=r"lung\.pt is damaged.* fetch it again"):
+            fetching.weight_content("lung")
         assert fetching.fetch("lung", lambda url: CONTENT).read_bytes() == CONTENT
 
     def test_anything_else_than_was_published_is_refused_and_not_kept(self) -> None:

@@ -1,11 +1,14 @@
-"""Atomic writing, whatever the format."""
+"""Atomic writing, whatever the format, and why a file cannot be read."""
 
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from DeepAttentionRegEngine.protocol import errors, files
+from file_checks import refusal
 
 
 def write(path: Path, text: str, complete: bool = True) -> None:
@@ -14,6 +17,85 @@ def write(path: Path, text: str, complete: bool = True) -> None:
 
 def fail(_name: str) -> None:
     raise RuntimeError
+
+
+def failing(error: BaseException) -> Callable[[str], None]:
+    def read(_name: str) -> None:
+        raise error
+
+    return read
+
+
+class TestReading:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        (tmp_path / "a.txt").write_text("x", encoding="ascii")
+        return tmp_path / "a.txt"
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(),
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            RuntimeError("Failed to allocate memory for image."),
+            RuntimeError("Exception thrown in SimpleITK ReadTransform: std::bad_alloc"),
+            RuntimeError("[nrrd] nrrdAlloc_nva: couldn't allocate data"),
+            ValueError("Unable to allocate 7.45 GiB for an array"),
+        ],
+        ids=str,
+    )
+    def test_lack_of_memory_is_no_damage(self, file: Path, error: Exception) -> None:
+        with refusal(errors.OUT_OF_MEMORY, r"not enough memory to read the file .*a\.txt"):
+            files.read_file(file, failing(error))
+
+    @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OverflowError("x"), RecursionError()], ids=repr)
+    def test_whatever_a_reader_raises_is_damage(self, file: Path, error: Exception) -> None:
+        with refusal(errors.INPUT_UNREADABLE, "damaged"):
+            files.read_file(file, failing(error))
+
+    @pytest.mark.parametrize("where", ["open", "reader"])
+    def test_lack_of_permission_is_no_damage(self, file: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        error = PermissionError(errno.EACCES, "Permission denied")
+        if where == "open":
+            monkeypatch.setattr("builtins.open", lambda *_: failing(error)(""))
+        with refusal(errors.INPUT_UNREADABLE, r"a\.txt cannot be read: you have no permission"):
+            files.read_file(file, failing(error))
+
+    def test_links_in_a_circle_are_named(self, tmp_path: Path) -> None:
+        (tmp_path / "a").symlink_to(tmp_path / "b")
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+        with refusal(errors.INPUT_UNREADABLE, "links lead in a circle"):
+            files.read_file(tmp_path / "a", str)
+
+    def test_long_name_is_named_and_not_written_out(self, tmp_path: Path) -> None:
+        with refusal(errors.INPUT_UNREADABLE, "its name is too long") as caught:
+            files.read_file(tmp_path / ("n" * 5000), str)
+        assert len(caught.value.message) < 500
+
+    @pytest.mark.parametrize("name", ["a\0b", "\ud800", os.fsdecode(b"\xff.nrrd")])
+    def test_name_that_is_no_text_is_named(self, tmp_path: Path, name: str) -> None:
+        with refusal(errors.INPUT_UNREADABLE, "its name holds what is no character"):
+            files.read_file(tmp_path / name, str)
+
+    def test_missing_file_and_file_for_a_folder_do_not_exist(self, file: Path) -> None:
+        for path in (file.with_name("b"), file / "b"):
+            with refusal(errors.INPUT_MISSING, "does not exist"):
+                files.read_file(path, str)
+
+    def test_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("pipes with names are a POSIX feature")
+        os.mkfifo(tmp_path / "pipe")
+        with refusal(errors.INPUT_UNREADABLE, "no ordinary file"):
+            files.read_file(tmp_path / "pipe", str)
+
+
+class TestOutputs:
+    @pytest.mark.parametrize("name", ["a\0b.txt", "\ud800.txt", "n" * 5000 + ".txt", "loop.txt"])
+    def test_name_that_cannot_be_written_is_refused_before_the_work(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+        with refusal(errors.OUTPUT_UNWRITABLE, "no character|too long|symbolic links"):
+            files.require_writable(tmp_path / name, (".txt",))
 
 
 class TestWriting:

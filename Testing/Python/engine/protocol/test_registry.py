@@ -13,7 +13,7 @@ import torch
 
 from DeepAttentionRegEngine.deform.refine import RefineSettings
 from DeepAttentionRegEngine.networks import ARCHITECTURES, build, load_network
-from DeepAttentionRegEngine.protocol import errors, registry
+from DeepAttentionRegEngine.protocol import errors, fetching, registry
 from DeepAttentionRegEngine.protocol.contract import METHOD_NONE, RegisterJob
 from DeepAttentionRegEngine.protocol.errors import EngineError
 from DeepAttentionRegEngine.protocol.registry import Method, Variant
@@ -195,9 +195,36 @@ class TestUsersWeights:
         file.with_suffix(".json").write_text(json.dumps({"network": TINY | told}), encoding="ascii")
         self.refused(file)
 
-    @pytest.mark.parametrize("content", ["{", "[1]", '{"network": 5}', '{"extent_mm": 5}', '{"extent_mm": ["a", "b"]}'])
+    def test_imported_file_that_was_changed_is_refused(self, file: Path) -> None:
+        content = file.read_bytes()
+        told = {"network": TINY, "sha256": hashlib.sha256(content).hexdigest()}
+        file.with_suffix(".json").write_text(json.dumps(told), encoding="ascii")
+        variant = registry.choose_variant(registry.load_method("rman"), 2, str(file))
+        load_network("rman", variant)
+        file.write_bytes(content + b"x")
+        with pytest.raises(EngineError, match=r"own\.pt is damaged.* Import the weights again") as caught:
+            load_network("rman", variant)
+        assert caught.value.code == errors.WEIGHTS_CORRUPT
+
+    def test_what_was_hashed_is_what_is_loaded(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        content, reads = file.read_bytes(), []
+        monkeypatch.setattr(fetching, "read_content", lambda path: reads.append(path) or content)
+        file.write_bytes(b"changed meanwhile")
+        load_network("rman", registry.choose_variant(registry.load_method("rman"), 2, str(file)))
+        assert reads == [file]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *("{", "[1]", "null", '"text"', "[" * 100_000, '{"network": 5}', '{"network": [["nd", 2]]}'),
+            *('{"extent_mm": 5}', '{"extent_mm": ["a", "b"]}', '{"extent_mm": [5]}', '{"extent_mm": [50, 5]}'),
+            *('{"extent_mm": [-1, 5]}', '{"extent_mm": [NaN, 5]}', '{"extent_mm": [1, 1e400]}', '{"sha256": 5}'),
+            *('{"extent_mm": [1, %s]}' % ("9" * 400), '{"refinement": [1]}', '{"refinement": "fast"}', "\xff"),
+        ],
+        ids=lambda text: text[:30],
+    )
     def test_damaged_description_is_refused(self, file: Path, content: str) -> None:
-        file.with_suffix(".json").write_text(content, encoding="ascii")
+        file.with_suffix(".json").write_bytes(content.encode("latin-1"))
         with pytest.raises(EngineError, match=r"own\.json") as caught:
             registry.choose_variant(registry.load_method("rman"), 2, str(file))
         assert caught.value.hint == "Correct it, or remove it."
@@ -242,7 +269,7 @@ class TestMethodWithoutWeights:
 
 class TestWeightFile:
     def test_intact_file_is_found(self, shelf: Path) -> None:
-        assert registry.weight_file("tiny-weights") == shelf
+        assert fetching.weight_content("tiny-weights") == shelf.read_bytes()
 
     def test_network_holds_the_stored_values(self, shelf: Path) -> None:
         stored = torch.load(shelf, weights_only=True)["flow.weight"]
@@ -253,13 +280,13 @@ class TestWeightFile:
 
     def test_unlisted_weights_are_refused(self, shelf: Path) -> None:
         with pytest.raises(EngineError, match="'other'") as caught:
-            registry.weight_file("other")
+            fetching.weight_content("other")
         assert caught.value.code == errors.WEIGHTS_MISSING
 
     def test_missing_file_is_refused(self, shelf: Path) -> None:
         shelf.unlink()
         with pytest.raises(EngineError, match=r"tiny\.pt is missing") as caught:
-            registry.weight_file("tiny-weights")
+            fetching.weight_content("tiny-weights")
         assert caught.value.code == errors.WEIGHTS_MISSING
 
     def test_damaged_file_is_refused(self, shelf: Path) -> None:
@@ -267,7 +294,7 @@ class TestWeightFile:
         content[1000] ^= 1
         shelf.write_bytes(content)
         with pytest.raises(EngineError, match=r"tiny\.pt is damaged") as caught:
-            registry.weight_file("tiny-weights")
+            fetching.weight_content("tiny-weights")
         assert caught.value.code == errors.WEIGHTS_CORRUPT
 
     def test_weights_of_another_network_are_refused(self, shelf: Path) -> None:

@@ -7,13 +7,14 @@ import shutil
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
 import mrml_scene  # noqa: F401 - provides the translation
-from DeepAttentionRegEngine.protocol import registry
+from DeepAttentionRegEngine.protocol import errors, fetching, files, registry
 from DeepAttentionRegLib.engine import Weights
 
 pytestmark = pytest.mark.mrml
@@ -108,8 +109,14 @@ class TestImport:
     def test_engine_takes_it_by_its_id(self, folder, make_file):
         entry = Weights.importWeights(make_file(told={"extent_mm": [200, 500]}), "rman", 3, folder)
         variant = registry.choose_variant(registry.load_method("rman"), 3, entry.id)
-        assert registry.weight_file(variant.weights) == entry.path
+        assert fetching.weight_content(variant.weights) == entry.path.read_bytes()
         assert variant.extent_mm == (200.0, 500.0)
+
+    def test_change_after_the_import_is_noticed_when_it_is_loaded(self, folder, make_file):
+        entry = Weights.importWeights(make_file(), "rman", 3, folder)
+        entry.path.write_bytes(entry.path.read_bytes() + b"x")
+        with pytest.raises(errors.EngineError, match="Import the weights again"):
+            fetching.weight_content(entry.id)
 
     @pytest.mark.torch
     def test_network_loads_it(self, folder, tmp_path):
@@ -181,6 +188,18 @@ class TestRefusal:
             archive.writestr("scene.mrml", "<MRML/>")
         assert "is no .pt file of PyTorch" in refusal(path)
 
+    def test_compressed_archive(self, refusal, tmp_path):
+        path = tmp_path / "bomb.pt"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(10**6))
+        assert "is no .pt file of PyTorch" in refusal(path)
+
+    def test_file_without_permission(self, refusal, make_file, monkeypatch):
+        path = make_file()
+        denied = PermissionError(errno.EACCES, "Permission denied")
+        monkeypatch.setattr(files, "open", Mock(side_effect=denied), raising=False)
+        assert "you have no permission" in refusal(path)
+
     def test_no_method(self, refusal, make_file):
         assert refusal(make_file(), None) == "Choose the method that thorax.pt is for."
 
@@ -194,6 +213,9 @@ class TestRefusal:
         ("told", "reason"),
         [
             ({"extent_mm": "wide"}, "thorax.json is damaged"),
+            ({"title": 5}, "thorax.json is damaged"),
+            ({"bytes": -1}, "thorax.json is damaged"),
+            ({"dimensions": [True, 3.0]}, "only 2 and 3 are known"),
             ({"network": [1]}, "thorax.json is damaged"),
             ({"dimensions": [[3]]}, "only 2 and 3 are known"),
             ({"dimensions": "four"}, "only 2 and 3 are known"),
