@@ -5,6 +5,7 @@ per line (contract.py). Exit code 0: done, 1: failed, 3: cancelled.
 """
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -19,7 +20,9 @@ from typing import Any, TextIO
 from . import __version__
 from .protocol import batch, contract, errors
 from .protocol.arguments import add_settings
+from .protocol.errors import is_out_of_memory, shown
 from .protocol.fetching import fetch
+from .protocol.files import read_content
 from .protocol.owned_folders import PREFIX, remove_left, remove_noted
 from .protocol.privacy import Discreet
 from .protocol.reporting import Reporter
@@ -109,7 +112,7 @@ def execute(job: contract.Job, send: Emit, read: Sequence[Path] = ()) -> int:
         send(
             contract.Failure(
                 errors.INTERNAL,
-                f"The engine failed unexpectedly ({type(error).__name__}: {error}).",
+                f"The engine failed unexpectedly ({type(error).__name__}: {shown(error)}).",
                 "Please report this with the log.",
             )
         )
@@ -125,7 +128,15 @@ def _load_engine() -> Any:
     """
     try:
         from . import jobs
-    except (ImportError, OSError, AttributeError) as error:  # a half-installed torch raises any of them
+    except Exception as error:  # a half-installed torch, or one that finds no memory, raises any kind
+        if is_out_of_memory(error):
+            raise errors.EngineError(
+                errors.OUT_OF_MEMORY,
+                "There is not enough memory to load PyTorch.",
+                "Close other programs, and try again.",
+            ) from error
+        if not isinstance(error, (ImportError, OSError, AttributeError)):
+            raise
         package = str(getattr(error, "name", "")).partition(".")[0]
         if package == __package__:
             raise  # an engine of mixed versions
@@ -153,12 +164,7 @@ def job_from(arguments: argparse.Namespace) -> contract.Job:
     task = values.pop("task")
     values.pop("json", None)
     if task == "run":
-        try:
-            return contract.parse_job(Path(values["job"]).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise errors.EngineError(
-                errors.INPUT_MISSING, f"The job file {values['job']} cannot be read ({error}).", "Check its path."
-            ) from error
+        return contract.parse_job(read_content(values["job"]))
     values = {name: value for name, value in values.items() if value is not None}
     if task == "batch":
         own: dict[str, Any] = {name: values.pop(name) for name in ("pairs", "output", "outputs") if name in values}
@@ -181,6 +187,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     handler.addFilter(Discreet())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # time limits of clusters end jobs so: clean up first
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names need not be text
+            stream.reconfigure(errors="backslashreplace")
     parsed = make_parser().parse_args(arguments)
     with suppress(OSError):  # no temporary folder
         remove_left(tempfile.gettempdir(), PREFIX)

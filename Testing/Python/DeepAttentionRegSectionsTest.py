@@ -191,6 +191,14 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.widget.enter()
         self.assertEqual(self.ui.mendButton.text, "Repair PyTorch...")
 
+    def test_lack_of_memory_is_tried_again_not_repaired(self):
+        self.useEngine("lack memory")
+        self.widget.logic.environment = None
+        self.widget.enter()
+        self.waitUntil(lambda: self.widget.logic.environment is not None)
+        self.assertIn("not enough memory", self.ui.mendLabel.text)
+        self.assertEqual(self.ui.mendButton.text, "Try again")
+
     def test_swap_exchanges_the_inputs(self):
         self.ui.swapButton.click()
         self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.moving)

@@ -18,6 +18,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol.errors import is_out_of_memory
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger, without_folders
 
 from . import Folders
@@ -228,6 +229,9 @@ class EngineJob:
         if code in (-signal.SIGTERM, -9, 137):  # SIGKILL, which Windows does not define
             hint = _("Another program or the system, perhaps for lack of memory, stopped it.")
         message = _("The engine stopped before it was done (exit code {code}).").format(code=code)
+        if any(is_out_of_memory(RuntimeError(line)) for line in self._log):
+            hint = _("There was not enough memory for it; close other programs, and try again.")
+            return contract.Failure(errors.OUT_OF_MEMORY, message, hint)
         return contract.Failure(errors.INTERNAL, message, hint)
 
     def _report(self, verdict: contract.Result | contract.Failure) -> None:

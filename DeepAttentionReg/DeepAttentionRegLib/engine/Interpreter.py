@@ -44,12 +44,15 @@ class Environment:
     :param summary: a sentence on the versions and the graphics cards; empty if it cannot run.
     :param devices: where it can compute, the automatic choice first; empty if it cannot run.
     :param speeds: of the devices by name, for `Methods.estimateText`.
+    :param isPassing: whether the problem may be gone at another time, as that of too little memory, with nothing to
+        mend.
     """
 
     problem: str
     summary: str = ""
     devices: tuple[Device, ...] = ()
     speeds: dict[str, float] | None = None
+    isPassing: bool = False
 
 
 def savedInterpreter() -> str | None:
@@ -168,7 +171,7 @@ class Check:
             problem = text.format(python=python, reason=failure.hint or failure.message)
         else:
             problem = f"{python}: {failure.message} {failure.hint}".strip()
-        self._onDone(Environment(problem))
+        self._onDone(Environment(problem, isPassing=failure.code == errors.OUT_OF_MEMORY))
 
 
 def readEnvironment(values: dict[str, Any]) -> Environment:

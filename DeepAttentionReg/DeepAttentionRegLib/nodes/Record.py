@@ -13,6 +13,7 @@ import numpy as np
 import slicer
 
 from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol.files import MISSHAPEN, parse_json
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger, without_folders_within
 
 from . import Volumes
@@ -49,6 +50,12 @@ class Record:
     warnings: list[str] = field(default_factory=list)
     slicer: str = ""
 
+    def __post_init__(self) -> None:
+        for matrix in (self.start, self.place):
+            if matrix is not None and not (len(matrix) == 16 and np.isfinite(matrix).all()):
+                msg = "a place is no 4x4 matrix"
+                raise ValueError(msg)
+
 
 def now() -> str:
     """Return the date and time for a record."""
@@ -74,8 +81,8 @@ def recall(transformNode: slicer.vtkMRMLTransformNode) -> Record:
     """
     text = transformNode.GetAttribute(ATTRIBUTE)
     try:
-        return contract.build(Record, without_folders_within(json.loads(text))) if text else Record()
-    except (ValueError, TypeError, errors.EngineError) as error:
+        return contract.build(Record, without_folders_within(parse_json(text))) if text else Record()
+    except (errors.EngineError, *MISSHAPEN) as error:
         logger.warning("%s does not remember how it was made: %s", transformNode.GetName(), error)
         return Record()
 

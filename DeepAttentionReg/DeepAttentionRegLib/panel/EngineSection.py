@@ -150,6 +150,8 @@ class EngineSection(Parts.Section):
         """Return what is missing in a sentence, empty if nothing is, and the button that mends it."""
         environment, state = self._logic.environment, self._finding.state
         unfit = environment.problem if environment is not None else ""
+        if environment is not None and environment.isPassing:
+            return unfit, _("Try again"), self.look
         if self._logic.otherPython is not None:
             if unfit:
                 return unfit, _("Choose another Python..."), self.choosePython

@@ -188,6 +188,11 @@ def fail(_job: contract.Job) -> int:
     return 1
 
 
+def lack_memory(_job: contract.Job) -> int:
+    emit(contract.Failure(errors.OUT_OF_MEMORY, "There is not enough memory to load PyTorch.", "Close other programs."))
+    return 1
+
+
 def fail_at_bright(job: contract.RegisterJob) -> int:
     """Fail for one of several moving volumes."""
     if isinstance(job, contract.SequenceJob):
@@ -231,6 +236,7 @@ MODES: dict[str, Callable[[contract.RegisterJob], int]] = {
     "work until finished": work_until_finished,
     "hang": hang,
     "fail": fail,
+    "lack memory": lack_memory,
     "fail at bright": fail_at_bright,
     "crash": crash,
     "crash after result": crash_after_result,

@@ -60,26 +60,6 @@ def json_events(text: str) -> list[contract.Event]:
     return events
 
 
-class TestMissingPackages:
-    @pytest.mark.parametrize(
-        ("package", "code", "message"),
-        [
-            ("torch", errors.TORCH_MISSING, "PyTorch cannot be loaded"),
-            ("numpy", errors.PACKAGE_MISSING, "numpy cannot be loaded"),
-            ("SimpleITK", errors.PACKAGE_MISSING, "SimpleITK cannot be loaded"),
-            ("DeepAttentionRegEngine.jobs", errors.INTERNAL, "The engine failed unexpectedly"),
-        ],
-    )
-    def test_what_is_missing_is_named(self, package: str, code: str, message: str) -> None:
-        script = f"import sys; sys.modules[{package!r}] = None; sys.path.insert(0, {str(RUN_ENGINE.parents[1])!r})"
-        script += "; from DeepAttentionRegEngine import cli; sys.exit(cli.main(['probe', '--json']))"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT_S)
-        (failure,) = json_events(done.stdout)
-        assert done.returncode == cli.EXIT_FAILED
-        assert failure.code == code
-        assert failure.message.startswith(message)
-
-
 class TestHelp:
     @pytest.mark.parametrize("task", [None, *contract.TASKS, "run"])
     def test_help_of_every_task_ends_well(self, task: str | None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,18 @@ class TestCheck:
         assert ask().problem == f"{sys.executable}: The volumes do not overlap. Align them first."
 
     @pytest.mark.skipif(sys.platform == "win32", reason="the programs are shell scripts")
+    def test_lack_of_memory_is_nothing_to_repair(self, monkeypatch):
+        monkeypatch.setenv("FAKE_ENGINE", "lack memory")
+        answer = ask()
+        assert "not enough memory to load PyTorch" in answer.problem
+        assert answer.isPassing
+
+    def test_end_for_lack_of_memory_is_nothing_to_repair(self, tmp_path):
+        text = "echo \"terminate called after throwing an instance of 'std::bad_alloc'\"; exit 134"
+        answer = ask(make_program(tmp_path, "python3", text))
+        assert "close other programs" in answer.problem
+        assert answer.isPassing
+
     def test_program_that_is_no_python_is_told(self, tmp_path):
         program = make_program(tmp_path, "python3", "echo unknown option; exit 2")
         problem = ask(program).problem

@@ -104,7 +104,14 @@ class TestAnyTransform:
     def test_transform_of_others_remembers_nothing(self):
         assert Record.recall(self.transform()) == Record.Record()
 
-    @pytest.mark.parametrize("text", ["{", "[1]", '{"color": 1}', '{"made": 1}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("{", "[1]", '{"color": 1}', '{"made": 1}', "[" * 100_000, '{"values": [1]}', '{"start": [1, 2]}'),
+            f'{{"place": [{", ".join(["1e400"] * 16)}]}}',
+        ],
+        ids=lambda text: text[:20],
+    )
     def test_damaged_memory_is_none(self, text):
         node = self.transform()
         node.SetAttribute(Record.ATTRIBUTE, text)
