@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
+from ..protocol.settings import option
 from .descent import descend
 from .losses import diffusion, fold_penalty, mean_squared
 from .mind import mind_ssc
@@ -39,13 +40,18 @@ class RefineSettings:
 
     steps: int
     similarity: str = "ncc"
-    smoothness: float = 1.0
-    anchor: float = 0.0
+    smoothness: float = option(1.0, at_least=0.0, at_most=1e6)
+    anchor: float = option(0.0, at_least=0.0, at_most=1e6)
     velocity: bool = False
-    learning_rate: float = 0.1
-    window: int = 5
+    learning_rate: float = option(0.1, at_least=0.0, at_most=100.0)
+    window: int = option(5, at_least=1, at_most=99)
     levels: tuple[int, ...] = (4, 2, 1)
-    structures: float = 0.0
+    structures: float = option(0.0, at_least=0.0, at_most=1e6)
+
+    def __post_init__(self) -> None:
+        if not self.levels or min(self.levels) < 1:
+            msg = f"levels are {list(self.levels)}, but must be factors of 1 or more"
+            raise ValueError(msg)
 
 
 def usual_settings(axes: int, similarity: str, steps: int) -> RefineSettings:

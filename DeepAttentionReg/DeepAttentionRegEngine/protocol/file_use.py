@@ -16,7 +16,7 @@ from .registry import load_method, method_files
 from .result_files import RECURSION_FILE, recursion_files, require_own_recursions
 
 META, NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
-PAIRED = (".hdr", ".img")
+PAIRED = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
 LONGEST_HEADER = 2**20
 FIELDS = {
     META: re.compile(r"ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)"),
@@ -123,9 +123,10 @@ def require_beside(path: str | Path) -> None:
 
 def with_data(path: Path) -> list[Path]:
     """Return an image file and those with the voxels that it only describes, as far as they are there."""
-    suffix = path.suffix.lower()
-    if suffix in PAIRED:
-        return [path, *(path.with_suffix(other) for other in PAIRED if other != suffix)]
+    pair = PAIRED.search(str(path))
+    if pair is not None:
+        others = [Path(str(path)[: pair.start()] + end) for end in (".hdr", ".img", ".hdr.gz", ".img.gz")]
+        return [path, *(other for other in others if other != path and os.path.isfile(other))]
     try:
         names = named_data(path)
     except OSError:

@@ -12,6 +12,7 @@ from ..deform.refine import RefineSettings, refine, usual_settings
 from ..deform.warp import resize, resize_displacement
 from ..networks.base import RegistrationNetwork
 from ..protocol import errors
+from ..protocol.contract import build
 from ..protocol.registry import Method, Variant
 from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
@@ -141,22 +142,22 @@ def refine_settings(settings: Settings, axes: int, trusted: dict[str, Any]) -> R
     Raises:
         EngineError: If the weights name settings that are not known.
     """
+    steps = settings.refinement_steps or 0
     try:
-        steps = settings.refinement_steps or 0
         usual = (
-            RefineSettings(**{**trusted, "steps": steps})
+            build(RefineSettings, {**trusted, "steps": steps})
             if trusted
             else usual_settings(axes, settings.similarity, steps)
         )
-        return replace(
-            usual,
-            similarity=settings.similarity,
-            velocity=settings.velocity,
-            smoothness=usual.smoothness * settings.smoothness,
-        )
-    except TypeError as error:
+    except (errors.EngineError, ValueError) as error:
         raise errors.EngineError(
             errors.WEIGHTS_CORRUPT,
             f"The refinement settings beside the weights make no sense ({error}).",
             f"Known: {', '.join(item.name for item in dataclass_fields(RefineSettings))}.",
         ) from error
+    return replace(
+        usual,
+        similarity=settings.similarity,
+        velocity=settings.velocity,
+        smoothness=usual.smoothness * settings.smoothness,
+    )

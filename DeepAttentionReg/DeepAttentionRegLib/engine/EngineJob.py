@@ -225,13 +225,14 @@ class EngineJob:
         if isinstance(self._verdict, contract.Failure) or (self._verdict is not None and code == 0):
             return self._verdict
         logger.error("The engine ended with exit code %s. Its last lines:\n%s", code, self.log)
-        hint = _("Last line of its log: {line}").format(line=self._log[-1]) if self._log else ""
-        if code in (-signal.SIGTERM, -9, 137):  # SIGKILL, which Windows does not define
-            hint = _("Another program or the system, perhaps for lack of memory, stopped it.")
         message = _("The engine stopped before it was done (exit code {code}).").format(code=code)
         if any(is_out_of_memory(RuntimeError(line)) for line in self._log):
             hint = _("There was not enough memory for it; close other programs, and try again.")
             return contract.Failure(errors.OUT_OF_MEMORY, message, hint)
+        if code in (-signal.SIGTERM, -9, 137):  # SIGKILL, which Windows does not define
+            hint = _("Another program or the system, perhaps for lack of memory, stopped it.")
+            return contract.Failure(errors.OUT_OF_MEMORY, message, hint)
+        hint = _("Last line of its log: {line}").format(line=self._log[-1]) if self._log else ""
         return contract.Failure(errors.INTERNAL, message, hint)
 
     def _report(self, verdict: contract.Result | contract.Failure) -> None:

@@ -36,7 +36,7 @@ class TestImages:
         (tmp_path / "data.raw").write_bytes(b"new")
         assert made_from(fixed=str(tmp_path / name)) != before
 
-    @pytest.mark.parametrize(("given", "other"), [("v.hdr", "v.img"), ("v.img", "v.hdr")])
+    @pytest.mark.parametrize(("given", "other"), [("v.hdr", "v.img"), ("v.img", "v.hdr"), ("v.hdr.gz", "v.img.gz")])
     def test_both_files_of_a_pair_count(self, tmp_path, given, other):
         for name in (given, other):
             (tmp_path / name).write_bytes(b"\xff old")

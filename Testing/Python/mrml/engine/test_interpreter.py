@@ -84,10 +84,19 @@ class TestCheck:
         assert "not enough memory to load PyTorch" in answer.problem
         assert answer.isPassing
 
-    def test_end_for_lack_of_memory_is_nothing_to_repair(self, tmp_path):
-        text = "echo \"terminate called after throwing an instance of 'std::bad_alloc'\"; exit 134"
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            (
+                "echo \"terminate called after throwing an instance of 'std::bad_alloc'\"; exit 134",
+                "close other programs",
+            ),
+            ("kill -9 $$", "perhaps for lack of memory"),
+        ],
+    )
+    def test_end_for_lack_of_memory_is_nothing_to_repair(self, tmp_path, text, reason):
         answer = ask(make_program(tmp_path, "python3", text))
-        assert "close other programs" in answer.problem
+        assert reason in answer.problem
         assert answer.isPassing
 
     def test_program_that_is_no_python_is_told(self, tmp_path):
