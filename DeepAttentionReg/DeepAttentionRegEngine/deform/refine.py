@@ -13,7 +13,7 @@ from .descent import descend
 from .losses import diffusion, fold_penalty, mean_squared
 from .mind import mind_ssc
 from .pairs import ImagePair, OnStep, image_distance
-from .warp import compose, integrate_velocity, resize_displacement, warp_evenly
+from .warp import integrate_velocity, resize_displacement, warp_evenly
 
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
@@ -181,4 +181,4 @@ def _change(unknown: Tensor, size: tuple[int, ...], settings: RefineSettings) ->
 
 
 def _changed(start: Tensor, change: Tensor, settings: RefineSettings) -> Tensor:
-    return compose(start, change) if settings.velocity else start + change
+    return change + (warp_evenly(start, change) if settings.velocity else start)

@@ -59,8 +59,8 @@ def warp(image: Tensor, displacement: Tensor, *, nearest: bool = False) -> Tenso
     return sample(image, identity_grid(displacement.shape[2:], displacement) + displacement, nearest=nearest)
 
 
-def warp_evenly(image: Tensor, displacement: Tensor) -> Tensor:
-    """Return `warp(image, displacement)` with a gradient, to the displacement alone, that takes both sides alike.
+def sample_evenly(image: Tensor, places: Tensor) -> Tensor:
+    """Return `sample(image, places)` with a gradient, to the places alone, that takes both sides of them alike.
 
     The derivative of linear interpolation jumps where a place meets a voxel, as all places do before anything has
     moved. Rounding then decides which side counts, and descent makes another field of that. The gradient here is the
@@ -68,17 +68,16 @@ def warp_evenly(image: Tensor, displacement: Tensor) -> Tensor:
 
     Args:
         image: `(B, C, *spatial)`.
-        displacement: `(B, nd, *spatial)` in voxels.
+        places: `(B, nd, *out)`, voxel indices of `image`, channels in axis order.
     """
-    return _EvenWarp.apply(image, displacement)
+    return _EvenSample.apply(image, places)
 
 
-class _EvenWarp(torch.autograd.Function):
-    """See `warp_evenly`."""
+class _EvenSample(torch.autograd.Function):
+    """See `sample_evenly`."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, displacement: Tensor) -> Tensor:
-        places = identity_grid(displacement.shape[2:], displacement) + displacement
+    def forward(ctx: Any, image: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(image, places)
         return sample(image, places)
 
@@ -96,6 +95,11 @@ def _slope(image: Tensor, places: Tensor, axis: int) -> Tensor:
     half = torch.zeros(places.shape[1], device=places.device, dtype=places.dtype)
     half[axis] = 0.5
     return sample(change, places + half.view(1, -1, *[1] * (image.ndim - 2)))
+
+
+def warp_evenly(image: Tensor, displacement: Tensor) -> Tensor:
+    """Return `warp(image, displacement)`, to be descended along: see `sample_evenly`."""
+    return sample_evenly(image, identity_grid(displacement.shape[2:], displacement) + displacement)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

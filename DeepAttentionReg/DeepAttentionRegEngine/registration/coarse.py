@@ -11,7 +11,7 @@ from torch import device as Device
 
 from ..deform.losses import local_ncc
 from ..deform.tensors import to_array, to_tensor
-from ..deform.warp import sample
+from ..deform.warp import sample, sample_evenly
 from ..protocol.grid import GridPolicy, used_axes
 from ..volume.geometry import Geometry, index_map
 from ..volume.intensity import normalize
@@ -115,7 +115,7 @@ class CoarsePair:
             weight = weight * sample(mask, index.detach().flip(1), nearest=True)
         if self.fixed.mask is not None:
             weight = weight * to_tensor(self.fixed.mask, self.device)
-        return sample(image, index.flip(1)).view(count, 1, *spatial), weight.view(count, 1, *spatial)
+        return sample_evenly(image, index.flip(1)).view(count, 1, *spatial), weight.view(count, 1, *spatial)
 
     def _smaller(self, to_moving: Tensor) -> float:
         """Return how many voxels of the fixed grid the smaller volume would fill."""
@@ -157,13 +157,16 @@ def _coarse(source: Source, name: str, edge: float, device: Device) -> Source:
 
 
 def _thinned(source: Source) -> Source:
-    """Return every n-th voxel of a large volume along each of its longer axes."""
+    """Return every n-th voxel of a large volume along each of its longer axes, as many left out at either end."""
     size = source.geometry.size
     step = max(1, round((math.prod(size) / THINNED_VOXELS) ** (1 / len(used_axes(size)))))
     steps = [step if n >= 4 * SHORTEST_AXIS * step else 1 for n in size]
-    every = tuple(slice(None, None, n) for n in reversed(steps))
+    starts = [(n - 1) % step // 2 for n, step in zip(size, steps, strict=True)]
+    every = tuple(slice(start, None, step) for start, step in zip(starts[::-1], steps[::-1], strict=True))
     array = source.array[every]
     i, j, k = array.shape[::-1]
-    grid = Geometry.from_ijk_to_lps(source.geometry.ijk_to_lps @ np.diag([*steps, 1.0]), (i, j, k))
+    thin_to_ijk = np.diag([*steps, 1.0])
+    thin_to_ijk[:3, 3] = starts
+    grid = Geometry.from_ijk_to_lps(source.geometry.ijk_to_lps @ thin_to_ijk, (i, j, k))
     counted = source.counted
     return Source(array, grid, None if counted is None else (counted[every] > 0).astype(np.uint8))
