@@ -130,9 +130,10 @@ def numberText(value: float, *, signed: bool = False) -> str:
 
 def showTable(node: slicer.vtkMRMLTableNode) -> None:
     """Show a table in the layout, beside the slice views."""
-    logic = slicer.app.applicationLogic()
-    logic.GetSelectionNode().SetActiveTableID(node.GetID())
-    logic.PropagateTableSelection()
+    # First the layout, which makes the view that the table goes to.
     layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     if layout is not None:
         layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
+    logic = slicer.app.applicationLogic()
+    logic.GetSelectionNode().SetActiveTableID(node.GetID())
+    logic.PropagateTableSelection()

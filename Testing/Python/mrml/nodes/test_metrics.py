@@ -1,6 +1,7 @@
 """The table of a registration."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,3 +69,17 @@ class TestNode:
         table = scene.GetFirstNodeByName("Table").GetTable()
         assert table.GetColumnName(4) == "After"
         assert table.GetValue(1, 4).ToDouble() == 0.9
+
+
+class TestShow:
+    def test_table_is_in_the_view_that_its_layout_makes(self, monkeypatch):
+        application = mrml_scene.boot()
+        layout = slicer.vtkMRMLLayoutLogic()
+        layout.SetMRMLScene(application.scene)
+        monkeypatch.setattr(slicer, "app", SimpleNamespace(applicationLogic=lambda: application.logic), raising=False)
+        node = Metrics.createTable(Metrics.makeTable(fake_engine.VALUES, {}), "Numbers")
+        assert not slicer.util.getNodesByClass("vtkMRMLTableViewNode", application.scene)
+        Metrics.showTable(node)
+        (view,) = slicer.util.getNodesByClass("vtkMRMLTableViewNode", application.scene)
+        assert view.GetTableNode() is node
+        layout.SetMRMLScene(None)
