@@ -24,6 +24,11 @@ from .Present import present
 from .SegmentPairs import SegmentNumbers, segmentsOf
 
 BINARY_LABELMAP = "Binary labelmap"
+# What a display says of each segment by itself.
+SEGMENT_DISPLAY = (
+    *("Visibility", "Visibility3D", "Visibility2DFill", "Visibility2DOutline"),
+    *("Opacity3D", "Opacity2DFill", "Opacity2DOutline"),
+)
 
 
 def checkNode(node: slicer.vtkMRMLTransformableNode) -> str:
@@ -331,6 +336,7 @@ def createSegmentation(
     name: str,
     fixed: slicer.vtkMRMLScalarVolumeNode,
     node: slicer.vtkMRMLSegmentationNode | None = None,
+    like: slicer.vtkMRMLNode | None = None,
 ) -> slicer.vtkMRMLSegmentationNode:
     """Put a segmentation into a node.
 
@@ -338,11 +344,26 @@ def createSegmentation(
     :param name: name of a new node.
     :param fixed: volume on whose grid it lies.
     :param node: existing node to write into; None adds one.
+    :param like: segmentation as which a new node is shown; a label map has no say in that.
     """
-    if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    isNew = node is None
+    node = node or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveSegmentation(segmentation)
     node.SetReferenceImageGeometryParameterFromVolumeNode(fixed)
     node.CreateDefaultDisplayNodes()
+    if isNew and isinstance(like, slicer.vtkMRMLSegmentationNode) and like.GetDisplayNode() is not None:
+        _displayLike(node, like)
     return node
+
+
+def _displayLike(node: slicer.vtkMRMLSegmentationNode, like: slicer.vtkMRMLSegmentationNode) -> None:
+    """Show a segmentation as another one, and each of its segments as that of the same name."""
+    display, source = node.GetDisplayNode(), like.GetDisplayNode()
+    display.CopyContent(source)
+    segmentation = like.GetSegmentation()
+    for segmentId, segment in segmentsOf(node).items():
+        sourceId = segmentation.GetSegmentIdBySegmentName(segment.GetName())
+        for setting in SEGMENT_DISPLAY if sourceId else ():
+            value = getattr(source, f"GetSegment{setting}")(sourceId)
+            getattr(display, f"SetSegment{setting}")(segmentId, value)

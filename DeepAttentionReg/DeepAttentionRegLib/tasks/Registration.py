@@ -80,6 +80,7 @@ class PairRegistration(Task):
             name=_nameOf(inputs, settings.method),
             geometry=Volumes.geometryOf(inputs.fixedVolume, WORLD),
             record=_recordOf(self._request),
+            movingSegmentation=Results.NodeReference(inputs.movingSegmentation),
         )
         self._notes = tellSizes(inputs)
         for note in self._notes:

@@ -15,6 +15,8 @@ from DeepAttentionRegEngine.volume.segments import as_segments
 
 from ..nodes import EvidenceFiles, Metrics, Overlays, Record, Transforms, Volumes
 
+WARPED_ATTRIBUTE = "DeepAttentionReg.Warped"  # of the segmentations of results
+
 
 @dataclass(frozen=True)
 class OutputNodes:
@@ -75,6 +77,7 @@ class Case:
     segments: dict[str, dict[int, slicer.vtkSegment]] = field(default_factory=dict)
     labelNames: dict[str, str] = field(default_factory=dict)
     record: Record.Record = field(default_factory=Record.Record)
+    movingSegmentation: NodeReference = field(default_factory=lambda: NodeReference(None))
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,11 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
             ),
             warpedSegmentationNode=material.segmentation
             and Volumes.createSegmentation(
-                material.segmentation, f"{name} segmentation", fixed, nodes["warpedSegmentationNode"]
+                material.segmentation,
+                f"{name} segmentation",
+                fixed,
+                nodes["warpedSegmentationNode"],
+                case.movingSegmentation.get(),
             ),
             tableNode=Metrics.createTable(material.table, f"{name} metrics", nodes["tableNode"]),
             stepsNode=material.evidence and material.evidence.steps,
@@ -152,6 +159,8 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
         Record.remember(outcome.transformNode, record)
         Record.attach(outcome.transformNode, "Metrics", outcome.tableNode)
         Record.attach(outcome.transformNode, Overlays.Map.JACOBIAN.value, outcome.jacobianVolumeNode)
+        if outcome.warpedSegmentationNode is not None:
+            outcome.warpedSegmentationNode.SetAttribute(WARPED_ATTRIBUTE, "1")
         if material.evidence is not None:
             EvidenceFiles.commit(material.evidence, outcome.transformNode)
         return outcome
