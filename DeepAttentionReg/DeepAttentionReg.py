@@ -25,13 +25,13 @@ from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.nodes.Present import present
 from DeepAttentionRegLib.Parameters import DeepAttentionRegParameterNode
+from DeepAttentionRegLib.views import SavedViews
 
 logger = discreet_logger(__name__)
 
 HOMEPAGE = "https://github.com/DeepAttentionReg/SlicerDeepAttentionReg"
 PACKAGES = ("DeepAttentionRegLib", "DeepAttentionRegEngine")
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
-FOREGROUND_OPACITY = 0.5
 
 
 class DeepAttentionReg(ScriptedLoadableModule):
@@ -52,7 +52,7 @@ class DeepAttentionReg(ScriptedLoadableModule):
             "The RMAn-style network follows: Zheng, Wang, Huang, Lim, Vincent, Papiez. Recursive Deformable Image"
             " Registration Network with Mutual Attention. MIUA 2022. Please cite it if you use the network."
         )
-        for prepare in (SampleCases.registerSampleData, Folders.removeLeft):
+        for prepare in (SampleCases.registerSampleData, Folders.removeLeft, SavedViews.prepare):
             slicer.app.connect("startupCompleted()", prepare)
 
 
@@ -103,10 +103,11 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from DeepAttentionRegLib.panel.RunSection import RunSection
         from DeepAttentionRegLib.panel.SequenceSection import SequenceSection
         from DeepAttentionRegLib.panel.WarpSection import WarpSection
-        from DeepAttentionRegLib.views import Preview
+        from DeepAttentionRegLib.views import Preview, ResultView
 
         ui = self.ui
-        self._arguments, self._methods, self._previews, self._texts = Arguments, Methods, Preview, Progress
+        self._arguments, self._methods, self._texts = Arguments, Methods, Progress
+        self._previews, self._resultView = Preview, ResultView
         self._method = MethodSection(ui, self._tell)
         self._engine = EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
         self._run = RunSection(ui, self._updateGui, self.logic, self._engine)
@@ -254,14 +255,10 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onFinished(self, outcome):
         self._closePreview()
-        slicer.util.setSliceViewerLayers(
-            background=outcome.transformNode.GetNodeReference(outcome.transformNode.GetFixedNodeReferenceRole()),
-            foreground=outcome.warpedVolumeNode,
-            foregroundOpacity=FOREGROUND_OPACITY,
-            fit=True,
-        )
-        if self._parameterNode:
-            self._parameterNode.inspected = self._parameterNode.warpTransform = outcome.transformNode
+        self._resultView.show(outcome)
+        # While another module is open the panel follows no choices, but the scene has them.
+        parameters = self._parameterNode or self.logic.getParameterNode()
+        parameters.inspected = parameters.warpTransform = outcome.transformNode
         self._tell(self._texts.summaryOf(outcome))
 
     def _onFailed(self, failure):

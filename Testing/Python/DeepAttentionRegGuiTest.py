@@ -285,6 +285,8 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.waitUntil(lambda: not self.widget.logic.isRunning)
         self.widget.enter()
         self.assertEqual(self.ui.applyButton.text, "Apply")
+        self.assertEqual(self.widget._parameterNode.inspected.GetName(), "moving to fixed (rman)")
+        self.assertIs(self.widget._parameterNode.warpTransform, self.widget._parameterNode.inspected)
 
     def test_choices_come_back_with_the_scene(self):
         self.ui.movingVolumeSelector.setCurrentNode(self.fixed)

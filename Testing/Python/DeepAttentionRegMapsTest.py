@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import slicer
 
-from panel_case import PanelCase
+from panel_case import NAME, PanelCase
 
 MAP_BUTTONS = ("jacobianMapButton", "logJacobianMapButton", "displacementMapButton", "similarityAfterMapButton")
 THRESHOLDS = ("thresholdVolumeSlider", "thresholdMmSlider", "thresholdSimilaritySlider")
@@ -32,8 +32,12 @@ class DeepAttentionRegMapsTest(PanelCase):
 
     def foregrounds(self):
         """Return the nodes that the slice views show over the background."""
-        views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-        return [slicer.mrmlScene.GetNodeByID(view.GetForegroundVolumeID() or "") for view in views]
+        return [slicer.mrmlScene.GetNodeByID(view.GetForegroundVolumeID() or "") for view in self.views()]
+
+    def views(self):
+        """Return the nodes of Slicer's own slice views: those of a layout for single volumes show no maps."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        return [node for node in nodes if not node.GetLayoutName().startswith(NAME)]
 
     def checkedButtons(self):
         """Return the names of the buttons that are down."""
@@ -84,8 +88,7 @@ class DeepAttentionRegMapsTest(PanelCase):
         self.ui.mapOpacitySlider.value = 30
         (node,) = set(self.foregrounds())
         self.assertEqual(node.GetDisplayNode().GetLowerThreshold(), 2.5)
-        views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-        self.assertEqual({round(view.GetForegroundOpacity(), 3) for view in views}, {0.3})
+        self.assertEqual({round(view.GetForegroundOpacity(), 3) for view in self.views()}, {0.3})
         self.ui.displacementMapButton.click()
         self.ui.displacementMapButton.click()
         self.assertEqual(node.GetDisplayNode().GetLowerThreshold(), 2.5)
@@ -119,8 +122,22 @@ class DeepAttentionRegMapsTest(PanelCase):
         self.registered()
         self.ui.displacementMapButton.click()
         slicer.mrmlScene.RemoveNode(self.foregrounds()[0])
-        self.widget._updateGui()
         self.assertEqual(self.checkedButtons(), [])
+        self.assertIn("removed", self.ui.statusLabel.text)
+
+    def test_removed_folds_are_let_go(self):
+        transform = self.registered()
+        self.ui.jacobianMapButton.click()
+        self.ui.foldsMapButton.click()
+        slicer.mrmlScene.RemoveNode(self.record.attached(transform, "Folds"))
+        self.assertEqual(self.checkedButtons(), ["jacobianMapButton"])
+
+    def test_removal_of_something_else_is_not_told(self):
+        self.registered()
+        self.ui.displacementMapButton.click()
+        text = self.ui.statusLabel.text
+        slicer.mrmlScene.RemoveNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode"))
+        self.assertEqual((self.checkedButtons(), self.ui.statusLabel.text), (["displacementMapButton"], text))
 
     def test_volume_that_cannot_be_compared_is_told(self):
         self.registered()

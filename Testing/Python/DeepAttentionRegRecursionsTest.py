@@ -8,7 +8,7 @@ import slicer
 
 from panel_case import PanelCase
 
-HELPER = "Deformation step"
+HELPER = "moving (step)"
 
 
 class DeepAttentionRegRecursionsTest(PanelCase):

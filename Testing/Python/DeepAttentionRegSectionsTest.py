@@ -12,7 +12,7 @@ import slicer
 
 from panel_case import CARD, PanelCase
 
-SHOWN = "Deformation preview"
+SHOWN = "moving (preview)"
 
 
 class DeepAttentionRegSectionsTest(PanelCase):

@@ -7,10 +7,19 @@ import sys
 import numpy as np
 import slicer
 
-from panel_case import PanelCase
+from panel_case import NAME, PanelCase
 
 SHIFT_MM = 3.0
-HELPERS = ("Deformation comparison", "Corresponding point")
+HELPERS = (
+    *("Deformation comparison", "Corresponding point"),
+    *(
+        "fixed (fixed)",
+        "moving (before)",
+        "moving (warped)",
+        "moving (warped) minus fixed",
+        "fixed and moving (warped)",
+    ),
+)
 
 
 class DeepAttentionRegViewsTest(PanelCase):
@@ -45,8 +54,9 @@ class DeepAttentionRegViewsTest(PanelCase):
             view.SetForegroundVolumeID(None)
 
     def views(self):
-        """Return the nodes that say what the slice views show."""
-        return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        """Return the nodes that say what Slicer's own slice views show; those of the layout of three are others."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        return [node for node in nodes if not node.GetLayoutName().startswith(NAME)]
 
     def layers(self):
         """Return what the slice views show and whether they are linked."""
@@ -121,21 +131,75 @@ class DeepAttentionRegViewsTest(PanelCase):
             self.compare(mode)
             self.assertEqual(self.visible(*names), wanted)
 
-    def test_three_volumes_side_by_side_are_gone_when_the_module_is_left(self):
-        logic = None
-        if slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode") is None:
-            logic = slicer.vtkMRMLLayoutLogic()
-            logic.SetMRMLScene(slicer.mrmlScene)
+    def showSideBySide(self):
+        """Choose the layout of three, after Slicer's own one, and return the layout."""
         node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         node.SetViewArrangement(node.SlicerLayoutFourUpView)
+        slicer.app.processEvents()
+        self.addCleanup(node.SetViewArrangement, node.SlicerLayoutFourUpView)
         self.parameters.inspectArrangement = self.modes.Arrangement.SIDE_BY_SIDE
+        return node
+
+    def test_three_volumes_side_by_side_are_gone_when_the_module_is_left(self):
+        node = self.showSideBySide()
         self.assertIn("DeepAttentionRegWarped", node.GetCurrentLayoutDescription())
         self.widget.exit()
         self.assertEqual(node.GetViewArrangement(), node.SlicerLayoutFourUpView)
         self.widget.enter()
         self.parameters.inspectArrangement = self.modes.Arrangement.CURRENT
-        if logic is not None:
-            logic.SetMRMLScene(None)
+
+    def test_three_volumes_side_by_side_are_fitted_to_their_views(self):
+        layout = self.showSideBySide()
+        layout.SetViewArrangement(layout.SlicerLayoutFourUpView)
+        self.parameters.inspectArrangement = self.modes.Arrangement.CURRENT
+        slicer.app.processEvents()
+        nodes = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+        panes = [node for node in nodes if node.GetLayoutName().startswith(NAME)]
+        for node in panes:
+            node.SetDimensions(900, 800, 1)  # new views have the whole width until they are drawn
+        self.showSideBySide()
+        slicer.app.processEvents()
+        before = [node.GetFieldOfView() for node in panes]
+        slicer.util.resetSliceViews()
+        self.assertEqual(len(panes), 3)
+        np.testing.assert_allclose([node.GetFieldOfView() for node in panes], before)
+
+    def test_other_views_keep_opacity_and_links_while_three_are_side_by_side(self):
+        self.addCleanup(self.link, False)
+        for isLinked in (False, True):
+            for view in self.views():
+                view.SetBackgroundVolumeID(self.fixed.GetID())
+                view.SetForegroundVolumeID(self.moving.GetID())
+                view.SetForegroundOpacity(0.5)
+            self.link(isLinked)
+            before = self.layers()
+            self.showSideBySide()
+            for mode in ("FADE", "ROCK", "DIFFERENCE", "OFF"):
+                self.compare(mode)
+            self.parameters.inspectArrangement = self.modes.Arrangement.CURRENT
+            self.assertEqual(self.layers(), before)
+            self.assertEqual([view.GetHotLinkedControl() for view in self.views()], [isLinked] * 3)
+
+    def link(self, isLinked):
+        """Link all slice views, or none."""
+        for view in self.views():
+            view.SetLinkedControl(isLinked)
+            view.SetHotLinkedControl(isLinked)
+
+    def test_scene_saved_meanwhile_opens_as_it_was_before(self):
+        self.showVolume(self.moving)
+        node = self.showSideBySide()
+        self.compare("CHECKERBOARD")
+        url = str(self.folder / "scene.mrml")
+        slicer.mrmlScene.SetURL(url)
+        slicer.mrmlScene.Commit()
+        self.widget.exit()
+        isEntered, self.widget.parent.isEntered = self.widget.parent.isEntered, False  # the module is not open
+        slicer.mrmlScene.Connect()
+        self.widget.parent.isEntered = isEntered
+        self.assertEqual(node.GetViewArrangement(), node.SlicerLayoutFourUpView)
+        shown = [slicer.mrmlScene.GetNodeByID(view.GetBackgroundVolumeID() or "") for view in self.views()]
+        self.assertEqual({volume and volume.GetName() for volume in shown}, {"moving"})
 
     def test_slider_fades(self):
         self.compare("FADE")

@@ -24,7 +24,9 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from ..nodes import Record, Volumes
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
-from ..views.ViewStates import FIXED_PANE, MOVING_PANE, Shown, ViewState, compositeNodes, sliceNodeOf
+from ..views.Layers import compositeNodes
+from ..views.Layouts import FIXED_PANE, MOVING_PANE
+from ..views.ViewStates import Shown, SlicePlace, ViewState, sliceNodeOf
 from . import Ellipsoids
 from .RecursionEvidence import RecursionEvidence
 
@@ -118,6 +120,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
         self._deformation, self._onLooked = deformation, onLooked
         self._choice: Choice | None = None
         self._views: list[ViewState] = []
+        self._places: dict[str, SlicePlace] = {}
         self._sight: _Sight | None = None
         self._pointRas: np.ndarray | None = None
 
@@ -140,8 +143,6 @@ class AttentionView(slicer.util.VTKObservationMixin):
         self.close()
         self._choice = choice
         self.addObserver(self.evidence.browser, vtk.vtkCommand.ModifiedEvent, self._onStep)
-        if choice.kind != GAUSSIANS:
-            self._showInViews()
         if choice.kind != LOOK:
             self._update()
             return
@@ -174,7 +175,9 @@ class AttentionView(slicer.util.VTKObservationMixin):
         self.removeObservers()
         for view in self._views:
             view.restore()
-        self._views = []
+        for place in self._places.values():
+            place.restore()
+        self._views, self._places = [], {}
         self._choice = self._sight = self._pointRas = None
         model = Record.attached(self.evidence.transformNode, ELLIPSOIDS_ROLE)
         if model is not None:
@@ -237,6 +240,8 @@ class AttentionView(slicer.util.VTKObservationMixin):
         legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
         if legend is not None:
             legend.SetTitleText(_("times the average") if self._chosen.kind == LOOK else self._chosen.label())
+        if not self._views:  # which could not draw it before
+            self._showInViews()
 
     def _model(self) -> slicer.vtkMRMLModelNode:
         """Return the model of the Gaussians, made on first use."""
@@ -254,7 +259,7 @@ class AttentionView(slicer.util.VTKObservationMixin):
         below = self._deformation.moving if isMoving else self._deformation.fixed
         for view in [self._movingView()] if isMoving else self._fixedViews():
             self._views.append(ViewState(view))
-            self._views[-1].show(Shown(below, self._overlay(), OPACITY), isLinked=False)
+            self._views[-1].show(Shown(below, self._overlay(), OPACITY))
 
     def _fixedViews(self) -> list[slicer.vtkMRMLSliceCompositeNode]:
         """Return the views that the fixed volume may be shown in: its own, or else all."""
@@ -282,7 +287,8 @@ class AttentionView(slicer.util.VTKObservationMixin):
         """Let the view of the moving volume show the plane through a point."""
         for view in compositeNodes():
             if view.GetForegroundVolumeID() == self._overlay().GetID():
-                present(sliceNodeOf(view)).JumpSliceByOffsetting(*pointRas)
+                place = self._places.setdefault(view.GetID(), SlicePlace(present(sliceNodeOf(view))))
+                place.jump(pointRas)
 
     def _toWorld(self, pointRas: np.ndarray) -> np.ndarray:
         """Return a point of the moving volume, below its parent transform, in the world."""

@@ -23,7 +23,8 @@ from ..nodes import Record, Transforms
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..tasks.Results import NodeReference
-from ..views.ViewStates import MOVING_ATTRIBUTE, MOVING_PANE, sliceNodeOf
+from ..views.Layouts import MOVING_PANE
+from ..views.ViewStates import MOVING_ATTRIBUTE, sliceNodeOf
 
 RADIUS_MM = 10.0
 # Takes 15 ms; a finer field is searched for folds in a smaller sphere.

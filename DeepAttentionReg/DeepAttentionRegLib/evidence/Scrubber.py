@@ -28,6 +28,8 @@ from .Segments import drawStructures
 
 SIMILARITY, FOLDS, DICE = 1, 2, 3  # columns of the table
 CHART_ROLE = "StepsChart"
+FONT_SIZE = 12  # so that titles fit into a view that is a quarter of the window
+LEGEND_SHARE = 0.3  # of the height of a chart: what the legend takes in such a view
 # Of the palette of Okabe and Ito, which people tell apart who do not see red or green.
 SERIES_COLORS = {SIMILARITY: (0.0, 0.45, 0.70), FOLDS: (0.84, 0.37, 0.0), DICE: (0.0, 0.62, 0.45)}
 
@@ -43,7 +45,7 @@ class Scrubber:
         """
         self.evidence = RecursionEvidence(deformation.transformNode)
         self._deformation = deformation
-        self._view = WarpedView(deformation.fixed, deformation.moving, "Deformation step")
+        self._view = WarpedView(deformation.fixed, deformation.moving, _("step"))
 
     def show(self, *, withGrid: bool = True) -> None:
         """Show the moving volume as it is deformed after the present step, which may change from then on.
@@ -141,12 +143,7 @@ def _setColumn(node: slicer.vtkMRMLTableNode, column: int, name: str, values: li
     """Put numbers into a column of a table, which may have just one less."""
     table = node.GetTable()
     kept = range(min(column, table.GetNumberOfColumns()))
-    columns = {
-        table.GetColumnName(index): [
-            float(table.GetValue(row, index).ToString()) for row in range(table.GetNumberOfRows())
-        ]
-        for index in kept
-    }
+    columns = {table.GetColumnName(index): _numbersOf(table, index) for index in kept}
     node.SetAndObserveTable(EvidenceFiles.makeTable({**columns, name: values}))
 
 
@@ -173,7 +170,21 @@ def _createChart(evidence: RecursionEvidence, name: str) -> slicer.vtkMRMLPlotCh
         chart.AddAndObservePlotSeriesNodeID(series.GetID())
     chart.SetTitle(name)
     chart.SetXAxisTitle(evidence.steps.GetIndexName() or _("step"))
-    chart.SetYAxisTitle(
-        ", ".join(table.GetTable().GetColumnName(column) for column in range(1, table.GetNumberOfColumns()))
-    )
+    chart.SetYAxisTitleVisibility(False)  # the legend names the curves
+    for setSize in (chart.SetTitleFontSize, chart.SetAxisTitleFontSize, chart.SetLegendFontSize):
+        setSize(FONT_SIZE)
+    chart.SetYAxisRangeAuto(False)
+    chart.SetYAxisRange(*_rangeOf(table.GetTable()))
     return chart
+
+
+def _rangeOf(table: vtk.vtkTable) -> tuple[float, float]:
+    """Return the range in which to plot a table of steps: with room over the curves for the legend."""
+    values = [number for column in range(1, table.GetNumberOfColumns()) for number in _numbersOf(table, column)]
+    low, high = float(np.nanmin(values, initial=0)), float(np.nanmax(values, initial=1))
+    return low, low + (high - low) / (1 - LEGEND_SHARE)
+
+
+def _numbersOf(table: vtk.vtkTable, column: int) -> list[float]:
+    # Once loaded from a file, numbers may be texts.
+    return [float(table.GetValue(row, column).ToString()) for row in range(table.GetNumberOfRows())]

@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from ..evidence import Readout
 from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
-from ..views import ViewStates
+from ..views import Layers, ViewStates
 from .InspectionTool import Cursor, InspectionTool
 from .RunSection import RunSection
 
@@ -52,7 +52,7 @@ class ReadoutTool(InspectionTool):
             self._clear(str(reason))
             return
         here = self._cursor.viewName()
-        views = ViewStates.compositeNodes()
+        views = Layers.compositeNodes()
         alone = {view.GetLayoutName() for view in views if Readout.showsMovingAlone(view, deformation)}
         isMoving = here in alone
         fixed = Readout.fixedPointOf(deformation, point) if isMoving else np.array(point)

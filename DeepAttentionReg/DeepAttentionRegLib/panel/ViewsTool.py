@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from ..engine.Ticker import Ticker
 from ..Parameters import DeepAttentionRegParameterNode
-from ..views import Comparison, ViewStates
+from ..views import Comparison, Layouts, ViewStates
 from ..views.ComparisonModes import Arrangement, Mode
 from . import Parts
 from .InspectionTool import Cursor, InspectionTool
@@ -38,7 +38,7 @@ class ViewsTool(InspectionTool):
         super().__init__(ui, run, logic)
         self._comparison: Comparison.Comparison | None = None
         self._options: Comparison.ComparisonOptions | None = None
-        self._layout = ViewStates.Layout()
+        self._layout = Layouts.Layout()
         self._cursor = Cursor(self.onCursor)
         self._time = 0.0
         self._ticker = Ticker(TICK_MS)
@@ -95,6 +95,8 @@ class ViewsTool(InspectionTool):
 
     def _show(self) -> str:
         """Show what was chosen and return why that is not possible, if so."""
+        import qt
+
         chosen, deformation = self.chosen, self.deformation()
         options = Comparison.ComparisonOptions(
             mode=chosen.inspectComparison,
@@ -114,6 +116,8 @@ class ViewsTool(InspectionTool):
         reason = self._compare(comparison, options)
         if isNewLayout:
             ViewStates.turnPanes(deformation.fixed)
+            # New views have no size before, and would be fitted to that of their node.
+            slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
             slicer.util.resetSliceViews()
         self._follow(options.mode, not reason)
         return reason

@@ -27,21 +27,14 @@ from ..nodes import Record, Volumes
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
-from ..tasks.Results import NodeReference
-from . import Mixing
+from . import Links, Mixing
 from .ComparisonModes import ComparedVolume, Divider, Mode
-from .ViewStates import (
-    FIXED_PANE,
-    MOVING_ATTRIBUTE,
-    MOVING_PANE,
-    PANES,
-    Shown,
-    ViewState,
-    compositeNodes,
-    isSideBySide,
-)
+from .HiddenNodes import HiddenNodes
+from .Layers import compositeNodes
+from .Layouts import FIXED_PANE, MOVING_PANE, PANES, isSideBySide
+from .ViewStates import MOVING_ATTRIBUTE, Shown, ViewState
 
-NAME = "Deformation comparison"  # of all nodes that are added
+ATTRIBUTE = "DeepAttentionReg.Comparison"  # of all volumes that are added
 # At 2 Hz there are two flashes a second; more than three can bring on seizures (WCAG 2.3.1), which a slider, or a
 # script, must not be able to do.
 MAX_RATE_HZ = 2.0
@@ -99,7 +92,8 @@ class Comparison:
         """Prepare; nothing is shown before `show`."""
         self.deformation = deformation
         self._views: dict[str, ViewState] = {}
-        self._nodes: dict[str, list[NodeReference]] = {}  # each a volume, then what belongs to it
+        self._linked: set[str] = set()
+        self._nodes: dict[str, HiddenNodes] = {}  # each a volume, then what belongs to it
         self._values: dict[ComparedVolume, np.ndarray] = {}
         self._options: ComparisonOptions | None = None
         self._source: tuple | None = None
@@ -125,9 +119,10 @@ class Comparison:
             self._views.pop(name).restore()
         for view in views:
             state = self._views.setdefault(view.GetID(), ViewState(view))
-            state.show(self._pane(view.GetLayoutName(), shown), options.isLinked)
+            state.show(self._pane(view.GetLayoutName(), shown))
+        self._link(views if options.isLinked else [])
         for name in {mode.value for mode in MIXED} & set(self._nodes) - {options.mode.value}:
-            self._remove(name)
+            self._nodes.pop(name).close()
         self._source, self._options = source, options
 
     def step(self, seconds: float, rateHz: float) -> None:
@@ -157,17 +152,27 @@ class Comparison:
         """Let the views show what they did before, but for those in which the user has chosen something else."""
         for state in self._views.values():
             state.restore()
-        for name in list(self._nodes):
-            self._remove(name)
-        self._views, self._values = {}, {}
+        self._link([])
+        for nodes in self._nodes.values():
+            nodes.close()
+        self._views, self._nodes, self._values = {}, {}, {}
         self._options = self._source = self._content = None
 
     def _isTaken(self, view: slicer.vtkMRMLSliceCompositeNode) -> bool:
         """Return whether a view shows another comparison, such as that of a second panel of the module."""
         names = (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID())
         shown = [node for node in (slicer.mrmlScene.GetNodeByID(name) for name in names if name) if node is not None]
-        mine = [nodes[0].get() for nodes in self._nodes.values()]
-        return any(node.GetName() == NAME and node not in mine for node in shown)
+        mine = self._nodes.values()
+        return any(node.GetAttribute(ATTRIBUTE) and not any(node in nodes for nodes in mine) for node in shown)
+
+    def _link(self, views: list[slicer.vtkMRMLSliceCompositeNode]) -> None:
+        """Let these views scroll and zoom together, and no others but those that did before."""
+        names = {view.GetID() for view in views}
+        if names != self._linked:
+            Links.giveBack()
+            self._linked = names
+        if names:
+            Links.link(views)
 
     def _geometry(self) -> Geometry:
         return Volumes.geometryOf(self.deformation.fixed, WORLD)
@@ -246,24 +251,27 @@ class Comparison:
             values = self._valuesOf(layer)
             image = Volumes.makeImage(np.where(np.isfinite(values), values, np.nanmin(values)))
             self._add(layer.value, image, self.deformation.moving)
-        return self._marked(layer.value, layer)
+        return self._marked(layer.value, layer, "{layer}")
 
-    def _volume(self, key: str) -> slicer.vtkMRMLNode:
-        """Return the first node of a key."""
-        return present(self._nodes[key][0].get())
+    def _marked(self, key: str, layer: ComparedVolume, name: str) -> slicer.vtkMRMLScalarVolumeNode:
+        """Return the volume of a key, which tells what it shows: views write its name into their corners.
 
-    def _marked(self, key: str, layer: ComparedVolume) -> slicer.vtkMRMLScalarVolumeNode:
-        """Return the volume of a key, which tells whether it shows the moving volume as it was."""
-        node = self._volume(key)
-        node.SetAttribute(MOVING_ATTRIBUTE, self.deformation.moving.GetID() if layer is ComparedVolume.BEFORE else None)
+        :param name: with {fixed} and {layer} for the names of what is compared.
+        """
+        node, moving = self._nodes[key].first, self.deformation.moving
+        isBefore = layer is ComparedVolume.BEFORE
+        node.SetAttribute(MOVING_ATTRIBUTE, moving.GetID() if isBefore else None)
+        text = _("{moving} (before)") if isBefore else _("{moving} (warped)")
+        node.SetName(name.format(fixed=self.deformation.fixed.GetName(), layer=text.format(moving=moving.GetName())))
         return node
 
     def _fixedCopy(self) -> slicer.vtkMRMLScalarVolumeNode:
         """Return a volume that shares the voxels of the fixed one and has a color of its own."""
         if "fixed" not in self._nodes:
             self._add("fixed", self.deformation.fixed.GetImageData(), self.deformation.fixed)
-            self._volume("fixed").GetDisplayNode().SetAndObserveColorNodeID(FIXED_COLOR)
-        return self._volume("fixed")
+            self._nodes["fixed"].first.GetDisplayNode().SetAndObserveColorNodeID(FIXED_COLOR)
+            self._nodes["fixed"].first.SetName(_("{fixed} (fixed)").format(fixed=self.deformation.fixed.GetName()))
+        return self._nodes["fixed"].first
 
     def _mixed(self, options: ComparisonOptions) -> slicer.vtkMRMLScalarVolumeNode:
         """Return the volume that is computed of both."""
@@ -271,7 +279,10 @@ class Comparison:
         if name not in self._nodes:
             self._add(name, Volumes.makeImage(np.zeros(geometry.shape, np.float32)), self.deformation.fixed)
             self._content = None
-        node = self._marked(name, options.layer)
+        isDifference = options.mode is Mode.DIFFERENCE
+        node = self._marked(
+            name, options.layer, _("{layer} minus {fixed}") if isDifference else _("{fixed} and {layer}")
+        )
         content = replace(options, opacity=0.0, position=0.0, isLinked=False)
         if content != self._content:
             self._fill(slicer.util.arrayFromVolume(node), options)
@@ -279,7 +290,7 @@ class Comparison:
             self._content = content
         if options.mode is Mode.REVEAL:
             self._moveSplit(Mixing.splitAt(geometry, options.divider, options.position))
-        if options.mode is Mode.DIFFERENCE:
+        if isDifference:
             self._color(options.isAbsolute)
         return node
 
@@ -320,7 +331,7 @@ class Comparison:
         if first == last:
             return
         part = (slice(None),) * (2 - axis) + (slice(first, last),)
-        node = self._volume(Mode.REVEAL.value)
+        node = self._nodes[Mode.REVEAL.value].first
         isFixed = (split > self._split) != isBack
         fixed = slicer.util.arrayFromVolume(self.deformation.fixed)[part]
         slicer.util.arrayFromVolume(node)[part] = fixed if isFixed else self._matched(options.layer, part=part)
@@ -331,7 +342,7 @@ class Comparison:
         """Color a difference: black where there is none, as wide as half of the window of the fixed volume."""
         low, high = Mixing.windowOf(self.deformation.fixed)
         limit = (high - low) / 2
-        volume = self._volume(Mode.DIFFERENCE.value)
+        volume = self._nodes[Mode.DIFFERENCE.value].first
         display = volume.GetDisplayNode()
         display.SetAndObserveColorNodeID(GREY if isAbsolute else self._differenceColors().GetID())
         display.SetWindowLevelMinMax(0.0 if isAbsolute else -limit, limit)
@@ -349,8 +360,8 @@ class Comparison:
             table.SetNumberOfColors(COLORS)
             for index, position in enumerate(np.linspace(-1, 1, COLORS)):
                 table.SetColor(index, *(abs(position) * np.array(DARKER if position < 0 else BRIGHTER)), 1.0)
-            self._hide("colors", slicer.mrmlScene.AddNode(table))
-        return self._volume("colors")
+            self._hide("colors", table)
+        return self._nodes["colors"].first
 
     def _add(self, key: str, image: vtk.vtkImageData, like: slicer.vtkMRMLScalarVolumeNode) -> None:
         """Add a hidden volume on the grid of the fixed one, to be found by a key; it is shown like another one."""
@@ -363,22 +374,15 @@ class Comparison:
         volume = slicer.vtkMRMLScalarVolumeNode()
         volume.CopyOrientation(fixed)
         volume.SetAndObserveImageData(image)
+        volume.SetAttribute(ATTRIBUTE, key)
         for node in (volume, display):
-            self._hide(key, slicer.mrmlScene.AddNode(node))
+            self._hide(key, node)
         volume.SetAndObserveDisplayNodeID(display.GetID())
         volume.SetAndObserveTransformNodeID(fixed.GetTransformNodeID())
 
     def _hide(self, key: str, node: slicer.vtkMRMLNode) -> None:
         """Keep a node of the scene out of sight, and remember to remove it."""
-        node.SetName(NAME)
-        node.SetSaveWithScene(False)
-        node.SetHideFromEditors(True)
-        self._nodes.setdefault(key, []).append(NodeReference(node))
-
-    def _remove(self, key: str) -> None:
-        for reference in reversed(self._nodes.pop(key)):
-            if reference.get() is not None:
-                slicer.mrmlScene.RemoveNode(reference.get())
+        self._nodes.setdefault(key, HiddenNodes()).add(node, "Deformation comparison")
 
 
 def _isConcerned(view: slicer.vtkMRMLSliceCompositeNode, mode: Mode) -> bool:

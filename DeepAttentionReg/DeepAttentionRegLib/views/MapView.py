@@ -4,7 +4,9 @@ import slicer
 
 from ..nodes.Deformation import Deformation
 from ..tasks.Results import NodeReference
-from .ViewStates import FIXED_PANE, PANES, Shown, ViewState, compositeNodes
+from .Layers import compositeNodes
+from .Layouts import FIXED_PANE, PANES
+from .ViewStates import Shown, ViewState
 
 
 class MapView:
@@ -31,7 +33,7 @@ class MapView:
         self.hide()
         self._views = [ViewState(view) for view in _views()]
         for view in self._views:
-            view.show(Shown(deformation.fixed, node, opacity), isLinked=False)
+            view.show(Shown(deformation.fixed, node, opacity))
 
     def setOpacity(self, opacity: float) -> None:
         """Show the map through, 0 to 1."""

@@ -1,6 +1,7 @@
 """Shows the deformation while it is being found: the moving volume, in the slice views, under the latest field."""
 
 import slicer
+from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.volume import images
 
@@ -19,7 +20,7 @@ class Preview:
         :param movingVolume: what to show.
         """
         self._volumes = NodeReference(fixedVolume), NodeReference(movingVolume)
-        self._view = WarpedView(fixedVolume, movingVolume, "Deformation preview")
+        self._view = WarpedView(fixedVolume, movingVolume, _("preview"))
         self._transform = NodeReference(None)
 
     def show(self, path: str) -> None:

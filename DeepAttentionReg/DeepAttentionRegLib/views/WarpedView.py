@@ -6,7 +6,10 @@ Its voxels are shared, not copied, so that another transform shows at once.
 import slicer
 
 from ..tasks.Results import NodeReference
-from .ViewStates import FIXED_PANE, MOVING_PANE, Shown, ViewState, compositeNodes
+from .HiddenNodes import HiddenNodes
+from .Layers import compositeNodes
+from .Layouts import FIXED_PANE, MOVING_PANE
+from .ViewStates import Shown, ViewState
 
 OPACITY = 0.5
 
@@ -15,24 +18,22 @@ class WarpedView:
     """A hidden volume that is not saved with the scene, and gone at the end; what views showed before comes back."""
 
     def __init__(
-        self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, movingVolume: slicer.vtkMRMLScalarVolumeNode, name: str
+        self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, movingVolume: slicer.vtkMRMLScalarVolumeNode, kind: str
     ) -> None:
         """Prepare; nothing is shown before `show`.
 
         :param fixedVolume: what the moving volume is shown over.
         :param movingVolume: what to show.
-        :param name: of what is added to the scene.
+        :param kind: what is shown of it, in a word.
         """
-        self._fixed, self._moving, self._name = NodeReference(fixedVolume), NodeReference(movingVolume), name
-        self._added: list[NodeReference] = []
+        self._fixed, self._moving = NodeReference(fixedVolume), NodeReference(movingVolume)
+        self._name = f"{movingVolume.GetName()} ({kind})"
+        self._nodes = HiddenNodes()
         self._views: list[ViewState] = []
 
     def add(self, node: slicer.vtkMRMLNode) -> None:
         """Add a node to the scene that goes with this view."""
-        node.SetName(self._name)
-        node.SetSaveWithScene(False)
-        node.SetHideFromEditors(True)
-        self._added.append(NodeReference(slicer.mrmlScene.AddNode(node)))
+        self._nodes.add(node, self._name)
 
     def show(self, transformNode: slicer.vtkMRMLTransformNode) -> None:
         """Show the moving volume under a transform, in all views but those of the two volumes alone.
@@ -49,16 +50,14 @@ class WarpedView:
         for view in compositeNodes():
             if view.GetLayoutName() not in (FIXED_PANE, MOVING_PANE):
                 self._views.append(ViewState(view))
-                self._views[-1].show(Shown(fixed, volume, OPACITY), isLinked=False)
+                self._views[-1].show(Shown(fixed, volume, OPACITY))
 
     def close(self) -> None:
         """Remove what is shown and let the views show what they showed before."""
         for view in self._views:
             view.restore()
-        for reference in reversed(self._added):
-            if reference.get() is not None:
-                slicer.mrmlScene.RemoveNode(reference.get())
-        self._added, self._views = [], []
+        self._nodes.close()
+        self._views = []
 
     def _addVolume(self, moving: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLScalarVolumeNode:
         display = slicer.vtkMRMLScalarVolumeDisplayNode()

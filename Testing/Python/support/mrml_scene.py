@@ -17,6 +17,7 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from slice_controller import SliceController
 
 MODULE_LOGICS = {
     "Volumes": "vtkSlicerVolumesLogic",
@@ -152,6 +153,7 @@ class SliceView:
         self.node.SetMappedInLayout(1)
         self._managers = self._make_displayable_managers(application)
         self._managers.SetMRMLDisplayableNode(self.node)
+        self._controller = SliceController(self._logic)
         self._picture = self._make_picture()
 
     def _make_window(self) -> vtk.vtkRenderWindow:
@@ -199,12 +201,14 @@ class SliceView:
         opacity: float = 0.5,
         label: slicer.vtkMRMLLabelMapVolumeNode | None = None,
     ) -> None:
-        """Show volumes, fitted to the background; `opacity` is that of the foreground."""
+        """Show volumes as a user does, fitted to the background; `opacity` is that of the foreground."""
         composite = self._logic.GetSliceCompositeNode()
         composite.SetBackgroundVolumeID(background.GetID() if background else None)
         composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
         composite.SetForegroundOpacity(opacity)
         composite.SetLabelVolumeID(label.GetID() if label else None)
+        for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode", self.node.GetScene()):
+            legend.Modified()  # after a user's choice, and not after a program's, views look at them anew
         self._logic.ResizeSliceNode(*self._size)
         self._logic.FitSliceToBackground()
         self._logic.SnapSliceOffsetToIJK()
@@ -218,8 +222,6 @@ class SliceView:
         connection = self._logic.GetImageDataConnection()
         self._picture.GetMapper().SetInputConnection(connection)
         self._picture.SetVisibility(bool(connection))
-        for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode", self.node.GetScene()):
-            legend.Modified()  # it looks only then whether its volume is shown here
         self._window.Render()
         grabber = vtk.vtkWindowToImageFilter()
         grabber.SetInput(self._window)

@@ -1,5 +1,7 @@
 """What a network looked at, over the slice views: at the places where the engine says that it looked."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence import Attention, Ellipsoids
 from DeepAttentionRegLib.evidence.RecursionEvidence import Gaussian
+from DeepAttentionRegLib.views import Layers
 from mrml_cases import RIGID, InputNodes, add_shifted, put_under
 
 pytestmark = pytest.mark.mrml
@@ -124,6 +127,28 @@ class TestLook:
         shown.show(LOOK)
         expected = RIGID @ [*looked_at(POINT_RAS, 2), 1]
         np.testing.assert_allclose(shown.lookAt(POINT_RAS).peakRas, expected[:3], atol=1e-4)
+
+    def test_slice_that_goes_there_comes_back(self, shown, views):
+        before = slicer.util.arrayFromVTKMatrix(views[1].node.GetSliceToRAS())
+        shown.show(LOOK)
+        shown.lookAt(np.array([20.0, 4.0, 9.0]))
+        assert views[1].node.GetSliceToRAS().GetElement(2, 3) != before[2, 3]
+        shown.close()
+        np.testing.assert_array_equal(slicer.util.arrayFromVTKMatrix(views[1].node.GetSliceToRAS()), before)
+
+    @pytest.mark.parametrize("choice", [LOOK, RELEVANCE, MASK], ids=["look", "fixed", "moving"])
+    def test_is_drawn_at_once_without_a_complaint(self, shown, views, crosshair, capfd, request, choice):
+        def draw(_node: slicer.vtkMRMLSliceCompositeNode, _event: str) -> None:
+            for view in views:
+                view.grab()
+
+        for composite in Layers.compositeNodes():
+            request.addfinalizer(
+                functools.partial(composite.RemoveObserver, composite.AddObserver("ModifiedEvent", draw))
+            )
+        capfd.readouterr()
+        shown.show(choice)
+        assert "ERR|" not in capfd.readouterr().err
 
     def test_follows_the_crosshair(self, deformation, crosshair):
         found = []

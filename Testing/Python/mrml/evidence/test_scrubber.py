@@ -164,6 +164,21 @@ class TestChart:
         overlap = series_of(Scrubber.plot(deformation, *maps))["Dice, mean of the structures"]
         np.testing.assert_allclose(overlap, [0.0, 0.25, 1.0])
 
+    @pytest.mark.parametrize("folds", [0.5, 30.0])
+    def test_has_room_for_the_legend_over_its_curves(self, deformation, folds):
+        table = RecursionEvidence(deformation.transformNode).table.GetTable()
+        table.SetValue(1, Scrubber.FOLDS, folds)
+        chart = Scrubber.plot(deformation)
+        largest = max(1.0, folds)
+        assert not chart.GetYAxisRangeAuto()
+        assert chart.GetYAxisRange() == pytest.approx((0.0, largest / 0.7))
+
+    def test_titles_fit_into_a_small_view(self, deformation):
+        chart = Scrubber.plot(deformation)
+        assert not chart.GetYAxisTitleVisibility()
+        sizes = chart.GetTitleFontSize(), chart.GetAxisTitleFontSize(), chart.GetLegendFontSize()
+        assert set(sizes) == {Scrubber.FONT_SIZE}
+
     def test_is_made_anew_in_its_place(self, scene, deformation):
         first = Scrubber.plot(deformation)
         count = scene.GetNumberOfNodes()

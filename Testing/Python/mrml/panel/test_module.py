@@ -270,9 +270,9 @@ class TestModule:
         assert {"Colors", "Plots", "SampleData", "Sequences"} <= set(parent.dependencies)
         assert "https://" in parent.helpText
 
-    def test_lists_its_cases_and_clears_what_others_left_when_slicer_has_started(self, monkeypatch):
+    def test_lists_its_cases_clears_what_others_left_and_knows_its_layout_when_slicer_has_started(self, monkeypatch):
         calls = []
         monkeypatch.setattr(slicer, "app", SimpleNamespace(connect=lambda *call: calls.append(call)), raising=False)
         module.DeepAttentionReg(SimpleNamespace(path=module.__file__))
-        wanted = module.SampleCases.registerSampleData, module.Folders.removeLeft
+        wanted = module.SampleCases.registerSampleData, module.Folders.removeLeft, module.SavedViews.prepare
         assert calls == [("startupCompleted()", call) for call in wanted]

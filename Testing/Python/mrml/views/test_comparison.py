@@ -9,7 +9,7 @@ import mrml_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.nodes import Deformation, Transforms
-from DeepAttentionRegLib.views import Mixing, ViewStates
+from DeepAttentionRegLib.views import Layouts, Mixing
 from DeepAttentionRegLib.views.Comparison import Comparison, ComparisonOptions, opacityAt
 from DeepAttentionRegLib.views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
 
@@ -30,7 +30,7 @@ def view(application) -> mrml_scene.SliceView:
 
 @pytest.fixture(scope="module")
 def pane_views(application) -> list[mrml_scene.SliceView]:
-    return [mrml_scene.SliceView(application, name, "Axial", (SIZE, SIZE)) for name in ViewStates.PANES]
+    return [mrml_scene.SliceView(application, name, "Axial", (SIZE, SIZE)) for name in Layouts.PANES]
 
 
 @pytest.fixture
@@ -241,6 +241,11 @@ class TestDifference:
         picture = look(Mode.DIFFERENCE)
         assert gray(picture, 156, 190) == FIXED
 
+    def test_legend_is_seen(self, look, view, scene):
+        picture = look(Mode.DIFFERENCE)
+        scene.GetFirstNodeByClass("vtkMRMLColorLegendDisplayNode").SetVisibility(False)
+        assert (view.grab() != picture).any()
+
     def test_has_a_legend_and_the_others_none(self, look, scene):
         look(Mode.DIFFERENCE)
         assert len(slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode", scene)) == 1
@@ -368,7 +373,7 @@ class TestLayout:
     @pytest.fixture
     def panes(self, node, pane_views, deformation):
         node.SetViewArrangement(node.SlicerLayoutFourUpView)
-        ViewStates.Layout().show(Arrangement.SIDE_BY_SIDE)
+        Layouts.Layout().show(Arrangement.SIDE_BY_SIDE)
         for pane in pane_views:
             pane.show(deformation.fixed)
         return pane_views

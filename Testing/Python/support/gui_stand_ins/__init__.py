@@ -47,6 +47,8 @@ def install() -> "Application":
     vars(slicer).update(forms.STAND_INS)
     slicer_stand_ins.install()
     slicer.__getattr__ = _missing_class
+    sample_data = SimpleNamespace(registerCustomSampleDataSource=lambda **_source: None)
+    slicer_stand_ins.add_module("SampleData", SampleDataLogic=sample_data)
 
     from . import application
 
@@ -54,6 +56,7 @@ def install() -> "Application":
     slicer.modules = SimpleNamespace()
     slicer.app = application.Application()
     application.load_module(MODULE_FILE)
+    slicer.app.startupCompleted.emit()
     return slicer.app
 
 

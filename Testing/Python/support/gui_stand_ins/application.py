@@ -1,5 +1,6 @@
 """Stands in for the Slicer application: its main window, its modules, its slice views (without their pictures)."""
 
+import functools
 import importlib
 import logging
 import sys
@@ -12,10 +13,11 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 
 import mrml_scene
+from slice_controller import SliceController
 
 from .mrml_widgets import qMRMLWidget
 
-SLICE_VIEWS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
+VIEW_SIZE = 300, 800  # pixels: three of them are side by side
 
 
 class Application(QtWidgets.QApplication):
@@ -77,19 +79,38 @@ class ModuleManager(QtCore.QObject):
 
 
 class LayoutManager:
-    """Holds the logic of three slice views, which show what their nodes say, without pictures."""
+    """Holds the slice views that the layout asks for, which show what their nodes say, without pictures."""
 
     def __init__(self, mrml: mrml_scene.Application) -> None:
+        self._mrml = mrml
         self._logics = mrml.logic.GetSliceLogics()
-        for name, orientation in SLICE_VIEWS.items():
-            logic = slicer.vtkMRMLSliceLogic()
-            logic.SetMRMLApplicationLogic(mrml.logic)
-            self._logics.AddItem(logic)
-            logic.SetMRMLScene(mrml.scene)
-            logic.AddSliceNode(name).SetOrientation(orientation)
+        self._controllers: list[SliceController] = []
+        self._layout = slicer.vtkMRMLLayoutLogic()
+        self._layout.SetMRMLScene(mrml.scene)
+        node = self._layout.GetLayoutNode()
+        node.AddObserver("ModifiedEvent", lambda _caller, _event: self._arrange())
+        node.SetViewArrangement(node.SlicerLayoutFourUpView)
+
+    def _arrange(self) -> None:
+        """Make the views that are new in the layout; all get the size they have there when they are drawn next."""
+        nodes = self._layout.GetViewNodes()
+        for node in [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]:
+            if node.IsA("vtkMRMLSliceNode"):
+                logic = self._mrml.logic.GetSliceLogic(node) or self._addView(node)
+                QtCore.QTimer.singleShot(0, functools.partial(logic.ResizeSliceNode, *VIEW_SIZE))
+
+    def _addView(self, node: slicer.vtkMRMLSliceNode) -> slicer.vtkMRMLSliceLogic:
+        logic = slicer.vtkMRMLSliceLogic()
+        logic.SetMRMLApplicationLogic(self._mrml.logic)
+        self._logics.AddItem(logic)
+        logic.SetMRMLScene(self._mrml.scene)
+        logic.SetSliceNode(node)
+        self._controllers.append(SliceController(logic))
+        return logic
 
     def sliceViewNames(self) -> list[str]:
-        return list(SLICE_VIEWS)
+        nodes = slicer.util.getNodesByClass("vtkMRMLSliceNode", self._mrml.scene)
+        return [node.GetLayoutName() for node in nodes]
 
     def mrmlSliceLogics(self) -> Any:
         return self._logics
