@@ -18,14 +18,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+import DeepAttentionRegLib as lib
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
-from DeepAttentionRegLib import Parameters
-from DeepAttentionRegLib.engine import Folders, Install, Interpreter
-from DeepAttentionRegLib.engine.Engine import Engine
-from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.nodes.Present import present
-from DeepAttentionRegLib.Parameters import DeepAttentionRegParameterNode
-from DeepAttentionRegLib.views import SavedViews
 
 logger = discreet_logger(__name__)
 
@@ -52,8 +47,20 @@ class DeepAttentionReg(ScriptedLoadableModule):
             "The RMAn-style network follows: Zheng, Wang, Huang, Lim, Vincent, Papiez. Recursive Deformable Image"
             " Registration Network with Mutual Attention. MIUA 2022. Please cite it if you use the network."
         )
-        for prepare in (SampleCases.registerSampleData, Folders.removeLeft, SavedViews.prepare):
+        for prepare in (self.listSamples, self.removeLeftFolders, self.prepareViews):
             slicer.app.connect("startupCompleted()", prepare)
+
+    def listSamples(self):
+        """Add the cases to try the module with to Slicer's sample data; called when Slicer has started."""
+        lib.SampleCases.registerSampleData(self.resourcePath("Icons/BreathingPhantom.png"))
+
+    def removeLeftFolders(self):
+        """Remove the temporary folders of applications that ended without doing so; called when Slicer has started."""
+        lib.Folders.removeLeft()
+
+    def prepareViews(self):
+        """Know the layout of three, and look after the views of scenes that are opened; called when Slicer has started."""
+        lib.SavedViews.prepare()
 
 
 class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -65,7 +72,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def __init__(self, parent=None):
         self.logic = DeepAttentionRegLogic()
-        self._parameterNode: DeepAttentionRegParameterNode | None = None
+        self._parameterNode: Any = None
         self._parameterNodeGuiTag = None
         self._isUpdating = False
         self._preview = None
@@ -169,7 +176,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onNodeAboutToBeRemoved(self, caller, event, node):
         """Let go of a chosen node before its selector, which would choose a neighbor in its place, hears of it."""
         if self._parameterNode is not None:
-            Parameters.letGo(self._parameterNode.parameterNode, node)
+            lib.Parameters.letGo(self._parameterNode.parameterNode, node)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
@@ -325,7 +332,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         # What runs the engine.
-        self.engine = Engine(Interpreter.savedInterpreter())
+        self.engine = lib.Engine.Engine(lib.Interpreter.savedInterpreter())
         # What the engine sees of this computer, once `checkEngine` was told it.
         self.environment = None
         self._check = None
@@ -337,7 +344,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
     def readChoices(self):
         """Return the choices stored in the scene, and a sentence on those that had to be given up; empty if none."""
-        return Parameters.read(ScriptedLoadableModuleLogic.getParameterNode(self))
+        return lib.Parameters.read(ScriptedLoadableModuleLogic.getParameterNode(self))
 
     @property
     def otherPython(self):
@@ -387,14 +394,12 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: if the inputs or options cannot work.
         :raises RuntimeError: if one is running already, or, waited for, if it failed or was canceled.
         """
-        from DeepAttentionRegLib.tasks import Registration
-
         nodes = {"fixedVolume": fixedVolume, "movingVolume": movingVolume}
         chosen = {"method": method, "recursions": recursions}
         given = {name: value for name, value in chosen.items() if value is not None}
         request = self._requestOf({**nodes, **given, **options}, settings)
         calls = {"onProgress": onProgress, "onFinished": onFinished, "onFailed": onFailed}
-        return self.run(functools.partial(Registration.PairRegistration, request), wait=wait, **calls)
+        return self.run(functools.partial(lib.Registration.PairRegistration, request), wait=wait, **calls)
 
     def registerSequence(
         self,
@@ -426,14 +431,11 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: if the sequence or the options cannot work.
         :raises RuntimeError: as `register`.
         """
-        from DeepAttentionRegLib.tasks import Sequences
-        from DeepAttentionRegLib.tasks.Request import settingsOf
-
         make = functools.partial(
-            Sequences.SequenceRegistration,
+            lib.Sequences.SequenceRegistration,
             sequenceNode,
             referenceFrame,
-            settingsOf(options, settings),
+            lib.Request.settingsOf(options, settings),
             withVolumes=withVolumes,
             keepPartial=keepPartial,
         )
@@ -441,9 +443,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
     @staticmethod
     def _requestOf(arguments, settings=None):
-        from DeepAttentionRegLib.tasks.Request import requestOf
-
-        return requestOf(arguments, settings)
+        return lib.Request.requestOf(arguments, settings)
 
     def run(self, make, *, wait=True, onProgress=None, onFinished=None, onFailed=None):
         """Run anything that works as a `Task.Task`, such as those in Maps, Uncertainty and Batch.
@@ -454,13 +454,11 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: if it cannot work; says why.
         :raises RuntimeError: as `register`.
         """
-        from DeepAttentionRegLib.engine.Callbacks import Callbacks
-
         if self.isRunning:
             raise RuntimeError(_("A registration is running already; cancel it or wait for its end."))
         self._closeCheck()
         calls = {"onProgress": onProgress, "onFinished": self._ending(onFinished), "onFailed": self._ending(onFailed)}
-        callbacks = Callbacks(**{name: call for name, call in calls.items() if call})
+        callbacks = lib.Callbacks.Callbacks(**{name: call for name, call in calls.items() if call})
         self._registration = task = make(callbacks=callbacks, engine=self.engine)
         try:
             task.start()
@@ -508,7 +506,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
             self._check = None
             if not environment.problem:
                 self.environment, self.engine = environment, engine
-                Interpreter.saveInterpreter(python)
+                lib.Interpreter.saveInterpreter(python)
             onDone(environment.problem)
 
         self._closeCheck()
@@ -519,10 +517,10 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         self._closeCheck()
         self.engine = dataclasses.replace(self.engine, python=None)
         self.environment = None
-        Interpreter.saveInterpreter(None)
+        lib.Interpreter.saveInterpreter(None)
 
     def _startCheck(self, onAnswer, engine):
-        self._check = Interpreter.Check(onAnswer, engine)
+        self._check = lib.Interpreter.Check(onAnswer, engine)
         self._check.start()
 
     def _closeCheck(self):
@@ -550,9 +548,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
 
     def problems(self, *, settings=None, **arguments):
         """Return why `register` would refuse these arguments, as sentences."""
-        from DeepAttentionRegLib.tasks import Registration
-
-        return Registration.checkAll(self._requestOf(arguments, settings))
+        return lib.Registration.checkAll(self._requestOf(arguments, settings))
 
     @staticmethod
     def argumentsFrom(parameters):
@@ -582,13 +578,13 @@ class DeepAttentionRegTest(ScriptedLoadableModuleTest):
 
     def test_refinement_brings_landmarks_closer(self):
         """The whole way from nodes to nodes, without a network."""
-        finding = Install.probe()
-        if finding.state is not Install.State.READY:
+        finding = lib.Install.probe()
+        if finding.state is not lib.Install.State.READY:
             self.skipTest(finding.message)
         from DeepAttentionRegEngine.volume import phantom
 
         geometry = phantom.default_geometry((48, 40, 48), (7.0, 6.0, 7.0))
-        inputs = vars(SampleCases.addPhantom(geometry))
+        inputs = vars(lib.SampleCases.addPhantom(geometry))
         outcome = DeepAttentionRegLogic().register(**inputs, method="none", refinementSteps=20)
         before, after = (outcome.result.values[state]["tre_mm"]["mean"] for state in ("before", "after"))
         self.assertLess(after, 0.7 * before)  # noqa: PT009 - Slicer runs this without pytest

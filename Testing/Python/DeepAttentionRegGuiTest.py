@@ -35,14 +35,14 @@ class DeepAttentionRegGuiTest(PanelCase):
 
     def agree(self, question):
         """Let the user agree to a question about PyTorch."""
-        patch = mock.patch.object(self.module.Install, question, return_value=True)
+        patch = mock.patch.object(self.lib.Install, question, return_value=True)
         patch.start()
         self.addCleanup(patch.stop)
 
     def test_installation_ends_in_a_ready_panel(self):
         self.found = "MISSING"
         self.agree("ask")
-        with mock.patch.object(self.module.Install, "install") as install:
+        with mock.patch.object(self.lib.Install, "install") as install:
             self.widget.enter()
             self.ui.mendButton.click()
         self.assertReason("being installed")
@@ -57,14 +57,14 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.found = "MISSING"
         self.widget.enter()
         self.agree("ask")
-        with mock.patch.object(self.module.Install, "install", side_effect=RuntimeError("No disk space.")):
+        with mock.patch.object(self.lib.Install, "install", side_effect=RuntimeError("No disk space.")):
             self.ui.mendButton.click()
         self.assertIn("No disk space.", self.ui.statusLabel.text)
         self.assertTrue(self.ui.mendButton.enabled)
 
     def test_removal_ends_in_a_panel_that_offers_to_install(self):
         self.agree("askToRemove")
-        with mock.patch.object(self.module.Install, "remove") as remove:
+        with mock.patch.object(self.lib.Install, "remove") as remove:
             self.ui.removePyTorchButton.click()
         self.assertReason("being removed")
         self.assertFalse(self.ui.removePyTorchButton.enabled)
@@ -100,7 +100,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         self.assertReason("moving is an input")
 
     def test_something_has_to_be_registered(self):
-        self.widget._parameterNode.method = self.module.MethodChoice.REFINEMENT_ONLY
+        self.widget._parameterNode.method = self.lib.Parameters.MethodChoice.REFINEMENT_ONLY
         self.ui.refineCheckBox.checked = False
         self.assertReason("Nothing would be registered")
 
@@ -140,7 +140,7 @@ class DeepAttentionRegGuiTest(PanelCase):
     def test_panel_follows_another_set_of_choices(self):
         first = self.widget._parameterNode
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "Other choices")
-        second = self.module.DeepAttentionRegParameterNode(node)
+        second = self.lib.Parameters.DeepAttentionRegParameterNode(node)
         self.widget.setParameterNode(second)
         self.ui.recursionsSlider.value = 7
         self.assertEqual((first.recursions, second.recursions), (3, 7))
@@ -321,7 +321,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         registry = sys.modules["DeepAttentionRegEngine.protocol.registry"]
         parameters = self.widget._parameterNode
         for method in type(parameters.method):
-            if method is not self.module.MethodChoice.REFINEMENT_ONLY:
+            if method is not self.lib.Parameters.MethodChoice.REFINEMENT_ONLY:
                 parameters.method = method
                 limits = registry.load_method(method.value).recursions
                 slider = self.ui.recursionsSlider

@@ -149,7 +149,7 @@ class DeepAttentionRegRecursionsTest(PanelCase):
         self.assertIn("has no segments", self.ui.statusLabel.text)
 
     def test_refinement_alone_has_steps_but_no_attention(self):
-        self.parameters.method = self.module.MethodChoice.REFINEMENT_ONLY
+        self.parameters.method = self.lib.Parameters.MethodChoice.REFINEMENT_ONLY
         self.ui.evidenceCheckBox.checked = True
         self.register()
         self.assertEqual(self.ui.stepSlider.maximum, 1)

@@ -37,7 +37,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def chooseMethod(self, name):
         """Choose a method by its name in a job."""
-        self.parameters.method = self.module.MethodChoice(name)
+        self.parameters.method = self.lib.Parameters.MethodChoice(name)
 
     def choosingFile(self, path):
         """Let the user choose a file in the next dialogs."""
@@ -99,7 +99,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def test_own_recursions_outlast_refinement_alone(self):
         self.ui.recursionsSlider.value = 7
-        for method in (self.module.MethodChoice.REFINEMENT_ONLY, self.module.MethodChoice.RMAN):
+        for method in (self.lib.Parameters.MethodChoice.REFINEMENT_ONLY, self.lib.Parameters.MethodChoice.RMAN):
             self.widget._parameterNode.method = method
         self.assertEqual(self.ui.recursionsSlider.value, 7)
 

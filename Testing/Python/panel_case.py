@@ -56,8 +56,8 @@ class PanelCase(unittest.TestCase):
 
     def pretendFinding(self):
         """Let the module find PyTorch in the state that `found` names."""
-        self.module = sys.modules[NAME]
-        install = self.module.Install
+        self.lib = sys.modules[f"{NAME}Lib"]
+        install = self.lib.Install
 
         def probe():
             return install.Finding(install.State[self.found], "" if self.found == "READY" else PROBLEM)
@@ -68,7 +68,7 @@ class PanelCase(unittest.TestCase):
 
     def pretendEnvironment(self, values):
         """Let the engine have answered this when it was asked what it sees."""
-        interpreter = self.module.Interpreter
+        interpreter = self.lib.Interpreter
         self.widget.logic.environment = interpreter.readEnvironment(values)
         for name in ("savedInterpreter", "saveInterpreter"):
             patch = mock.patch.object(interpreter, name, return_value=None)

@@ -46,9 +46,9 @@ class Photographer:
         import qt
         import slicer
 
-        import DeepAttentionReg
+        import DeepAttentionRegLib
 
-        self.qt, self.slicer, self.module = qt, slicer, DeepAttentionReg
+        self.qt, self.slicer, self.lib = qt, slicer, DeepAttentionRegLib
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.light = qt.QPalette(self.application.palette())
@@ -99,7 +99,7 @@ class Photographer:
 
 def shoot_without_pytorch(camera: Photographer) -> None:
     """Show what a user finds after installing the extension alone."""
-    install = camera.module.Install
+    install = camera.lib.Install
     text = "PyTorch, which computes the registration, is not installed yet."
     with mock.patch.object(install, "probe", return_value=install.Finding(install.State.MISSING, text)):
         camera.open()
@@ -147,11 +147,11 @@ def shoot_registration(camera: Photographer) -> None:
     camera.open()
     camera.wait_until(lambda: camera.widget.logic.speeds is not None)
     camera.shoot("empty")
-    inputs = camera.module.SampleCases.addPhantom(small_grid())
+    inputs = camera.lib.SampleCases.addPhantom(small_grid())
     camera.open()
     parameters = camera.widget._parameterNode
     parameters.fixedLandmarks, parameters.movingLandmarks = inputs.fixedLandmarks, inputs.movingLandmarks
-    parameters.method = camera.module.MethodChoice("bspline")
+    parameters.method = camera.lib.Parameters.MethodChoice("bspline")
     parameters.inspectEvidence = True
     camera.shoot("ready")
     camera.shoot_high_resolution("ready")

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import slicer
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.protocol import registry
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -26,7 +24,6 @@ PHANTOMS = {
     "Breathing phantom": False,
     "Breathing phantom, single slice": True,
 }  # name, and whether it is a single slice
-THUMBNAIL = registry.resources() / "Icons" / "BreathingPhantom.png"
 # Samples of Slicer that make a case together; the first volume is the fixed one.
 SAMPLES = {
     "Brain tumor MR, two scans": ("MRBrainTumor1", "MRBrainTumor2"),
@@ -40,8 +37,11 @@ WINDOW_HU, LEVEL_HU = 1400.0, -300.0  # shows lung and soft tissue
 FOREGROUND_OPACITY = 0.5
 
 
-def registerSampleData() -> None:
-    """List the cases in the Sample Data module; to be called when Slicer has started."""
+def registerSampleData(thumbnail: str) -> None:
+    """List the cases in the Sample Data module; to be called when Slicer has started.
+
+    :param thumbnail: path of a picture of the phantoms.
+    """
     import SampleData
 
     openers = {name: functools.partial(_openPhantom, flat) for name, flat in PHANTOMS.items()}
@@ -54,7 +54,7 @@ def registerSampleData() -> None:
             uris=[],
             fileNames=[],
             nodeNames=[],
-            thumbnailFileName=str(THUMBNAIL) if name in PHANTOMS else None,
+            thumbnailFileName=thumbnail if name in PHANTOMS else None,
             customDownloader=opener,
         )
 

@@ -16,6 +16,7 @@ slicer_stand_ins.install()
 import mrml_cases
 import mrml_scene  # noqa: F401 - boots the scene
 from DeepAttentionRegLib.engine import Interpreter
+from DeepAttentionRegLib.engine.Engine import Engine
 
 pytestmark = [pytest.mark.mrml, pytest.mark.torch, pytest.mark.slow]
 
@@ -43,7 +44,7 @@ def test_scripts_register_and_judge(inputs, monkeypatch, tmp_path):
     monkeypatch.setattr(slicer.util, "saveNode", lambda *told: saved.append(told), raising=False)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(script("DeepAttentionRegLogic"), "README.md", "exec"), names)
+    exec(compile(script("loadVolume"), "README.md", "exec"), names)
     assert saved[0]["background"] is inputs.fixedVolume
     assert saved[1] == (names["outcome"].transformNode, "transform.h5")
     organs = mrml_cases.with_segmentations(inputs)
@@ -54,6 +55,13 @@ def test_scripts_register_and_judge(inputs, monkeypatch, tmp_path):
     names.update(fixedLandmarks=points[0], movingLandmarks=points[1])
     exec(compile(script("Report.write").replace(", pdf=True", ""), "README.md", "exec"), names)
     assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.usefixtures("scene")
+def test_script_of_the_sample_cases_registers_a_phantom(monkeypatch, logic, capsys):
+    monkeypatch.setattr(Engine, "command", logic.engine.command)
+    exec(compile(script("addPhantom"), "README.md", "exec"), {})
+    assert "mm landmark error" in capsys.readouterr().out
 
 
 def _toRas(volume):

@@ -69,6 +69,10 @@ class ScriptedLoadableModule:
         self.parent = parent
         self.moduleName = type(self).__name__
 
+    def resourcePath(self, name: str) -> str:
+        """Return the path of a file among the resources of the module."""
+        return str(Path(self.parent.path).with_name("Resources") / name)
+
 
 class ScriptedLoadableModuleWidget:
     """What a panel derives from; it is only made where something stands in for Qt."""

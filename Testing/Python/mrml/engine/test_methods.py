@@ -13,12 +13,11 @@ import slicer_stand_ins
 
 slicer_stand_ins.install()
 
-import DeepAttentionReg as module
 import fake_engine
 from DeepAttentionRegEngine.protocol import errors, estimate, registry
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib import Parameters
-from DeepAttentionRegLib.engine import Methods
+from DeepAttentionRegLib.engine import Interpreter, Methods
 from DeepAttentionRegLib.engine.Engine import Engine
 from mrml_cases import ENGINE, TIMEOUT_S, add_pair
 
@@ -218,7 +217,7 @@ class TestEngine:
 
     def test_moves_to_another_python_that_works(self, logic, monkeypatch):
         saved, problems = [], []
-        monkeypatch.setattr(module.Interpreter, "saveInterpreter", saved.append)
+        monkeypatch.setattr(Interpreter, "saveInterpreter", saved.append)
         logic.engine = Engine(script=ENGINE.script)
         logic.usePython(sys.executable, problems.append)
         self.wait(logic)
@@ -226,14 +225,14 @@ class TestEngine:
 
     def test_stays_where_it_is_if_another_python_does_not_work(self, logic, monkeypatch, tmp_path):
         saved, problems = [], []
-        monkeypatch.setattr(module.Interpreter, "saveInterpreter", saved.append)
+        monkeypatch.setattr(Interpreter, "saveInterpreter", saved.append)
         logic.usePython(str(tmp_path / "python"), problems.append)
         assert (logic.otherPython, saved) == (sys.executable, [])
         assert "There is no file" in problems[0]
 
     def test_returns_to_slicers_python(self, logic, monkeypatch):
         saved = []
-        monkeypatch.setattr(module.Interpreter, "saveInterpreter", saved.append)
+        monkeypatch.setattr(Interpreter, "saveInterpreter", saved.append)
         logic.useOwnPython()
         assert (logic.otherPython, saved) == (None, [None])
 

@@ -51,7 +51,7 @@ def sources(monkeypatch, views) -> dict[str, SimpleNamespace]:
             return [mrml_scene.add_volume(np.zeros((2, 2, 2)), SMALL, f"{name} {index}") for index in range(count)]
 
     monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=SampleDataLogic))
-    SampleCases.registerSampleData()
+    SampleCases.registerSampleData(__file__)
     return registered
 
 
@@ -88,7 +88,7 @@ class TestSamples:
         said = []
         monkeypatch.setattr(slicer.util, "errorDisplay", said.append)
         monkeypatch.setitem(SampleCases.SAMPLES, "Brain tumor MR, two scans", ("Offline",))
-        SampleCases.registerSampleData()
+        SampleCases.registerSampleData(__file__)
         assert sources["Brain tumor MR, two scans"].customDownloader(None) == []
         assert said == ["Offline could not be loaded; check the connection to the Internet and try again."]
         assert not views

@@ -1,6 +1,7 @@
 """The module on a MRML scene without the application: the choices in the scene, the logic, the texts of the panel."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ slicer_stand_ins.install()
 import DeepAttentionReg as module
 from DeepAttentionRegEngine.protocol import contract, registry
 from DeepAttentionRegEngine.protocol.settings import choices_of
-from DeepAttentionRegLib import Parameters
+from DeepAttentionRegLib import Folders, Parameters, SampleCases, SavedViews
 from DeepAttentionRegLib.panel import Arguments
 from DeepAttentionRegLib.panel import Progress as PanelProgress
 from DeepAttentionRegLib.tasks.Request import SETTING_NAMES
@@ -271,8 +272,14 @@ class TestModule:
         assert "https://" in parent.helpText
 
     def test_lists_its_cases_clears_what_others_left_and_knows_its_layout_when_slicer_has_started(self, monkeypatch):
-        calls = []
+        calls, done = [], []
         monkeypatch.setattr(slicer, "app", SimpleNamespace(connect=lambda *call: calls.append(call)), raising=False)
+        monkeypatch.setattr(SampleCases, "registerSampleData", done.append)
+        monkeypatch.setattr(Folders, "removeLeft", lambda: done.append("removed"))
+        monkeypatch.setattr(SavedViews, "prepare", lambda: done.append("prepared"))
         module.DeepAttentionReg(SimpleNamespace(path=module.__file__))
-        wanted = module.SampleCases.registerSampleData, module.Folders.removeLeft, module.SavedViews.prepare
-        assert calls == [("startupCompleted()", call) for call in wanted]
+        for signal, call in calls:
+            assert signal == "startupCompleted()"
+            call()
+        assert Path(done[0]).is_file()
+        assert done[1:] == ["removed", "prepared"]
