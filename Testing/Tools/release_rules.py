@@ -32,6 +32,7 @@ CATEGORIES = {"Analysis", "Quantification", "Radiotherapy", "Registration", "Seg
 LICENSE_FILES = ("LICENSE", "LICENCE", "License.txt", "license.txt", "LICENSE.txt", "COPYING", "COPYING.txt")
 FILE_SCOPE_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy", "SampleData"}
 BINARIES = {".a", ".bin", ".dll", ".dylib", ".exe", ".jar", ".lib", ".o", ".pyc", ".pyd", ".so", ".whl", ".zip"}
+PERSON = re.compile(r"[^\s,()]+( [^\s,()]+)+ \([^()]+\)")
 PICTURES = {".png", ".jpg", ".jpeg", ".gif"}
 BY_HAND = (
     "Push the repository with its tag, give it the topic 3d-slicer-extension, and hide features of GitHub nobody uses.",
@@ -173,6 +174,17 @@ def description_arrives_whole(found: Candidate) -> Sentences:
             yield f"EXTENSION_DESCRIPTION does not mention any {word}."
 
 
+def people_are_named(found: Candidate) -> Sentences:
+    """Contributors are people with their organization; no placeholder stands for them anywhere."""
+    told = found.told.get("CONTRIBUTORS", "")
+    people = re.split(r",\s*(?![^(]*\))", told)
+    if told and not all(PERSON.fullmatch(person) for person in people):
+        yield f"EXTENSION_CONTRIBUTORS names nobody: {told!r}. Name people as First Last (Organization), ..."
+    for name in (f"{found.name}/{found.name}.py", "CITATION.cff"):
+        if f"{found.name} contributors" in _text(found.root / name):
+            yield f"{name} has {found.name} contributors in place of people."
+
+
 def pictures_are_there(found: Candidate) -> Sentences:
     """Icon and screenshots are addresses of pictures that this tree holds."""
     for name in ("ICONURL", "SCREENSHOTURLS"):
@@ -289,8 +301,8 @@ def _roots(node: ast.stmt) -> set[str]:
 
 RULES = (
     *(clone_is_small, names_agree, entry_fits_the_schema, entry_says_what_cmake_says, description_arrives_whole),
-    *(pictures_are_there, licence_is_in_the_root, readme_tells_enough, lines_end_in_lf, no_binaries, weights_are_small),
-    *(nothing_runs_at_file_scope, torch_comes_by_its_extension),
+    *(people_are_named, pictures_are_there, licence_is_in_the_root, readme_tells_enough, lines_end_in_lf, no_binaries),
+    *(weights_are_small, nothing_runs_at_file_scope, torch_comes_by_its_extension),
 )
 
 
