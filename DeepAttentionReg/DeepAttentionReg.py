@@ -59,7 +59,7 @@ class DeepAttentionReg(ScriptedLoadableModule):
         lib.Folders.removeLeft()
 
     def prepareViews(self):
-        """Know the layout of three, and look after the views of scenes that are opened; called when Slicer has started."""
+        """Know the layout of three, and mind the views of scenes that are opened; called when Slicer has started."""
         lib.SavedViews.prepare()
 
 

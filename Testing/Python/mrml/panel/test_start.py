@@ -24,7 +24,7 @@ import sys, types, unittest.mock, slicer_stand_ins
 slicer_stand_ins.install()
 import slicer
 calls, read = [], []
-slicer.app = types.SimpleNamespace(connect=lambda _signal, call: calls.append(call))
+slicer.app = types.SimpleNamespace(connect=lambda _signal, call: calls.append(call), temporaryPath={folder!r})
 sys.modules["SampleData"] = unittest.mock.MagicMock()
 sys.addaudithook(lambda event, given: read.append(str(given[0])) if event == "open" else None)
 import DeepAttentionReg
@@ -35,10 +35,11 @@ print("|".join(sys.modules), "|".join(read), sep="\\n")
 """
 
 
-def test_start_loads_next_to_nothing_and_reads_no_resource():
+def test_start_loads_next_to_nothing_and_reads_no_resource(tmp_path):
+    code = START.format(folder=str(tmp_path))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SEARCH))}
     done = subprocess.run(
-        [sys.executable, "-c", START], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     loaded, read = (line.split("|") for line in done.stdout.splitlines()[-2:])
