@@ -199,6 +199,20 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.assertIn("not enough memory", self.ui.mendLabel.text)
         self.assertEqual(self.ui.mendButton.text, "Try again")
 
+    def test_pytorch_that_cannot_be_used_is_installed_anew(self):
+        self.widget.logic.environment = self.lib.Interpreter.Environment("No module named torchgen.")
+        self.widget._updateGui()
+        self.assertEqual(self.ui.mendButton.text, "Repair PyTorch...")
+        with (
+            mock.patch.object(self.lib.Install, "ask", return_value=True),
+            mock.patch.object(self.lib.Install, "install") as install,
+        ):
+            self.ui.mendButton.click()
+        (finding, _onLog, onDone) = install.call_args.args
+        onDone("")
+        self.assertIs(finding.state, self.lib.Install.State.BROKEN)
+        self.assertEqual(finding.message, "No module named torchgen.")
+
     def test_swap_exchanges_the_inputs(self):
         self.ui.swapButton.click()
         self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.moving)

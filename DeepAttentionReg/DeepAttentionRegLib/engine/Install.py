@@ -148,10 +148,13 @@ def _requireNoOther() -> None:
 
 
 def _installedVersion() -> str | None:
+    """Return the version that was installed as a whole; None if there is none."""
     try:
-        return importlib.metadata.version("torch")
+        package = importlib.metadata.distribution("torch")
     except importlib.metadata.PackageNotFoundError:
         return None
+    # pip writes the list of files last, and cannot uninstall what has none.
+    return package.version if package.read_text("RECORD") is not None else None
 
 
 def _removable() -> list[str]:

@@ -83,7 +83,7 @@ class EngineSection(Parts.Section):
         self._ui.mendLabel.text = sentence
         self._ui.mendButton.text = text
         tip = _("Downloads several hundred MB, which takes some minutes. Asks before anything is downloaded.")
-        self._ui.mendButton.toolTip = tip if self._mend == self.install else sentence
+        self._ui.mendButton.toolTip = tip if self._mend in (self.install, self.repair) else sentence
         self._ui.mendButton.enabled = not self._busy
         self._ui.removePyTorchButton.enabled = not self._busy and self._finding.state is not Install.State.MISSING
 
@@ -95,11 +95,15 @@ class EngineSection(Parts.Section):
         busy = _("PyTorch is being installed. This takes some minutes; Slicer can be used meanwhile.")
         self._change(functools.partial(Install.install, self._finding), busy, _("PyTorch is installed."))
 
+    def repair(self) -> None:
+        """Install PyTorch anew if the user agrees, what is there of it being of no use."""
+        self._finding = Install.Finding(Install.State.BROKEN, self._need(lacksWeights=False)[0])
+        self.install()
+
     def remove(self) -> None:
         """Remove PyTorch and what was downloaded with it if the user agrees."""
         if not Install.askToRemove():
             return
-        self._logic.close()  # an engine that is asked what it sees would use it
         if self._logic.otherPython is None:
             self._logic.environment = None
         self._change(Install.remove, _("PyTorch is being removed."), _("PyTorch was removed."))
@@ -117,6 +121,7 @@ class EngineSection(Parts.Section):
             self.look()
             self._tell(problem or done)
 
+        self._logic.close()  # an engine that is asked what it sees would use what is to be changed
         self._busy = busy
         self._tell("")
         try:
@@ -158,7 +163,7 @@ class EngineSection(Parts.Section):
         elif state in (Install.State.MISSING, Install.State.OLD):
             return self._finding.message, _("Install PyTorch..."), self.install
         elif state is Install.State.BROKEN or unfit:
-            return self._finding.message or unfit, _("Repair PyTorch..."), self.install
+            return self._finding.message or unfit, _("Repair PyTorch..."), self.repair
         if lacksWeights:
             return _("Weights can be imported from a file."), _("Import weights..."), self._onImportWeights
         return "", "", self.install

@@ -56,6 +56,18 @@ class TestProbe:
         assert Install.probe().state is Install.State.BROKEN
 
 
+@pytest.mark.parametrize(("record", "version"), [("torch/__init__.py,,", "2.13.0"), (None, None)])
+def test_version_counts_once_all_files_were_installed(monkeypatch, tmp_path, record, version):
+    described = tmp_path / "torch-2.13.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Name: torch\nVersion: 2.13.0\n", encoding="ascii")
+    if record is not None:
+        (described / "RECORD").write_text(record, encoding="ascii")
+    package = Install.importlib.metadata.Distribution.at(described)
+    monkeypatch.setattr(Install.importlib.metadata, "distribution", lambda _name: package)
+    assert Install._installedVersion() == version
+
+
 class Pip:
     """What slicer.packaging and slicer.util start: each call waits to be completed."""
 
