@@ -113,7 +113,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from DeepAttentionRegLib.views import Preview, ResultView
 
         ui = self.ui
-        self._arguments, self._methods, self._texts = Arguments, Methods, Progress
+        self._arguments, self._methods, self._progress, self._parts = Arguments, Methods, Progress, Parts
         self._previews, self._resultView = Preview, ResultView
         self._method = MethodSection(ui, self._tell)
         self._engine = EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
@@ -132,6 +132,8 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._batch,
         )
         Parts.alignLabels(ui)
+        self._fitter = Parts.keepTextsFitting(ui)
+        Parts.fitWidth(ui.sectionsScrollArea)
 
     def cleanup(self):
         """Stop what runs and let go of the scene; called before a reload and when Slicer ends."""
@@ -266,7 +268,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # While another module is open the panel follows no choices, but the scene has them.
         parameters = self._parameterNode or self.logic.getParameterNode()
         parameters.inspected = parameters.warpTransform = outcome.transformNode
-        self._tell(self._texts.summaryOf(outcome))
+        self._tell(self._progress.summaryOf(outcome))
 
     def _onFailed(self, failure):
         self._closePreview()
@@ -306,7 +308,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         estimate = self._methods.estimateText(parameters.fixedVolume, settings, self.logic.speeds)
         for widget in (ui.estimateTitleLabel, ui.estimateLabel):
             widget.visible = bool(estimate)
-        ui.estimateLabel.text = estimate
+        self._parts.putText(ui.estimateLabel, estimate)
 
     def _problem(self):
         """Return the first reason why the registration cannot be started, or an empty text."""

@@ -98,9 +98,13 @@ class DeepAttentionRegMapsTest(PanelCase):
         self.ui.jacobianMapButton.click()
         self.ui.foldsMapButton.click()
         self.assertEqual(self.checkedButtons(), ["jacobianMapButton", "foldsMapButton"])
+        self.assertIn("highlight", self.ui.foldsMapButton.styleSheet)
         self.assertIn("folded", self.ui.statusLabel.text)
+        self.assertIn("Marked: where the deformation folds.", self.ui.mapsLabel.text)
         self.ui.foldsMapButton.click()
+        self.assertNotIn("folds", self.ui.mapsLabel.text)
         self.assertEqual(self.checkedButtons(), ["jacobianMapButton"])
+        self.assertEqual(self.ui.foldsMapButton.styleSheet, "")
 
     def test_map_of_another_deformation_is_not_left_in_the_views(self):
         self.registered()

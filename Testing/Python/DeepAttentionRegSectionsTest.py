@@ -334,6 +334,28 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.waitForEnd()
         self.assertIn("4D to frame 2 (rman)", self.ui.statusLabel.text)
 
+    def test_result_of_a_sequence_stands_alone_where_no_pair_is_chosen(self):
+        self.ui.sequenceSelector.setCurrentNode(self.addSequence())
+        self.ui.movingVolumeSelector.setCurrentNode(None)
+        self.assertReason("Choose a fixed and a moving volume.")
+        self.ui.sequenceButton.click()
+        self.waitForEnd()
+        self.assertTrue(self.ui.statusLabel.text.startswith("Created the sequence"), self.ui.statusLabel.text)
+        self.ui.movingVolumeSelector.setCurrentNode(self.fixed)
+        self.assertNotIn("Choose a fixed", self.ui.statusLabel.text)
+        self.assertReason("same volume")
+
+    def test_files_are_chosen_from_the_folder_of_the_scene_without_following_links(self):
+        parts, qt = (sys.modules[name] for name in ("DeepAttentionRegLib.panel.Parts", "qt"))
+        slicer.mrmlScene.SetRootDirectory(str(self.folder))
+        with mock.patch.object(qt, "QFileDialog") as dialog:
+            dialog.return_value.selectedFiles.return_value = ["a link"]
+            self.assertEqual(parts.chooseFile("Choose"), "a link")
+            parts.chooseNewFile("Write", "report.html", "Web pages (*.html)")
+        self.assertIn(str(self.folder), dialog.call_args.args)
+        dialog.return_value.setOption.assert_called_once_with(dialog.DontResolveSymlinks)
+        self.assertIn(str(self.folder / "report.html"), dialog.getSaveFileName.call_args.args)
+
     def test_disabled_sequence_says_why(self):
         self.assertFalse(self.ui.sequenceButton.enabled)
         self.assertIn("Choose a sequence", self.ui.sequenceButton.toolTip)

@@ -276,7 +276,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         self.widget.cleanup()
         self.assertEqual(self.layers(), before)
         self.assertFalse(old._ticker.isRunning)
-        self.widget.enter()
+        self.reload()
 
     def test_removed_volume_ends_the_comparison(self):
         self.compare("FADE")

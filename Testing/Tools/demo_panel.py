@@ -15,6 +15,7 @@ TESTS = Path(__file__).resolve().parents[1] / "Python"
 sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 
 WIDTH_PIXELS = 460
+LEAST_HEIGHT_PIXELS = 300
 TIMEOUT_S = 600.0
 # Roles of a palette and their colors in a dark theme.
 DARK = {
@@ -87,10 +88,12 @@ class Photographer:
         self._write(f"{state}-light-2x.png", 2)
 
     def _write(self, name: str, scale: int = 1) -> None:
-        panel = self.widget.parent
-        for _turn in range(6):  # layouts settle one inside the other, and how high a text is depends on its width
-            self.application.mainWindow.resize(WIDTH_PIXELS, panel.sizeHint().height() + 2)
+        panel, window = self.widget.parent, self.application.mainWindow
+        hidden = self.ui.sectionsScrollArea.verticalScrollBar()
+        window.resize(WIDTH_PIXELS, LEAST_HEIGHT_PIXELS)
+        for _turn in range(8):  # layouts settle one inside the other, and how high a text is depends on its width
             self.application.processEvents()
+            window.resize(WIDTH_PIXELS, window.height + hidden.maximum)
         picture = self.qt.QPixmap(panel.size * scale)
         picture.setDevicePixelRatio(scale)
         panel.render(picture)

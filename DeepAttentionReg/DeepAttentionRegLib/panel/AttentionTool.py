@@ -57,7 +57,7 @@ class AttentionTool(InspectionTool):
 
     def onLooked(self, looked: Attention.Looked) -> None:
         """Say where the network looked."""
-        self._ui.attentionLabel.text = looked.sentence()
+        Parts.putText(self._ui.attentionLabel, looked.sentence())
 
     def _show(self, view: Attention.AttentionView, choice: Attention.Choice) -> None:
         """Show something, unless it is shown already."""
@@ -71,7 +71,7 @@ class AttentionTool(InspectionTool):
             Attention.MAP: _("Drawn over the {image} volume.").format(image=choice.image),
             Attention.GAUSSIANS: _("Drawn where slices cut the Gaussians of this step, and in 3D."),
         }
-        self._ui.attentionLabel.text = texts[choice.kind]
+        Parts.putText(self._ui.attentionLabel, texts[choice.kind])
         view.show(choice)
 
     def _close(self) -> None:

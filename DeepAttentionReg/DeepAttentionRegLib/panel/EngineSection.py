@@ -80,7 +80,7 @@ class EngineSection(Parts.Section):
         self._showDevices()
         sentence, text, self._mend = self._need(lacksWeights)
         self._ui.mendWidget.visible = bool(sentence)
-        self._ui.mendLabel.text = sentence
+        Parts.putText(self._ui.mendLabel, sentence)
         self._ui.mendButton.text = text
         tip = _("Downloads several hundred MB, which takes some minutes. Asks before anything is downloaded.")
         self._ui.mendButton.toolTip = tip if self._mend in (self.install, self.repair) else sentence
@@ -188,7 +188,7 @@ class EngineSection(Parts.Section):
         summary = environment.summary if environment is not None else ""
         self._ui.deviceComboBox.toolTip = f"<p>{text}</p><p>{summary}</p>"
         self._ui.pythonLabel.visible = other is not None
-        self._ui.pythonLabel.text = _("The engine runs in {path}.").format(path=other)
+        Parts.putText(self._ui.pythonLabel, _("The engine runs in {path}.").format(path=other))
 
     def _onPythonChecked(self, problem: str) -> None:
         self._tell(problem or _("The engine runs in this Python now; it is remembered on this computer."))

@@ -68,7 +68,7 @@ class InspectionSection(Parts.Section):
             Deformation.ofTransform(chosen.inspected, chosen.fixedVolume, chosen.movingVolume)
         except ValueError as reason:
             problem = str(reason)
-        self._ui.inspectedProblemLabel.text = problem
+        Parts.putText(self._ui.inspectedProblemLabel, problem)
         self._ui.inspectedProblemLabel.visible = bool(problem)
         for tool in self._tools:
             tool.update(problem)

@@ -6,6 +6,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from ..evidence import Landmarks
+from . import Parts
 from .InspectionTool import TableTool
 from .RunSection import RunSection
 
@@ -29,7 +30,7 @@ class LandmarksTool(TableTool):
         text = "" if deformation is None else Landmarks.describe(deformation)
         missing = "" if text else problem or _("Measure the landmarks first.")
         self.offer(["landmarksMomentComboBox", "landmarksTableButton"], missing)
-        ui.landmarksLabel.text = text
+        Parts.putText(ui.landmarksLabel, text)
         ui.landmarksLabel.visible = bool(text)
         if text:
             self.showOnce(Landmarks.show, deformation, chosen.inspectLandmarks.value)

@@ -37,6 +37,13 @@ THRESHOLDS = {
 }
 
 
+# The styles themselves draw a pressed button hardly different, least of all dark ones.
+PRESSED = (
+    "background: palette(highlight); color: palette(highlighted-text);"
+    " border: 1px solid palette(dark); border-radius: 2px; padding: 3px;"
+)
+
+
 class MapsTool(InspectionTool):
     """Shows one map at a time, and the folds over it."""
 
@@ -87,16 +94,17 @@ class MapsTool(InspectionTool):
         if not problem and Maps.of(self.deformation(), Map.UNCERTAINTY) is None:
             self.offer([BUTTONS[Map.UNCERTAINTY]], _missingUncertainty())
         for kind, name in BUTTONS.items():
-            getattr(ui, name).checked = kind is self._shown
-        getattr(ui, FOLDS_BUTTON).checked = self._view.marksFolds
+            _press(getattr(ui, name), kind is self._shown)
+        _press(getattr(ui, FOLDS_BUTTON), self._view.marksFolds)
         shown = self._shown
         for item, (name, _parameter) in THRESHOLDS.items():
             Parts.setVisible(
                 (getattr(ui, name), getattr(ui, f"{name}Label")), shown is not None and item is shown.measure
             )
         Parts.setVisible((ui.mapOpacitySlider, ui.mapOpacitySliderLabel), shown is not None)
-        ui.mapsLabel.text = _explanation(shown)
-        ui.mapsLabel.visible = shown is not None
+        folds = _("Marked: where the deformation folds.") if self._view.marksFolds else ""
+        Parts.putText(ui.mapsLabel, " ".join(text for text in (_explanation(shown), folds) if text))
+        ui.mapsLabel.visible = bool(ui.mapsLabel.text)
         if shown is not None:
             self._hideLess(getattr(self.chosen, THRESHOLDS[shown.measure][1]))
             self._view.setOpacity(self.chosen.inspectMapOpacity / 100)
@@ -160,6 +168,13 @@ class MapsTool(InspectionTool):
     def _close(self) -> None:
         self._hide()
         self._view.close()
+
+
+def _press(button: Any, isPressed: bool) -> None:
+    button.checked = isPressed
+    style = PRESSED if isPressed else ""
+    if button.styleSheet != style:
+        button.styleSheet = style
 
 
 def _node(deformation: Deformation, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:

@@ -49,12 +49,9 @@ class MethodSection(Parts.Section):
         name = self.chosen.method.value
         isNetwork = name != contract.METHOD_NONE
         described = registry.load_method(name) if isNetwork else None
-        self._ui.summaryLabel.text = (
-            described.summary
-            if described
-            else _("The deformation is optimized on these two volumes alone; nothing was learned before.")
-        )
-        self._ui.citationLabel.text = described.citation if described else ""
+        summary = _("The deformation is optimized on these two volumes alone; nothing was learned before.")
+        Parts.putText(self._ui.summaryLabel, described.summary if described else summary)
+        Parts.putText(self._ui.citationLabel, described.citation if described else "")
         self._ui.citationGroupBox.visible = bool(described and described.citation)
         self._ui.recursionsSlider.enabled = isNetwork
         self._ui.halfPrecisionCheckBox.enabled = isNetwork
@@ -171,7 +168,7 @@ class MethodSection(Parts.Section):
         widgets = ui.weightsComboBoxLabel, ui.weightsComboBox, ui.importWeightsButton
         Parts.setVisible(widgets, self._needsWeights)
         ui.deleteWeightsButton.visible = chosen is not None and chosen.isImported
-        ui.licenseLabel.text = Weights.licenceText(chosen) if chosen is not None else ""
+        Parts.putText(ui.licenseLabel, Weights.licenceText(chosen) if chosen is not None else "")
         ui.licenseLabel.visible = bool(ui.licenseLabel.text)
         ui.weightsComboBox.toolTip = _describe(chosen)
 

@@ -1,6 +1,7 @@
-"""What the sections of the panel share: following the choices, lists to choose from, a common column of labels."""
+"""What the sections of the panel share: following the choices, lists to choose from, texts, files."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,6 +51,55 @@ def fillComboBox(comboBox: Any, items: Iterable[tuple[str, str]], current: str) 
     comboBox.blockSignals(wasBlocked)
 
 
+def putText(label: Any, text: str) -> None:
+    """Let a word-wrapped label show a text in full.
+
+    A scroll area asks only for the least height, in which such a text may not fit.
+    """
+    if label.text != text:
+        label.text = text
+        _fit(label)
+
+
+def keepTextsFitting(ui: SimpleNamespace) -> Any:
+    """Let all word-wrapped labels be high enough whenever their width changes.
+
+    :param ui: widgets by name.
+    :return: what does it, to be kept as long as the labels are there.
+    """
+    import qt
+
+    labels = [item for item in vars(ui).values() if item.className() == "QLabel" and item.wordWrap]
+    widths = [0] * len(labels)
+    # A layout that is at work does not see what changes meanwhile.
+    timer = qt.QTimer(ui.sectionsScrollArea)
+    timer.setSingleShot(True)
+
+    class Fitter(qt.QObject):
+        def eventFilter(self, _label: Any, event: Any) -> bool:
+            if event.type() == qt.QEvent.Resize:
+                timer.start()
+            return False
+
+    def fit() -> None:
+        for index, label in enumerate(labels):
+            if label.width != widths[index]:
+                widths[index] = label.width
+                _fit(label)
+
+    timer.connect("timeout()", fit)
+    fitter = Fitter()
+    for label in labels:
+        label.installEventFilter(fitter)
+    return fitter
+
+
+def _fit(label: Any) -> None:
+    label.setMinimumHeight(0)  # or it would not need less than before
+    # Not only the least: in a form, it would get the height of its size hint, which is for another width.
+    label.setFixedHeight(max(label.heightForWidth(label.width), 0))
+
+
 def alignLabels(ui: SimpleNamespace) -> None:
     """Give all labels of the sections the width of the widest, so that what they name is in one column.
 
@@ -63,6 +113,14 @@ def alignLabels(ui: SimpleNamespace) -> None:
         label.setMinimumWidth(width)
 
 
+def fitWidth(scrollArea: Any) -> None:
+    """Let a scroll area be no narrower than what is in it."""
+    import qt
+
+    contents = scrollArea.widget().layout().minimumSize().width()
+    scrollArea.setMinimumWidth(contents + scrollArea.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent))
+
+
 def setVisible(widgets: Iterable[Any], visible: bool) -> None:
     """Show or hide widgets."""
     for widget in widgets:
@@ -72,12 +130,17 @@ def setVisible(widgets: Iterable[Any], visible: bool) -> None:
 def chooseFile(title: str, filters: str = "") -> str:
     """Ask the user for an existing file and return its path; empty if none was chosen.
 
+    A link stays one: the Python of a virtual environment is a link to one that lacks its packages.
+
     :param title: of the dialog.
     :param filters: kinds of files, as in QFileDialog.
     """
     import qt
 
-    return qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", filters)
+    dialog = qt.QFileDialog(slicer.util.mainWindow(), title, _sceneFolder(), filters)
+    dialog.setFileMode(qt.QFileDialog.ExistingFile)
+    dialog.setOption(qt.QFileDialog.DontResolveSymlinks)
+    return dialog.selectedFiles()[0] if dialog.exec_() else ""
 
 
 def chooseNewFile(title: str, suggestion: str, filters: str) -> str:
@@ -89,4 +152,9 @@ def chooseNewFile(title: str, suggestion: str, filters: str) -> str:
     """
     import qt
 
-    return qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, suggestion, filters)
+    path = str(Path(_sceneFolder(), suggestion))
+    return qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, path, filters)
+
+
+def _sceneFolder() -> str:
+    return slicer.mrmlScene.GetRootDirectory() or ""

@@ -10,6 +10,7 @@ from ..evidence import Readout
 from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
 from ..views import Layers, ViewStates
+from . import Parts
 from .InspectionTool import Cursor, InspectionTool
 from .RunSection import RunSection
 
@@ -60,7 +61,7 @@ class ReadoutTool(InspectionTool):
         if reading is None:
             self._clear(_("The deformation is not known here."))
             return
-        self._ui.readoutLabel.text = Readout.describe(reading, deformation)
+        Parts.putText(self._ui.readoutLabel, Readout.describe(reading, deformation))
         there = reading.point if isMoving else reading.origin
         others = [view for view in views if Readout.showsMoving(view, deformation) != isMoving]
         self._mark.show(there, others)
@@ -69,7 +70,7 @@ class ReadoutTool(InspectionTool):
                 present(ViewStates.sliceNodeOf(view)).JumpSliceByOffsetting(*there)
 
     def _clear(self, text: str) -> None:
-        self._ui.readoutLabel.text = text
+        Parts.putText(self._ui.readoutLabel, text)
         self._mark.hide()
 
     def _close(self) -> None:

@@ -64,7 +64,7 @@ class RecursionsTool(InspectionTool):
         slider.maximum = evidence.count - 1
         slider.value = evidence.step
         slider.blockSignals(wasBlocked)
-        self._ui.stepLabel.text = Scrubber.describe(evidence, evidence.step)
+        Parts.putText(self._ui.stepLabel, Scrubber.describe(evidence, evidence.step))
 
     def onPlot(self) -> None:
         """Plot the steps."""

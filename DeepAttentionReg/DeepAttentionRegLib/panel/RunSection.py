@@ -30,6 +30,7 @@ class RunSection(Parts.Section):
         super().__init__(ui, self.tell)
         self._update, self._logic, self._engine = update, logic, engine
         self._message = ""
+        self._problem = self._problemThen = ""  # why no pair can be registered, now and at the last message
         self._stages: list[str] = []
         self._isCanceling = False
         ui.finishButton.connect("clicked(bool)", self.onFinish)
@@ -92,11 +93,11 @@ class RunSection(Parts.Section):
             self._ui.progressBar.value = round(100 * (part + share) / of)
         self._message = f"{text}. {Progress.stageText(progress)}" if text else Progress.stageText(progress)
         if self._parameters:
-            self._ui.statusLabel.text = self._message
+            Parts.putText(self._ui.statusLabel, self._message)
 
     def tell(self, message: str) -> None:
-        """Show a message until the next one."""
-        self._message = message
+        """Show a message until the next one, in place of what hinders a registration anyway."""
+        self._message, self._problemThen = message, self._problem
         self._update()
 
     def clear(self) -> None:
@@ -110,6 +111,8 @@ class RunSection(Parts.Section):
         """
         ui, isRunning = self._ui, self._logic.isRunning
         self._isCanceling = self._isCanceling and isRunning
+        self._problem = problem
+        isKnown = self._message and problem == self._problemThen
         problem = "" if isRunning else problem
         ui.applyButton.enabled = not (problem or self._isCanceling)
         ui.applyButton.text = Progress.applyText(isRunning, self._isCanceling)
@@ -117,4 +120,4 @@ class RunSection(Parts.Section):
         ui.finishButton.visible = isRunning
         ui.progressBar.visible = isRunning
         ui.mendWidget.enabled = not isRunning
-        ui.statusLabel.text = "\n".join(text for text in (problem, self._message) if text)
+        Parts.putText(ui.statusLabel, "\n".join(text for text in ("" if isKnown else problem, self._message) if text))

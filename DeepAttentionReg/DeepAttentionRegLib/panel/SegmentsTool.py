@@ -35,7 +35,7 @@ class SegmentsTool(TableTool):
         structure = chosen.inspectSegment if chosen.inspectSegment in names else ""
         Parts.fillComboBox(ui.segmentComboBox, [(_("All"), ""), *((name, name) for name in names)], structure)
         self.offer(SHOWING, "" if names else problem or _("Compare the segments first."))
-        ui.segmentsLabel.text = "" if deformation is None else SegmentNodes.describe(deformation, structure)
+        Parts.putText(ui.segmentsLabel, "" if deformation is None else SegmentNodes.describe(deformation, structure))
         ui.segmentsLabel.visible = bool(names)
         if names:
             wanted = deformation, chosen.inspectSegments.value, structure, chosen.inspectSegments3d

@@ -69,7 +69,7 @@ class ViewsTool(InspectionTool):
         isSideBySide = self.chosen.inspectArrangement is Arrangement.SIDE_BY_SIDE
         ui.linkedCheckBox.visible = isSideBySide or mode is not Mode.OFF
         ui.revealSlider.enabled = not self.chosen.inspectFollow
-        ui.comparisonLabel.text = reason or _explanation(mode, self.chosen.inspectAbsolute)
+        Parts.putText(ui.comparisonLabel, reason or _explanation(mode, self.chosen.inspectAbsolute))
         ui.comparisonLabel.visible = bool(ui.comparisonLabel.text)
 
     def onTick(self) -> None:

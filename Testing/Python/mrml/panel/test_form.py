@@ -65,6 +65,12 @@ class TestForm:
         used = {name for path in files for name in re.findall(r"\bui\.(\w+)", path.read_text(encoding="utf-8"))}
         assert used <= {widget.get("name") for widget in widgets()}
 
+    def test_wrapped_texts_are_put_so_that_they_fit(self):
+        wrapped = [widget.get("name") for widget in widgets("QLabel") if property_of(widget, "wordWrap")]
+        files = MODULE_FILE, *(MODULE_FILE.parent / "DeepAttentionRegLib" / "panel").glob("*.py")
+        for path in files:
+            assert not re.findall(rf"\bui\.({'|'.join(wrapped)})\.text = ", path.read_text(encoding="utf-8"))
+
     def test_names_are_unique(self):
         names = [
             item.get("name") for form in FORMS for item in form.iter() if item.tag in ("widget", "layout", "spacer")
@@ -92,6 +98,10 @@ class TestForm:
         kinds = typing.get_args(hint) or (hint,)
         wanted = [kind.__name__ for kind in kinds if issubclass(kind, slicer.vtkMRMLNode)]
         assert property_of(widget, "nodeTypes").split() == wanted
+
+    @pytest.mark.parametrize("widget", widgets("qMRMLNodeComboBox"), ids=lambda widget: widget.get("name"))
+    def test_selector_is_not_as_wide_as_the_longest_name(self, widget):
+        assert widget.find("property[@name='sizePolicy']/sizepolicy").get("hsizetype") == "Ignored"
 
     def test_every_selector_gets_the_scene(self):
         receivers = [item.findtext("receiver") for form in FORMS for item in form.iter("connection")]

@@ -15,6 +15,7 @@ from PySide6 import QtCore, QtWidgets
 import mrml_scene
 from slice_controller import SliceController
 
+from .ctk_widgets import ctkCollapsibleButton
 from .mrml_widgets import qMRMLWidget
 
 VIEW_SIZE = 300, 800  # pixels: three of them are side by side
@@ -29,7 +30,7 @@ class Application(QtWidgets.QApplication):
         QtCore.qInstallMessageHandler(_log)
         super().__init__(["Slicer"])
         self.applicationName = "Slicer"
-        self.setStyle("Fusion")
+        self.setStyle(Style())
         self._mrml = mrml_scene.boot()
         self._modules = ModuleManager()
         self._layout = LayoutManager(self._mrml)
@@ -120,6 +121,25 @@ class LayoutManager:
             self._logics.GetItemAsObject(index).FitSliceToBackground()
 
 
+class Style(QtWidgets.QProxyStyle):
+    """Margins and distances as Slicer's style has them."""
+
+    def __init__(self) -> None:
+        super().__init__("Fusion")
+        kinds = QtWidgets.QStyle
+        margins = (kinds.PM_LayoutLeftMargin, kinds.PM_LayoutTopMargin)
+        margins += (kinds.PM_LayoutRightMargin, kinds.PM_LayoutBottomMargin)
+        spacings = (kinds.PM_LayoutHorizontalSpacing, kinds.PM_LayoutVerticalSpacing)
+        self._margins = frozenset(margins)
+        self._pixels = {**dict.fromkeys(margins, 6), **dict.fromkeys(spacings, 3), kinds.PM_SliderLength: 12}
+
+    def pixelMetric(self, metric: QtWidgets.QStyle.PixelMetric, option: Any = None, widget: Any = None) -> int:
+        pixels = self._pixels.get(metric)
+        if pixels is None:
+            return super().pixelMetric(metric, option, widget)
+        return 4 if metric in self._margins and isinstance(widget, ctkCollapsibleButton) else pixels
+
+
 class MainWindow(QtWidgets.QMainWindow):
     """Shows the panel of one module at a time, as Slicer's module panel does; also its own module selector."""
 
@@ -129,6 +149,13 @@ class MainWindow(QtWidgets.QMainWindow):
         self.scrollArea = QtWidgets.QScrollArea()
         self.scrollArea.widgetResizable = True
         self.scrollArea.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarAlwaysOff)
+        self.scrollArea.setFrameShape(QtWidgets.QFrame.NoFrame)
+        self.scrollArea.setWidget(QtWidgets.QWidget())
+        self._panels = QtWidgets.QVBoxLayout(self.scrollArea.widget())
+        self._panels.setSizeConstraint(QtWidgets.QLayout.SetMinAndMaxSize)
+        self._panels.setContentsMargins(0, 0, 0, 0)
+        policy = QtWidgets.QSizePolicy
+        self._panels.addItem(QtWidgets.QSpacerItem(0, 0, policy.Minimum, policy.MinimumExpanding))
         self.setCentralWidget(self.scrollArea)
         self.resize(480, 900)
         self.selectedModule = ""
@@ -141,12 +168,18 @@ class MainWindow(QtWidgets.QMainWindow):
         if name == self.selectedModule:
             return
         if self.selectedModule:
-            slicer.util.getModule(self.selectedModule).widgetRepresentation().exit()
-            self.scrollArea.takeWidget()
+            panel = slicer.util.getModule(self.selectedModule).widgetRepresentation()
+            panel.exit()
+            self._panels.removeWidget(panel)
+            panel.visible = False
+            panel.setParent(None)
         self.selectedModule = name
         if name:
             panel = slicer.util.getModule(name).widgetRepresentation()
-            self.scrollArea.setWidget(panel)
+            panel.layout().setContentsMargins(0, 0, 0, 0)
+            panel.setSizePolicy(QtWidgets.QSizePolicy.Minimum, QtWidgets.QSizePolicy.Preferred)
+            self._panels.insertWidget(0, panel, 1)
+            panel.visible = True
             self.show()
             panel.enter()
 

@@ -10,6 +10,7 @@ from .pythonqt import stored
 
 Signal = QtCore.Signal
 UNLIMITED_PIXELS = 16777215  # QWIDGETSIZE_MAX
+COLLAPSED_PIXELS = 14
 
 
 class _Collapsing:
@@ -28,16 +29,18 @@ class _Collapsing:
 
 
 class ctkCollapsibleButton(_Collapsing, QtWidgets.QAbstractButton):
-    """A section with a bar on top that folds it."""
+    """A section with a bar on top that folds it; folded, it keeps a strip below the bar."""
 
     contentsCollapsed = Signal(bool)
     flat = stored("flat", bool, False)
+    collapsedHeight = stored("collapsedHeight", int, COLLAPSED_PIXELS)
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent if isinstance(parent, QtWidgets.QWidget) else None)
         if isinstance(parent, str):
             self.text = parent
         self._collapsed = False
+        self.setSizePolicy(QtWidgets.QSizePolicy.Minimum, QtWidgets.QSizePolicy.Preferred)
         self.setContentsMargins(0, self._barHeight(), 0, 0)
         self.clicked.connect(lambda: self.setCollapsed(not self._collapsed))
 
@@ -46,11 +49,23 @@ class ctkCollapsibleButton(_Collapsing, QtWidgets.QAbstractButton):
             return
         self._collapsed = collapsed
         self.showContents(not collapsed)
-        self.setMaximumHeight(self._barHeight() if collapsed else UNLIMITED_PIXELS)
+        self.setMaximumHeight(self._barHeight() + self.collapsedHeight if collapsed else UNLIMITED_PIXELS)
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
 
     collapsed = QtCore.Property(bool, lambda self: self._collapsed, setCollapsed)
+
+    def minimumSizeHint(self) -> QtCore.QSize:
+        return self._hint(super().minimumSizeHint())
+
+    def sizeHint(self) -> QtCore.QSize:
+        return self._hint(super().sizeHint())
+
+    def _hint(self, ofContents: QtCore.QSize) -> QtCore.QSize:
+        width, height = self.fontMetrics().horizontalAdvance(self.text) + self._barHeight(), self._barHeight()
+        if self._collapsed:
+            return QtCore.QSize(width, height + self.collapsedHeight)
+        return ofContents.expandedTo(QtCore.QSize(width, height))
 
     def _barHeight(self) -> int:
         return self.fontMetrics().height() + 8
@@ -73,7 +88,9 @@ class ctkCollapsibleButton(_Collapsing, QtWidgets.QAbstractButton):
 
 
 class ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
-    """A group that folds by a click on its title."""
+    """A group that folds by a click on its title; folded, it keeps a strip below the title."""
+
+    collapsedHeight = stored("collapsedHeight", int, COLLAPSED_PIXELS)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -82,7 +99,7 @@ class ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
 
     def _fold(self, shown: bool) -> None:
         self.showContents(shown)
-        self.setMaximumHeight(UNLIMITED_PIXELS if shown else self.fontMetrics().height() + 4)
+        self.setMaximumHeight(UNLIMITED_PIXELS if shown else self.fontMetrics().height() + self.collapsedHeight)
 
     def setCollapsed(self, collapsed: bool) -> None:
         self.checked = not collapsed
@@ -177,6 +194,12 @@ class ctkComboBox(QtWidgets.QComboBox):
     """A combo box that says what to choose while nothing is."""
 
     defaultText = stored("defaultText", str, "")
+
+    def minimumSizeHint(self) -> QtCore.QSize:
+        """Return what shows the longest item in full, unless the policy says that fewer letters do."""
+        if self.sizeAdjustPolicy == QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon:
+            return super().minimumSizeHint()
+        return super().sizeHint()
 
     def changed(self, _name: str) -> None:
         self.placeholderText = self.defaultText

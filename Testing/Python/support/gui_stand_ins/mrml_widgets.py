@@ -10,6 +10,7 @@ import slicer.util
 import vtk
 from PySide6 import QtCore, QtWidgets
 
+from .ctk_widgets import ctkComboBox
 from .pythonqt import stored
 
 Signal = QtCore.Signal
@@ -62,8 +63,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._choseNone = False
         self._observed: list[tuple[slicer.vtkMRMLNode, int]] = []
         self._shown: list[slicer.vtkMRMLNode] | None = None
-        self._combo = QtWidgets.QComboBox()
-        self._combo.sizeAdjustPolicy = QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon
+        self._combo = ctkComboBox()
+        self._combo.sizeAdjustPolicy = QtWidgets.QComboBox.AdjustToContents
+        policy = QtWidgets.QSizePolicy
+        self.setSizePolicy(policy(policy.Preferred, policy.Fixed, policy.ComboBox))
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._combo)

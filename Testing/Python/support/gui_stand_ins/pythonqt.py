@@ -29,7 +29,7 @@ ACCEPTED = {
 }
 CONVERTED = {"bool": bool, "int": int, "double": float, "QStringList": list}
 # Properties that PySide6 itself looks up as methods, to find out whether Python overrides them.
-VIRTUAL = {"sizeHint", "minimumSizeHint", "viewportSizeHint"}
+VIRTUAL = {"sizeHint", "minimumSizeHint", "viewportSizeHint", "spacing"}
 VTK_POINTER = re.compile(r"\bvtk\w+\s*\*")
 
 _plain_get = QtCore.QObject.__getattribute__
