@@ -118,7 +118,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._method = MethodSection(ui, self._tell)
         self._engine = EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
         self._run = RunSection(ui, self._updateGui, self.logic, self._engine)
-        self._warp = WarpSection(ui, self._tell)
+        self._warp = WarpSection(ui, self._run)
         self._sequence = SequenceSection(ui, self._run, self.logic)
         self._inspection = InspectionSection(ui, self._run, self.logic, self.resourcePath)
         self._batch = BatchSection(ui, self._run, self.logic, self.resourcePath)

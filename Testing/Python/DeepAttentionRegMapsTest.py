@@ -3,6 +3,8 @@
 # ruff: noqa: PT009 - Slicer has unittest, not pytest
 
 import sys
+import time
+from unittest import mock
 
 import numpy as np
 import slicer
@@ -149,6 +151,30 @@ class DeepAttentionRegMapsTest(PanelCase):
         self.ui.similarityAfterMapButton.click()
         self.assertIn("is constant", self.ui.statusLabel.text)
         self.assertEqual(self.checkedButtons(), [])
+
+    def test_map_that_takes_long_can_be_canceled(self):
+        import qt
+
+        self.registered()
+        before = self.nodeIds()
+        maps = sys.modules["DeepAttentionRegLib.evidence.Maps"]
+        seen = []
+
+        def compute(_deformation, _kind, pause):
+            while True:
+                time.sleep(0.02)
+                pause()
+                seen.append((self.ui.applyButton.text, self.ui.inspectionCollapsibleButton.enabled))
+
+        timer = qt.QTimer()
+        timer.connect("timeout()", lambda: self.ui.applyButton.text == "Cancel" and self.ui.applyButton.click())
+        timer.start(300)
+        with mock.patch.object(maps, "compute", side_effect=compute):
+            self.ui.jacobianMapButton.click()
+        timer.stop()
+        self.assertIn(("Cancel", False), seen)
+        self.assertEqual((self.ui.statusLabel.text, self.ui.applyButton.text), ("It was canceled.", "Apply"))
+        self.assertEqual((self.nodeIds(), self.checkedButtons()), (before, []))
 
     def test_inverse_consistency_registers_the_other_way_round_once(self):
         transform = self.registered()

@@ -2,10 +2,12 @@
 
     python Testing/Tools/bench_interaction.py --size 256
 
-One volume, a smooth field, three slice views of 400 x 400 pixels drawn by software; median and slowest of each.
+One volume, a smooth field, three slice views of 400 x 400 pixels drawn by software; median and slowest of each. Of what
+takes longer, the second table has the longest time for which the application cannot react.
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import slicer
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "DeepAttentionReg"), str(ROOT / "Testing" / "Python" / "support")]
@@ -23,9 +26,10 @@ slicer_stand_ins.install()
 
 import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.pauses import Pause
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegLib.evidence import Maps, Readout, Scrubber
-from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Overlays, Transforms
+from DeepAttentionRegLib.evidence import Maps, Readout, Scrubber, SegmentNodes, Segments
+from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Overlays, Transforms, Warping
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.views import Comparison
 from DeepAttentionRegLib.views.ComparisonModes import Mode
@@ -89,6 +93,41 @@ def scrub(deformation: Deformation.Deformation, views: list[mrml_scene.SliceView
     scrubber.close()
 
 
+def ball(edge: int, shift: int) -> np.ndarray:
+    """Return labels (k, j, i) of two balls, one around the other."""
+    k, j, i = np.ogrid[:edge, :edge, :edge]
+    distance = np.sqrt((k - edge // 2) ** 2 + (j - edge // 2) ** 2 + (i - edge // 2 - shift) ** 2)
+    return (distance < edge / 4).astype(np.uint8) + (distance < edge / 6)
+
+
+def add_labels(volume: slicer.vtkMRMLScalarVolumeNode, labels: np.ndarray) -> slicer.vtkMRMLLabelMapVolumeNode:
+    """Add a label map on the grid of a volume."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"{volume.GetName()} labels")
+    slicer.util.updateVolumeFromArray(node, labels)
+    node.CopyOrientation(volume)
+    return node
+
+
+def works(deformation: Deformation.Deformation, edge: int) -> dict[str, Callable[[Pause], object]]:
+    """Return what takes longer than a moment, by its name."""
+    labels = add_labels(deformation.fixed, ball(edge, 0)), add_labels(deformation.moving, ball(edge, edge // 32))
+    kinds = (Map.JACOBIAN, Map.MAGNITUDE, Map.SIMILARITY_BEFORE, Map.SIMILARITY_AFTER)
+    return {
+        **{kind.label(): functools.partial(Maps.create, deformation, kind) for kind in kinds},
+        "folds": functools.partial(Maps.createFolds, deformation),
+        "warp": lambda pause: Warping.warp(deformation.moving, deformation.transformNode, pause=pause),
+        "compare segments": lambda pause: SegmentNodes.create(Segments.compare(deformation, *labels, pause)),
+    }
+
+
+def measure_blocks(work: Callable[[Pause], object]) -> str:
+    """Return seconds of a work, and its longest milliseconds without a pause."""
+    times = [time.perf_counter()]
+    work(lambda: times.append(time.perf_counter()))
+    times.append(time.perf_counter())
+    return f"{times[-1] - times[0]:.1f} | {1000 * max(np.diff(times)):.0f}"
+
+
 def measure(act: Act, views: list[mrml_scene.SliceView]) -> str:
     """Return median and slowest milliseconds of an action, and of it and drawing together; the first is left out."""
     alone, drawn = [], []
@@ -125,6 +164,9 @@ def main() -> None:
     for name, prepare in interactions.items():
         with prepare() as act:
             print(f"| {name} | {measure(act, views)} |", flush=True)
+    print("\n| work | s | without a pause at most, ms |\n|---|---|---|")
+    for name, work in works(deformation, edge).items():
+        print(f"| {name} | {measure_blocks(work)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..protocol import errors
+from ..protocol.pauses import Pause, no_pause
 from .geometry import Geometry
 
 CHUNK_POINTS = 2**16  # temporaries of sampling that stay in the processor's cache: 3 to 5 times faster than 1 million
@@ -82,7 +83,13 @@ def grid_slabs(geometry: Geometry) -> Iterator[tuple[slice, np.ndarray]]:
         yield slice(start, stop), geometry.index_to_lps(np.stack([i.ravel(), j.ravel(), k.ravel()], 1))
 
 
-def compose(outer: np.ndarray, outer_geometry: Geometry, inner: np.ndarray, inner_geometry: Geometry) -> np.ndarray:
+def compose(
+    outer: np.ndarray,
+    outer_geometry: Geometry,
+    inner: np.ndarray,
+    inner_geometry: Geometry,
+    pause: Pause = no_pause,
+) -> np.ndarray:
     """Return the field of x -> outer(inner(x)) on the inner field's grid: `ui(x) + uo(x + ui(x))`.
 
     Args:
@@ -90,12 +97,14 @@ def compose(outer: np.ndarray, outer_geometry: Geometry, inner: np.ndarray, inne
         outer_geometry: Its grid.
         inner: Field applied first.
         inner_geometry: Its grid.
+        pause: Called before every slab.
 
     Returns:
         float32 `(k, j, i, 3)` LPS mm on the inner grid.
     """
     result = np.empty(inner.shape, np.float32)
     for slab, points in grid_slabs(inner_geometry):
+        pause()
         motion = inner[slab].reshape(-1, 3)
         result[slab] = (motion + sample_field(outer, outer_geometry, points + motion)).reshape(result[slab].shape)
     return result
@@ -191,7 +200,7 @@ class _Inversion:
         return True
 
 
-def jacobian_determinant(displacement: np.ndarray, geometry: Geometry) -> np.ndarray:
+def jacobian_determinant(displacement: np.ndarray, geometry: Geometry, pause: Pause = no_pause) -> np.ndarray:
     """Return det(I + du/dx) at every node, direction cosines honoured.
 
     Above 1 the fixed tissue element maps to a larger moving element, so moving tissue is shrunk into the fixed image;
@@ -201,6 +210,7 @@ def jacobian_determinant(displacement: np.ndarray, geometry: Geometry) -> np.nda
     Args:
         displacement: `(k, j, i, 3)` LPS mm.
         geometry: Its grid.
+        pause: Called before every slab.
 
     Returns:
         float32 `(k, j, i)`.
@@ -222,6 +232,7 @@ def jacobian_determinant(displacement: np.ndarray, geometry: Geometry) -> np.nda
     size_k, size_j, size_i = geometry.shape
     step = max(1, CHUNK_VOXELS // (size_j * size_i))
     for start in range(0, size_k, step):
+        pause()
         stop = min(start + step, size_k)
         # One slice of overlap on each side, so that slabs have the central differences of the whole.
         low, high = max(0, start - 1), min(size_k, stop + 1)

@@ -117,6 +117,10 @@ class Geometry:
         matrix = self.lps_to_ijk
         return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
 
+    def matches(self, other: "Geometry", tolerance_mm: float = 1e-6) -> bool:
+        """Return whether another grid has the same voxels at the same places."""
+        return self.size == other.size and np.allclose(self.ijk_to_lps, other.ijk_to_lps, rtol=0, atol=tolerance_mm)
+
     def require_shape(self, shape: tuple[int, ...], name: str) -> None:
         """Check that an array `(k, j, i)` belongs to this grid.
 

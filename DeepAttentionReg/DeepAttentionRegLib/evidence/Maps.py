@@ -22,6 +22,7 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine.protocol import contract, errors
+from DeepAttentionRegEngine.protocol.pauses import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields, images, similarity_map
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
@@ -36,15 +37,16 @@ FOLDS, BACKWARD = "Folds", "Backward"
 Arrays = tuple[np.ndarray, Geometry]
 
 
-def compute(deformation: Deformation.Deformation, kind: Map) -> Arrays:
+def compute(deformation: Deformation.Deformation, kind: Map, pause: Pause = no_pause) -> Arrays:
     """Return a map (k, j, i) and its grid: that of the field, or for similarity that of the fixed volume.
 
     :param deformation: what is judged.
     :param kind: any map but the uncertainty, which Uncertainty.py estimates.
+    :param pause: called before every slab.
     :raises ValueError: if it cannot be computed; says why.
     """
     if kind in (Map.SIMILARITY_BEFORE, Map.SIMILARITY_AFTER):
-        return _similarity(deformation, kind is Map.SIMILARITY_AFTER)
+        return _similarity(deformation, kind is Map.SIMILARITY_AFTER, pause)
     displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
     if kind is Map.MAGNITUDE:
         return fields.magnitude(displacementLps), geometry
@@ -52,15 +54,15 @@ def compute(deformation: Deformation.Deformation, kind: Map) -> Arrays:
         backward = backwardOf(deformation)
         if backward is None:
             raise ValueError(_("Register {name} the other way round first.").format(name=deformation.name))
-        there_and_back = fields.compose(*Transforms.readGrid(backward), displacementLps, geometry)
+        there_and_back = fields.compose(*Transforms.readGrid(backward), displacementLps, geometry, pause)
         return fields.magnitude(there_and_back), geometry
-    jacobian = fields.jacobian_determinant(displacementLps, geometry)
+    jacobian = fields.jacobian_determinant(displacementLps, geometry, pause)
     return (jacobian if kind is Map.JACOBIAN else fields.log_jacobian(jacobian)), geometry
 
 
-def create(deformation: Deformation.Deformation, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:
+def create(deformation: Deformation.Deformation, kind: Map, pause: Pause = no_pause) -> slicer.vtkMRMLScalarVolumeNode:
     """Compute a map into the node that the transform remembers for it, or a new one; parameters as of `compute`."""
-    return put(deformation, kind, *compute(deformation, kind))
+    return put(deformation, kind, *compute(deformation, kind, pause))
 
 
 def put(
@@ -82,9 +84,9 @@ def of(deformation: Deformation.Deformation, kind: Map) -> slicer.vtkMRMLScalarV
     return Record.attached(deformation.transformNode, kind.value)
 
 
-def createFolds(deformation: Deformation.Deformation) -> slicer.vtkMRMLLabelMapVolumeNode:
+def createFolds(deformation: Deformation.Deformation, pause: Pause = no_pause) -> slicer.vtkMRMLLabelMapVolumeNode:
     """Mark the folded voxels in the label map that the transform remembers for them, or a new one."""
-    jacobian, geometry = compute(deformation, Map.JACOBIAN)
+    jacobian, geometry = compute(deformation, Map.JACOBIAN, pause)
     existing = Record.attached(deformation.transformNode, FOLDS)
     name = slicer.mrmlScene.GenerateUniqueName(_("{name} folds").format(name=deformation.name))
     node = Overlays.createFolds(jacobian, geometry, name, existing)
@@ -116,7 +118,7 @@ def _nameOf(deformation: Deformation.Deformation, kind: Map) -> str:
     return slicer.mrmlScene.GenerateUniqueName(text.format(name=deformation.name))
 
 
-def _similarity(deformation: Deformation.Deformation, isAfter: bool) -> Arrays:
+def _similarity(deformation: Deformation.Deformation, isAfter: bool, pause: Pause) -> Arrays:
     """Return how alike the volumes are; where the moving one ends, nothing contradicts the fixed one."""
     toFrame = Warping.toFrame(deformation.moving, deformation.transformNode)
     problem = Volumes.checkNode(deformation.fixed)
@@ -128,12 +130,12 @@ def _similarity(deformation: Deformation.Deformation, isAfter: bool) -> Arrays:
         transform.SetMatrix(slicer.util.vtkMatrixFromArray(Record.startOf(deformation)))
     geometry = Volumes.geometryOf(deformation.fixed, WORLD)
     drawn, view = (
-        vtk_to_numpy(Warping.drawVolume(node, toFrame, transform, geometry).GetPointData().GetScalars())
+        vtk_to_numpy(Warping.drawVolume(node, toFrame, transform, geometry, pause).GetPointData().GetScalars())
         for node in (deformation.moving, _fieldOfView(deformation.moving))
     )
     try:
         likeness = similarity_map.local_correlation(
-            slicer.util.arrayFromVolume(deformation.fixed), drawn.reshape(geometry.shape), geometry
+            slicer.util.arrayFromVolume(deformation.fixed), drawn.reshape(geometry.shape), geometry, pause
         )
     except errors.EngineError as error:
         raise ValueError(str(error)) from error

@@ -12,6 +12,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import vtk_to_numpy
 
+from DeepAttentionRegEngine.protocol.pauses import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields, metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
@@ -91,12 +92,15 @@ def checkSegments(deformation: Deformation, fixed: slicer.vtkMRMLNode | None, mo
     return SegmentPairs.checkPairs(fixed, moving) if areSegmentations else ""
 
 
-def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> SegmentComparison:
+def compare(
+    deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode, pause: Pause = no_pause
+) -> SegmentComparison:
     """Compare segments on the grid of the fixed volume; the scene stays as it is.
 
     :param deformation: the deformation.
     :param fixed: segmentation or label map volume that belongs to the fixed volume.
     :param moving: the same of the moving volume.
+    :param pause: called between the slabs of what is drawn and between structures.
     :raises ValueError: if it cannot be done; says why.
     """
     problem = checkSegments(deformation, fixed, moving) or SegmentPairs.checkPairs(fixed, moving)
@@ -108,13 +112,15 @@ def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.
     toFrame = present(Warping.toFrame(moving, deformation.transformNode))
     transforms = {BEFORE: _linear(start), AFTER: deformation.transformNode.GetTransformFromParent()}
     toWorld = present(Volumes.matrixToWorld(fixed))
-    still = drawStructures(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry)
+    still = drawStructures(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry, pause)
     moved = {
-        state: drawStructures(moving, movingNumbers, toFrame, transform, geometry)
+        state: drawStructures(moving, movingNumbers, toFrame, transform, geometry, pause)
         for state, transform in transforms.items()
     }
+    pause()
     volumes = _volumes(moving, movingNumbers, toFrame, geometry)
-    jacobian = _jacobianOn(deformation.transformNode, geometry)
+    pause()
+    jacobian = _jacobianOn(deformation.transformNode, geometry, pause)
     names = _namesOf(fixed, fixedNumbers)
     common = [value for value in names if value in volumes]
     structures = [
@@ -125,6 +131,7 @@ def compare(deformation: Deformation, fixed: slicer.vtkMRMLNode, moving: slicer.
             volumes[value] / abs(np.linalg.det(start[:3, :3])),
             geometry,
             jacobian,
+            pause,
         )
         for value in common
     ]
@@ -169,20 +176,21 @@ def drawStructures(
     toFrame: np.ndarray,
     transform: vtk.vtkAbstractTransform,
     geometry: Geometry,
+    pause: Pause = no_pause,
 ) -> dict[int, Drawn]:
     """Return the structures of a node on a grid, by number.
 
     :param numbers: of its segments, from `SegmentPairs.numberSegments`; other arguments as of `Warping.drawSegments`.
     """
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
-        drawn = Warping.drawSegments(node, toFrame, transform, geometry)
+        drawn = Warping.drawSegments(node, toFrame, transform, geometry, pause)
         segments = {number: drawn.GetSegment(name) for name, number in numbers.items()}
         images = {number: segment.GetRepresentation(BINARY_LABELMAP) for number, segment in segments.items()}
         return {
             number: Drawn(Warping.drawnArray(images[number], geometry), segment.GetLabelValue())
             for number, segment in segments.items()
         }
-    labels = Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry), geometry)
+    labels = Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry, pause), geometry)
     return {value: Drawn(labels, value) for value in _namesOf(node, numbers)}
 
 
@@ -212,11 +220,11 @@ def _voxelVolume(toFrame: np.ndarray, ijkToNode: vtk.vtkMatrix4x4) -> float:
     return abs(np.linalg.det((toFrame @ slicer.util.arrayFromVTKMatrix(ijkToNode))[:3, :3]))
 
 
-def _jacobianOn(transformNode: slicer.vtkMRMLTransformNode, geometry: Geometry) -> np.ndarray:
+def _jacobianOn(transformNode: slicer.vtkMRMLTransformNode, geometry: Geometry, pause: Pause) -> np.ndarray:
     """Return the Jacobian determinant (k, j, i) of a transform on a grid."""
     displacement, own = Transforms.readGrid(transformNode)
-    jacobian = fields.jacobian_determinant(displacement, own)
-    if own.size == geometry.size and np.allclose(own.ijk_to_ras, geometry.ijk_to_ras, rtol=0, atol=1e-6):
+    jacobian = fields.jacobian_determinant(displacement, own, pause)
+    if own.matches(geometry):
         return jacobian
     return fields.resize(jacobian[..., None], own, geometry)[..., 0]
 
@@ -228,14 +236,21 @@ def _structure(
     movingMl: float,
     geometry: Geometry,
     jacobian: np.ndarray,
+    pause: Pause,
 ) -> Structure:
+    scores, parts = {}, {}
+    for state, mask in moving.items():
+        pause()
+        scores[state] = metrics.agreement(fixed, mask, geometry)
+        pause()
+        parts[state] = _part(metrics.regions(fixed, mask))
     return Structure(
         name=name,
         fixedMl=metrics.volume_ml(fixed, geometry.voxel_volume),
         movingMl=movingMl,
-        scores={state: metrics.agreement(fixed, mask, geometry) for state, mask in moving.items()},
+        scores=scores,
         jacobian=fields.summarize_jacobian(jacobian, fixed) if fixed.any() else None,
-        parts={state: _part(metrics.regions(fixed, mask)) for state, mask in moving.items()},
+        parts=parts,
     )
 
 

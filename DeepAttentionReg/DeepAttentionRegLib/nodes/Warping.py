@@ -12,17 +12,19 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from DeepAttentionRegEngine.protocol.pauses import Pause, no_pause
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.intensity import in_type
 
 from . import Record, Volumes
 from .Present import present
-from .Transforms import WORLD
+from .Transforms import WORLD, forVoxels
 from .Volumes import BINARY_LABELMAP
 
 CLOSED_SURFACE = "Closed surface"
 # A point that the field does not bring back to where it was, to this distance, lies in a fold.
 RETURN_MM = 0.1
+SLAB_VOXELS = 2**19  # drawn in a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def warp(
     transformNode: slicer.vtkMRMLTransformNode,
     output: slicer.vtkMRMLTransformableNode | None = None,
     reference: slicer.vtkMRMLVolumeNode | None = None,
+    *,
+    pause: Pause = no_pause,
 ) -> Warped:
     """Bring a node that belongs to the moving volume onto the fixed one; the node itself stays as it is.
 
@@ -77,6 +81,7 @@ def warp(
     :param transformNode: the transform of a registration.
     :param output: existing node of the same class to write into; None adds one.
     :param reference: volume on whose grid to draw; None takes the transform's fixed volume.
+    :param pause: called before every slab.
     :raises ValueError: if it cannot be done; says why.
     """
     problem = checkWarp(node, transformNode, output, reference)
@@ -86,13 +91,13 @@ def warp(
     frame, transform = present(toFrame(node, transformNode)), transformNode.GetTransformFromParent()
     if isinstance(node, slicer.vtkMRMLVolumeNode):
         geometry = Volumes.geometryOf(reference, WORLD)
-        image = drawVolume(node, frame, transform, geometry)
+        image = drawVolume(node, frame, transform, geometry, pause)
         output = output or _addNodeLike(node, reference)
         Volumes.fillVolume(output, image, geometry)
         isSeen = _hasContrast(image) or not _hasContrast(node.GetImageData())
         return Warped(output, "" if isSeen else _nothingSeen(node, transformNode))
     if isinstance(node, slicer.vtkMRMLSegmentationNode):
-        segmentation = drawSegments(node, frame, transform, Volumes.geometryOf(reference, WORLD))
+        segmentation = drawSegments(node, frame, transform, Volumes.geometryOf(reference, WORLD), pause)
         output = output or _addNodeLike(node, reference)
         Volumes.createSegmentation(segmentation, output.GetName(), reference, output)
         if node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE):
@@ -197,7 +202,11 @@ def _addNodeLike(node: slicer.vtkMRMLDisplayableNode, fixed: slicer.vtkMRMLNode)
 
 
 def drawVolume(
-    node: slicer.vtkMRMLVolumeNode, nodeToFrame: np.ndarray, transform: vtk.vtkAbstractTransform, geometry: Geometry
+    node: slicer.vtkMRMLVolumeNode,
+    nodeToFrame: np.ndarray,
+    transform: vtk.vtkAbstractTransform,
+    geometry: Geometry,
+    pause: Pause = no_pause,
 ) -> vtk.vtkImageData:
     """Return a volume on a grid of the world, each voxel looked up where a transform leads.
 
@@ -205,13 +214,13 @@ def drawVolume(
     :param nodeToFrame: 4x4 RAS, from the node's own coordinates to those that the transform leads to.
     :param transform: from the world, RAS mm.
     :param geometry: the grid.
+    :param pause: called before every slab.
     """
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     ijkToFrame = nodeToFrame @ slicer.util.arrayFromVTKMatrix(matrix)
-    return _reslice(
-        node.GetImageData(), ijkToFrame, transform, geometry, isinstance(node, slicer.vtkMRMLLabelMapVolumeNode)
-    )
+    isLabels = isinstance(node, slicer.vtkMRMLLabelMapVolumeNode)
+    return _reslice(node.GetImageData(), ijkToFrame, transform, geometry, isLabels, pause)
 
 
 def drawnArray(image: vtk.vtkImageData, geometry: Geometry) -> np.ndarray:
@@ -226,6 +235,7 @@ def drawSegments(
     nodeToFrame: np.ndarray,
     transform: vtk.vtkAbstractTransform,
     geometry: Geometry,
+    pause: Pause = no_pause,
 ) -> slicer.vtkSegmentation:
     """Return a segmentation on a grid, outside of any scene; segments that overlap still do.
 
@@ -240,7 +250,7 @@ def drawSegments(
         labels = slicer.vtkOrientedImageData()
         if not image.IsEmpty():
             imageToFrame = nodeToFrame @ slicer.util.arrayFromVTKMatrix(matrix)
-            labels.ShallowCopy(_reslice(image, imageToFrame, transform, geometry, isLabels=True))
+            labels.ShallowCopy(_reslice(image, imageToFrame, transform, geometry, True, pause))
         labels.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
         for segmentId in source.GetSegmentIDsForLayer(layer, BINARY_LABELMAP):
             segment = slicer.vtkSegment()
@@ -261,6 +271,7 @@ def _reslice(
     transform: vtk.vtkAbstractTransform,
     geometry: Geometry,
     isLabels: bool,
+    pause: Pause,
 ) -> vtk.vtkImageData:
     """Return an image on a grid, each voxel looked up where the transform points to.
 
@@ -274,22 +285,35 @@ def _reslice(
     path = vtk.vtkGeneralTransform()
     path.PostMultiply()
     path.Concatenate(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
-    path.Concatenate(transform)
+    path.Concatenate(forVoxels(transform, geometry))
     path.Concatenate(slicer.util.vtkMatrixFromArray(np.linalg.inv(ijkToFrame)))
     reslice = vtk.vtkImageReslice()
     reslice.SetInputData(source)
     reslice.SetResliceTransform(path)
     reslice.SetOutputOrigin(0, 0, 0)
     reslice.SetOutputSpacing(1, 1, 1)
-    reslice.SetOutputExtent([bound for size in geometry.size for bound in (0, size - 1)])
     if isLabels:
         reslice.SetInterpolationModeToNearestNeighbor()
     else:
         reslice.SetInterpolationModeToLinear()
         reslice.SetBackgroundLevel(background)
-    reslice.Update()
-    drawn = reslice.GetOutput()
+    drawn = _drawInSlabs(reslice, geometry, pause)
     drawn.GetPointData().SetScalars(_likeBefore(drawn.GetPointData().GetScalars(), scalars, isLabels))
+    return drawn
+
+
+def _drawInSlabs(reslice: vtk.vtkImageReslice, geometry: Geometry, pause: Pause) -> vtk.vtkImageData:
+    source, drawn = reslice.GetInput(), vtk.vtkImageData()
+    drawn.SetDimensions(geometry.size)
+    drawn.AllocateScalars(source.GetScalarType(), source.GetNumberOfScalarComponents())
+    size_i, size_j, size_k = geometry.size
+    step = max(1, SLAB_VOXELS // (size_i * size_j))
+    for first in range(0, size_k, step):
+        pause()
+        last = min(first + step, size_k) - 1
+        reslice.SetOutputExtent(0, size_i - 1, 0, size_j - 1, first, last)
+        reslice.Update()
+        _valuesOf(drawn)[first * size_i * size_j : (last + 1) * size_i * size_j] = _valuesOf(reslice.GetOutput())
     return drawn
 
 

@@ -8,6 +8,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from DeepAttentionRegEngine.protocol.pauses import Pause
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 
 from ..nodes import Deformation, Metrics, Record
@@ -59,6 +60,15 @@ class InspectionTool(Parts.Section):
             widget.enabled = not problem
             widget.toolTip = problem or toolTip
 
+    def work(self, work: Callable[[Pause], Any], onFinished: Callable[[Any], None]) -> None:
+        """Do what may take seconds with the deformation, as `RunSection.work` does."""
+        try:
+            deformation = self.deformation()
+        except ValueError as reason:
+            self._tell(str(reason))
+        else:
+            self._run.work(work, vars(deformation).values(), onFinished)
+
     def attempt(self, work: Callable[[], Any]) -> Any:
         """Return what work comes to that may take a moment; None if it fails, of which the user is told why."""
         try:
@@ -93,16 +103,17 @@ class TableTool(InspectionTool):
         super().follow(parameters)
         self._shown = None
 
-    def make(self, work: Callable[[], Any]) -> None:
+    def make(self, work: Callable[[Pause], Any]) -> None:
         """Make the nodes, and tell of their table and what has to be known to read it.
 
         :param work: makes the nodes; the result has a `table`.
         """
-        nodes = self.attempt(work)
-        if nodes is not None:
-            self._shown = None
-            text = _('Wrote "{table}". {note}')
-            self._tell(text.format(table=nodes.table.GetName(), note=nodes.table.GetDescription() or "").strip())
+        self.work(work, self._onMade)
+
+    def _onMade(self, nodes: Any) -> None:
+        self._shown = None
+        text = _('Wrote "{table}". {note}')
+        self._tell(text.format(table=nodes.table.GetName(), note=nodes.table.GetDescription() or "").strip())
 
     def showOnce(self, show: Callable[..., None], *wanted: object) -> None:
         """Show what is chosen, unless it has been shown since: the user may have changed it elsewhere."""

@@ -39,7 +39,7 @@ class LandmarksTool(TableTool):
         """Measure the landmarks."""
         chosen = self.chosen
         self.make(
-            lambda: Landmarks.create(
+            lambda _pause: Landmarks.create(
                 Landmarks.measure(self.deformation(), chosen.fixedLandmarks, chosen.movingLandmarks)
             )
         )

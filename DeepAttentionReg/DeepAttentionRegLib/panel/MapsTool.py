@@ -9,6 +9,8 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from DeepAttentionRegEngine.protocol.pauses import Pause
+
 from ..evidence import Maps
 from ..nodes import Overlays
 from ..nodes.Deformation import Deformation
@@ -121,10 +123,13 @@ class MapsTool(InspectionTool):
         if kind is Map.INCONSISTENCY and Maps.backwardOf(deformation) is None:
             self._registerBack(deformation)
             return
-        node = self.attempt(lambda: _node(deformation, kind))
-        if node is not None:
+        shown = functools.partial(self._onMap, deformation, kind)
+        self.work(lambda pause: _node(deformation, kind, pause), shown)
+
+    def _onMap(self, deformation: Deformation, kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> None:
+        if self._parameters is not None:
             self._show(deformation, kind, node)
-            self._tell(_summary(kind, node))
+        self._tell(_summary(kind, node))
 
     def onFolds(self, isWanted: bool) -> None:
         """Mark the folds, or no longer."""
@@ -132,11 +137,15 @@ class MapsTool(InspectionTool):
             self._view.hideFolds()
             self._tell("")
             return
-        node = self.attempt(lambda: Maps.createFolds(self.deformation()))
-        if node is None:
-            return
-        self._transform = Results.NodeReference(self.chosen.inspected)
-        self._view.showFolds(node)
+        deformation = self.attempt(self.deformation)
+        if deformation is not None:
+            shown = functools.partial(self._onFolds, deformation)
+            self.work(lambda pause: Maps.createFolds(deformation, pause), shown)
+
+    def _onFolds(self, deformation: Deformation, node: slicer.vtkMRMLLabelMapVolumeNode) -> None:
+        if self._parameters is not None:
+            self._transform = Results.NodeReference(deformation.transformNode)
+            self._view.showFolds(node)
         count, percent = Maps.countFolds(node)
         text = _("{count} voxels are folded ({percent:.2f} %).") if count else _("No voxel is folded.")
         self._tell(text.format(count=count, percent=percent))
@@ -177,13 +186,13 @@ def _press(button: Any, isPressed: bool) -> None:
         button.styleSheet = style
 
 
-def _node(deformation: Deformation, kind: Map) -> slicer.vtkMRMLScalarVolumeNode:
+def _node(deformation: Deformation, kind: Map, pause: Pause) -> slicer.vtkMRMLScalarVolumeNode:
     """Return a map, computed anew where that takes no registration.
 
     :raises ValueError: if it cannot be; says why.
     """
     if kind is not Map.UNCERTAINTY:
-        return Maps.create(deformation, kind)
+        return Maps.create(deformation, kind, pause)
     node = Maps.of(deformation, kind)
     if node is None:
         raise ValueError(_missingUncertainty())

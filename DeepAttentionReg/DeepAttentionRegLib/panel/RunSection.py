@@ -1,6 +1,7 @@
 """The part of the panel that runs something: starts it, shows how far it is, lets the user stop it."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +9,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.pauses import Pause
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 
+from ..tasks.SlicedTask import SlicedTask
 from . import Parts, Progress
 from .EngineSection import EngineSection
 
@@ -32,7 +35,7 @@ class RunSection(Parts.Section):
         self._message = ""
         self._problem = self._problemThen = ""  # why no pair can be registered, now and at the last message
         self._stages: list[str] = []
-        self._isCanceling = False
+        self._isCanceling = self._isBusy = False
         ui.finishButton.connect("clicked(bool)", self.onFinish)
 
     def start(
@@ -50,6 +53,7 @@ class RunSection(Parts.Section):
         self._isCanceling = False
         self._message = ""
         self._stages = Progress.stagesOf(self.chosen) if stages is None else stages
+        self._ui.progressBar.setRange(0, 100)
         self._ui.progressBar.value = 0
         self._ui.finishButton.enabled = True
         try:
@@ -61,6 +65,30 @@ class RunSection(Parts.Section):
             self._message = _("The registration could not be started. {reason}").format(reason=error)
         self._update()
         return self._logic.isRunning
+
+    def work(
+        self, work: Callable[[Pause], Any], nodes: Iterable[slicer.vtkMRMLNode], onFinished: Callable[[Any], None]
+    ) -> None:
+        """Do in this process what may take seconds, while the application goes on and the user can cancel it.
+
+        :param work: as of `SlicedTask`; so are the nodes.
+        :param onFinished: gets what it returns.
+        """
+        self._isCanceling = self._isBusy = False
+        calls = {"onProgress": self._showBusy, "onFinished": onFinished, "onFailed": self.onFailed}
+        try:
+            self._logic.run(functools.partial(SlicedTask, work, list(nodes)), wait=False, **calls)
+        except RuntimeError as reason:
+            self.tell(str(reason))
+        self._engine.look()
+
+    def _showBusy(self, _progress: contract.Progress) -> None:
+        """Show once that something is being done; how far it is, nobody knows."""
+        if not self._isBusy:
+            self._isBusy = True
+            self._ui.progressBar.setRange(0, 0)
+            self._ui.finishButton.enabled = False
+            self.tell(_("Computing..."))
 
     def cancel(self) -> None:
         """Stop what runs."""

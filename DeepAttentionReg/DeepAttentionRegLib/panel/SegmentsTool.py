@@ -43,12 +43,8 @@ class SegmentsTool(TableTool):
 
     def onCompare(self) -> None:
         """Compare the segmentations."""
-        chosen = self.chosen
-        self.make(
-            lambda: SegmentNodes.create(
-                Segments.compare(self.deformation(), chosen.fixedSegmentation, chosen.movingSegmentation)
-            )
-        )
+        pair = self.chosen.fixedSegmentation, self.chosen.movingSegmentation
+        self.make(lambda pause: SegmentNodes.create(Segments.compare(self.deformation(), *pair, pause)))
 
     def onSegment(self, index: int) -> None:
         """Show another segment."""

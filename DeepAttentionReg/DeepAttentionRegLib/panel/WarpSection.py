@@ -1,25 +1,26 @@
 """The section of the panel that warps further data by the transform of a registration."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import slicer
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.protocol.privacy import discreet_logger
-
 from ..nodes import Warping
 from . import Parts
-
-logger = discreet_logger(__name__)
+from .RunSection import RunSection
 
 
 class WarpSection(Parts.Section):
     """Warps the chosen node, into a new one or one that is there."""
 
-    def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None]) -> None:
-        """Connect the widgets; parameters as `Section`."""
-        super().__init__(ui, tell)
+    def __init__(self, ui: SimpleNamespace, run: RunSection) -> None:
+        """Connect the widgets.
+
+        :param ui: as `Section`.
+        :param run: does what takes a while, and tells.
+        """
+        super().__init__(ui, run.tell)
+        self._run = run
         ui.warpButton.connect("clicked(bool)", self.onWarp)
 
     def update(self) -> None:
@@ -30,13 +31,11 @@ class WarpSection(Parts.Section):
 
     def onWarp(self) -> None:
         """Warp the chosen node."""
-        try:
-            with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
-                warped = Warping.warp(**self._arguments())
-        except Exception as error:
-            logger.exception("The data could not be warped")
-            self._tell(str(error))
-            return
+        arguments = self._arguments()
+        nodes = [node for node in arguments.values() if node is not None]
+        self._run.work(lambda pause: Warping.warp(**arguments, pause=pause), nodes, self._onWarped)
+
+    def _onWarped(self, warped: Warping.Warped) -> None:
         text = _('Wrote "{name}". {warning}')
         self._tell(text.format(name=warped.node.GetName(), warning=warped.warning).strip())
 

@@ -26,7 +26,8 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from ..nodes import Record, Volumes
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
-from ..nodes.Transforms import WORLD
+from ..nodes.Transforms import WORLD, forVoxels
+from ..tasks.Results import NodeReference
 from . import Links, Mixing
 from .ComparisonModes import ComparedVolume, Divider, Mode
 from .HiddenNodes import HiddenNodes
@@ -197,13 +198,6 @@ class Comparison:
     def _field(self) -> slicer.vtkOrientedGridTransform:
         return self.deformation.transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False)
 
-    def _quickField(self) -> slicer.vtkOrientedGridTransform:
-        """Return the field, interpolated linearly: at its nodes, which the voxels are, that is the same as cubic."""
-        field = slicer.vtkOrientedGridTransform()
-        field.DeepCopy(self._field())
-        field.SetInterpolationModeToLinear()
-        return field
-
     @property
     def _isShownWarped(self) -> bool:
         return self.deformation.moving.GetParentTransformNode() is self.deformation.transformNode
@@ -215,8 +209,9 @@ class Comparison:
     def _valuesOf(self, layer: ComparedVolume) -> np.ndarray:
         """Return the moving volume, before or after, at the voxels of the fixed one; NaN where there is none."""
         if layer not in self._values:
-            worldToMoving = self._quickField() if layer is ComparedVolume.AFTER else np.linalg.inv(self._toWorld())
-            values = Mixing.resample(self.deformation.moving, worldToMoving, self._geometry())
+            geometry, isAfter = self._geometry(), layer is ComparedVolume.AFTER
+            worldToMoving = forVoxels(self._field(), geometry) if isAfter else np.linalg.inv(self._toWorld())
+            values = Mixing.resample(self.deformation.moving, worldToMoving, geometry)
             if not np.isfinite(values).any():
                 text = _("{moving} lies outside of {fixed}, so there is nothing to compare.")
                 names = {"moving": self.deformation.moving.GetName(), "fixed": self.deformation.fixed.GetName()}

@@ -20,4 +20,6 @@ def test_every_interaction_is_measured() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^\| ([a-z ]+) \| \d+ \| \d+ \| \d+ \| \d+ \|$", done.stdout, re.MULTILINE)
+    works = re.findall(r"^\| ([A-Za-z .|]+?) \| [\d.]+ \| \d+ \|$", done.stdout, re.MULTILINE)
+    assert works[-3:] == ["folds", "warp", "compare segments"]
     assert rows == ["readout", "map threshold", "fade", "reveal", "scrub", "scrub with grid"]
