@@ -101,7 +101,6 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _addSections(self):
         # What they need takes a moment to import, which Slicer's start should not wait for.
-        from DeepAttentionRegLib.engine import Methods
         from DeepAttentionRegLib.panel import Arguments, Parts, Progress
         from DeepAttentionRegLib.panel.BatchSection import BatchSection
         from DeepAttentionRegLib.panel.EngineSection import EngineSection
@@ -113,8 +112,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from DeepAttentionRegLib.views import Preview, ResultView
 
         ui = self.ui
-        self._arguments, self._methods, self._progress, self._parts = Arguments, Methods, Progress, Parts
-        self._previews, self._resultView = Preview, ResultView
+        self._arguments, self._previews, self._progress, self._resultView = Arguments, Preview, Progress, ResultView
         self._method = MethodSection(ui, self._tell)
         self._engine = EngineSection(ui, self.logic, self._tell, self._method.onImportWeights)
         self._run = RunSection(ui, self._updateGui, self.logic, self._engine)
@@ -131,9 +129,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._sequence,
             self._batch,
         )
-        Parts.alignLabels(ui)
-        self._fitter = Parts.keepTextsFitting(ui)
-        Parts.fitWidth(ui.sectionsScrollArea)
+        self._fitter = Parts.arrange(ui)
 
     def cleanup(self):
         """Stop what runs and let go of the scene; called before a reload and when Slicer ends."""
@@ -304,11 +300,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.alignmentComboBox.enabled = parameters.initialTransform is None
         for widget in (ui.refinementStepsSlider, ui.similarityComboBox, ui.smoothnessSlider, ui.velocityCheckBox):
             widget.enabled = parameters.refine
-        settings = self.logic.argumentsFrom(parameters)["settings"]
-        estimate = self._methods.estimateText(parameters.fixedVolume, settings, self.logic.speeds)
-        for widget in (ui.estimateTitleLabel, ui.estimateLabel):
-            widget.visible = bool(estimate)
-        self._parts.putText(ui.estimateLabel, estimate)
+        self._method.showEstimate(self.logic.argumentsFrom(parameters)["settings"], self.logic.speeds)
 
     def _problem(self):
         """Return the first reason why the registration cannot be started, or an empty text."""

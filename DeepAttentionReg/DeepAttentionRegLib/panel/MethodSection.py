@@ -8,7 +8,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, registry
-from DeepAttentionRegEngine.protocol.settings import QUALITIES
+from DeepAttentionRegEngine.protocol.settings import QUALITIES, Settings
 
 from ..engine import Methods, Weights
 from ..engine.Qualities import CUSTOM, labelOf, numbersOf, qualityOf
@@ -58,6 +58,16 @@ class MethodSection(Parts.Section):
         self._needsWeights = bool(described and described.needs_weights)
         self._showWeights()
         self._showPreset()
+
+    def showEstimate(self, settings: Settings, speeds: dict[str, float] | None) -> None:
+        """Say how long a registration will take, as far as that is known.
+
+        :param settings: of the registration.
+        :param speeds: of the devices of this computer, by name.
+        """
+        estimate = Methods.estimateText(self.chosen.fixedVolume, settings, speeds)
+        Parts.setVisible((self._ui.estimateTitleLabel, self._ui.estimateLabel), bool(estimate))
+        Parts.putText(self._ui.estimateLabel, estimate)
 
     @property
     def lacksWeights(self) -> bool:

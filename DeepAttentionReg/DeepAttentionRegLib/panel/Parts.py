@@ -61,12 +61,8 @@ def putText(label: Any, text: str) -> None:
         _fit(label)
 
 
-def keepTextsFitting(ui: SimpleNamespace) -> Any:
-    """Let all word-wrapped labels be high enough whenever their width changes.
-
-    :param ui: widgets by name.
-    :return: what does it, to be kept as long as the labels are there.
-    """
+def _keepTextsFitting(ui: SimpleNamespace) -> Any:
+    """Let all word-wrapped labels be high enough whenever their width changes, and return what does it."""
     import qt
 
     labels = [item for item in vars(ui).values() if item.className() == "QLabel" and item.wordWrap]
@@ -100,11 +96,19 @@ def _fit(label: Any) -> None:
     label.setFixedHeight(max(label.heightForWidth(label.width), 0))
 
 
-def alignLabels(ui: SimpleNamespace) -> None:
-    """Give all labels of the sections the width of the widest, so that what they name is in one column.
+def arrange(ui: SimpleNamespace) -> Any:
+    """Let all fit: labels, texts, and the width of the whole.
 
     :param ui: widgets by name.
+    :return: what goes on doing it, to be kept as long as the widgets are there.
     """
+    _alignLabels(ui)
+    _fitWidth(ui.sectionsScrollArea)
+    return _keepTextsFitting(ui)
+
+
+def _alignLabels(ui: SimpleNamespace) -> None:
+    """Give all labels of the sections the width of the widest, so that what they name is in one column."""
     endings = ("SelectorLabel", "BoxLabel", "SliderLabel", "EditLabel")
     labels = [widget for name, widget in vars(ui).items() if name.endswith(endings)]
     labels.append(ui.estimateTitleLabel)
@@ -113,7 +117,7 @@ def alignLabels(ui: SimpleNamespace) -> None:
         label.setMinimumWidth(width)
 
 
-def fitWidth(scrollArea: Any) -> None:
+def _fitWidth(scrollArea: Any) -> None:
     """Let a scroll area be no narrower than what is in it."""
     import qt
 
