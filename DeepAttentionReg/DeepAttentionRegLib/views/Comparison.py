@@ -27,7 +27,6 @@ from ..nodes import Record, Volumes
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..nodes.Transforms import WORLD, forVoxels
-from ..tasks.Results import NodeReference
 from . import Links, Mixing
 from .ComparisonModes import ComparedVolume, Divider, Mode
 from .HiddenNodes import HiddenNodes
