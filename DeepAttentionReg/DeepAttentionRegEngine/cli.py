@@ -177,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_closed_streams()
     try:
         return _main(arguments)
+    except KeyboardInterrupt:  # before the job began, or after it ended
+        return EXIT_CANCELLED
     finally:
         _say(sys.stdout)
         _say(sys.stderr)

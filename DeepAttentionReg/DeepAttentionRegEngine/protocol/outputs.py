@@ -11,17 +11,22 @@ is as it was before. Until then they lie beside their places, in folders that va
 import errno
 import os
 import shutil
+import signal
 import stat
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from . import errors
 from .errors import is_text, shown
 from .owned_folders import PREFIX, OwnedFolder, forget, note, remove_left
+
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 def unwritable(path: Path, why: str) -> errors.EngineError:
@@ -212,20 +217,24 @@ class Outputs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        done = False
-        try:
-            if error is None:
-                self._commit()
-                done = True
-            elif isinstance(error, errors.EngineError):
-                self._name_places(error)
-        finally:
-            for folder in self._folders.values():
-                folder.close()
-                forget(folder.path)
-            for made in () if done else reversed(self._made):
-                with suppress(OSError):  # others have put something there meanwhile
-                    made.rmdir()
+        with _undisturbed():
+            done = False
+            try:
+                if error is None:
+                    self._commit()
+                    done = True
+                elif isinstance(error, errors.EngineError):
+                    self._name_places(error)
+            finally:
+                self._clean_up(done)
+
+    def _clean_up(self, done: bool) -> None:
+        for folder in self._folders.values():
+            folder.close()
+            forget(folder.path)
+        for made in () if done else reversed(self._made):
+            with suppress(OSError):  # others have put something there meanwhile
+                made.rmdir()
 
     def _place(self, path: Path, beside: Path, name: str) -> str:
         self.require_unread(path)
@@ -282,6 +291,24 @@ class Outputs:
             if isinstance(error, OSError):
                 raise unwritable(place, reason(place, error)) from error
             raise
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold back what interrupts this process until a few moves are done."""
+    held: list[int] = []
+    former: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        former = {number: handler for number in INTERRUPTIONS if callable(handler := signal.getsignal(number))}
+    for number in former:
+        signal.signal(number, lambda caught, _frame: held.append(caught))
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def _take_place(written: Path, place: Path, former: Path) -> None:

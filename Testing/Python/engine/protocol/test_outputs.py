@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,25 @@ class TestTogether:
         else:
             assert contents_of(tmp_path) == {**before, **dict.fromkeys(WRITTEN, b"new")}
         assert not list(tmp_path.rglob(f"{outputs.PREFIX}*"))
+
+    @pytest.mark.parametrize("at", range(1, 5))
+    def test_interruption_waits_until_all_moves_are_done(
+        self, tmp_path: Path, before: dict[str, bytes], at: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        proper, calls = os.replace, []
+
+        def interrupted(source: str, target: str) -> None:
+            calls.append(target)
+            if len(calls) == at:
+                signal.raise_signal(signal.SIGINT)
+            proper(source, target)
+
+        (tmp_path / "other").mkdir(exist_ok=True)
+        monkeypatch.setattr(outputs.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_all(tmp_path)
+        assert contents_of(tmp_path) == {**before, **dict.fromkeys(WRITTEN, b"new")}
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_file_system_without_links_keeps_what_was_there(
         self, tmp_path: Path, before: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
