@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ..protocol.file_use import META, NRRD, header_text, require_beside
+from ..protocol.file_use import LONGEST_HEADER, META, NRRD, header_text, require_beside
 from ..protocol.files import unfit, unreadable
 
 MOST_AXES, MOST_NRRD_AXES = 10, 16  # what MetaImage and NRRD can hold; ITK itself reads five
@@ -21,6 +21,7 @@ PER_AXIS = (
     "units",
     "kinds",
 )
+HEADER_ENDS = {META: re.compile(r"ElementDataFile[ \t]*[=:](?![ \t]*LIST)"), NRRD: re.compile(r"\r?\n\r?\n")}
 LINKED = (".spr", ".sdt")  # Stimulate, whose headers name files anywhere
 
 
@@ -33,23 +34,24 @@ def require_sound_header(name: str) -> None:
     lower = name.lower()
     if lower.endswith(LINKED):
         raise unfit(name, "is of a kind whose header may name any file as its voxels", "Convert it to NRRD.")
+    kind = next((kind for kind in HEADER_ENDS if lower.endswith(kind)), None)
+    if kind is None:
+        return
+    text = header_text(Path(name))
+    if len(text) == LONGEST_HEADER and not HEADER_ENDS[kind].search(text):  # what comes later is not seen here
+        raise unreadable(name, "its header does not end")
     require_beside(name)
-    if lower.endswith(META):
-        _require_meta_axes(name)
-    elif lower.endswith(NRRD):
-        _require_nrrd_lines(name)
+    (_require_meta_axes if kind == META else _require_nrrd_lines)(name, text)
 
 
-def _require_meta_axes(name: str) -> None:
-    text = header_text(Path(name)).partition("ElementDataFile")[0]
-    for value in re.findall(r"NDims[ \t]*[=:][ \t]*([^\r\n]*)", text):
+def _require_meta_axes(name: str, text: str) -> None:
+    for value in re.findall(r"NDims[ \t]*[=:][ \t]*([^\r\n]*)", text.partition("ElementDataFile")[0]):
         if not (value.strip().isdecimal() and len(value) < 4 and 1 <= int(value) <= MOST_AXES):
             raise unreadable(name, "its number of axes makes no sense")
 
 
-def _require_nrrd_lines(name: str) -> None:
-    header = re.split(r"\r?\n\r?\n", header_text(Path(name)), maxsplit=1)[0]
-    for line in re.split(r"\r?\n", header):
+def _require_nrrd_lines(name: str, text: str) -> None:
+    for line in re.split(r"\r?\n", HEADER_ENDS[NRRD].split(text, maxsplit=1)[0]):
         if len(line) > LONGEST_LINE and ":=" not in line[:LONGEST_LINE]:  # which may hold texts of any length
             raise unreadable(name, f"a line of its header has {len(line)} characters")
         field, _, value = line.partition(":")

@@ -73,6 +73,14 @@ class TestVoxelsElsewhere:
         with refusal(errors.INPUT_INVALID, "pattern that makes no sense"):
             images.read_volume(written(folder / "v.mhd", (META + data + "\n").encode()))
 
+    @pytest.mark.parametrize(("name", "line"), [("v.nhdr", "# comment\n"), ("v.mhd", "Comment = comment\n")])
+    def test_are_not_hidden_behind_a_header_without_end(self, folder: Path, name: str, line: str) -> None:
+        head, field = (
+            (NRRD, "data file: ../in/v.raw\n\n") if name == "v.nhdr" else (META[:18], "ElementDataFile = /x\n")
+        )
+        with refusal(errors.INPUT_UNREADABLE, "header does not end"):
+            images.read_volume(written(folder / name, (head + line * 200_000 + field).encode()))
+
     def test_of_a_format_that_names_files_anywhere_are_refused(self, folder: Path) -> None:
         with refusal(errors.INPUT_INVALID, "may name any file"):
             images.read_volume(written(folder / "v.spr", b"numDim: 2\n"))
