@@ -32,6 +32,44 @@ def interior(values: Tensor, margin: int) -> Tensor:
     return values[(slice(None), slice(None), *[slice(margin, -margin)] * (values.ndim - 2))]
 
 
+class TestEvenGradient:
+    @staticmethod
+    def gradient(image: Tensor, displacement: Tensor, weight: Tensor) -> Tensor:
+        unknown = displacement.clone().requires_grad_()
+        (w.warp_evenly(image, unknown) * weight).sum().backward()
+        assert unknown.grad is not None
+        return unknown.grad
+
+    @sizes
+    def test_values_are_those_of_warp(self, spatial: tuple[int, ...]) -> None:
+        image, displacement = noise(spatial, 2), smooth_displacement(spatial, peak=2.0)
+        assert torch.equal(w.warp_evenly(image, displacement), w.warp(image, displacement))
+
+    @sizes
+    def test_at_voxels_it_is_the_mean_of_both_sides(self, spatial: tuple[int, ...]) -> None:
+        image, still = noise(spatial).double(), torch.zeros(1, len(spatial), *spatial, dtype=torch.float64)
+        found = self.gradient(image, still, torch.ones_like(image))
+        for axis in range(len(spatial)):
+            central = (image.narrow(2 + axis, 2, spatial[axis] - 2) - image.narrow(2 + axis, 0, spatial[axis] - 2)) / 2
+            inner = found[:, axis : axis + 1].narrow(2 + axis, 1, spatial[axis] - 2)
+            torch.testing.assert_close(inner, central)
+
+    @sizes
+    def test_half_way_between_voxels_it_is_their_difference(self, spatial: tuple[int, ...]) -> None:
+        image, half = noise(spatial).double(), torch.zeros(1, len(spatial), *spatial, dtype=torch.float64)
+        half[:, -1] = 0.5
+        found = self.gradient(image, half, torch.ones_like(image))
+        torch.testing.assert_close(found[:, -1:, ..., :-1], image.diff(dim=-1))
+
+    @sizes
+    def test_channels_add_up(self, spatial: tuple[int, ...]) -> None:
+        image, displacement = noise(spatial, 3), smooth_displacement(spatial, peak=2.0)
+        weight = torch.rand(image.shape, generator=torch.Generator().manual_seed(2))
+        parts = zip(image.split(1, 1), weight.split(1, 1), strict=True)
+        expected = sum(self.gradient(part, displacement, share) for part, share in parts)
+        torch.testing.assert_close(self.gradient(image, displacement, weight), expected)
+
+
 class TestWarp:
     @sizes
     def test_zero_field_reproduces_the_image(self, spatial: tuple[int, ...]) -> None:
