@@ -4,7 +4,7 @@ import math
 import re
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,6 +21,8 @@ FIELDS: dict[str, tuple[str, int]] = {  # numbers, and where they begin
     "bits": ("i2", 72),
     "pixdim": ("8f4", 76),
     "start": ("f4", 108),
+    "slope": ("f4", 112),
+    "intercept": ("f4", 116),
     "units": ("u1", 123),
     "codes": ("2i2", 252),
     "quaternion": ("3f4", 256),
@@ -34,7 +36,9 @@ NIFTI_2_LENGTH = 540
 GZIP_MARK = b"\x1f\x8b"
 SLACK = 2**20  # so that the checksum at the end of all but strange files is compared, and none fills the memory
 SINGLE_FILE = (352, b"n+1")  # where its voxels begin, and its mark
-FLOATS: dict[int, np.dtype[Any]] = {16: np.dtype("f4"), 64: np.dtype("f8")}
+CODES = (2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280)
+KINDS = dict(zip(CODES, ("u1", "i2", "i4", "f4", "f8", "i1", "u2", "u4", "i8", "u8"), strict=True))
+LOST_CONTRAST = 1e-4  # of the range of an image, below which single precision has to tell values apart
 MILLIMETRES = {1: 1e3, 3: 1e-3}
 ORDERS: tuple[Literal["<"], Literal[">"]] = ("<", ">")
 
@@ -64,9 +68,11 @@ def load_nifti(name: str) -> FileImage:
         raise EOFError(msg)
     _require_places(name, header)
     image = _read_slice(content, header, voxels) if header["dim"][0] == 2 else read_image(name)
-    kind = FLOATS.get(int(header["type"]))
+    kind = KINDS.get(int(header["type"]))
     if kind is not None:
-        image = _with_lost_numbers(image, voxels[:size].view(kind.newbyteorder(header.dtype["type"].byteorder)))
+        stored = voxels[:size].view(np.dtype(kind).newbyteorder(header.dtype["type"].byteorder))
+        image = _with_lost_contrast(image, stored, header)
+        image = _with_lost_numbers(image, stored) if stored.dtype.kind == "f" else image
     return FileImage(image, (*_contradiction(name, header, image), *_foreign_vectors(name, header, image)))
 
 
@@ -140,6 +146,30 @@ def _read_slice(content: np.ndarray, header: np.void, voxels: np.ndarray) -> sit
         path = folder.path / "slice.nii"
         path.write_bytes(single.tobytes().ljust(SINGLE_FILE[0], b"\0") + voxels.tobytes())
         return read_image(str(path))
+
+
+def _with_lost_contrast(image: sitk.Image, stored: np.ndarray, header: np.void) -> sitk.Image:
+    """Return a scaled image in double precision where the single one of ITK would round its contrast away."""
+    slope, intercept = float(header["slope"]), float(header["intercept"])
+    is_scaled = np.isfinite([slope, intercept]).all() and slope != 0 and (slope, intercept) != (1, 0)
+    if not is_scaled or image.GetPixelID() != sitk.sitkFloat32 or image.GetNumberOfPixels() != stored.size:
+        return image
+    finite = stored[np.isfinite(stored)].astype(float)
+    low, high = (slope * finite.min(), slope * finite.max()) if finite.size else (0.0, 0.0)
+    step = float(np.spacing(np.float32(max(abs(low + intercept), abs(high + intercept)))))
+    if step <= LOST_CONTRAST * abs(high - low):
+        return image
+    array = stored.reshape(sitk.GetArrayViewFromImage(image).shape).astype(float) * slope + intercept
+    return _like(image, array)
+
+
+def _like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
+    """Return an image of other values with the place and the header of an image."""
+    made = sitk.GetImageFromArray(array, isVector=image.GetNumberOfComponentsPerPixel() > 1)
+    made.CopyInformation(image)
+    for key in image.GetMetaDataKeys():
+        made.SetMetaData(key, image.GetMetaData(key))
+    return made
 
 
 def _with_lost_numbers(image: sitk.Image, stored: np.ndarray) -> sitk.Image:

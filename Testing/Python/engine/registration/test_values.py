@@ -1,5 +1,7 @@
 """Values survive warping and registration: whatever their type, at its ends, and on whatever offset they stand."""
 
+import gzip
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,17 @@ class TestOffset:
         expected, found = (np.asarray(images.from_sitk(result.warp()).array, float) for result in (plain, lifted))
         # A hundredth of a millimeter at an edge of 1000 HU; integers round.
         np.testing.assert_allclose(found - offset, expected, atol=1.5)
+
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+    @pytest.mark.parametrize("kind", ["int16", "uint8", "int32", "float32"])
+    def test_contrast_of_a_scaled_nifti_file_is_read(self, tmp_path: Path, kind: str, suffix: str) -> None:
+        array = np.random.default_rng(0).integers(0, 100, GRID.shape).astype(kind)
+        plain, file = tmp_path / "plain.nii", tmp_path / f"scaled{suffix}"
+        images.write_volume(plain, array, GRID)
+        content = bytearray(plain.read_bytes())
+        content[112:120] = struct.pack("<ff", 2.0, 1e9)
+        file.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+        np.testing.assert_array_equal(images.read_volume(file).array, 2.0 * array.astype(float) + 1e9)
 
     def test_normalized_image_is_the_same(self) -> None:
         image = np.random.default_rng(0).random((9, 9, 9))
