@@ -67,7 +67,8 @@ def load_nifti(name: str) -> FileImage:
         msg = f"{size - len(voxels)} bytes are missing"
         raise EOFError(msg)
     _require_places(name, header)
-    image = _read_slice(content, header, voxels) if header["dim"][0] == 2 else read_image(name)
+    is_flat, is_hidden = header["dim"][0] == 2, name.lower().endswith(".gz") and Path(name[:-3]).exists()
+    image = _read_copy(content, header, voxels) if is_flat or is_hidden else read_image(name)
     kind = KINDS.get(int(header["type"]))
     if kind is not None:
         stored = voxels[:size].view(np.dtype(kind).newbyteorder(header.dtype["type"].byteorder))
@@ -135,15 +136,19 @@ def _require_places(name: str, header: np.void) -> None:
         raise unfit(name, NO_SIZE, HEADER_HINT)
 
 
-def _read_slice(content: np.ndarray, header: np.void, voxels: np.ndarray) -> sitk.Image:
-    """Read a 2D image as a volume of one slice, so that ITK keeps its place and its axes."""
+def _read_copy(content: np.ndarray, header: np.void, voxels: np.ndarray) -> sitk.Image:
+    """Read an unpacked copy, which ITK cannot take for an unpacked file beside it.
+
+    A 2D image is read as a volume of one slice, so that ITK keeps its place and its axes.
+    """
     single = content[: HEADER.itemsize].copy()
     fields = single.view(header.dtype)
-    fields["dim"][0, [0, 3]] = 3, 1
-    fields["pixdim"][0, 3] = abs(header["pixdim"][3]) or 1
+    if header["dim"][0] == 2:
+        fields["dim"][0, [0, 3]] = 3, 1
+        fields["pixdim"][0, 3] = abs(header["pixdim"][3]) or 1
     fields["start"], fields["magic"] = SINGLE_FILE
     with scratch_folder() as folder:
-        path = folder.path / "slice.nii"
+        path = folder.path / "copy.nii"
         path.write_bytes(single.tobytes().ljust(SINGLE_FILE[0], b"\0") + voxels.tobytes())
         return read_image(str(path))
 

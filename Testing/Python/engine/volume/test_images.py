@@ -132,6 +132,15 @@ class TestVolumeReading:
         with refusal(errors.INPUT_UNREADABLE, "truncated"):
             images.read_volume(path)
 
+    def test_packed_nifti_is_not_the_unpacked_one_beside_it(self, oblique_geometry: Geometry, tmp_path: Path) -> None:
+        arrays = {name: noise(oblique_geometry) + index for index, name in enumerate(("a.nii.gz", "a.nii"))}
+        for name, array in arrays.items():
+            images.write_volume(tmp_path / name, array, oblique_geometry)
+        for name, array in arrays.items():
+            volume = images.read_volume(tmp_path / name)
+            np.testing.assert_array_equal(volume.array, array)
+            np.testing.assert_allclose(volume.geometry.ijk_to_lps, oblique_geometry.ijk_to_lps, atol=1e-4)
+
     def test_big_endian_nifti_is_complete(self, tmp_path: Path) -> None:
         header = np.zeros(352, np.uint8)
         values = {0: (">i4", [348]), 40: (">i2", [3, 2, 2, 2, 1, 1, 1, 1]), 70: (">i2", [4, 16]), 108: (">f4", [352])}
