@@ -56,7 +56,6 @@ class MapsTool(InspectionTool):
         self._shown: Map | None = None
         self._node = Results.NodeReference(None)
         self._transform = Results.NodeReference(None)
-        self._observations = slicer.util.VTKObservationMixin()
         for kind, name in BUTTONS.items():
             self._connect(name, functools.partial(self.onMap, kind))
         self._connect(FOLDS_BUTTON, self.onFolds)
@@ -71,19 +70,9 @@ class MapsTool(InspectionTool):
 
     def follow(self, parameters: DeepAttentionRegParameterNode | None) -> None:
         """Take other choices; None lets the views show what they did before."""
-        self._observations.removeObservers()
         if parameters is None:
             self._close()
-        else:
-            scene = slicer.mrmlScene
-            self._observations.addObserver(scene, scene.NodeRemovedEvent, self.onRemoved)
         super().follow(parameters)
-
-    def onRemoved(self, caller: slicer.vtkMRMLScene, event: str) -> None:
-        """Let go of the map, or of the folds, if that was what has been removed."""
-        isMarked = getattr(self._ui, FOLDS_BUTTON).checked
-        if (self._shown is not None and self._node.get() is None) or (isMarked and not self._view.marksFolds):
-            self._tell(_("The map was removed."))
 
     def update(self, problem: str) -> None:
         """Show what is shown, and what can be."""
