@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import slicer
 
-from panel_case import NAME, PanelCase
+from panel_case import PanelCase
 
 MAP_BUTTONS = ("jacobianMapButton", "logJacobianMapButton", "displacementMapButton", "similarityAfterMapButton")
 THRESHOLDS = ("thresholdVolumeSlider", "thresholdMmSlider", "thresholdSimilaritySlider")
@@ -34,12 +34,7 @@ class DeepAttentionRegMapsTest(PanelCase):
 
     def foregrounds(self):
         """Return the nodes that the slice views show over the background."""
-        return [slicer.mrmlScene.GetNodeByID(view.GetForegroundVolumeID() or "") for view in self.views()]
-
-    def views(self):
-        """Return the nodes of Slicer's own slice views: those of a layout for single volumes show no maps."""
-        nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-        return [node for node in nodes if not node.GetLayoutName().startswith(NAME)]
+        return [slicer.mrmlScene.GetNodeByID(view.GetForegroundVolumeID() or "") for view in self.sliceViews()]
 
     def checkedButtons(self):
         """Return the names of the buttons that are down."""
@@ -90,7 +85,7 @@ class DeepAttentionRegMapsTest(PanelCase):
         self.ui.mapOpacitySlider.value = 30
         (node,) = set(self.foregrounds())
         self.assertEqual(node.GetDisplayNode().GetLowerThreshold(), 2.5)
-        self.assertEqual({round(view.GetForegroundOpacity(), 3) for view in self.views()}, {0.3})
+        self.assertEqual({round(view.GetForegroundOpacity(), 3) for view in self.sliceViews()}, {0.3})
         self.ui.displacementMapButton.click()
         self.ui.displacementMapButton.click()
         self.assertEqual(node.GetDisplayNode().GetLowerThreshold(), 2.5)

@@ -18,7 +18,7 @@ class DeepAttentionRegRecursionsTest(PanelCase):
         """Show the fixed volume in all views."""
         super().setUp()
         self.parameters = self.widget._parameterNode
-        for view in self.views():
+        for view in self.sliceViews():
             view.SetBackgroundVolumeID(self.fixed.GetID())
             view.SetForegroundVolumeID(None)
 
@@ -30,13 +30,9 @@ class DeepAttentionRegRecursionsTest(PanelCase):
         self.transform = self.parameters.inspected
         self.evidence = sys.modules["DeepAttentionRegLib.evidence.RecursionEvidence"].RecursionEvidence(self.transform)
 
-    def views(self):
-        """Return the nodes that say what the slice views show."""
-        return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-
     def layers(self):
         """Return what the slice views show."""
-        return [(view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()) for view in self.views()]
+        return [(view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()) for view in self.sliceViews()]
 
     def foregrounds(self):
         """Return the names of the volumes in front."""

@@ -49,14 +49,9 @@ class DeepAttentionRegViewsTest(PanelCase):
 
     def showVolume(self, volume):
         """Show a volume alone in all slice views."""
-        for view in self.views():
+        for view in self.sliceViews():
             view.SetBackgroundVolumeID(volume.GetID())
             view.SetForegroundVolumeID(None)
-
-    def views(self):
-        """Return the nodes that say what Slicer's own slice views show; those of the layout of three are others."""
-        nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-        return [node for node in nodes if not node.GetLayoutName().startswith(NAME)]
 
     def layers(self):
         """Return what the slice views show and whether they are linked."""
@@ -67,7 +62,7 @@ class DeepAttentionRegViewsTest(PanelCase):
                 view.GetForegroundOpacity(),
                 view.GetLinkedControl(),
             )
-            for view in self.views()
+            for view in self.sliceViews()
         ]
 
     def helpers(self):
@@ -167,7 +162,7 @@ class DeepAttentionRegViewsTest(PanelCase):
     def test_other_views_keep_opacity_and_links_while_three_are_side_by_side(self):
         self.addCleanup(self.link, False)
         for isLinked in (False, True):
-            for view in self.views():
+            for view in self.sliceViews():
                 view.SetBackgroundVolumeID(self.fixed.GetID())
                 view.SetForegroundVolumeID(self.moving.GetID())
                 view.SetForegroundOpacity(0.5)
@@ -178,11 +173,11 @@ class DeepAttentionRegViewsTest(PanelCase):
                 self.compare(mode)
             self.parameters.inspectArrangement = self.modes.Arrangement.CURRENT
             self.assertEqual(self.layers(), before)
-            self.assertEqual([view.GetHotLinkedControl() for view in self.views()], [isLinked] * 3)
+            self.assertEqual([view.GetHotLinkedControl() for view in self.sliceViews()], [isLinked] * 3)
 
     def link(self, isLinked):
         """Link all slice views, or none."""
-        for view in self.views():
+        for view in self.sliceViews():
             view.SetLinkedControl(isLinked)
             view.SetHotLinkedControl(isLinked)
 
@@ -198,7 +193,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         slicer.mrmlScene.Connect()
         self.widget.parent.isEntered = isEntered
         self.assertEqual(node.GetViewArrangement(), node.SlicerLayoutFourUpView)
-        shown = [slicer.mrmlScene.GetNodeByID(view.GetBackgroundVolumeID() or "") for view in self.views()]
+        shown = [slicer.mrmlScene.GetNodeByID(view.GetBackgroundVolumeID() or "") for view in self.sliceViews()]
         self.assertEqual({volume and volume.GetName() for volume in shown}, {"moving"})
 
     def test_slider_fades(self):
@@ -216,14 +211,14 @@ class DeepAttentionRegViewsTest(PanelCase):
         tool = self.widget._inspection._tools[0]
         self.compare("FLICKER")
         self.ui.rateSlider.value = 2
-        self.waitUntil(lambda: self.views()[0].GetForegroundOpacity() == 1.0)
-        self.waitUntil(lambda: self.views()[0].GetForegroundOpacity() == 0.0)
+        self.waitUntil(lambda: self.sliceViews()[0].GetForegroundOpacity() == 1.0)
+        self.waitUntil(lambda: self.sliceViews()[0].GetForegroundOpacity() == 0.0)
         self.compare("FADE")
         self.assertFalse(tool._ticker.isRunning)
 
     def test_divider_follows_the_cursor(self):
         self.compare("REVEAL")
-        shown = slicer.mrmlScene.GetNodeByID(self.views()[0].GetBackgroundVolumeID())
+        shown = slicer.mrmlScene.GetNodeByID(self.sliceViews()[0].GetBackgroundVolumeID())
         before = slicer.util.arrayFromVolume(shown).copy()
         self.assertFalse(self.ui.revealSlider.enabled)
         self.point(8.0, 4.0, 4.0)
@@ -233,7 +228,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         self.compare("REVEAL")
         self.ui.followCheckBox.checked = False
         self.ui.revealSlider.value = 10
-        shown = slicer.mrmlScene.GetNodeByID(self.views()[0].GetBackgroundVolumeID())
+        shown = slicer.mrmlScene.GetNodeByID(self.sliceViews()[0].GetBackgroundVolumeID())
         before = slicer.util.arrayFromVolume(shown).copy()
         self.point(8.0, 4.0, 4.0)
         self.assertTrue((slicer.util.arrayFromVolume(shown) == before).all())
@@ -293,7 +288,7 @@ class DeepAttentionRegViewsTest(PanelCase):
     def test_registration_is_compared_when_it_is_done(self):
         self.compare("FADE")
         self.register()
-        shown = slicer.mrmlScene.GetNodeByID(self.views()[0].GetForegroundVolumeID())
+        shown = slicer.mrmlScene.GetNodeByID(self.sliceViews()[0].GetForegroundVolumeID())
         self.assertIn(shown, self.helpers())
 
     def test_cursor_is_read_in_plain_words(self):
@@ -307,7 +302,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         self.assertTrue(self.ui.readoutLabel.isHidden())
 
     def test_corresponding_point_is_marked_where_the_moving_volume_is_shown(self):
-        self.views()[1].SetBackgroundVolumeID(self.moving.GetID())
+        self.sliceViews()[1].SetBackgroundVolumeID(self.moving.GetID())
         self.ui.readoutCheckBox.checked = True
         self.point(4.0, 4.0, 4.0)
         (mark,) = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
@@ -316,7 +311,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         self.assertEqual(list(names), [self.sliceNode(1).GetID()])
 
     def test_other_view_follows_if_that_is_wanted(self):
-        self.views()[1].SetBackgroundVolumeID(self.moving.GetID())
+        self.sliceViews()[1].SetBackgroundVolumeID(self.moving.GetID())
         node = self.sliceNode(1)
         node.SetOrientation("Sagittal")
         self.ui.readoutCheckBox.checked = True
@@ -325,7 +320,7 @@ class DeepAttentionRegViewsTest(PanelCase):
         self.assertAlmostEqual(node.GetSliceToRAS().GetElement(0, 3), 4.0 + SHIFT_MM, places=4)
 
     def test_point_of_the_moving_volume_is_found_in_the_fixed_one(self):
-        self.views()[1].SetBackgroundVolumeID(self.moving.GetID())
+        self.sliceViews()[1].SetBackgroundVolumeID(self.moving.GetID())
         self.ui.readoutCheckBox.checked = True
         node = self.sliceNode(1)
         node.SetOrientation("Axial")
@@ -336,4 +331,4 @@ class DeepAttentionRegViewsTest(PanelCase):
 
     def sliceNode(self, index):
         """Return the node that says where a slice view lies."""
-        return sys.modules["DeepAttentionRegLib.views.ViewStates"].sliceNodeOf(self.views()[index])
+        return sys.modules["DeepAttentionRegLib.views.ViewStates"].sliceNodeOf(self.sliceViews()[index])

@@ -54,6 +54,11 @@ class PanelCase(unittest.TestCase):
             volume.CreateDefaultDisplayNodes()
         return volumes
 
+    def sliceViews(self):
+        """Return the nodes that say what Slicer's own slice views show; those of the layout of three are others."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        return [node for node in nodes if not node.GetLayoutName().startswith(NAME)]
+
     def pretendFinding(self):
         """Let the module find PyTorch in the state that `found` names."""
         self.lib = sys.modules[f"{NAME}Lib"]
