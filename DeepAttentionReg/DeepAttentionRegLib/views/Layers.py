@@ -4,9 +4,9 @@ Slicer tells nobody that it saves a scene, and nodes that are shown for a while 
 refers to the volumes that it showed before, with which it opens again: `giveBack`.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import slicer
 
@@ -29,13 +29,15 @@ def layersOf(view: slicer.vtkMRMLSliceCompositeNode) -> Layers:
 
 def setLayers(view: slicer.vtkMRMLSliceCompositeNode, layers: Layers) -> None:
     """Have a view show something; volumes that are gone are left out."""
+    before = layersOf(view)[:2]
     background, foreground = (name if isThere(name) else None for name in layers[:2])
     with alone(view), slicer.util.NodeModify(view):
         view.SetBackgroundVolumeID(background)
         view.SetForegroundVolumeID(foreground)
         view.SetForegroundOpacity(layers[2])
         view.SetCompositing(layers[3])
-    tellLegends()
+    if before != (background, foreground):
+        tellLegends()
 
 
 def tellLegends() -> None:
@@ -70,13 +72,13 @@ def keep(view: slicer.vtkMRMLSliceCompositeNode) -> None:
     layers = layersOf(view)
     if _areSaved(layers):
         _refer(view, BEFORE, layers)
-        view.SetAttribute(ATTRIBUTE, json.dumps(layers[2:]))
+        view.SetAttribute(ATTRIBUTE, f"{layers[2]} {layers[3]}")
 
 
 def kept(view: slicer.vtkMRMLSliceCompositeNode) -> Layers | None:
     """Return what a view showed before; None if it does not know."""
-    text = view.GetAttribute(ATTRIBUTE)
-    return (*_referred(view, BEFORE), *json.loads(text)) if text else None
+    how = numbersOf(view.GetAttribute(ATTRIBUTE), float, int)
+    return None if how is None else (*_referred(view, BEFORE), *how)
 
 
 def mark(view: slicer.vtkMRMLSliceCompositeNode) -> None:
@@ -104,6 +106,14 @@ def giveBack() -> None:
             setLayers(view, before)
         release(view)
     tellLegends()
+
+
+def numbersOf(text: str | None, *kinds: Callable[[str], Any]) -> Any:
+    """Return the numbers in an attribute, one of each kind; None if there are others, as a scene may hold anything."""
+    try:
+        return tuple(kind(word) for kind, word in zip(kinds, (text or "").split(), strict=True))
+    except ValueError:
+        return None
 
 
 def _areSaved(layers: Layers) -> bool:

@@ -3,6 +3,7 @@
 import slicer
 
 from .ComparisonModes import Arrangement
+from .Layers import numbersOf
 
 # Names of the views of the layout of three, with letter and color of their bars: those of Slicer's own slice views.
 FIXED_PANE, MOVING_PANE, WARPED_PANE = "DeepAttentionRegFixed", "DeepAttentionRegMoving", "DeepAttentionRegWarped"
@@ -76,12 +77,13 @@ def register() -> None:
 def giveBack() -> None:
     """Arrange the views of a scene that has just been opened as they were before; another choice is kept."""
     node = _layoutNode()
-    text = None if node is None else node.GetAttribute(ATTRIBUTE)
-    if node is None or not text:
+    layouts = None if node is None else numbersOf(node.GetAttribute(ATTRIBUTE), int, int)
+    if node is None or layouts is None:
         return
-    before, mine = map(int, text.split())
+    before, mine = layouts
     node.RemoveAttribute(ATTRIBUTE)
-    if node.GetViewArrangement() == mine:
+    # The one before may be of an extension that is not there.
+    if node.GetViewArrangement() == mine and node.IsLayoutDescription(before):
         node.SetViewArrangement(before)
 
 

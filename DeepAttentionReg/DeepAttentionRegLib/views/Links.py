@@ -6,7 +6,7 @@ the scene, too.
 
 import slicer
 
-from .Layers import compositeNodes
+from .Layers import compositeNodes, numbersOf
 from .Layouts import PANES
 
 ATTRIBUTE = "DeepAttentionReg.Links"  # whether a view was linked, and whether at once
@@ -23,10 +23,12 @@ def link(views: list[slicer.vtkMRMLSliceCompositeNode]) -> None:
 
 def giveBack() -> None:
     """Link all views as they were before."""
-    views = [view for view in compositeNodes() if view.GetAttribute(ATTRIBUTE)]
     # The last one decides for the others: one of the user's own.
-    for view in sorted(views, key=lambda view: view.GetLayoutName() not in PANES):
-        _set(view, *map(int, view.GetAttribute(ATTRIBUTE).split()))
+    views = sorted(compositeNodes(), key=lambda view: view.GetLayoutName() not in PANES)
+    for view in views:
+        links = numbersOf(view.GetAttribute(ATTRIBUTE), int, int)
+        if links is not None:
+            _set(view, *links)
     for view in views:
         view.RemoveAttribute(ATTRIBUTE)
 

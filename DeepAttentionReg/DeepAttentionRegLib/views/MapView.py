@@ -4,7 +4,7 @@ import slicer
 
 from ..nodes.Deformation import Deformation
 from ..tasks.Results import NodeReference
-from .Layers import compositeNodes
+from .Layers import alone, compositeNodes
 from .Layouts import FIXED_PANE, PANES
 from .ViewStates import Shown, ViewState
 
@@ -54,8 +54,9 @@ class MapView:
         self.hideFolds()
         for view in _views():
             self._labels.append((NodeReference(view), view.GetLabelVolumeID(), view.GetLabelOpacity()))
-            view.SetLabelVolumeID(node.GetID())
-            view.SetLabelOpacity(1.0)
+            with alone(view):
+                view.SetLabelVolumeID(node.GetID())
+                view.SetLabelOpacity(1.0)
         self._folds = NodeReference(node)
 
     def hideFolds(self) -> None:
@@ -63,8 +64,9 @@ class MapView:
         for reference, label, opacity in self._labels:
             view, folds = reference.get(), self._folds.get()
             if view is not None and (folds is None or view.GetLabelVolumeID() == folds.GetID()):
-                view.SetLabelVolumeID(label)
-                view.SetLabelOpacity(opacity)
+                with alone(view):
+                    view.SetLabelVolumeID(label)
+                    view.SetLabelOpacity(opacity)
         self._labels, self._folds = [], NodeReference(None)
 
     def close(self) -> None:

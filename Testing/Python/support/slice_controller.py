@@ -4,6 +4,8 @@ from typing import Any
 
 import slicer
 
+OPACITIES = ("ForegroundOpacity", "LabelOpacity")  # each has a slider
+
 
 class SliceController:
     """Takes up what the node of a view says, and passes it on as if a user had chosen it."""
@@ -12,7 +14,8 @@ class SliceController:
         """Follow the view of a logic."""
         self._logic = logic
         node = logic.GetSliceCompositeNode()
-        self._opacity, self._is_hot = node.GetForegroundOpacity(), node.GetHotLinkedControl()
+        self._is_hot = node.GetHotLinkedControl()
+        self._opacities = {name: getattr(node, f"Get{name}")() for name in OPACITIES}
         node.AddObserver("ModifiedEvent", self._update)
 
     def _update(self, node: slicer.vtkMRMLSliceCompositeNode, _event: Any) -> None:
@@ -22,8 +25,10 @@ class SliceController:
             self._is_hot = node.GetHotLinkedControl()
             for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", node.GetScene()):
                 view.SetHotLinkedControl(self._is_hot)
-        if node.GetForegroundOpacity() != self._opacity:
-            self._opacity = node.GetForegroundOpacity()
-            self._logic.StartSliceCompositeNodeInteraction(node.ForegroundOpacityFlag)
-            node.SetForegroundOpacity(self._opacity)
-            self._logic.EndSliceCompositeNodeInteraction()
+        for name in OPACITIES:
+            opacity = getattr(node, f"Get{name}")()
+            if opacity != self._opacities[name]:
+                self._opacities[name] = opacity
+                self._logic.StartSliceCompositeNodeInteraction(getattr(node, f"{name}Flag"))
+                getattr(node, f"Set{name}")(opacity)
+                self._logic.EndSliceCompositeNodeInteraction()

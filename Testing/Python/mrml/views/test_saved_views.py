@@ -8,7 +8,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import inspection_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegLib.views import Layers, Layouts, SavedViews
+from DeepAttentionRegLib.views import Layers, Layouts, Links, SavedViews
 from DeepAttentionRegLib.views.Comparison import Comparison, ComparisonOptions
 from DeepAttentionRegLib.views.ComparisonModes import Arrangement, Mode
 from DeepAttentionRegLib.views.WarpedView import WarpedView
@@ -89,6 +89,14 @@ class TestLayers:
         assert not [role for role in roles if role.startswith("Deep") and composite().GetNodeReferenceID(role)]
         assert not list(composite().GetAttributeNames())
 
+    @pytest.mark.parametrize("text", ["", "half", "1", "0.5 0 0", "0 x"])
+    def test_of_a_scene_that_holds_anything_are_left_alone(self, deformation, reopen, text):
+        for attribute in (Layers.ATTRIBUTE, Links.ATTRIBUTE):
+            composite().SetAttribute(attribute, text)
+        reopen()
+        assert shown() == ["CT2", "CT1"]
+        assert (composite().GetLinkedControl(), composite().GetHotLinkedControl()) == (0, 0)
+
 
 class TestLayout:
     @pytest.fixture
@@ -111,6 +119,13 @@ class TestLayout:
         node.SetViewArrangement(node.SlicerLayoutOneUp3DView)
         reopen()
         assert node.GetViewArrangement() == node.SlicerLayoutOneUp3DView
+
+    @pytest.mark.parametrize("before", ["", "some", "4711"])
+    def test_that_nobody_knows_is_not_shown(self, node, reopen, before):
+        Layouts.Layout().show(Arrangement.SIDE_BY_SIDE)
+        node.SetAttribute(Layouts.ATTRIBUTE, f"{before} {Layouts.SIDE_BY_SIDE_ID}")
+        reopen()
+        assert node.GetViewArrangement() == Layouts.SIDE_BY_SIDE_ID
 
     def test_is_known_when_slicer_has_started(self, node):
         assert not node.IsLayoutDescription(Layouts.SIDE_BY_SIDE_ID)

@@ -9,6 +9,7 @@ import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.views import Layers, Layouts, Links
 from DeepAttentionRegLib.views.ComparisonModes import Arrangement
+from DeepAttentionRegLib.views.MapView import MapView
 from DeepAttentionRegLib.views.ViewStates import Shown, SlicePlace, ViewState
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -97,6 +98,17 @@ class TestOpacity:
         for step, opacity in zip(steps, (0.0, 0.8, 0.5), strict=True):
             step()
             assert (mine.GetForegroundOpacity(), other.GetForegroundOpacity()) == (opacity, 0.5)
+
+    def test_of_labels_stays_within_the_view(self, composites, scene):
+        labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Folds")
+        for composite, opacity in zip(composites, (0.4, 0.6), strict=True):
+            composite.SetLabelOpacity(opacity)
+        for composite in composites:
+            composite.SetLinkedControl(True)
+        view = MapView()
+        view.showFolds(labels)
+        view.hideFolds()
+        assert [composite.GetLabelOpacity() for composite in composites] == [0.4, 0.6]
 
     def test_that_the_user_gives_goes_to_linked_views(self, composites):
         for composite in composites:
