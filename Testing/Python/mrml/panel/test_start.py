@@ -16,6 +16,7 @@ SEARCH = (ROOT / "DeepAttentionReg", ROOT / "Testing" / "Python" / "support")
 # The modules of the packages that are needed at the start, all of them light.
 LIGHT = {
     *("nodes", "nodes.Present", "nodes.SampleCases", "engine", "engine.Folders"),
+    *("views", *(f"views.{name}" for name in ("SavedViews", "Layers", "Layouts", "Links", "ComparisonModes"))),
     *("protocol", "protocol.owned_folders", "protocol.privacy", "protocol.watchdog"),
 }
 # Loads the module, lets Slicer have started, and prints the modules that this has loaded and the files it has read.
@@ -25,6 +26,7 @@ slicer_stand_ins.install()
 import slicer
 calls, read = [], []
 slicer.app = types.SimpleNamespace(connect=lambda _signal, call: calls.append(call), temporaryPath={folder!r})
+slicer.mrmlScene = unittest.mock.MagicMock()
 sys.modules["SampleData"] = unittest.mock.MagicMock()
 sys.addaudithook(lambda event, given: read.append(str(given[0])) if event == "open" else None)
 import DeepAttentionReg
