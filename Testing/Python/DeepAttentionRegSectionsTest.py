@@ -359,3 +359,34 @@ class DeepAttentionRegSectionsTest(PanelCase):
     def test_disabled_sequence_says_why(self):
         self.assertFalse(self.ui.sequenceButton.enabled)
         self.assertIn("Choose a sequence", self.ui.sequenceButton.toolTip)
+
+    def unfoldAll(self):
+        """Unfold all sections and groups."""
+        for widget in vars(self.ui).values():
+            if widget.className().startswith("ctkCollapsible"):
+                widget.collapsed = False
+
+    def test_apply_stays_in_sight_whatever_is_unfolded(self):
+        needed = self.widget.parent.layout().minimumSize().height()
+        self.unfoldAll()
+        self.assertEqual(self.widget.parent.layout().minimumSize().height(), needed)
+        for widget in (self.ui.applyButton, self.ui.progressBar, self.ui.statusLabel, self.ui.mendButton):
+            self.assertFalse(self.ui.sectionsScrollArea.isAncestorOf(widget))
+        self.assertTrue(self.ui.sectionsScrollArea.isAncestorOf(self.ui.batchButton))
+
+    def test_panel_is_no_wider_for_a_long_name(self):
+        self.unfoldAll()
+        width = self.widget.parent.layout().minimumSize().width()
+        self.fixed.SetName("thorax_expiration_1_25mm_B31f_" * 4)
+        self.widget._tell(self.fixed.GetName())
+        slicer.app.processEvents()
+        self.assertEqual(self.widget.parent.layout().minimumSize().width(), width)
+
+    def test_wrapped_texts_get_the_height_they_need(self):
+        self.unfoldAll()
+        self.register()
+        slicer.app.processEvents()
+        labels = [item for item in vars(self.ui).values() if item.className() == "QLabel" and item.wordWrap]
+        for label in (item for item in labels if item.text and item.visible):
+            needed = label.heightForWidth(label.width)
+            self.assertEqual((label.minimumHeight, label.maximumHeight), (needed, needed), label.name)

@@ -26,7 +26,7 @@ slicer_stand_ins.install()
 
 import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
-from DeepAttentionRegEngine.protocol.pauses import Pause
+from DeepAttentionRegEngine.protocol.reporting import Pause
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import Maps, Readout, Scrubber, SegmentNodes, Segments
 from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Overlays, Transforms, Warping

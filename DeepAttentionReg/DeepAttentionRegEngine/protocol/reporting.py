@@ -1,4 +1,4 @@
-"""Progress out of a job, cancellation into it."""
+"""Progress out of a job, cancellation into it, and pauses in which others have a turn."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 
 from . import errors
 from .contract import Event, Progress
+
+Pause = Callable[[], None]  # called between pieces of work of a fraction of a second
+
+
+def no_pause() -> None:
+    """Go on at once."""
 
 
 @dataclass

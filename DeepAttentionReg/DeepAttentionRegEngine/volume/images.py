@@ -354,7 +354,9 @@ def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:
     if notes:  # vectors that are elsewhere or in another unit are of no use
         raise invalid("The displacement field", f"is open to doubt. {notes[0]}".rstrip("."), HEADER_HINT)
     volume = from_sitk(image)
-    field = np.pad(volume.array.astype(np.float32), [(0, 0)] * 3 + [(0, 3 - components)])
+    field = volume.array.astype(np.float32, copy=False)
+    if components < 3:
+        field = np.pad(field, [(0, 0)] * 3 + [(0, 3 - components)])
     if not np.isfinite(field).all():
         raise unfit(path, "holds displacements that are not finite", "Run the registration that wrote it again.")
     return field, volume.geometry

@@ -3,7 +3,7 @@
 import numpy as np
 import SimpleITK as sitk
 
-from ..protocol.pauses import Pause, no_pause
+from ..protocol.reporting import Pause, no_pause
 from .geometry import Geometry
 from .intensity import normalize
 

@@ -12,6 +12,7 @@ from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 from .Callbacks import Callbacks
 from .Engine import Engine
 from .EngineJob import EngineJob
+from .Turns import Turns
 
 logger = discreet_logger(__name__)
 
@@ -35,6 +36,7 @@ class Task:
         self._engine = engine
         self._job: EngineJob | None = None
         self._stopMessage = ""
+        self._turns = Turns()
 
     @property
     def _folder(self) -> Path:
@@ -183,9 +185,18 @@ class Task:
         self.failure = failure
         self._takeCallbacks().onFailed(failure)
 
+    def _pause(self) -> None:
+        """Let the application go on while a large result is loaded; the user may cancel, and inputs vanish."""
+        if self._turns.areDue:
+            self._turns.give()
+            self._requireInputs()
+            if self._stopMessage:
+                raise Stopped
+
     def _onResult(self, result: contract.Result) -> None:
         try:
             self._tell("import", _("Loading the result."))
+            self._turns = Turns()
             self.outcome = self._load(result)
         except Stopped:
             self._onFailure(contract.Failure(errors.CANCELLED, self._stopMessage))

@@ -22,7 +22,7 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine.protocol import contract, errors
-from DeepAttentionRegEngine.protocol.pauses import Pause, no_pause
+from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields, images, similarity_map
 from DeepAttentionRegEngine.volume.geometry import Geometry
 

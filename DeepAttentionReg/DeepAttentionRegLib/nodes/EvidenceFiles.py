@@ -26,6 +26,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, registry
 from DeepAttentionRegEngine.protocol.quality import resolve
+from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume import fields, images, recursions
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
@@ -67,26 +68,32 @@ class LoadedEvidence:
     gaussians: vtk.vtkTable | None = None
 
 
-def read(result: contract.Result, displacementLps: np.ndarray, geometry: Geometry) -> LoadedEvidence:
+def read(
+    result: contract.Result, displacementLps: np.ndarray, geometry: Geometry, pause: Pause = no_pause
+) -> LoadedEvidence:
     """Read what a job left behind.
 
     :param result: of the job.
     :param displacementLps: the field that was found, (k, j, i, 3) LPS mm.
     :param geometry: its grid.
+    :param pause: called between the files.
     :raises EngineError: if a file cannot be read.
     """
     path = result.outputs.get("recursions")
     if path is None:
-        return _withoutRecursions(result, displacementLps, geometry)
+        return _withoutRecursions(result, displacementLps, geometry, pause)
     folder = Path(path).parent
     index = recursions.read_index(folder)
-    found = [images.read_displacement(folder / step.displacement) for step in index.recursions]
+    found = []
+    for step in index.recursions:
+        pause()
+        found.append(images.read_displacement(folder / step.displacement))
     grid = found[0][1] if found else geometry.coarsened(STEP_VOXELS)
     arrays = [_linearField(index.alignment, grid), *(array for array, _grid in found)]
     similarity = [_first(result.values.get("similarity")), *(step.similarity for step in index.recursions)]
     folds = [0.0, *(step.fold_percent for step in index.recursions)]
     if "refined_similarity" in result.values or not similarity[-1] >= similarity[0]:
-        arrays.append(fields.resize(displacementLps, geometry, grid))
+        arrays.append(fields.resize(displacementLps, geometry, grid, pause))
         similarity.append(result.values.get("refined_similarity", similarity[0]))
         folds.append(_foldsOf(result))
     return LoadedEvidence(
@@ -97,11 +104,13 @@ def read(result: contract.Result, displacementLps: np.ndarray, geometry: Geometr
     )
 
 
-def _withoutRecursions(result: contract.Result, displacementLps: np.ndarray, geometry: Geometry) -> LoadedEvidence:
+def _withoutRecursions(
+    result: contract.Result, displacementLps: np.ndarray, geometry: Geometry, pause: Pause
+) -> LoadedEvidence:
     """Return the two steps of a refinement without a method."""
     grid = geometry.coarsened(STEP_VOXELS)
     aligned = _linearField(np.reshape(result.values["alignment"], (4, 4)), grid)
-    arrays = [aligned, fields.resize(displacementLps, geometry, grid)]
+    arrays = [aligned, fields.resize(displacementLps, geometry, grid, pause)]
     similarity = [np.nan, result.values.get("refined_similarity", np.nan)]
     steps = _makeSteps(arrays, grid, contract.METHOD_NONE, 0)
     return LoadedEvidence(steps, _makeTable(similarity, [0.0, _foldsOf(result)]))

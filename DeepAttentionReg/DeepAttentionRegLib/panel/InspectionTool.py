@@ -8,8 +8,8 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from DeepAttentionRegEngine.protocol.pauses import Pause
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+from DeepAttentionRegEngine.protocol.reporting import Pause
 
 from ..nodes import Deformation, Metrics, Record
 from ..Parameters import DeepAttentionRegParameterNode

@@ -9,7 +9,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.protocol.pauses import Pause
+from DeepAttentionRegEngine.protocol.reporting import Pause
 
 from ..evidence import Maps
 from ..nodes import Overlays

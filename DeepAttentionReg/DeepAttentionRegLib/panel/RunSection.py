@@ -9,8 +9,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract
-from DeepAttentionRegEngine.protocol.pauses import Pause
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+from DeepAttentionRegEngine.protocol.reporting import Pause
 
 from ..tasks.SlicedTask import SlicedTask
 from . import Parts, Progress

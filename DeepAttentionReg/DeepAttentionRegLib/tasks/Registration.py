@@ -125,7 +125,7 @@ class PairRegistration(Task):
     def _load(self, result: contract.Result) -> Outcome:
         kept = self._request.kept
         result = replace(result, warnings=[*self._notes, *result.warnings])
-        material = Results.read(result, self._case, withEvidence=kept.asNodes)
+        material = Results.read(result, self._case, withEvidence=kept.asNodes, pause=self._pause)
         self._requireInputs()
         if kept.evidenceFolder is not None:
             material = replace(material, result=keepEvidence(result, Path(kept.evidenceFolder)))

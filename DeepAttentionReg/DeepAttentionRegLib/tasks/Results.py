@@ -9,6 +9,7 @@ import slicer
 import vtk
 
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.segments import as_segments
@@ -93,25 +94,30 @@ class LoadedResult:
     result: contract.Result
 
 
-def read(result: contract.Result, case: Case, *, withEvidence: bool) -> LoadedResult:
+def read(result: contract.Result, case: Case, *, withEvidence: bool, pause: Pause = no_pause) -> LoadedResult:
     """Read the engine's files.
 
     :param result: names the files.
     :param case: from the time of the export.
     :param withEvidence: also read what recursions left behind.
+    :param pause: called between the files.
     :raises EngineError: if a file cannot be read.
     """
     displacement = images.read_displacement(result.outputs["transform"])[0]
+    pause()
+    transform = Transforms.makeGridTransform(displacement, case.geometry)
+    pause()
     segmentation = None
     if "warped_labels" in result.outputs:
         segmentation = Volumes.makeLayers(as_segments(result.outputs["warped_labels"]), case.segments["moving"])
+        pause()
     return LoadedResult(
-        transform=Transforms.makeGridTransform(displacement, case.geometry),
+        transform=transform,
         warped=Volumes.makeImage(images.read_volume(result.outputs["warped"]).array),
         jacobian=images.read_volume(result.outputs["jacobian"]).array,
         segmentation=segmentation,
         table=Metrics.makeTable(result.values, case.labelNames),
-        evidence=EvidenceFiles.read(result, displacement, case.geometry) if withEvidence else None,
+        evidence=EvidenceFiles.read(result, displacement, case.geometry, pause) if withEvidence else None,
         result=result,
     )
 

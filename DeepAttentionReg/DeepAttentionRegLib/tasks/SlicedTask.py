@@ -1,6 +1,5 @@
 """Work in this process, cut into slices of time between which the application goes on."""
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,17 +7,17 @@ import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors
-from DeepAttentionRegEngine.protocol.pauses import Pause
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
+from DeepAttentionRegEngine.protocol.reporting import Pause
 
 from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Stopped
+from ..engine.Turns import Turns
 from .Results import NodeReference
 
 logger = discreet_logger(__name__)
 
-SLICE_S = 0.1
 STAGE = "work"
 
 
@@ -49,12 +48,12 @@ class SlicedTask:
         self._work, self._callbacks = work, callbacks or Callbacks()
         self._nodes = [NodeReference(node) for node in nodes]
         self._stopMessage = ""
-        self._resumed = 0.0
+        self._turns = Turns()
         self.isRunning = False
 
     def start(self) -> None:
         """Do the work; returns when it is done."""
-        self.isRunning, self._resumed = True, time.monotonic()
+        self.isRunning, self._turns = True, Turns()
         try:
             self.outcome = self._work(self._pause)
         except Stopped:
@@ -90,17 +89,14 @@ class SlicedTask:
         self.cancel()
 
     def _pause(self) -> None:
-        if time.monotonic() - self._resumed < SLICE_S:
+        if not self._turns.areDue:
             return
         self._callbacks.onProgress(contract.Progress(STAGE))
-        application = getattr(slicer, "app", None)
-        if application is not None:
-            application.processEvents()
+        self._turns.give()
         if any(node.get() is None for node in self._nodes):
             self._stopMessage = self._stopMessage or _("Something that this takes was removed, so it was stopped.")
         if self._stopMessage:
             raise Stopped
-        self._resumed = time.monotonic()
 
     def _fail(self, code: str, message: str) -> None:
         self.isRunning = False

@@ -7,6 +7,7 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
 from DeepAttentionRegEngine.protocol import errors
+from DeepAttentionRegLib.engine import Turns
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.tasks import SlicedTask
 
@@ -34,7 +35,7 @@ def make(told):
 @pytest.fixture
 def between(monkeypatch):
     """The list of what happens when the application gets its turn, which it does at every pause."""
-    monkeypatch.setattr(SlicedTask, "SLICE_S", 0.0)
+    monkeypatch.setattr(Turns, "INTERVAL_S", 0.0)
     events = []
     application = SimpleNamespace(processEvents=lambda: [event() for event in events])
     monkeypatch.setattr(slicer, "app", application, raising=False)
