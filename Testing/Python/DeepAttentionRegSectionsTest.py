@@ -367,6 +367,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
                 widget.collapsed = False
 
     def test_apply_stays_in_sight_whatever_is_unfolded(self):
+        slicer.app.processEvents()
         needed = self.widget.parent.layout().minimumSize().height()
         self.unfoldAll()
         self.assertEqual(self.widget.parent.layout().minimumSize().height(), needed)
@@ -376,6 +377,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
     def test_panel_is_no_wider_for_a_long_name(self):
         self.unfoldAll()
+        slicer.app.processEvents()
         width = self.widget.parent.layout().minimumSize().width()
         self.fixed.SetName("thorax_expiration_1_25mm_B31f_" * 4)
         self.widget._tell(self.fixed.GetName())
