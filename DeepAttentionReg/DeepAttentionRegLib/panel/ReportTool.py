@@ -9,6 +9,8 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from DeepAttentionRegEngine.protocol.reporting import Pause
+
 from ..report import Content, Report
 from . import Parts
 from .InspectionTool import InspectionTool
@@ -44,9 +46,13 @@ class ReportTool(InspectionTool):
             path += Report.SUFFIXES[0]
         point = crossing() if chosen.inspectReportViews else None
         pdf = chosen.inspectReportPdf
-        written = self.attempt(lambda: Report.write(self.deformation(), path, pdf=pdf, pointRas=point))
-        if written is None:
-            return
+
+        def write(pause: Pause) -> list[Path]:
+            return Report.write(self.deformation(), path, pdf=pdf, pointRas=point, pause=pause)
+
+        self.work(write, self._onWritten)
+
+    def _onWritten(self, written: list[Path]) -> None:
         self._written = written[0]
         names = ", ".join(part.name for part in written)
         self._tell(_("Wrote {names} to {folder}.").format(names=names, folder=written[0].parent))

@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine import __version__
 from DeepAttentionRegEngine.protocol.privacy import without_folders_within
+from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 
@@ -78,11 +79,12 @@ def check(deformation: Deformation) -> str:
     )
 
 
-def gather(deformation: Deformation, pointRas: np.ndarray | None = None) -> Content:
+def gather(deformation: Deformation, pointRas: np.ndarray | None = None, pause: Pause = no_pause) -> Content:
     """Return what there is to say of a deformation; of files it tells the names, but not the folders.
 
     :param deformation: the deformation.
     :param pointRas: (3,) mm, where the slices of the pictures cross; None takes the center of the fixed volume.
+    :param pause: called between pictures and what else takes long.
     :raises ValueError: if there can be no report; says why.
     """
     problem = check(deformation)
@@ -90,7 +92,8 @@ def gather(deformation: Deformation, pointRas: np.ndarray | None = None) -> Cont
         raise ValueError(problem)
     record = Record.recall(deformation.transformNode)
     displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
-    field = Figures.Field(displacementLps, fields.jacobian_determinant(displacementLps, geometry), geometry)
+    field = Figures.Field(displacementLps, fields.jacobian_determinant(displacementLps, geometry, pause), geometry)
+    pause()
     summary = fields.summarize_jacobian(field.jacobian)
     pointLps = Volumes.geometryOf(deformation.fixed, Warping.WORLD).center_lps
     if pointRas is not None:
@@ -101,12 +104,13 @@ def gather(deformation: Deformation, pointRas: np.ndarray | None = None) -> Cont
         facts=Facts.facts(deformation, record),
         details=Facts.details(record),
         limits=Facts.limits(deformation, record, summary),
-        figures=Figures.draw(deformation, field, pointLps),
+        figures=Figures.draw(deformation, field, pointLps, pause),
         tables=list(_tables(deformation)),
         warnings=_warnings(record, summary),
         citations=Facts.citations(record),
         numbers={},
     )
+    pause()
     magnitude = fields.magnitude(displacementLps)
     content.numbers.update(
         _finite(

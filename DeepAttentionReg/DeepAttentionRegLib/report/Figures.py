@@ -7,6 +7,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
@@ -72,17 +73,25 @@ class Field:
         return self.geometry.index_to_lps(np.array([[i, j, k]]))[0]
 
 
-def draw(deformation: Deformation, field: Field, pointLps: np.ndarray) -> list[Figure]:
+def draw(deformation: Deformation, field: Field, pointLps: np.ndarray, pause: Pause = no_pause) -> list[Figure]:
     """Return the pictures of a deformation.
 
     :param deformation: the deformation.
     :param field: its displacements.
     :param pointLps: (3,) mm in the world, through which the slices run.
+    :param pause: called between pictures.
     """
     artist = _Artist(deformation, field, pointLps)
-    figures = [*artist.volumes(), *artist.fusions()]
-    figures += [artist.map(kind, *artist.mapOf(kind)) for kind in Map if kind in ALWAYS or Maps.of(deformation, kind)]
+    pause()
+    figures = artist.volumes()
+    pause()
+    figures += artist.fusions()
+    for kind in (kind for kind in Map if kind in ALWAYS or Maps.of(deformation, kind)):
+        pause()
+        figures.append(artist.map(kind, *artist.mapOf(kind)))
+    pause()
     figures += artist.segments()
+    pause()
     extreme = field.extremeLps()
     text = _("Where the volume of tissue changes most: R {0}, A {1}, S {2} mm").format(
         *(Metrics.numberText(float(value)) for value in flip_lps_ras(extreme))

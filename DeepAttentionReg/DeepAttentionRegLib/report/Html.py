@@ -30,6 +30,7 @@ th, td { text-align: left; vertical-align: top; padding: 0.2em 0.8em 0.2em 0; bo
 th { font-weight: 600; }
 td.number, th.number { text-align: right; }
 table.data { font-size: 0.87em; }
+td.heading { border: none; padding: 0; }
 .wide { overflow-x: auto; }
 .quiet { color: #57606a; }
 .notice { border-left: 4px solid #d55e00; padding: 0.3em 0.8em; background: #fdf4ec; }
@@ -56,11 +57,9 @@ def write(content: Content) -> str:
         *_limits(content.limits),
         *_facts(content.facts),
         *_figures(content.figures),
-        *([_tag("h2", _("Tables"))] if content.tables else []),
-        *(part for table in content.tables for part in _table(table)),
+        *(part for number, table in enumerate(content.tables) for part in _table(table, isFirst=number == 0)),
         *_facts(content.details),
-        _tag("h2", _("References")),
-        _list(content.citations),
+        _rows(_tag("h2", _("References")), [[f"<td>{_list(content.citations)}</td>"]], 1),
         _tag("p", notice(), "notice"),
     ]
     head = f'<meta charset="utf-8"/>\n<title>{html.escape(title)}</title>\n<style type="text/css">\n{STYLE}\n</style>'
@@ -78,9 +77,15 @@ def _list(texts: Iterable[str]) -> str:
     return "<ul>" + "".join(_tag("li", text) for text in texts) + "</ul>"
 
 
-def _rows(rows: Iterable[Iterable[str]]) -> str:
-    """Return a table of cells that are elements already."""
-    return "<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</table>"
+def _rows(heading: str, rows: Iterable[Iterable[str]], columns: int = 2) -> str:
+    """Return a table of cells that are elements already, under a heading."""
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f"<table>{_head(heading, columns)}{body}</table>"
+
+
+def _head(headings: str, columns: int) -> str:
+    """Return headings as the head of a table: so they are on the same page as its first row, also where Qt prints."""
+    return f'<thead><tr><td class="heading" colspan="{columns}">{headings}</td></tr></thead>'
 
 
 def _warnings(warnings: list[str]) -> list[str]:
@@ -98,13 +103,14 @@ def _limits(limits: list[Limit]) -> list[str]:
         "The tolerances of TG-132 are there for reference. Whether they are met is no verdict: they were made for"
         " radiotherapy, and a deformation may meet them and yet be wrong where nothing was measured."
     )
-    return [_tag("h2", _("Key figures")), _rows([header, *rows]), _tag("p", note, "quiet")]
+    return [_rows(_tag("h2", _("Key figures")), [header, *rows], 3), _tag("p", note, "quiet")]
 
 
 def _facts(sections: dict[str, dict[str, str]]) -> list[str]:
     parts = []
     for name, facts in sections.items():
-        parts += [_tag("h2", name), _rows([_tag("th", label), _tag("td", text)] for label, text in facts.items())]
+        rows = ([_tag("th", label), _tag("td", text)] for label, text in facts.items())
+        parts.append(_rows(_tag("h2", name), rows))
     return parts
 
 
@@ -142,7 +148,7 @@ def _legend(legend: Legend) -> str:
     return f'<table class="legend"><tr>{"".join(cells)}</tr></table>'
 
 
-def _table(table: Table) -> list[str]:
+def _table(table: Table, *, isFirst: bool = False) -> list[str]:
     isNumber = [not isinstance(cell, str) for cell in table.rows[0]]
     texts = [index for index, number in enumerate(isNumber) if not number]
     numbers = [index for index, number in enumerate(isNumber) if number]
@@ -153,17 +159,19 @@ def _table(table: Table) -> list[str]:
     # Wide tables would not fit on paper, so their columns are shared among several.
     share = math.ceil(len(numbers) / max(1, math.ceil(len(numbers) / WIDEST_TABLE)))
     parts = [numbers[start : start + share] for start in range(0, len(numbers), share)] if numbers else [[]]
-    data = [_columns(table, sorted(texts + part)) for part in parts]
-    return [_tag("h3", table.title), *data, *(_tag("p", note, "quiet") for note in notes)]
+    headings = [(_tag("h2", _("Tables")) if isFirst else "") + _tag("h3", table.title), *[""] * (len(parts) - 1)]
+    data = [_columns(heading, table, sorted(texts + part)) for heading, part in zip(headings, parts, strict=True)]
+    return [*data, *(_tag("p", note, "quiet") for note in notes)]
 
 
-def _columns(table: Table, indices: list[int]) -> str:
-    """Return some columns of a table."""
+def _columns(heading: str, table: Table, indices: list[int]) -> str:
+    """Return some columns of a table, under a heading if there is one."""
     kinds = {index: "" if isinstance(table.rows[0][index], str) else "number" for index in indices}
     header = "".join(_tag("th", table.columns[index], kind) for index, kind in kinds.items())
     rows = ["".join(_cell(row[index], kind) for index, kind in kinds.items()) for row in table.rows[:LONGEST_TABLE]]
     body = "".join(f"<tr>{row}</tr>" for row in [header, *rows])
-    return f'<div class="wide"><table class="data">{body}</table></div>'
+    head = _head(heading, len(indices)) if heading else ""
+    return f'<div class="wide"><table class="data">{head}{body}</table></div>'
 
 
 def _cell(cell: str | float, kind: str) -> str:

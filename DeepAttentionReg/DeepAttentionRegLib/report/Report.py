@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import errors, files
 from DeepAttentionRegEngine.protocol.privacy import csv_text
+from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 
 from ..engine import Folders
 from ..nodes.Deformation import Deformation
@@ -25,7 +26,12 @@ PDF_DPI = 150
 
 
 def write(
-    deformation: Deformation, path: str | Path, *, pdf: bool = False, pointRas: np.ndarray | None = None
+    deformation: Deformation,
+    path: str | Path,
+    *,
+    pdf: bool = False,
+    pointRas: np.ndarray | None = None,
+    pause: Pause = no_pause,
 ) -> list[Path]:
     """Write a report and, beside it under the same name, all its numbers as CSV and JSON: all files or none.
 
@@ -33,13 +39,14 @@ def write(
     :param path: HTML file; existing files are replaced.
     :param pdf: also write a PDF file.
     :param pointRas: (3,) mm, where the slices of the pictures cross; None takes the center of the fixed volume.
+    :param pause: called between pictures and what else takes long.
     :return: the files, the HTML file first.
     :raises ValueError: in a sentence, if there can be no report or a file cannot be written; then all are as they were.
     """
     path = Path(path)
     try:
         files.require_writable(path, SUFFIXES)
-        content = gather(deformation, pointRas)
+        content = gather(deformation, pointRas, pause)
         page = Html.write(content)
         contents = {
             path: page.encode(),

@@ -128,6 +128,12 @@ class TestPage:
         assert any("MIUA 2022" in text for text in references)
         assert any("10.1002/mp.12256" in text for text in references)
 
+    def test_headings_stay_with_what_follows_when_printed(self, page):
+        headings = {"".join(item.itertext()) for item in page.iter() if item.tag in ("h2", "h3")}
+        kept = {"".join(item.itertext()) for head in page.iter("thead") for item in head.iter() if item.tag[0] == "h"}
+        pictures = {"".join(item.itertext()) for box in page.iter("div") for item in box.iter("h3")}
+        assert headings - kept - pictures == {"Warnings", "Pictures"}  # on the first page, and on top of one
+
     def test_long_table_is_cut_and_says_so(self, deformation):
         table = ReportContent.Table("Long", ["Name", "Value"], [[str(row), float(row)] for row in range(300)], "")
         (cut,) = [part for part in ReportHtml._table(table) if "first 200 of 300 rows" in part]
