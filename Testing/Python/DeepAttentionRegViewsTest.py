@@ -188,10 +188,11 @@ class DeepAttentionRegViewsTest(PanelCase):
         url = str(self.folder / "scene.mrml")
         slicer.mrmlScene.SetURL(url)
         slicer.mrmlScene.Commit()
-        self.widget.exit()
-        isEntered, self.widget.parent.isEntered = self.widget.parent.isEntered, False  # the module is not open
+        # As if another module were open, in which nothing is shown again.
+        again = slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.widget.onSceneReady
+        self.widget.removeObserver(*again)
+        self.addCleanup(self.widget.addObserver, *again)
         slicer.mrmlScene.Connect()
-        self.widget.parent.isEntered = isEntered
         self.assertEqual(node.GetViewArrangement(), node.SlicerLayoutFourUpView)
         shown = [slicer.mrmlScene.GetNodeByID(view.GetBackgroundVolumeID() or "") for view in self.sliceViews()]
         self.assertEqual({volume and volume.GetName() for volume in shown}, {"moving"})
