@@ -10,6 +10,8 @@ import slicer
 from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
 
+SCROLL_BAR_PIXELS = 18  # at most, in the styles of Slicer
+
 
 class Section:
     """A part of the panel that looks after its own widgets."""
@@ -119,10 +121,7 @@ def _alignLabels(ui: SimpleNamespace) -> None:
 
 def _fitWidth(scrollArea: Any) -> None:
     """Let a scroll area be no narrower than what is in it."""
-    import qt
-
-    contents = scrollArea.widget().layout().minimumSize().width()
-    scrollArea.setMinimumWidth(contents + scrollArea.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent))
+    scrollArea.setMinimumWidth(scrollArea.widget().layout().minimumSize().width() + SCROLL_BAR_PIXELS)
 
 
 def setVisible(widgets: Iterable[Any], visible: bool) -> None:
