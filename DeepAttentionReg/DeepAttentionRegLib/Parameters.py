@@ -49,7 +49,6 @@ Warpable = Union[
     vtkMRMLMarkupsPlaneNode,
     vtkMRMLMarkupsROINode,
     vtkMRMLModelNode,
-    vtkMRMLNode,
     vtkMRMLScalarVolumeNode,
     None,
 ]

@@ -112,24 +112,22 @@ def gather(deformation: Deformation, pointRas: np.ndarray | None = None, pause: 
     )
     pause()
     magnitude = fields.magnitude(displacementLps)
-    content.numbers.update(
-        _finite(
-            {
-                "report": {"transform": content.title, "made": content.made, "version": __version__},
-                "registration": asdict(record),
-                "jacobian": asdict(summary),
-                "displacement_mm": {"mean": float(magnitude.mean(dtype=float)), "max": float(magnitude.max())},
-                "maps": _mapNumbers(deformation),
-                "tables": {
-                    table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-                    for table in content.tables
-                },
-                "warnings": content.warnings,
-                "tg_132": [asdict(limit) for limit in content.limits],
-            }
-        )
-    )
+    displacement = {"mean": float(magnitude.mean(dtype=float)), "max": float(magnitude.max())}
+    numbers = {"registration": asdict(record), "jacobian": asdict(summary), "displacement_mm": displacement}
+    content.numbers.update(_finite({**_numbersOf(content), **numbers, "maps": _mapNumbers(deformation)}))
     return without_folders_within(content)
+
+
+def _numbersOf(content: Content) -> dict[str, Any]:
+    """Return the numbers among what a report says, for programs."""
+    return {
+        "report": {"transform": content.title, "made": content.made, "version": __version__},
+        "tables": {
+            table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in content.tables
+        },
+        "warnings": content.warnings,
+        "tg_132": [asdict(limit) for limit in content.limits],
+    }
 
 
 def _warnings(record: Record.Record, summary: fields.JacobianSummary) -> list[str]:
