@@ -97,6 +97,45 @@ class Synthesis:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """Single images that are drawn from label maps, to learn structures from (data/drawing.py).
+
+    Attributes:
+        shapes: Grids, array axis order; each image gets one of them.
+        spacing: mm per voxel of them.
+        absent: Share of images that show none of the structures: other anatomy, or random shapes.
+        stripped: Share of images without what is outside the structures, as skull-stripped ones.
+        body: Random tissue surrounds the structures, for label maps that leave it out.
+        mirrored: Share of images that are mirrored from left to right, names exchanged.
+        tissues: Structures, without their sides, that look much alike in half of the images.
+        zoom: Standard deviation of the logarithm of size.
+        stretch: Standard deviation of the change of size along each axis, and of shear.
+        turn: Standard deviation of the angles in radians.
+        shift: Standard deviation of the translation as a share of the grid.
+        elastic: Largest standard deviation of the random deformation, as a share of the distance of its knots.
+        blur: Largest standard deviation in voxels.
+        noise: Largest standard deviation.
+        validation: Images that are drawn from each label map for validation.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    spacing: float = 2.0
+    absent: float = 0.1
+    stripped: float = 0.0
+    body: bool = False
+    mirrored: float = 0.5
+    tissues: tuple[tuple[str, ...], ...] = ()
+    zoom: float = 0.08
+    stretch: float = 0.06
+    turn: float = 0.2
+    shift: float = 0.06
+    elastic: float = 0.15
+    blur: float = 1.0
+    noise: float = 0.1
+    validation: int = 4
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """How weights are updated.
 
@@ -226,7 +265,8 @@ class Config:
     Attributes:
         title: Name in the tables of results.
         group: Table of results it belongs to.
-        task: "registration", "segmentation" or "autoencoder".
+        task: "registration"; "segmentation"; "multiclass" for a segmentation by structures that exclude each other, on
+            drawn images; or "autoencoder".
         note: What to know before one runs it.
         seed: Of weights, batches and augmentation.
         data: Cases.
@@ -243,6 +283,7 @@ class Config:
         optimizer: Of the weights.
         augmentation: Of the images.
         synthesis: Training pairs that are drawn; None for the cases themselves.
+        drawing: Training images that are drawn, for the multiclass task.
         validation: During training.
         evaluation: Afterwards.
         release: None for weights that are not shipped.
@@ -250,7 +291,7 @@ class Config:
 
     title: str
     group: str
-    task: str = field(metadata={"choices": ("registration", "segmentation", "autoencoder")})
+    task: str = field(metadata={"choices": ("registration", "segmentation", "multiclass", "autoencoder")})
     data: Data
     run: Run
     network: dict[str, Any]
@@ -265,6 +306,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     augmentation: Augmentation = field(default_factory=Augmentation)
     synthesis: Synthesis | None = None
+    drawing: Drawing | None = None
     validation: Validation = field(default_factory=Validation)
     evaluation: Evaluation = field(default_factory=Evaluation)
     release: Release | None = None

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..configs.schema import Config, Synthesis
 from .augmentation import Augmenter, cut
 from .cases import CaseSet, ImageCase, one_hot
+from .drawing import Drawer, model
 from .synthesis import Synthesiser, anatomies
 
 Batch = dict[str, Tensor]
@@ -95,6 +96,8 @@ class Batches(Dataset[Batch]):
         data = source.config.data
         self.pairing = PairSampler(source.cases, data.pairing, self_pairs=data.self_pairs)
         self.anatomies = {} if source.config.synthesis is None else anatomies(source.cases)
+        drawn = source.cases.cases if source.config.drawing is not None else []
+        self.models = [model(case, data.labels) for case in drawn]
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step; see `pair_batch` and `case_batch`."""
@@ -102,6 +105,9 @@ class Batches(Dataset[Batch]):
         rng = generator(config, step, self.source.rank)
         if config.synthesis is not None:
             return self._synthesised(config.synthesis, rng)
+        if config.drawing is not None:
+            draw = Drawer(config, self.models, rng)
+            return case_batch([draw.image() for _ in range(config.run.batch)])
         augment = Augmenter(config.augmentation, rng)
         if config.task != "registration":
             drawn = [cases[index] for index in rng.integers(len(cases), size=config.run.batch)]

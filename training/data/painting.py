@@ -14,7 +14,7 @@ from torch import Tensor
 from DeepAttentionRegEngine.deform.warp import resize, warp
 from DeepAttentionRegEngine.volume.intensity import normalize
 
-from ..configs.schema import Synthesis
+from ..configs.schema import Drawing, Synthesis
 
 
 class Chance:
@@ -37,10 +37,10 @@ class Chance:
 class Painter:
     """Makes images of label maps."""
 
-    def __init__(self, settings: Synthesis, chance: Chance) -> None:
+    def __init__(self, settings: Synthesis | Drawing, chance: Chance) -> None:
         self.settings, self.chance, self.rng = settings, chance, chance.rng
 
-    def pair(self, fixed: Tensor, moving: Tensor, displacement: Tensor | None) -> tuple[Tensor, Tensor]:
+    def pair(self, fixed: Tensor, moving: Tensor, displacement: Tensor | None, alike: float) -> tuple[Tensor, Tensor]:
         """Return images of both sides, of one contrast or of two.
 
         Args:
@@ -48,26 +48,28 @@ class Painter:
             moving: The same of the moving side.
             displacement: `(1, nd, *spatial)` voxels with `fixed(x) = moving(x + u(x))`, which texture follows, too;
                 None if there is none.
+            alike: Share of pairs of one contrast.
         """
         count = int(max(fixed.max(), moving.max())) + 1
-        texture = self._texture(moving)
-        other = self._texture(fixed) if displacement is None else warp(texture, displacement)
-        moving_means = self._means(count)
-        alike = self.rng.random() < self.settings.alike
-        fixed_means = moving_means + 0.03 * self.chance.normal(count) if alike else self._means(count)
-        if not alike:
+        texture = self.texture(moving)
+        other = self.texture(fixed) if displacement is None else warp(texture, displacement)
+        moving_means = self.means(count)
+        same = self.rng.random() < alike
+        fixed_means = moving_means + 0.03 * self.chance.normal(count) if same else self.means(count)
+        if not same:
             other = other * float(self.rng.uniform(-1, 1))
         sides = ((fixed, fixed_means, other), (moving, moving_means, texture))
         images = [self._pictured(means[labels.long()] + shade) for labels, means, shade in sides]
         return images[0], images[1]
 
-    def _means(self, count: int) -> Tensor:
+    def means(self, count: int) -> Tensor:
+        """Return a random intensity of each label, most times none of the background."""
         means = torch.rand(count, generator=self.chance.torch)
         if self.rng.random() < 0.6:
             means[0] = 0.0
         return means
 
-    def _texture(self, labels: Tensor) -> Tensor:
+    def texture(self, labels: Tensor) -> Tensor:
         """Return what varies within structures, for half of them."""
         spatial = tuple(labels.shape[2:])
         fine = self.chance.smooth(1, spatial, float(self.rng.uniform(2, 6))) * float(self.rng.uniform(0, 0.15))
@@ -78,14 +80,22 @@ class Painter:
 
     def _pictured(self, image: Tensor) -> Tensor:
         """Return an image as a scanner might show it, in [0, 1] between the percentiles of the engine."""
+        image = self.acquired(image)
+        if self.rng.random() < 0.15:
+            self._cut(image)
+        return self.displayed(image)
+
+    def acquired(self, image: Tensor) -> Tensor:
+        """Return an image `(1, 1, *spatial)` with blur, shading and noise, sometimes of thick slices."""
         spatial = tuple(image.shape[2:])
         image = _blurred(image, float(self.rng.uniform(0.2, self.settings.blur)))
         image = image * (float(self.rng.uniform(0, 0.4)) * self.chance.smooth(1, spatial, max(spatial) / 3)).exp()
         if self.rng.random() < 0.25:
             image = self._thick_slices(image)
-        image = image + float(self.rng.uniform(0, self.settings.noise)) * self.chance.normal(*image.shape)
-        if self.rng.random() < 0.15:
-            self._cut(image)
+        return image + float(self.rng.uniform(0, self.settings.noise)) * self.chance.normal(*image.shape)
+
+    def displayed(self, image: Tensor) -> Tensor:
+        """Return an image in [0, 1] between the percentiles of the engine, with a random gamma."""
         if not image.std() > 0:  # a label map of nothing, without noise
             return torch.zeros_like(image)
         image = torch.from_numpy(normalize(image.numpy()))

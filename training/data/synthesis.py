@@ -142,7 +142,7 @@ class Synthesiser:
 
         Axes are exchanged, flipped and turned a little; the plane of a slice is any.
         """
-        turn = np.eye(3)[self.rng.permutation(3)] * self.rng.choice([-1, 1], 3) @ _rotation(self.rng.normal(0, 0.15, 3))
+        turn = np.eye(3)[self.rng.permutation(3)] * self.rng.choice([-1, 1], 3) @ rotation(self.rng.normal(0, 0.15, 3))
         volume = np.array(anatomy.labels.shape, float)
         zoom = self.rng.uniform(*self.settings.zoom) * math.exp(np.log(volume).mean() - np.log(spatial).mean())
         shift = self.rng.normal(0, 0.08, 3) * volume
@@ -169,7 +169,7 @@ class Synthesiser:
             amplitude = float(self.rng.uniform(0, strength)) * wave / 2
             velocity += amplitude * self.chance.smooth(nd, half, wave / 2)
         elastic = resize_displacement(integrate_velocity(velocity, SQUARINGS), spatial)
-        matrix = _rotation(self.rng.normal(0, self.settings.turn, 3))[-nd:, -nd:] - np.eye(nd)
+        matrix = rotation(self.rng.normal(0, self.settings.turn, 3))[-nd:, -nd:] - np.eye(nd)
         matrix += np.diag(self.rng.normal(0, self.settings.stretch, nd))
         shift = self.rng.normal(0, self.settings.shift, (nd, 1)) * np.array(spatial)[:, None]
         grid = identity_grid(spatial, elastic)
@@ -179,7 +179,7 @@ class Synthesiser:
         return compose(affine, elastic)
 
     def _painted(self, scene: Scene) -> tuple[Tensor, Tensor]:
-        return self.painter.pair(scene.fixed, scene.moving, scene.displacement)
+        return self.painter.pair(scene.fixed, scene.moving, scene.displacement, self.settings.alike)
 
     def _chosen(self, scene: Scene) -> Tensor:
         """Return the labels of the pair that the loss sees: those that both sides show."""
@@ -188,7 +188,7 @@ class Synthesiser:
         return torch.from_numpy(self.rng.permutation(common)[: self.labels].copy())
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
+def rotation(angles: np.ndarray) -> np.ndarray:
     """Return the rotation by angles (radians) about the three axes, one after the other."""
     return Rotation.from_euler("XYZ", angles * [1, -1, 1]).as_matrix()
 

@@ -22,11 +22,12 @@ from ..configs.schema import Config, ConfigError
 from ..data.cases import CaseSet
 from ..data.loaders import load
 from ..objectives.making import make_task
+from ..objectives.multiclass import MulticlassSegmentation
 from ..objectives.registration import Registration
 from ..objectives.tasks import Segmentation
 from ..paths import RESULTS
 from ..run.export import write_own
-from .rows import Measured, Row, autoencoder_rows, registration_rows, segmentation_rows
+from .rows import Measured, Row, autoencoder_rows, multiclass_rows, registration_rows, segmentation_rows
 from .whole_jobs import job_rows, shipped_weights
 
 
@@ -55,6 +56,8 @@ def measure(config: Config, checkpoint: dict[str, Any] | None, device: torch.dev
     task = task.to(device).eval()
     if isinstance(task, Registration):
         return registration_rows(Measured(task, seen, whole, device))
+    if isinstance(task, MulticlassSegmentation):
+        return multiclass_rows(task, seen, device)
     if isinstance(task, Segmentation):
         return segmentation_rows(task, seen, whole, device)
     return autoencoder_rows(task, seen, device)

@@ -18,6 +18,7 @@ from DeepAttentionRegEngine.networks.r2n2 import R2n2
 
 from ..data.batches import PAIR_SEED, PairSampler, case_channels, pair_batch, pair_channels
 from ..data.cases import CaseSet, ImageCase
+from ..objectives.multiclass import MulticlassSegmentation
 from ..objectives.registration import Registration, image_pair
 from ..objectives.tasks import Autoencoding, Segmentation, reconstruction_target, structure_channels
 from .medpy import MedpySurfaces, medpy_figures
@@ -184,6 +185,23 @@ def segmentation_rows(task: Segmentation, seen: CaseSet, whole: CaseSet, device:
         scores = {"dice": dice(mask, target, task.structures), **medpy_figures(*surfaces)}
         figures.setdefault(case.subset, []).append(scores)
     return _rows(figures, "mask")
+
+
+def multiclass_rows(task: MulticlassSegmentation, seen: CaseSet, device: torch.device) -> list[Row]:
+    """Return a row per data set: mean Dice and that of each structure, on the network's grid.
+
+    Of images with none of the structures, the percentage of voxels that are taken for one.
+    """
+    figures: dict[str, list[Figures]] = {}
+    for case, labels in task.answers(seen, device):
+        scores = task.figures(case, labels)
+        if len(scores) == 1:
+            scored = {"found_percent": 100 * float(scores)}
+        else:
+            named = {f"dice {name}": float(score) for name, score in zip(task.names, scores, strict=True)}
+            scored = {"dice": float(scores.nanmean()), **named}
+        figures.setdefault(case.subset, []).append(scored)
+    return _rows(figures, "labels")
 
 
 @torch.no_grad()

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from ..configs.schema import Config
+from .multiclass import MulticlassSegmentation
 from .registration import Registration
 from .tasks import Autoencoding, Segmentation
 
 
-def make_task(config: Config, runs: Path | None) -> Registration | Segmentation | Autoencoding:
+def make_task(config: Config, runs: Path | None) -> Registration | Segmentation | MulticlassSegmentation | Autoencoding:
     """Return the task of a configuration.
 
     Args:
@@ -16,4 +17,6 @@ def make_task(config: Config, runs: Path | None) -> Registration | Segmentation 
     """
     if config.task == "registration":
         return Registration(config, runs)
+    if config.task == "multiclass":
+        return MulticlassSegmentation(config)
     return Segmentation(config) if config.task == "segmentation" else Autoencoding(config)

@@ -1,7 +1,7 @@
 """What a training step computes, by task: `forward` returns the loss terms, `validate` a score of validation cases."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,17 @@ Draw = Callable[[int], int]
 
 @dataclass(frozen=True)
 class Score:
-    """Result of a validation: higher is better. `images` are rows of `(1, height, width)` in [0, 1] to look at."""
+    """Result of a validation.
+
+    Attributes:
+        value: Higher is better.
+        images: Rows of `(1, height, width)` in [0, 1] to look at.
+        details: Further figures by name, to look at alone.
+    """
 
     value: float
     images: list[list[Tensor]]
+    details: dict[str, float] = field(default_factory=dict)
 
 
 class TrainingTask(nn.Module):

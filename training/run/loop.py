@@ -156,8 +156,11 @@ class Trainer:
         if self.writer is not None:
             score = self.average.validate(validation, self.fabric.device)
             self.writer.add_scalar("validation/score", score.value, self.step)
+            for name, value in score.details.items():
+                self.writer.add_scalar(f"validation/{name}", value, self.step)
             self.writer.add_image("validation/cases", figure(score), self.step)
             LOG.info("step %d: validation %.4f", self.step, score.value)
+            LOG.info(", ".join(f"{name} {value:.3f}" for name, value in score.details.items()))
             improved, self.best = score.value > self.best, max(score.value, self.best)
         else:
             improved = False

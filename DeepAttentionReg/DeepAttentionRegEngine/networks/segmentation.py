@@ -1,5 +1,7 @@
 """Segments the structures that AGF attends to."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from .blocks import CONVOLUTIONS, SMALLEST_HALF, norm_layer, single_precision
 
 POOLINGS = 4
 STRIDE = 2**POOLINGS
+LEAST = 1e-6  # probability that remains for all but one structure, so that log-odds stay finite
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
@@ -19,7 +22,16 @@ class Segmenter(nn.Module):
     Buda's brain-segmentation U-Net, which has that size at 16 channels.
     """
 
-    def __init__(self, nd: int, width: int = 16, norm: str = "batch", structures: int = 1) -> None:
+    def __init__(
+        self,
+        nd: int,
+        width: int = 16,
+        norm: str = "batch",
+        structures: int = 1,
+        widths: Sequence[int] | None = None,
+        *,
+        exclusive: bool = False,
+    ) -> None:
         """Build the network.
 
         Args:
@@ -27,21 +39,32 @@ class Segmenter(nn.Module):
             width: Channels at full resolution; they double at each pooling.
             norm: "batch" or "instance".
             structures: Told apart; the paper has 1.
+            widths: Channels at each of the five resolutions; None for those that follow from `width`.
+            exclusive: A voxel belongs to one structure or to none, instead of to any number of them.
         """
         super().__init__()
-        widths = [width * 2**level for level in range(POOLINGS + 1)]
+        self.exclusive = exclusive
+        widths = list(widths or (width * 2**level for level in range(POOLINGS + 1)))
         self.down = nn.ModuleList(
             _stage(nd, c_in, c_out, norm) for c_in, c_out in zip((1, *widths[:-1]), widths, strict=True)
         )
         self.pool = MAX_POOLS[nd](2)
         self.up, self.merge = nn.ModuleList(), nn.ModuleList()
-        for channels in reversed(widths[:-1]):
-            self.up.append(TRANSPOSED[nd](2 * channels, channels, 2, stride=2))
+        for below, channels in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True):
+            self.up.append(TRANSPOSED[nd](below, channels, 2, stride=2))
             self.merge.append(_stage(nd, 2 * channels, channels, norm))
-        self.output = CONVOLUTIONS[nd](width, structures, 1)
+        self.output = CONVOLUTIONS[nd](widths[0], structures, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits `(B, structures, *spatial)` of an image `(B, 1, *spatial)` in [0, 1], of any size."""
+        """Return logits `(B, structures, *spatial)` of an image `(B, 1, *spatial)` in [0, 1], of any size.
+
+        Their sigmoid is the probability of each structure.
+        """
+        scores = self.scores(image)
+        return log_odds(scores) if self.exclusive else scores
+
+    def scores(self, image: Tensor) -> Tensor:
+        """Return logits as `forward`; of structures that exclude each other, those of a softmax with background 0."""
         spatial = image.shape[2:]
         # At least twice the stride: a map of one voxel cannot be normalised.
         padded = [max(2, -(-n // STRIDE)) * STRIDE for n in spatial]
@@ -55,6 +78,13 @@ class Segmenter(nn.Module):
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             x = _run(merge, torch.cat([_run(up, x), skip], 1))
         return self.output(x)[(..., *[slice(0, n) for n in spatial])]
+
+
+def log_odds(scores: Tensor) -> Tensor:
+    """Return the log-odds of each channel `(B, C, *spatial)` under a softmax with a background of score 0."""
+    background = scores.new_zeros(1).expand(len(scores), 1, *scores.shape[2:])
+    logarithms = torch.cat([background, scores], 1).float().log_softmax(1)[:, 1:]
+    return logarithms - torch.log1p(-logarithms.exp().clamp(max=1 - LEAST))
 
 
 def _run(stage: nn.Module, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from .folders import load_folders
 from .ixi import load_ixi
 from .learn2reg import load_learn2reg
 from .phantoms import load_phantoms
+from .structures import load_structures
 
 LOADERS: dict[str, Callable[..., CaseSet]] = {
     "anatomies": load_anatomies,
@@ -24,6 +25,7 @@ LOADERS: dict[str, Callable[..., CaseSet]] = {
     "ixi": load_ixi,
     "learn2reg": load_learn2reg,
     "phantoms": load_phantoms,
+    "structures": load_structures,
 }
 MAKERS = ("phantoms",)  # make their cases and read no folder
 

@@ -14,6 +14,7 @@ from ...configs.schema import ConfigError
 from ..cases import CaseSet, ImageCase, centered
 from .folders import read_oriented
 
+SUFFIXES = (".nii.gz", ".nrrd")
 SET_KEYS = {"images": "images", "labels": "labels", "step": 1}
 
 
@@ -44,7 +45,7 @@ def load_anatomies(
     cases: list[ImageCase] = []
     for name, given in sets.items():
         options = _options(name, given)
-        chosen = _files(folder / name / options["labels"], name, names)
+        chosen = label_maps(folder / name / options["labels"], name, names)
         maps = [read_oriented(path) for path in chosen]
         values = np.unique(np.concatenate([np.unique(labels) for labels, _ in maps]))
         for path, (stored, spacing) in zip(chosen, maps, strict=True):
@@ -75,8 +76,13 @@ def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**SET_KEYS, **given}
 
 
-def _files(folder: Path, name: str, names: list[str] | None) -> list[Path]:
-    files = sorted(folder.glob("*.nii.gz"))
+def label_maps(folder: Path, name: str, names: list[str] | None) -> list[Path]:
+    """Return the files of a set in a folder, of those that `names` lists as `<set>/<file>`.
+
+    Raises:
+        FileNotFoundError: If it lists none of them.
+    """
+    files = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))
     chosen = [path for path in files if names is None or f"{name}/{path.name}" in names]
     if not chosen:
         msg = f"no label map of {name} in {folder} is of this part of the split"
