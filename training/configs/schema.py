@@ -97,7 +97,7 @@ class Synthesis:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawnImages:
     """Single images that are drawn from label maps, to learn structures from (data/drawing.py).
 
     Attributes:
@@ -306,7 +306,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     augmentation: Augmentation = field(default_factory=Augmentation)
     synthesis: Synthesis | None = None
-    drawing: Drawing | None = None
+    drawing: DrawnImages | None = None
     validation: Validation = field(default_factory=Validation)
     evaluation: Evaluation = field(default_factory=Evaluation)
     release: Release | None = None

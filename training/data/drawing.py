@@ -15,7 +15,7 @@ from torch import Tensor
 
 from DeepAttentionRegEngine.deform.warp import identity_grid
 
-from ..configs.schema import Config, ConfigError, Drawing
+from ..configs.schema import Config, ConfigError, DrawnImages
 from .cases import CaseSet, ImageCase
 from .painting import Chance, Painter
 from .synthesis import rotation
@@ -236,7 +236,7 @@ class Drawer:
         return window
 
 
-def drawing_of(config: Config) -> Drawing:
+def drawing_of(config: Config) -> DrawnImages:
     """Return what an experiment draws.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 from DeepAttentionRegEngine.deform.warp import resize, warp
 from DeepAttentionRegEngine.volume.intensity import normalize
 
-from ..configs.schema import Drawing, Synthesis
+from ..configs.schema import DrawnImages, Synthesis
 
 
 class Chance:
@@ -37,7 +37,7 @@ class Chance:
 class Painter:
     """Makes images of label maps."""
 
-    def __init__(self, settings: Synthesis | Drawing, chance: Chance) -> None:
+    def __init__(self, settings: Synthesis | DrawnImages, chance: Chance) -> None:
         self.settings, self.chance, self.rng = settings, chance, chance.rng
 
     def pair(self, fixed: Tensor, moving: Tensor, displacement: Tensor | None, alike: float) -> tuple[Tensor, Tensor]:

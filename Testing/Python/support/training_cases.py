@@ -63,6 +63,51 @@ def write_slices(folder: Path, count: int) -> dict[str, Any]:
     return {"loader": "folders", "folder": "slices", "split": str(folder / "slices.json"), "labels": 2}
 
 
+def write_bodies(data: Path) -> dict[str, Any]:
+    """Write label maps of bodies with a left and a right organ, of rocks without, and one body's image.
+
+    Values of the body are 3 (left organ), 7 (right), 9 (skin); LPS, so that the left is at the end of the last axis.
+
+    Returns:
+        A configuration's "data".
+    """
+    labels = np.zeros((24, 20, 22), np.int16)
+    labels[2:22, 2:18, 1:21] = 9
+    labels[6:18, 6:14, 12:19] = 3
+    labels[6:18, 6:14, 4:9] = 7
+    for number in range(2):
+        write(data / "bodies" / f"{number}.nii.gz", np.roll(labels, number, 0), (2.0, 2.0, 2.0))
+    write(data / "rocks" / "0.nrrd", np.where(labels > 7, 0, labels), (2.0, 2.0, 2.0))
+    write(data / "seen" / "labels" / "0.nii.gz", labels.repeat(2, 0), (2.0, 2.0, 1.0))
+    write(data / "seen" / "images" / "0.nii.gz", labels.repeat(2, 0).astype(np.float32), (2.0, 2.0, 1.0))
+    sets: dict[str, Any] = {"bodies": {}, "rocks": {"shown": False}}
+    return {
+        "loader": "structures",
+        "folder": ".",
+        "labels": 2,
+        "options": {"structures": {"left organ": [3], "right organ": [7]}, "outside": {"skin": [9]}, "sets": sets},
+        "validation_options": {"sets": {**sets, "seen": {"images": "images", "labels": "labels"}}},
+    }
+
+
+def body_config(folder: Path, **drawing: Any) -> Path:
+    """Write bodies and the configuration of a tiny segmenter of their organs; return the latter's path.
+
+    Args:
+        folder: Where to, also of the data.
+        drawing: Keys of the drawing.
+    """
+    return chest_config(
+        folder,
+        data=write_bodies(folder),
+        task="multiclass",
+        network={"nd": 3, "widths": [4, 4, 4, 4, 4], "norm": "instance", "structures": 2, "exclusive": True},
+        losses={"cross_entropy": 1.0, "soft_dice": 1.0},
+        architecture=None,
+        drawing={"shapes": [[24, 20, 22]], "validation": 2, **drawing},
+    )
+
+
 def chest_config(folder: Path, **changes: Any) -> Path:
     """Write a split of four and two cases, and the configuration of a tiny AGF on it; return the latter's path.
 

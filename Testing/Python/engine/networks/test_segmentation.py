@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from DeepAttentionRegEngine.deform.overlap_losses import contour
-from DeepAttentionRegEngine.networks.segmentation import Segmenter
+from DeepAttentionRegEngine.networks.segmentation import Segmenter, log_odds
 from engine_cases import count_weights, smooth_noise
 
 pytestmark = pytest.mark.torch
@@ -43,11 +43,34 @@ class TestSize:
     def test_structures_have_a_channel_each(self) -> None:
         assert Segmenter(2, 4, "instance", structures=3)(smooth_noise((32, 32))).shape == (1, 3, 32, 32)
 
+    def test_widths_may_be_given_one_by_one(self) -> None:
+        network = Segmenter(2, norm="instance", structures=3, widths=[4, 8, 16, 32, 64])
+        assert count_weights(network) == count_weights(Segmenter(2, 4, "instance", structures=3))
+        assert Segmenter(2, widths=[2, 3, 3, 4, 6])(smooth_noise((32, 32))).shape == (1, 1, 32, 32)
+
     def test_padding_continues_the_image(self) -> None:
         network, image = make_segmenter(2).eval(), smooth_noise((33, 45))
         with torch.no_grad():
             padded = network(F.pad(image, [0, 3, 0, 15], mode="replicate"))[..., :33, :45]
             assert torch.equal(network(image), padded)
+
+
+class TestExclusive:
+    def test_probabilities_are_those_of_a_softmax_with_background(self) -> None:
+        scores = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+        expected = torch.cat([torch.zeros(2, 1, 5, 6), scores], 1).softmax(1)[:, 1:]
+        torch.testing.assert_close(log_odds(scores).sigmoid(), expected)
+
+    @pytest.mark.parametrize("score", [-100.0, 0.0, 100.0])
+    def test_certainty_stays_finite(self, score: float) -> None:
+        assert bool(log_odds(torch.full((1, 1, 2, 2), score)).isfinite().all())
+
+    def test_network_answers_with_them(self) -> None:
+        torch.manual_seed(0)
+        network, image = Segmenter(2, 4, "instance", structures=3, exclusive=True), smooth_noise((32, 32))
+        with torch.no_grad():
+            assert torch.equal(network(image), log_odds(network.scores(image)))
+            assert float(network(image).sigmoid().sum(1).max()) < 1
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 
 pytestmark = pytest.mark.torch
 
-from training_cases import ACREGNET, EDGE, chest_config, need, same_tensors
+from training_cases import ACREGNET, EDGE, body_config, chest_config, need, same_tensors
 
 need("lightning_fabric", "monai", "scipy", "tensorboard", "tqdm")
 
@@ -46,6 +46,13 @@ class TestResume:
         parts = trained(config, folder / "parts")
         assert whole["step"] == parts["step"] == 4
         assert same_tensors(whole, parts)
+
+    def test_drawn_images_go_on_where_they_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DAR_DATA", str(tmp_path))
+        config = body_config(tmp_path)
+        whole = trained(config, tmp_path / "whole")
+        trained(config, tmp_path / "parts", stop=2)
+        assert same_tensors(whole, trained(config, tmp_path / "parts"))
 
     def test_run_of_another_seed_is_not_continued(self, folder: Path) -> None:
         trained(chest_config(folder), folder / "run", stop=1)
