@@ -106,6 +106,7 @@ def compare(
     problem = checkSegments(deformation, fixed, moving) or SegmentPairs.checkPairs(fixed, moving)
     if problem:
         raise ValueError(problem)
+    pause()
     geometry = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
     fixedNumbers, movingNumbers = SegmentPairs.numberSegments([fixed, moving])
     start = Record.startOf(deformation)
@@ -121,7 +122,9 @@ def compare(
     volumes = _volumes(moving, movingNumbers, toFrame, geometry)
     pause()
     jacobian = _jacobianOn(deformation.transformNode, geometry, pause)
+    pause()
     names = _namesOf(fixed, fixedNumbers)
+    pause()
     common = [value for value in names if value in volumes]
     structures = [
         _structure(
@@ -191,6 +194,7 @@ def drawStructures(
             for number, segment in segments.items()
         }
     labels = Warping.drawnArray(Warping.drawVolume(node, toFrame, transform, geometry, pause), geometry)
+    pause()  # to look for the values takes a moment
     return {value: Drawn(labels, value) for value in _namesOf(node, numbers)}
 
 
