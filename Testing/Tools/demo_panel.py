@@ -89,11 +89,11 @@ class Photographer:
 
     def _write(self, name: str, scale: int = 1) -> None:
         panel, window = self.widget.parent, self.application.mainWindow
-        hidden = self.ui.sectionsScrollArea.verticalScrollBar()
-        window.resize(WIDTH_PIXELS, LEAST_HEIGHT_PIXELS)
+        area = self.ui.sectionsScrollArea
         for _turn in range(8):  # layouts settle one inside the other, and how high a text is depends on its width
+            missing = area.widget().minimumSizeHint().height() - area.viewport().height
+            window.resize(WIDTH_PIXELS, max(LEAST_HEIGHT_PIXELS, window.height + missing))
             self.application.processEvents()
-            window.resize(WIDTH_PIXELS, window.height + hidden.maximum)
         picture = self.qt.QPixmap(panel.size * scale)
         picture.setDevicePixelRatio(scale)
         panel.render(picture)

@@ -95,7 +95,7 @@ def job(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
         fixed=str(tmp_path / "fixed.nrrd"),
         moving=str(tmp_path / "moving.nrrd"),
         method=name,
-        recursions=method.recursions.minimum,
+        recursions=method.recursions.minimum if method.needs_weights else method.recursions.default,
         refinement_steps=0,
         alignment="none",
         device="cpu",
