@@ -129,7 +129,7 @@ def with_data(path: Path) -> list[Path]:
         return [path, *(other for other in others if other != path and os.path.isfile(other))]
     try:
         names = named_data(path)
-    except OSError:
+    except (OSError, ValueError):  # it is not there, or cannot be, which is told when it is read
         names = []
     return [path, *(Path(file) for name in names if name for file in _files(path.parent, name))]
 

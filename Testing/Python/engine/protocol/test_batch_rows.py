@@ -26,7 +26,7 @@ class TestRows:
         assert engine.names == ["one"]
         assert "both read and written" in summary(result)["two"]["message"]
 
-    @pytest.mark.parametrize("name", ["a\0b", "\ud800", "n" * 5000, "9" * 400])
+    @pytest.mark.parametrize("name", ["a\0b", "a\0b.nrrd", "\ud800", "n" * 5000, "9" * 400])
     def test_name_that_is_none_fails_its_row_alone(self, job, tmp_path, name):
         rows = [{"name": "one", "fixed": name, "moving": "m"}, {"name": "two", "fixed": "f", "moving": "m"}]
         (tmp_path / "pairs.json").write_text(json.dumps(rows), encoding="ascii")
