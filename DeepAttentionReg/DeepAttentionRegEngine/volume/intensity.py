@@ -30,7 +30,7 @@ def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, 
         raise errors.EngineError(
             errors.INPUT_INVALID, f"The {name} holds no finite value.", "Check how it was exported."
         )
-    low, high = np.percentile(values, percentiles)
+    low, high = image.dtype.type(np.percentile(values, percentiles))
     if high <= low:  # a small bright object in an empty image
         low, high = values.min(), values.max()
     if high <= low:
@@ -39,9 +39,10 @@ def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, 
             f"The {name} is constant (every voxel is {float(low):g}), so there is nothing to align.",
             "Choose a volume that shows anatomy.",
         )
-    measured = image if known is None else np.where(known, image, low)
-    scaled = (measured - low) / (high - low)
-    return np.clip(scaled, 0, 1).astype(np.float32)
+    scaled = (image if known is None else np.where(known, image, low)) - low
+    scaled /= high - low
+    np.clip(scaled, 0, 1, out=scaled)
+    return scaled.astype(np.float32, copy=False)
 
 
 def in_type(values: np.ndarray, kind: np.dtype) -> np.ndarray:

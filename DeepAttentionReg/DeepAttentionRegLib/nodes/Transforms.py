@@ -91,7 +91,7 @@ def readGrid(node: slicer.vtkMRMLTransformNode) -> tuple[np.ndarray, Geometry]:
         msg = _("{name} is not a displacement field from fixed to moving points.").format(name=node.GetName())
         raise ValueError(msg)
     geometry = geometryOfField(transform)
-    vectors = vtk_to_numpy(transform.GetDisplacementGrid().GetPointData().GetScalars()).astype(np.float32)
+    vectors = vtk_to_numpy(transform.GetDisplacementGrid().GetPointData().GetScalars()).astype(np.float32, copy=False)
     return flip_lps_ras(vectors).reshape(*geometry.shape, 3), geometry
 
 
