@@ -44,7 +44,7 @@ def load_anatomies(
     """
     cases: list[ImageCase] = []
     for name, given in sets.items():
-        options = _options(name, given)
+        options = options_of(name, given, SET_KEYS)
         chosen = label_maps(folder / name / options["labels"], name, names)
         maps = [read_oriented(path) for path in chosen]
         values = np.unique(np.concatenate([np.unique(labels) for labels, _ in maps]))
@@ -68,12 +68,17 @@ def load_anatomies(
     return CaseSet(cases)
 
 
-def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = set(given) - set(SET_KEYS)
+def options_of(name: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a set, the usual ones where none is given.
+
+    Raises:
+        ConfigError: If one is unknown.
+    """
+    unknown = set(given) - set(usual)
     if unknown:
-        msg = f"sets: {name}: unknown {', '.join(sorted(unknown))} (known: {', '.join(SET_KEYS)})"
+        msg = f"sets: {name}: unknown {', '.join(sorted(unknown))} (known: {', '.join(usual)})"
         raise ConfigError(msg)
-    return {**SET_KEYS, **given}
+    return {**usual, **given}
 
 
 def label_maps(folder: Path, name: str, names: list[str] | None) -> list[Path]:

@@ -10,9 +10,8 @@ import torch
 
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
-from ...configs.schema import ConfigError
 from ..cases import CaseSet, ImageCase, reduced
-from .anatomies import label_maps
+from .anatomies import label_maps, options_of
 from .folders import read_oriented
 
 SET_KEYS = {"images": None, "labels": ".", "step": 1, "shown": True, "mirrored": False}
@@ -48,7 +47,7 @@ def load_structures(
     groups = [*structures.values(), *(outside or {}).values()]
     cases: list[ImageCase] = []
     for name, given in sets.items():
-        options = _options(name, given)
+        options = options_of(name, given, SET_KEYS)
         for path in label_maps(folder / name / options["labels"], name, names):
             stored, mm = read_oriented(path)
             stored = stored[..., ::-1] if options["mirrored"] else stored
@@ -63,14 +62,6 @@ def load_structures(
                 case = reduced(replace(case, image=shown), size, len(structures))
                 cases.append(replace(case, shares=None))
     return CaseSet(cases)
-
-
-def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = set(given) - set(SET_KEYS)
-    if unknown:
-        msg = f"sets: {name}: unknown {', '.join(sorted(unknown))} (known: {', '.join(SET_KEYS)})"
-        raise ConfigError(msg)
-    return {**SET_KEYS, **given}
 
 
 def numbered(stored: np.ndarray, groups: Sequence[Sequence[int]], *, shown: bool) -> np.ndarray:
