@@ -13,9 +13,9 @@ ORTHONORMAL_TOLERANCE = 1e-3
 SHEARED_HINT = "Resample it, for example with Slicer's module Resample Scalar/Vector/DWI Volume."
 
 
-def flip_lps_ras(vectors: np.ndarray) -> np.ndarray:
-    """Turn LPS points or vectors `(..., 3)` into RAS or back."""
-    return vectors * np.array([-1.0, -1.0, 1.0], dtype=vectors.dtype)
+def flip_lps_ras(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Turn LPS points or vectors `(..., 3)` into RAS or back; large ones straight to where they belong (`out`)."""
+    return np.multiply(vectors, np.array([-1.0, -1.0, 1.0], dtype=vectors.dtype), out=out, casting="same_kind")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def makeGridTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer
     vectors = vtk.vtkFloatArray()
     vectors.SetNumberOfComponents(3)
     vectors.SetNumberOfTuples(displacementLps.size // 3)
-    vtk_to_numpy(vectors)[:] = flip_lps_ras(displacementLps.reshape(-1, 3))
+    flip_lps_ras(displacementLps.reshape(-1, 3), out=vtk_to_numpy(vectors))
     grid = vtk.vtkImageData()
     grid.SetDimensions(geometry.size)
     grid.SetSpacing(geometry.spacing)
