@@ -12,9 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LINEAR_MODES = {2: "bilinear", 3: "trilinear"}
-TURN = (
-    0.2  # voxels in which the derivative passes from one side of a voxel to the other: wider blurs what it descends on
-)
+TURN = 0.2  # voxels over which the derivative passes from one side of a voxel to the other; wide ones blur it
 
 
 def identity_grid(spatial: Sequence[int], like: Tensor) -> Tensor:

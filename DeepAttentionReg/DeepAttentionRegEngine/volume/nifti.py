@@ -172,8 +172,8 @@ def _like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
     """Return an image of other values with the place and the header of an image."""
     made = sitk.GetImageFromArray(array, isVector=image.GetNumberOfComponentsPerPixel() > 1)
     made.CopyInformation(image)
-    for key in image.GetMetaDataKeys():
-        made.SetMetaData(key, image.GetMetaData(key))
+    for key, value in metadata_of(image).items():
+        made.SetMetaData(key, value)
     return made
 
 
@@ -187,11 +187,7 @@ def _with_lost_numbers(image: sitk.Image, stored: np.ndarray) -> sitk.Image:
     # The components are the slowest axis in the file and the fastest in the array.
     lost, stored = (part.reshape(components, -1).T.reshape(array.shape) for part in (lost, stored))
     array[lost] = stored[lost]
-    restored = sitk.GetImageFromArray(array, isVector=components > 1)
-    restored.CopyInformation(image)
-    for key, value in metadata_of(image).items():
-        restored.SetMetaData(key, value)
-    return restored
+    return _like(image, array)
 
 
 def _contradiction(name: str, header: np.void, image: sitk.Image) -> tuple[str, ...]:
