@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LINEAR_MODES = {2: "bilinear", 3: "trilinear"}
-TURN = 0.2  # voxels over which the derivative passes from one side of a voxel to the other; wide ones blur it
 
 
 def identity_grid(spatial: Sequence[int], like: Tensor) -> Tensor:
@@ -64,8 +63,8 @@ def sample_evenly(image: Tensor, places: Tensor) -> Tensor:
     """Return `sample(image, places)` with a gradient, to the places alone, that takes both sides of them alike.
 
     The derivative of linear interpolation jumps where a place meets a voxel, as all places do before anything has
-    moved. Rounding then decides which side counts, and descent makes another field of that. The gradient here passes
-    steadily from one side to the other.
+    moved. Rounding then decides which side counts, and descent makes another field of that. The gradient here is the
+    difference of the values half a voxel ahead and behind, which changes steadily.
 
     Args:
         image: `(B, C, *spatial)`.
@@ -90,17 +89,12 @@ class _EvenSample(torch.autograd.Function):
 
 
 def _slope(image: Tensor, places: Tensor, axis: int) -> Tensor:
-    """Return the mean derivative of `sample` along an axis around each place, `TURN` voxels wide.
-
-    Between two voxels the derivative is their difference; within half of `TURN` of a voxel it passes from one
-    difference to the next.
-    """
+    """Return by how much an image `(B, C, *spatial)` changes along an axis over the voxel around each place."""
     padding = [0, 0] * (image.ndim - 3 - axis) + [1, 1]
     change = F.pad(image.diff(dim=2 + axis), padding)  # half a voxel lower than its index says; none beyond the edges
-    nearest = places[:, axis].round()
-    index = places.clone()
-    index[:, axis] = nearest + ((places[:, axis] - nearest) / TURN).clamp(-0.5, 0.5) + 0.5
-    return sample(change, index)
+    half = torch.zeros(places.shape[1], device=places.device, dtype=places.dtype)
+    half[axis] = 0.5
+    return sample(change, places + half.view(1, -1, *[1] * (image.ndim - 2)))
 
 
 def warp_evenly(image: Tensor, displacement: Tensor) -> Tensor:
