@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from . import __version__
+from .deform.allocator import keep_freed_memory
 from .protocol import batch, contract, errors
 from .protocol.arguments import add_settings
 from .protocol.errors import is_out_of_memory, shown
@@ -196,6 +197,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     with suppress(OSError):  # no temporary folder
         remove_left(tempfile.gettempdir(), PREFIX)
     remove_noted()
+    keep_freed_memory()
     send = emit if parsed.task == "run" or getattr(parsed, "json", False) else tell
     try:
         if parsed.task == "fetch":

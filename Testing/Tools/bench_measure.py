@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
 from DeepAttentionRegEngine import jobs
-from DeepAttentionRegEngine.deform.refine import refine, usual_settings
+from DeepAttentionRegEngine.deform.refine import level_steps, refine, usual_settings
 from DeepAttentionRegEngine.deform.speed import convolution_speed
 from DeepAttentionRegEngine.deform.warp import resize_displacement
 from DeepAttentionRegEngine.networks import ARCHITECTURES, build
@@ -41,7 +41,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry
 
 GRAIN = 8  # voxels between the random numbers of which the images are made
 TIMED_RECURSIONS = 3
-TIMED_STEPS = 3
+TIMED_STEPS = 7  # at coarse levels; three at the finest
 DEMONS_ITERATIONS = 50
 SHARE = 10  # of the iterations of an iterative method, and of demons, one in so many is timed
 
@@ -174,7 +174,8 @@ def measure_refinement(name: str, size: tuple[int, int, int], device: torch.devi
     settings = replace(usual_settings(zero.shape[1], metric, TIMED_STEPS), velocity=bool(velocity))
     steps, started = StepTimes(device), clock(device)
     refine(pair, zero, settings, steps)
-    seconds, step = clock(device) - started, steps.per_step([TIMED_STEPS] * len(settings.levels)).sum()
+    seconds, counts = clock(device) - started, level_steps(settings)
+    step = float(steps.per_step(counts) @ np.divide(counts, TIMED_STEPS))
     setup = max(0.0, seconds - TIMED_STEPS * step)
     return {"setup": setup, "step": step, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
 

@@ -12,69 +12,85 @@ from .warp import identity_grid, jacobian_determinant, sample
 NCC_EPSILON = 1e-4  # variance of noise in an image scaled to [0, 1]; keeps flat regions silent
 
 
-def box_mean(image: Tensor, window: int) -> Tensor:
-    """Return the mean over a cubic window with zeros outside, separably, axis by axis.
+def box_sum(image: Tensor, window: int) -> Tensor:
+    """Return the sum over a cubic window with zeros outside, separably, axis by axis.
 
     Args:
         image: `(B, C, *spatial)`.
         window: Odd edge length in voxels.
     """
-    radius = window // 2
     for axis in range(2, image.ndim):
-        pad = [0, 0] * (image.ndim - 1 - axis) + [radius, radius]
-        padded = F.pad(image, pad)
-        total = padded.narrow(axis, 0, image.shape[axis]).clone()
-        for shift in range(1, window):
-            total += padded.narrow(axis, shift, image.shape[axis])
+        size, total = image.shape[axis], image.clone()
+        for shift in range(1, min(window // 2 + 1, size)):
+            total.narrow(axis, shift, size - shift).add_(image.narrow(axis, 0, size - shift))
+            total.narrow(axis, 0, size - shift).add_(image.narrow(axis, shift, size - shift))
         image = total
-    return image / window ** (image.ndim - 2)
+    return image
+
+
+def box_mean(image: Tensor, window: int) -> Tensor:
+    """Return `box_sum` by the number of voxels in the window."""
+    return box_sum(image, window) / window ** (image.ndim - 2)
+
+
+class LocalNcc:
+    """Mean squared local normalised cross-correlation with a fixed image, whose part is computed once.
+
+    Args:
+        fixed: `(B, 1, *spatial)`.
+        window: Odd window edge in voxels.
+        weight: Optional non-negative weights, broadcastable to `fixed`; an empty mask gives 0.
+
+    Source: Avants et al. 2008 (squared, windowed CC).
+    """
+
+    def __init__(self, fixed: Tensor, window: int = 7, weight: Tensor | None = None) -> None:
+        self.fixed, self.window = fixed, window
+        self.inside = 1 / box_sum(torch.ones_like(fixed[:1, :1]), window)
+        self.mean, self.variance = self.statistics(fixed)
+        weight = torch.ones_like(fixed) if weight is None else weight.expand_as(fixed)
+        self.share = weight / weight.sum().clamp_min(1)
+
+    def statistics(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the local mean and variance, that of the noise included, of an image."""
+        mean, square = (box_sum(torch.cat([image, image * image], 1), self.window) * self.inside).chunk(2, 1)
+        return mean, (square - mean * mean).clamp_min_(0).add_(NCC_EPSILON)
+
+    def __call__(self, warped: Tensor) -> Tensor:
+        """Return it for an image `(B, 1, *spatial)`, 1 for one that is equal up to local gain and offset."""
+        return _LocalNcc.apply(warped, self)
 
 
 class _LocalNcc(torch.autograd.Function):
-    """Weighted mean of squared local correlation, with its analytic gradient to the warped image.
+    """Local correlation with its analytic gradient to the warped image.
 
     Letting autograd record the box filters costs several times the memory and time.
     """
 
     @staticmethod
-    def forward(ctx: Any, warped: Tensor, fixed: Tensor, window: int, weight: Tensor | None) -> Tensor:
-        inside = box_mean(torch.ones_like(warped[:1, :1]), window)
-        products = torch.cat([warped, fixed, warped * warped, fixed * fixed, warped * fixed], 1)
-        mean_w, mean_f, ww, ff, wf = (box_mean(products, window) / inside).chunk(5, 1)
-        var_w = (ww - mean_w * mean_w).clamp_min(0) + NCC_EPSILON
-        var_f = (ff - mean_f * mean_f).clamp_min(0) + NCC_EPSILON
-        covariance = wf - mean_w * mean_f
-        a = covariance / (var_w * var_f)
-        ncc2 = a * covariance
-        weight = torch.ones_like(ncc2) if weight is None else weight.expand_as(ncc2)
-        total = weight.sum().clamp_min(1)
-        b = ncc2 / var_w
-        scale = weight / (inside * total)
-        terms = box_mean(torch.cat([scale * a, scale * a * mean_f, scale * b, scale * b * mean_w], 1), window)
-        t0, t1, t2, t3 = terms.chunk(4, 1)
-        ctx.save_for_backward(2 * ((t0 * fixed - t1) - (t2 * warped - t3)))
-        return (weight * ncc2).sum() / total
+    def forward(ctx: Any, warped: Tensor, to: LocalNcc) -> Tensor:
+        mean, variance = to.statistics(warped)
+        product = box_sum(warped * to.fixed, to.window) * to.inside
+        covariance = product.addcmul_(mean, to.mean, value=-1)
+        a = covariance / (variance * to.variance)
+        b = covariance.mul_(a)  # the squared correlation
+        value = (b * to.share).sum()
+        if ctx.needs_input_grad[0]:
+            share = to.share * to.inside
+            a, b = a.mul_(share), b.div_(variance).mul_(share)
+            t0, t1, t2 = box_sum(torch.cat([a, b, b * mean - a * to.mean], 1), to.window).chunk(3, 1)
+            ctx.save_for_backward(2 * (t0 * to.fixed - t1 * warped + t2))
+        return value
 
     @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return grad[0] * gradient, None, None, None
+        return grad[0] * gradient, None
 
 
 def local_ncc(warped: Tensor, fixed: Tensor, window: int = 7, weight: Tensor | None = None) -> Tensor:
-    """Return the mean squared local normalised cross-correlation, 1 for images equal up to local gain and offset.
-
-    Gradients flow to `warped` only.
-
-    Args:
-        warped: `(B, 1, *spatial)`.
-        fixed: Same shape.
-        window: Odd window edge in voxels.
-        weight: Optional non-negative weights, broadcastable to `warped`; an empty mask gives 0.
-
-    Source: Avants et al. 2008 (squared, windowed CC).
-    """
-    return _LocalNcc.apply(warped, fixed, window, weight)
+    """Return `LocalNcc` for one warped image; gradients flow to it only."""
+    return LocalNcc(fixed, window, weight)(warped)
 
 
 def mean_squared(warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Instance optimisation: improve the displacement of one pair by gradient descent, coarse to fine."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,8 @@ from torch.nn.functional import relu
 
 from ..protocol.settings import option
 from .descent import descend
-from .losses import diffusion, fold_penalty, mean_squared
+from .folds import unfolded
+from .losses import LocalNcc, diffusion, fold_penalty, mean_squared
 from .mind import mind_ssc
 from .pairs import ImagePair, OnStep, image_distance
 from .warp import integrate_velocity, resize_displacement, warp_evenly
@@ -18,6 +20,7 @@ from .warp import integrate_velocity, resize_displacement, warp_evenly
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
 VELOCITY_STEPS = 5
+FINEST_SHARE = 0.3  # of the iterations
 SMALLEST_LEVEL = 8  # voxels; coarser than this an axis holds no structure
 
 
@@ -26,7 +29,7 @@ class RefineSettings:
     """How to refine.
 
     Attributes:
-        steps: Adam iterations at each level.
+        steps: Adam iterations at each level but the finest of several, which takes three tenths of them.
         similarity: "ncc" (local correlation), "mse" or "mind" (MIND-SSC, for two modalities).
         smoothness: Weight of the diffusion regularity of what is added to the prior.
         anchor: Weight of the mean squared distance from the prior in voxels; above 0 the initial field is the prior,
@@ -68,16 +71,12 @@ def level_size(spatial: tuple[int, ...], factor: int) -> tuple[int, ...]:
     return tuple(min(n, max(SMALLEST_LEVEL, round(n / factor))) for n in spatial)
 
 
-def dissimilarity(pair: ImagePair, displacement: Tensor, settings: RefineSettings) -> Tensor:
-    """Return what refinement minimises besides regularity, 0 for a perfect match."""
-    warped = warp_evenly(pair.moving, displacement)
-    value = image_distance(pair, warped, settings.similarity, settings.window, pair.weight)
-    if pair.structures is None:
-        return value
-    # Everywhere: a user's masks limit the weight to themselves, where their outlines would hardly count.
-    fixed, moving = pair.structures
-    apart = mean_squared(warp_evenly(moving, displacement), fixed) / fixed.var().clamp_min(1e-8)
-    return value + settings.structures * apart
+def level_steps(settings: RefineSettings) -> list[int]:
+    """Return the iterations of every level; what coarse levels have found, the finest only has to sharpen."""
+    steps = [settings.steps] * len(settings.levels)
+    if len(steps) > 1:
+        steps[-1] = math.ceil(FINEST_SHARE * settings.steps)
+    return steps
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Objective:
 
     Attributes:
         pair: The images at this level.
-        prior: `(1, nd, *spatial)` in voxels; None: no motion.
+        prior: `(1, nd, *coarse)` in voxels of half the level's grid; None: no motion.
         settings: The weights of the terms.
     """
 
@@ -94,29 +93,68 @@ class Objective:
     prior: Tensor | None
     settings: RefineSettings
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Size of the level's grid."""
+        return tuple(self.pair.fixed.shape[2:])
+
+    @property
+    def coarse(self) -> tuple[int, ...]:
+        """Size of half the level's grid, on which the unknown lives.
+
+        Linear enlarging smooths it, and the optimiser and all regularity have an eighth of the values.
+        """
+        return level_size(self.size, 2)
+
+    @cached_property
+    def distance(self) -> Callable[[Tensor], Tensor]:
+        """How unlike a warped moving image is to the fixed one; what does not change is computed once."""
+        pair, settings = self.pair, self.settings
+        if settings.similarity == "ncc":
+            correlation = LocalNcc(pair.fixed, settings.window, pair.weight)
+            return lambda warped: 1 - correlation(warped)
+        return lambda warped: image_distance(pair, warped, settings.similarity, settings.window, pair.weight)
+
     @cached_property
     def perfect(self) -> Tensor:
         """Dissimilarity of the image of more contrast with itself; below it correlation only amplifies noise."""
-        pair, settings = self.pair, self.settings
-        still = pair.fixed.new_zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:])
+        still = self.pair.fixed.new_zeros(1, len(self.size), *self.size)
         with torch.no_grad():
-            return torch.stack(
-                [
-                    dissimilarity(ImagePair(image, image, weight=pair.weight), still, settings)
-                    for image in (pair.fixed, pair.moving)
-                ]
-            ).min()
+            moving = replace(self, pair=replace(self.pair, fixed=self.pair.moving))
+            return torch.stack([side.distance(warp_evenly(side.pair.fixed, still)) for side in (self, moving)]).min()
 
-    def __call__(self, displacement: Tensor) -> Tensor:
-        """Return the loss of a displacement `(1, nd, *spatial)` in voxels."""
+    def dissimilarity(self, displacement: Tensor) -> Tensor:
+        """Return what is minimised besides regularity, 0 for a perfect match or one that is better yet."""
+        value = relu(self.distance(warp_evenly(self.pair.moving, displacement)) - self.perfect)
+        if self.pair.structures is None:
+            return value
+        # Everywhere: a user's masks limit the weight to themselves, where their outlines would hardly count.
+        fixed, moving = self.pair.structures
+        apart = mean_squared(warp_evenly(moving, displacement), fixed) / fixed.var().clamp_min(1e-8)
+        return value + self.settings.structures * apart
+
+    def __call__(self, displacement: Tensor, coarse: Tensor) -> Tensor:
+        """Return the loss of a displacement.
+
+        Args:
+            displacement: `(1, nd, *size)` in voxels of the level's grid.
+            coarse: The same on half the grid, in voxels of that.
+        """
         settings = self.settings
-        added = displacement if self.prior is None else displacement - self.prior
+        added = coarse if self.prior is None else coarse - self.prior
+        scale = [fine / half for fine, half in zip(self.size, self.coarse, strict=True)]
+        squares = added.square().mean((0, *range(2, added.ndim)))
         return (
-            relu(dissimilarity(self.pair, displacement, settings) - self.perfect)
+            self.dissimilarity(displacement)
             + settings.smoothness * diffusion(added)
-            + settings.anchor * added.square().sum(1).mean()
-            + FOLD_WEIGHT * fold_penalty(displacement, FOLD_MARGIN)
+            + settings.anchor * (squares * squares.new_tensor(scale).square()).sum()
+            + FOLD_WEIGHT * fold_penalty(coarse, FOLD_MARGIN)
         )
+
+    def of(self, displacement: Tensor) -> float:
+        """Return the loss of a displacement on any grid over the same field of view."""
+        with torch.no_grad():
+            return float(self(*(resize_displacement(displacement, size) for size in (self.size, self.coarse))))
 
 
 def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: OnStep | None = None) -> Tensor:
@@ -140,44 +178,52 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
     )
     if settings.similarity == "mind":
         whole = replace(whole, fixed=mind_ssc(pair.fixed), moving=mind_ssc(pair.moving))
-    displacement = initial
-    total = settings.steps * len(settings.levels)
-    enough = False
-    for index, factor in enumerate(settings.levels):
+    displacement, enough, done = initial, False, 0
+    steps = level_steps(settings)
+    for factor, count in zip(settings.levels, steps, strict=True):
         if enough:
             break
-        size = level_size(full, factor)
-        prior = resize_displacement(initial, size) if settings.anchor else None
-        objective = Objective(whole.at(size), prior, settings)
+        objective = Objective(whole.at(level_size(full, factor)), None, settings)
+        if settings.anchor:
+            objective = replace(objective, prior=resize_displacement(initial, objective.coarse))
 
-        def report(step: int, loss: float, index: int = index) -> bool:
-            return on_step is not None and on_step(index * settings.steps + step, total, loss)
+        def report(step: int, loss: float, done: int = done) -> bool:
+            return on_step is not None and on_step(done + step, sum(steps), loss)
 
-        change, enough = _best_change(objective, resize_displacement(displacement, size), report)
+        change, enough = _best_change(objective, displacement, count, report)
         # Only the change is enlarged: the fine detail of the initial field survives the coarse levels.
         displacement = _changed(displacement, resize_displacement(change, full), settings)
-    with torch.no_grad():  # what helped at a coarse level may have done harm at the last
-        return min((initial, displacement), key=lambda field: float(objective(resize_displacement(field, size))))
+        done += count
+    # What helped at a coarse level may have done harm at the last.
+    best = min((initial, displacement), key=objective.of)
+    return best if best is initial else unfolded(best)
 
 
-def _best_change(objective: Objective, start: Tensor, report: Callable[[int, float], bool]) -> tuple[Tensor, bool]:
-    """Return the change of `start` with the lowest loss met, none if no step made it lower; and if that is enough."""
-    # The unknown lives on half the grid: linear enlarging smooths it and the optimiser has an eighth of the values.
-    settings, size = objective.settings, tuple(start.shape[2:])
-    unknown = torch.zeros(1, start.shape[1], *level_size(size, 2), device=start.device, requires_grad=True)
+def _best_change(
+    objective: Objective, displacement: Tensor, steps: int, report: Callable[[int, float], bool]
+) -> tuple[Tensor, bool]:
+    """Return the change with the lowest loss met, on half the level's grid, none if no step made it lower.
+
+    Also returns if that is enough.
+    """
+    settings = objective.settings
+    start, coarse_start = (resize_displacement(displacement, size) for size in (objective.size, objective.coarse))
+    unknown = torch.zeros_like(coarse_start, requires_grad=True)
 
     def loss_of(unknowns: Sequence[Tensor]) -> Tensor:
-        return objective(_changed(start, _change(unknowns[0], size, settings), settings))
+        change = _flow(unknowns[0], settings)
+        fine = resize_displacement(change, objective.size)
+        return objective(_changed(start, fine, settings), _changed(coarse_start, change, settings))
 
     optimizer = torch.optim.Adam([unknown], lr=settings.learning_rate)
-    (best,), enough = descend([unknown], loss_of, optimizer, settings.steps, report)
+    (best,), enough = descend([unknown], loss_of, optimizer, steps, report)
     with torch.no_grad():
-        return _change(best, size, settings), enough
+        return _flow(best, settings), enough
 
 
-def _change(unknown: Tensor, size: tuple[int, ...], settings: RefineSettings) -> Tensor:
-    """Return the displacement that the unknown stands for, on the grid of the level."""
-    return resize_displacement(integrate_velocity(unknown, VELOCITY_STEPS) if settings.velocity else unknown, size)
+def _flow(unknown: Tensor, settings: RefineSettings) -> Tensor:
+    """Return the displacement that the unknown stands for, on its grid."""
+    return integrate_velocity(unknown, VELOCITY_STEPS) if settings.velocity else unknown
 
 
 def _changed(start: Tensor, change: Tensor, settings: RefineSettings) -> Tensor:

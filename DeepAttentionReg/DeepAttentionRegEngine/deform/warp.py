@@ -39,12 +39,18 @@ def sample(image: Tensor, coordinates: Tensor, *, nearest: bool = False) -> Tens
     Returns:
         `(B, C, *out)`.
     """
-    size = torch.tensor(image.shape[2:], device=coordinates.device, dtype=coordinates.dtype)
+    grid = _normalized(coordinates, image.shape[2:]).expand(image.shape[0], *[-1] * (coordinates.ndim - 1))
+    return _read(image, grid, "nearest" if nearest else "bilinear")
+
+
+def _normalized(coordinates: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Return voxel indices `(B, nd, *out)` as `grid_sample` wants them: last, in x, y, z order, edges at -1 and +1."""
+    size = torch.tensor(spatial, device=coordinates.device, dtype=coordinates.dtype)
     size = size.view(1, -1, *[1] * (coordinates.ndim - 2))
-    # grid_sample wants coordinates last, in x, y, z order, with voxel edges at -1 and +1 (align_corners=False).
-    grid = ((2 * coordinates + 1) / size - 1).flip(1).movedim(1, -1)
-    grid = grid.expand(image.shape[0], *grid.shape[1:])
-    mode = "nearest" if nearest else "bilinear"
+    return ((2 * coordinates + 1) / size - 1).flip(1).movedim(1, -1)
+
+
+def _read(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
@@ -78,23 +84,25 @@ class _EvenSample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(image, places)
-        return sample(image, places)
+        grid = _normalized(places, image.shape[2:]).expand(image.shape[0], *[-1] * (places.ndim - 1))
+        ctx.save_for_backward(image, grid)
+        return _read(image, grid)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[None, Tensor]:
-        image, places = ctx.saved_tensors
+        image, grid = ctx.saved_tensors
         # One axis after the other, for images may have many channels.
-        return None, torch.stack([(_slope(image, places, axis) * grad[0]).sum(1) for axis in range(places.shape[1])], 1)
+        slopes = [(_slope(image, grid, axis) * grad[0]).sum(1) for axis in range(image.ndim - 2)]
+        return None, torch.stack(slopes, 1)
 
 
-def _slope(image: Tensor, places: Tensor, axis: int) -> Tensor:
+def _slope(image: Tensor, grid: Tensor, axis: int) -> Tensor:
     """Return by how much an image `(B, C, *spatial)` changes along an axis over the voxel around each place."""
     padding = [0, 0] * (image.ndim - 3 - axis) + [1, 1]
     change = F.pad(image.diff(dim=2 + axis), padding)  # half a voxel lower than its index says; none beyond the edges
-    half = torch.zeros(places.shape[1], device=places.device, dtype=places.dtype)
-    half[axis] = 0.5
-    return sample(change, places + half.view(1, -1, *[1] * (image.ndim - 2)))
+    size, places = image.shape[2 + axis], grid.clone()
+    places[..., -1 - axis] *= size / (size + 1)  # the field of view is half a voxel longer at either end
+    return _read(change, places)
 
 
 def warp_evenly(image: Tensor, displacement: Tensor) -> Tensor:
@@ -160,25 +168,30 @@ def integrate_velocity(velocity: Tensor, steps: int) -> Tensor:
     return displacement
 
 
-def jacobian_determinant(displacement: Tensor) -> Tensor:
-    """Return det(I + du/dx) in voxel units by forward differences, `(B, *spatial - 1)`; differentiable.
+def jacobian_determinant(displacement: Tensor, *, backward: bool = False) -> Tensor:
+    """Return det(I + du/dx) in voxel units by forward or backward differences, `(B, *spatial - 1)`; differentiable.
 
-    Forward differences see a checkerboard fold that central differences miss. The physical determinant with direction
-    cosines, which is what users see, is `fields.jacobian_determinant`; both have the same sign.
+    They see a checkerboard fold that central differences miss. The physical determinant with direction cosines, which
+    is what users see, is `fields.jacobian_determinant`; both have the same sign.
     """
     axes = range(2, displacement.ndim)
-    crop = (slice(None), slice(None), *[slice(0, -1)] * len(axes))
-    gradients = [displacement.diff(dim=axis) for axis in axes]
+    end = slice(1, None) if backward else slice(0, -1)
+    crop = [slice(None), slice(None), *[end] * len(axes)]
     trimmed = []
-    for axis, gradient in zip(axes, gradients, strict=True):
-        keep = list(crop)
+    for axis in axes:
+        keep = crop.copy()
         keep[axis] = slice(None)
-        trimmed.append(gradient[tuple(keep)])
+        trimmed.append(displacement.diff(dim=axis)[tuple(keep)])
+    return determinant(trimmed)
+
+
+def determinant(gradients: Sequence[Tensor]) -> Tensor:
+    """Return det(I + du/dx) `(B, *spatial)` of the derivatives `(B, nd, *spatial)` of u along every axis."""
     j = [
-        [trimmed[column][:, row] + (1.0 if row == column else 0.0) for column in range(len(axes))]
-        for row in range(len(axes))
+        [gradient[:, row] + (1.0 if row == column else 0.0) for column, gradient in enumerate(gradients)]
+        for row in range(len(gradients))
     ]
-    if len(axes) == 2:
+    if len(gradients) == 2:
         return j[0][0] * j[1][1] - j[0][1] * j[1][0]
     return (
         j[0][0] * (j[1][1] * j[2][2] - j[1][2] * j[2][1])

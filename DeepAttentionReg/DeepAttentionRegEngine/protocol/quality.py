@@ -12,7 +12,7 @@ class Effort:
 
     Attributes:
         recursions: Factor of the method's usual number of recursions.
-        refinement_steps: Iterations at each resolution.
+        refinement_steps: Iterations at each resolution, three tenths of them at the finest.
         half_on_gpu: Whether networks run in 16 bits where that is faster, which is on graphics cards.
     """
 

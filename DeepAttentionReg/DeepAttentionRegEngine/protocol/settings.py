@@ -117,7 +117,8 @@ class Settings:
     refinement_steps: int | None = option(
         None,
         label=_("Refinement steps"),
-        help="iterations at each resolution, 0: no refinement; without it as many as the quality takes",
+        help="iterations at each resolution, three tenths of them at the finest, 0: no refinement; without it as many "
+        "as the quality takes",
         at_least=0,
         at_most=1000,
         shown=(1, 500),

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from DeepAttentionRegEngine.deform.pairs import ImagePair, OnStep
-from DeepAttentionRegEngine.deform.refine import Objective, RefineSettings, level_size, refine, usual_settings
+from DeepAttentionRegEngine.deform.refine import (
+    Objective,
+    RefineSettings,
+    level_size,
+    level_steps,
+    refine,
+    usual_settings,
+)
 from DeepAttentionRegEngine.deform.warp import identity_grid, jacobian_determinant, shrink, warp
 from engine_cases import smooth_displacement, smooth_noise
 
@@ -120,7 +127,7 @@ class TestAccuracy:
         settings = replace(SHORT, steps=3, similarity=similarity, learning_rate=4.0)
         found = from_zero(fixed, moving, settings)
         objective = Objective(ImagePair(fixed, moving), None, settings)
-        assert float(objective(found)) <= float(objective(torch.zeros_like(found)))
+        assert objective.of(found) <= objective.of(torch.zeros_like(found))
 
     def test_odd_and_small_sizes_keep_their_size(self) -> None:
         fixed, moving, _ = moved_pair((9, 33, 17), peak=1.0)
@@ -218,7 +225,12 @@ class TestSteps:
         fixed, moving, _ = moved_pair(FLAT)
         reports = []
         from_zero(fixed, moving, replace(SHORT, steps=2), on_step=lambda step, of, loss: reports.append((step, of)))
-        assert reports == [(n, 6) for n in range(1, 7)]
+        # Two at each of two coarse levels, three tenths of that, rounded up, at the finest.
+        assert reports == [(n, 5) for n in range(1, 6)]
+
+    @pytest.mark.parametrize(("levels", "expected"), [((4, 2, 1), [40, 40, 12]), ((2,), [40])])
+    def test_the_finest_of_several_levels_takes_few(self, levels: tuple[int, ...], expected: list[int]) -> None:
+        assert level_steps(RefineSettings(40, levels=levels)) == expected
 
     def test_loss_falls(self) -> None:
         fixed, moving, _ = moved_pair(FLAT)

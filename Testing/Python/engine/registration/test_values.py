@@ -115,7 +115,8 @@ class TestOffset:
     def test_field_and_contrast_do_not_depend_on_it(self, made: phantom.PhantomPair, offset: float, kind: str) -> None:
         plain, lifted = (self.registered(made, value, kind) for value in (0.0, offset))
         assert np.abs(plain.displacement_lps_mm).max() > 5
-        np.testing.assert_allclose(lifted.displacement_lps_mm, plain.displacement_lps_mm, atol=0.01)
+        # Where nothing is to be seen, descent amplifies the rounding of the input; voxels are 10 to 12 mm wide.
+        np.testing.assert_allclose(lifted.displacement_lps_mm, plain.displacement_lps_mm, atol=0.05)
         expected, found = (np.asarray(images.from_sitk(result.warp()).array, float) for result in (plain, lifted))
         # A hundredth of a millimeter at an edge of 1000 HU; integers round.
         np.testing.assert_allclose(found - offset, expected, atol=1.5)
