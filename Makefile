@@ -3,6 +3,7 @@
 # make check   lint, types and the fast tests: under two minutes on two cores, before every commit
 # make test    lint, types and all tests, those of training/ too
 # make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
+# make pareto  time, memory and accuracy beside registrations that others made, on the same pairs (half an hour)
 # make architecture   draw the packages and who imports whom, to Resources/Documentation/architecture.svg
 # make calibration    compare the uncertainty of registrations with their true error, to demo-output/calibration/
 # make faults  inject faults into the command line and count what is not as SECURITY.md promises (ten minutes)
@@ -21,6 +22,7 @@ RUN := $(VENV)/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 STAMP := $(VENV)/.installed
 TRAINING := $(VENV)/.installed-training
+PEERS := $(VENV)/.installed-peers
 # One thread a process: several only get into each other's way. A file's tests stay together, what they share is made once.
 WORKERS ?= 2
 TESTS = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
@@ -35,7 +37,7 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
-.PHONY: demo check test lint architecture bench calibration faults screenshots release clean
+.PHONY: demo check test lint architecture bench pareto calibration faults screenshots release clean
 
 demo: $(STAMP)
 	$(RUN) Testing/Tools/demo.py $(DEMO_OPTIONS)
@@ -59,6 +61,10 @@ architecture: $(STAMP)
 bench: $(STAMP)
 	$(RUN) Testing/Tools/bench.py $(ARGS)
 
+# make pareto ARGS="--sets hippocampus --methods balanced ants-syn"; ARGS="--write --date 2026-11-30" writes the document.
+pareto: $(PEERS)
+	$(RUN) Testing/Tools/pareto.py $(ARGS)
+
 # make calibration ARGS="--method bspline --refinement-steps 0"
 calibration: $(STAMP)
 	$(RUN) Testing/Tools/calibrate.py --output "$(OUT)/calibration" $(ARGS)
@@ -80,6 +86,13 @@ $(STAMP): pyproject.toml
 # What only training/ and its tests need.
 $(TRAINING): $(STAMP)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[train,test]"
+	@touch $@
+
+# Registrations that others made; one that cannot be installed is left out. FireANTs asks for one old SimpleITK, whose
+# successors do, and for much that its registration never imports.
+$(PEERS): $(STAMP)
+	-$(RUN) -m pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[peers,test]"
+	-$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps "fireants>=1.5"
 	@touch $@
 
 # The pictures of the README.

@@ -1,0 +1,62 @@
+"""Whether the panel's estimate before a run is what the run then takes, for every method that ships weights."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from comparison.process import Cache, Numbers
+from comparison.tables import error_percent
+from DeepAttentionRegEngine.protocol import contract, estimate, registry
+from DeepAttentionRegEngine.protocol.settings import Settings
+
+QUALITIES = ("fast", "balanced")
+# By spatial axes; by 0 a field of view as the weights for small ones were trained on.
+PHANTOMS = {2: "phantom-256x256x1", 3: "phantom-96x80x96", 0: "phantom-60x50x60@1"}
+
+
+def forms() -> list[tuple[str, registry.Method, registry.Variant]]:
+    """Return every form of a method that can be run, by the name of its weights or, without any, of the method."""
+    methods = map(registry.load_method, registry.method_names())
+    return [(item.weights or method.name, method, item) for method in methods for item in method.variants]
+
+
+def cases() -> list[tuple[str, Settings, int, bool]]:
+    """Return names, settings, spatial axes, and whether the field of view is small; refinement alone comes last."""
+    found = []
+    for quality in QUALITIES:
+        for name, method, variant in forms():
+            settings = Settings(method=method.name, weights=variant.weights, quality=quality, device="cpu")
+            found.append((name, settings, variant.dimensions, variant.extent_mm is not None))
+        alone = Settings(method=contract.METHOD_NONE, quality=quality, device="cpu")
+        found += [("refinement alone", alone, axes, False) for axes in (3, 2)]
+    return found
+
+
+def check(cache: Cache, phantoms: dict[int, Numbers], speed: float | None, *, busy: bool = False) -> list[Numbers]:
+    """Return what was estimated and what was measured.
+
+    Args:
+        cache: Of the children.
+        phantoms: Files of a pair by spatial axes, and by 0 those of a small field of view.
+        speed: Of this computer's CPU, as the engine's probe measures it; None for the reference's.
+        busy: Count what the main thread computed instead of what passed: on a computer that does other things, too.
+    """
+    rows = []
+    for name, settings, axes, small in cases():
+        pair = phantoms.get(0 if small else axes)
+        if pair is None:
+            continue
+        job: dict[str, Any] = {key: value for key, value in vars(settings).items() if value is not None}
+        files = {side: pair["files"][side] for side in ("fixed", "moving")}
+        label = re.sub(r"\W+", "-", f"{name}-{axes}d-{settings.quality}")
+        numbers = cache.get(f"estimate/{label}", {"job": {**job, **files}}, pair=pair["hash"])
+        told = estimate.estimate(pair["size"], pair["spacing"], replace(settings), cpu=speed)
+        if numbers is None or told is None:
+            continue
+        measured = numbers["thread_seconds" if busy else "process_seconds"]
+        size = "x".join(map(str, pair["size"]))
+        row = {"name": name, "quality": settings.quality, "size": size, "measured": measured}
+        errors = {"error": error_percent(told.seconds, measured)}
+        errors["memory_error"] = error_percent(told.bytes, numbers["bytes"])
+        rows.append({**row, "estimated": told.seconds, **errors})
+    return rows
