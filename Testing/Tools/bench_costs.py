@@ -53,6 +53,14 @@ def method_laws(rows: Sequence[Numbers]) -> dict[str, estimate.Law]:
     }
 
 
+def refinement_laws(measured: dict[str, Numbers]) -> dict[str, dict[str, estimate.Law]]:
+    """Return the costs of a refinement by the number of spatial axes."""
+    return {
+        axes: {part: fit(rows, part, ("working",)) for part in ("setup", "step", "bytes")}
+        for axes, rows in by_axes(measured).items()
+    }
+
+
 def method_seconds(row: Numbers) -> float:
     """Return the seconds of a method with its usual number of recursions, without the final warp."""
     return row["setup"] + row["recursions"] * row["recursion"]
@@ -78,16 +86,14 @@ def make_costs(results: dict[str, dict[str, dict[str, Numbers]]]) -> Numbers:
             mode: {axes: fit(rows, "seconds", ("fixed",)) for axes, rows in by_axes(measured).items()}
             for mode, measured in results["alignment"].items()
         },
-        "refinement": {
+        "refinement": {name: refinement_laws(measured) for name, measured in results["refinement"].items()},
+        "methods": {
             name: {
-                axes: {part: fit(rows, part, ("working",)) for part in ("setup", "step", "bytes")}
+                axes: {**method_laws(rows), **({"refinement": own[axes]} if axes in own else {})}
                 for axes, rows in by_axes(measured).items()
             }
-            for name, measured in results["refinement"].items()
-        },
-        "methods": {
-            name: {axes: method_laws(rows) for axes, rows in by_axes(measured).items()}
             for name, measured in results["method"].items()
+            for own in [refinement_laws(results.get("own", {}).get(name, {}))]
         },
     }
 
@@ -97,7 +103,7 @@ def errors(measured: dict[str, Numbers], laws: dict[str, dict[str, estimate.Law]
     found = []
     for size, row in measured.items():
         law = laws[axes_of(size)]
-        fitted = {name: estimate.evaluate(law[name], row["voxels"]) for name in law}
+        fitted = {name: estimate.evaluate(law[name], row["voxels"]) for name in ("setup", "recursion", "bytes")}
         seconds = method_seconds({**fitted, "recursions": row["recursions"]})
         found.append((abs(seconds / method_seconds(row) - 1), abs(fitted["bytes"] / row["bytes"] - 1)))
     return tuple(max(column) for column in zip(*found, strict=True))
@@ -111,13 +117,13 @@ def table(results: dict[str, dict[str, dict[str, Numbers]]], sizes: Sequence[str
     measured = {**results["method"], OUTSIDE_PEER: results["demons"]["demons"]}
     for size in sizes:
         peers = [_total(measured.get(name, {}).get(size)) for name in (PEER, OUTSIDE_PEER)]
-        for name, rows in measured.items():
+        for name, rows in ((name, rows) for name, rows in measured.items() if size in rows):
             row, total = rows[size], _total(rows[size])
             seconds, memory = ([_ratio(mine, peer and peer[i]) for peer in peers] for i, mine in enumerate(total))
             network = f"{row['voxels']['network']:,}" if "voxels" in row else "-"
             cells = [name, size, network, str(row["recursions"]), f"{total[0]:.2f}", *seconds]
             lines.append([*cells, f"{total[1] / MIB:.0f}", *memory])
-    shares = {name: rows[sizes[0]]["share"] for name, rows in measured.items()}
+    shares = {name: next(iter(rows.values()))["share"] for name, rows in measured.items()}
     notes = [f"{name}: one of every {share} iterations was timed." for name, share in shares.items() if share > 1]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *notes])
 

@@ -8,7 +8,6 @@ waiting out. Bytes are how far the peak of the process' memory has risen, on a G
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -25,23 +24,26 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
+from comparison import process
 from DeepAttentionRegEngine import jobs
-from DeepAttentionRegEngine.deform.refine import level_steps, refine, usual_settings
+from DeepAttentionRegEngine.deform.refine import refine
 from DeepAttentionRegEngine.deform.speed import convolution_speed
-from DeepAttentionRegEngine.deform.warp import resize_displacement
-from DeepAttentionRegEngine.networks import ARCHITECTURES, build
+from DeepAttentionRegEngine.deform.warp import resize, resize_displacement
+from DeepAttentionRegEngine.networks import ARCHITECTURES, load_network
 from DeepAttentionRegEngine.protocol import contract, registry
 from DeepAttentionRegEngine.protocol.grid import REFINEMENT_ALONE, GridPolicy
 from DeepAttentionRegEngine.protocol.reporting import Reporter
+from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.registration.method_run import similarity
 from DeepAttentionRegEngine.registration.preprocess import Source, WorkingPair, field_on_fixed, prepare, warp_volume
+from DeepAttentionRegEngine.registration.search import refine_settings
 from DeepAttentionRegEngine.registration.starts import find_start
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 GRAIN = 8  # voxels between the random numbers of which the images are made
 TIMED_RECURSIONS = 3
-TIMED_STEPS = 7  # at coarse levels; three at the finest
+FEW_STEPS, MORE_STEPS = 10, 20  # of which three tenths are whole numbers
 DEMONS_ITERATIONS = 50
 SHARE = 10  # of the iterations of an iterative method, and of demons, one in so many is timed
 
@@ -54,12 +56,16 @@ def parse_size(text: str) -> tuple[int, int, int]:
     return i, j, k[0] if k else 1
 
 
+def axes_of(size: tuple[int, int, int]) -> int:
+    """Return the spatial axes, 2 for a single slice, else 3."""
+    return 2 if size.count(1) == 1 else 3
+
+
 def peak_bytes(device: torch.device) -> int:
     """Return the peak of the memory so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return process.peak_bytes()
 
 
 def clock(device: torch.device) -> float:
@@ -106,28 +112,46 @@ class StepTimes:
         return np.array([np.median(np.diff(level)) for level in levels])
 
 
-def shortened(method: registry.Method, axes: int) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """Return the arguments of an iterative method with a share of its iterations, and how many are usual per level."""
-    arguments = method.networks[axes]
-    usual = ARCHITECTURES[method.architecture][0](**arguments).iterations
-    return {**arguments, "iterations": tuple(max(2, count // SHARE) for count in usual)}, usual
+def form(name: str, axes: int) -> tuple[registry.Method, registry.Variant]:
+    """Return the method and the form of it that are to run.
+
+    Args:
+        name: Of listed weights, or of a method, which takes its first weights or, if it has none, is untrained.
+        axes: Spatial axes, 2 or 3.
+    """
+    for method in map(registry.load_method, registry.method_names()):
+        variants = [variant for variant in method.variants if variant.dimensions == axes]
+        if method.name == name:
+            return method, variants[0] if variants else registry.Variant(None, axes, method.networks[axes], None, {})
+        if chosen := [variant for variant in variants if variant.weights == name]:
+            return method, chosen[0]
+    msg = f"there are no method and no weights {name!r} for {axes} axes"
+    raise ValueError(msg)
+
+
+def shortened(method: registry.Method, variant: registry.Variant) -> tuple[registry.Variant, tuple[int, ...]]:
+    """Return an iterative method with a share of its iterations, and how many are usual per level."""
+    usual = ARCHITECTURES[method.architecture][0](**variant.network).iterations
+    iterations = tuple(max(2, count // SHARE) for count in usual)
+    return replace(variant, network={**variant.network, "iterations": iterations}), usual
 
 
 @torch.no_grad()
 def measure_method(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
-    """Run an untrained method as the pipeline does, up to the warped volume; later recursions cost what the last does.
+    """Run a method as the pipeline does, up to the warped volume; later recursions cost what the last does.
 
     Returns:
         Seconds until the first recursion ("setup"), of each ("recursion") and of the final warp ("warp"). Where
         recursions are levels of resolution and the last one costs most, all of them are "setup".
     """
-    method, axes = registry.load_method(name), 2 if size.count(1) == 1 else 3
+    axes = axes_of(size)
+    method, variant = form(name, axes)
     before = peak_bytes(device)
     pair = prepared(size, method.grid[axes], device)
     started = clock(device)
     is_iterative = method.role == "iterative"
-    arguments, usual = shortened(method, axes) if is_iterative else (method.networks[axes], ())
-    network = build(method.architecture, arguments).eval().to(device)
+    variant, usual = shortened(method, variant) if is_iterative else (variant, ())
+    network = load_network(method.architecture, variant).to(device)
     network.on_step = steps = StepTimes(device)
     view = pair.at(method.grid[axes].network_size(tuple(pair.fixed.shape[2:])))
     times = [clock(device)]
@@ -143,7 +167,7 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     first, later = times[1] - times[0], times[2:]
     recursion = (later[-1] - times[1]) / len(later) if later else first
     if is_iterative:
-        short = np.array(arguments["iterations"])
+        short = np.array(variant.network["iterations"])
         first = times[-1] - times[0] + float((usual - short) @ steps.per_step(short))
         recursion = 0.0
     return {
@@ -166,18 +190,47 @@ def timed_recursions(method: registry.Method) -> int:
 
 
 def measure_refinement(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
-    """Refine for a few steps; the name is a similarity, with "-velocity" if a velocity field is refined."""
+    """Refine by the usual settings; the name is a similarity, with "-velocity" if a velocity field is refined."""
     before = peak_bytes(device)
     pair = prepared(size, REFINEMENT_ALONE, device)
-    zero = torch.zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:], device=device)
     metric, _, velocity = name.partition("-")
-    settings = replace(usual_settings(zero.shape[1], metric, TIMED_STEPS), velocity=bool(velocity))
-    steps, started = StepTimes(device), clock(device)
-    refine(pair, zero, settings, steps)
-    seconds, counts = clock(device) - started, level_steps(settings)
-    step = float(steps.per_step(counts) @ np.divide(counts, TIMED_STEPS))
-    setup = max(0.0, seconds - TIMED_STEPS * step)
-    return {"setup": setup, "step": step, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
+    chosen = Settings(similarity=metric, velocity=bool(velocity))
+    times = refinement_seconds(pair, chosen, {}, device)
+    return {**times, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
+
+
+def measure_own(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
+    """Refine as weights of a method, or an iterative one, want it, with the structures that the network sees."""
+    method, variant = form(name, axes_of(size))
+    before = peak_bytes(device)
+    pair = prepared(size, method.grid[axes_of(size)], device)
+    seconds, spatial = 0.0, tuple(pair.fixed.shape[2:])
+    if variant.refinement.get("structures"):
+        network = load_network(method.architecture, variant).to(device)
+        view = pair.at(method.grid[axes_of(size)].network_size(spatial)).for_network()
+        started = clock(device)
+        with torch.no_grad():
+            fixed, moving = network.attended(view)
+        pair = replace(pair, structures=(resize(fixed, spatial), resize(moving, spatial)))
+        seconds = clock(device) - started
+    times = refinement_seconds(pair, Settings(), variant.refinement, device)
+    times["setup"] += seconds
+    return {**times, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
+
+
+def refinement_seconds(
+    pair: WorkingPair, chosen: Settings, trusted: dict[str, Any], device: torch.device
+) -> dict[str, float]:
+    """Return the seconds of a step, at every level, and those that refinement takes besides its steps."""
+    zero = torch.zeros(1, pair.fixed.ndim - 2, *pair.fixed.shape[2:], device=device)
+    times = []
+    for count in (FEW_STEPS, FEW_STEPS, MORE_STEPS):  # the first pays for what a process does once
+        settings = refine_settings(replace(chosen, refinement_steps=count), zero.shape[1], trusted)
+        started = clock(device)
+        refine(pair, zero, settings)
+        times.append(clock(device) - started)
+    step = max(0.0, (times[2] - times[1]) / (MORE_STEPS - FEW_STEPS))
+    return {"setup": max(0.0, times[0] - FEW_STEPS * step), "step": step}
 
 
 def measure_alignment(name: str, size: tuple[int, int, int], device: torch.device) -> Numbers:
@@ -213,7 +266,7 @@ def measure_demons(_name: str, size: tuple[int, int, int], _device: torch.device
     """Run SimpleITK's demons for a few iterations; its threads share the work evenly."""
     threads = torch.get_num_threads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    before = peak_bytes(torch.device("cpu"))
+    before = process.peak_bytes()
     fixed, moving = (sitk.GetImageFromArray(np.squeeze(source.array)) for source in make_sources(size))
     demons = sitk.DemonsRegistrationFilter()
     demons.SetNumberOfIterations(DEMONS_ITERATIONS // SHARE)
@@ -223,7 +276,7 @@ def measure_demons(_name: str, size: tuple[int, int, int], _device: torch.device
     started = time.process_time()
     sitk.Resample(moving, fixed, sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64)))
     seconds = (SHARE * iterated + time.process_time() - started) / threads
-    bytes_ = peak_bytes(torch.device("cpu")) - before
+    bytes_ = process.peak_bytes() - before
     return {"seconds": seconds, "recursions": DEMONS_ITERATIONS, "share": SHARE, "bytes": bytes_}
 
 
@@ -240,6 +293,7 @@ def measure_machine(_name: str, _size: tuple[int, int, int], device: torch.devic
 MEASURES: dict[str, Callable[[str, tuple[int, int, int], torch.device], Numbers]] = {
     "method": measure_method,
     "refinement": measure_refinement,
+    "own": measure_own,
     "alignment": measure_alignment,
     "job": measure_job,
     "demons": measure_demons,

@@ -2,7 +2,8 @@
 
 Resources/costs.json holds what Testing/Tools/bench.py measured on one machine, the reference. Every cost is a law
 linear in voxels, `{"constant": c, "fixed": a, "working": b, "network": n}`: those of the fixed volume, of the working
-grid and of the grid that the network sees.
+grid and of the grid that the network sees. Those of a method are of the weights that it takes first, those of its other
+weights stand beside them, and where weights refine in a way of their own that has laws, too.
 """
 
 import json
@@ -14,13 +15,15 @@ from typing import Any
 from .contract import METHOD_NONE
 from .grid import REFINEMENT_ALONE, used_axes
 from .quality import resolve
-from .registry import Method, load_method, resources
+from .registry import Method, Variant, load_method, resources
 from .settings import AUTOMATIC, Settings
 
 FILE = "costs.json"
 MOST_COMPARED_VOXELS = 1_700_000  # the automatic alignment leaves out voxels of larger volumes
+PLAIN = "ncc"  # the refinement that each weights' own one was measured with
 
 Law = dict[str, float]
+Laws = dict[str, Law]
 
 
 @dataclass(frozen=True)
@@ -79,51 +82,106 @@ def estimate(
     slower = costs["speed"] / (cpu or costs["speed"])
     speeds = slower, costs["speed"] / device if device else slower
     try:
-        return _estimate(_voxels(size, spacing, method), resolve(settings, method), method, costs, speeds)
+        laws = _laws(costs, settings, method, size, spacing)
+        return _estimate(_voxels(size, spacing, method), resolve(settings, method), laws, speeds)
     except KeyError:
         return None
 
 
 def _voxels(size: Sequence[int], spacing: Sequence[float], method: Method | None) -> dict[str, int]:
-    """Return the voxels of each grid, and "axes", how many of them are spatial."""
-    axes = len(used_axes(size))
-    policy = REFINEMENT_ALONE if method is None else method.grid[axes]
+    """Return the voxels of each grid."""
+    policy = REFINEMENT_ALONE if method is None else method.grid[len(used_axes(size))]
     working = math.prod(policy.working_size(size, spacing))
-    grids = {"fixed": math.prod(size), "working": working, "network": min(working, policy.network_voxels)}
-    return {**grids, "axes": axes}
+    return {"fixed": math.prod(size), "working": working, "network": min(working, policy.network_voxels)}
 
 
-def _estimate(
-    voxels: dict[str, int],
-    settings: Settings,
-    method: Method | None,
-    costs: dict[str, Any],
-    slower: tuple[float, float],
-) -> Estimate:
+@dataclass(frozen=True)
+class _Laws:
+    """The laws of the stages of a registration.
+
+    Attributes:
+        process: Bytes of a process that has done nothing yet.
+        job: Reading, measuring and writing.
+        alignment: Seconds of the alignment.
+        method: The method; None for refinement alone.
+        refinement: Refinement by the usual settings, as the user's similarity and velocity have it.
+        own: Refinement by those of the weights, with local correlation of displacements; None where the usual ones are
+            taken.
+        plain: The usual refinement with local correlation of displacements, which `own` is told beside.
+    """
+
+    process: float
+    job: Laws
+    alignment: Law
+    method: dict[str, Any] | None
+    refinement: Laws
+    own: Laws | None
+    plain: Laws
+
+
+def _laws(
+    costs: dict[str, Any], settings: Settings, method: Method | None, size: Sequence[int], spacing: Sequence[float]
+) -> _Laws:
+    """Return the laws that hold for a registration.
+
+    Raises:
+        KeyError: If one was never measured.
+    """
+    axes, refinements = str(len(used_axes(size))), costs["refinement"]
+    law, is_trusted = None, False
+    if method is not None:
+        variant, known = _variant(method, int(axes), settings.weights), costs["methods"]
+        is_other = variant is not None and variant.weights in known
+        law = known[variant.weights if variant is not None and is_other else method.name][axes]
+        extent = max(n * edge for n, edge in zip(size, spacing, strict=True))
+        is_trusted = variant is None or variant.suits(extent)
+    return _Laws(
+        process=costs["process_bytes"],
+        job=costs["job"][axes],
+        alignment=costs["alignment"][settings.alignment][axes],
+        method=law,
+        refinement=refinements[settings.similarity + ("-velocity" if settings.velocity else "")][axes],
+        own=law.get("refinement") if law is not None and is_trusted else None,
+        plain=refinements[PLAIN][axes],
+    )
+
+
+def _variant(method: Method, axes: int, weights: str | None) -> Variant | None:
+    """Return the form of a method that will run; None for weights that are not listed, such as the user's own."""
+    fitting = (item for item in method.variants if item.dimensions == axes and weights in (None, item.weights))
+    return next(fitting, None)
+
+
+def _estimate(voxels: dict[str, int], settings: Settings, laws: _Laws, slower: tuple[float, float]) -> Estimate:
     """Add up the stages.
 
     Args:
         voxels: From `_voxels`.
         settings: With no number left open.
-        method: The method; None for refinement alone.
-        costs: From `load_costs`.
+        laws: From `_laws`.
         slower: How many times longer than the reference machine this one's CPU takes, and the device that computes.
     """
     on_cpu, on_device = slower
-    axes, job = str(voxels["axes"]), costs["job"][str(voxels["axes"])]
     aligned = voxels if settings.alignment != AUTOMATIC else {"fixed": min(voxels["fixed"], MOST_COMPARED_VOXELS)}
-    alignment = evaluate(costs["alignment"][settings.alignment][axes], aligned)
-    seconds = on_cpu * (evaluate(job["seconds"], voxels) + alignment)
-    peaks = [evaluate(job["bytes"], voxels)]
-    if method is not None:
-        law = costs["methods"][method.name][axes]
-        recursions = (settings.recursions or 0) * evaluate(law["recursion"], voxels)
-        seconds += on_device * (evaluate(law["setup"], voxels) + recursions)
-        peaks.append(evaluate(law["bytes"], voxels))
+    seconds = on_cpu * (evaluate(laws.job["seconds"], voxels) + evaluate(laws.alignment, aligned))
+    peaks = [evaluate(laws.job["bytes"], voxels)]
+    if laws.method is not None:
+        recursions = (settings.recursions or 0) * evaluate(laws.method["recursion"], voxels)
+        seconds += on_device * (evaluate(laws.method["setup"], voxels) + recursions)
+        peaks.append(evaluate(laws.method["bytes"], voxels))
     if settings.refinement_steps:
-        law = costs["refinement"][settings.similarity + ("-velocity" if settings.velocity else "")][axes]
-        seconds += on_device * (
-            evaluate(law["setup"], voxels) + settings.refinement_steps * evaluate(law["step"], voxels)
-        )
-        peaks.append(evaluate(law["bytes"], voxels))
-    return Estimate(seconds, costs["process_bytes"] + max(peaks))
+        found = _refinement(voxels, settings.refinement_steps, laws)
+        seconds += on_device * found.seconds
+        peaks.append(found.bytes)
+    return Estimate(seconds, laws.process + max(peaks))
+
+
+def _refinement(voxels: dict[str, int], steps: int, laws: _Laws) -> Estimate:
+    """Return what the steps of refinement take, and the memory beyond the process'."""
+    usual = {part: evaluate(laws.refinement[part], voxels) for part in ("setup", "step", "bytes")}
+    if laws.own is not None:
+        # Measured with one similarity alone; another one changes a step as it changes a usual one.
+        for part in usual:
+            plain = evaluate(laws.plain[part], voxels)
+            usual[part] *= evaluate(laws.own[part], voxels) / plain if plain else 1.0
+    return Estimate(usual["setup"] + steps * usual["step"], usual["bytes"])

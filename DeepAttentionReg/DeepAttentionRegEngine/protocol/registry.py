@@ -61,8 +61,7 @@ class Variant:
         weights: Id in weights.json or path of a weight file; None for a method that needs none.
         dimensions: 2 or 3, the spatial axes it works on.
         network: Arguments of the architecture.
-        extent_mm: Shortest and longest field of view, along its longest axis, that the weights were trained on; None
-            for any.
+        extent_mm: Shortest and longest field of view, along its longest axis, of the training; None for any.
         refinement: Refinement settings that suit a pair within that range, where the network's field is trusted.
     """
 
@@ -76,6 +75,10 @@ class Variant:
         if self.extent_mm is not None and not 0 < self.extent_mm[0] <= self.extent_mm[1]:
             msg = f"extent_mm is {list(self.extent_mm)}, but must be the shortest and the longest field of view"
             raise ValueError(msg)
+
+    def suits(self, extent_mm: float) -> bool:
+        """Return whether weights know fields of view of this size along their longest axis."""
+        return self.extent_mm is None or self.extent_mm[0] <= extent_mm <= self.extent_mm[1]
 
 
 @dataclass(frozen=True)

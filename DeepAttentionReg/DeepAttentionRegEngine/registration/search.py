@@ -102,16 +102,15 @@ class Search:
 
     def _fits(self, variant: Variant) -> bool:
         """Return whether the weights were trained on fields of view of this size; warn if not."""
-        if variant.extent_mm is None:
-            return True
         extent = max(n * spacing for n, spacing in zip(self.fixed.size, self.fixed.spacing, strict=True))
+        if variant.extent_mm is None or variant.suits(extent):
+            return True
         low, high = variant.extent_mm
-        if not low <= extent <= high:
-            self.warnings.append(
-                f"The weights {variant.weights} were trained on fields of view of {low:g} to {high:g} mm, this one has "
-                f"{extent:.0f} mm; do not rely on the network alone."
-            )
-        return low <= extent <= high
+        self.warnings.append(
+            f"The weights {variant.weights} were trained on fields of view of {low:g} to {high:g} mm, this one has "
+            f"{extent:.0f} mm; do not rely on the network alone."
+        )
+        return False
 
     def run_refinement(self) -> None:
         """Improve the displacement on this pair; a sequence of Gaussians that is to be kept stays one."""

@@ -11,19 +11,26 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 
 import bench
 import bench_costs
+import bench_measure
 from DeepAttentionRegEngine.protocol import contract, estimate, registry
 from DeepAttentionRegEngine.protocol.settings import ALIGNMENTS, SIMILARITIES, Settings
 
 pytestmark = pytest.mark.torch
 
 SETUP_S, RECURSION_S, STEP_S, START_S = 0.5, 2e-6, 1e-7, 3.0
+OWN_SHARE = 0.25  # of the steps, where weights refine in a way of their own
 PROCESS_BYTES, NETWORK_BYTES, WORKING_BYTES = 10**8, 600.0, 40.0
+
+
+def method_of(name: str, size: str = "1x1x1") -> registry.Method:
+    """Return a method by its own name or by that of weights that run on a size."""
+    return bench_measure.form(name, int(bench_costs.axes_of(size)))[0]
 
 
 def voxels_of(size: str, name: str = "rman") -> dict[str, int]:
     """Return the voxels of each grid for a volume with isotropic voxels."""
     i, j, *k = (int(part) for part in size.split("x"))
-    policy, whole = registry.load_method(name).grid[2 + len(k)], (i, j, k[0] if k else 1)
+    policy, whole = method_of(name, size).grid[2 + len(k)], (i, j, k[0] if k else 1)
     working = math.prod(policy.working_size(whole, (1.0, 1.0, 1.0)))
     return {"fixed": math.prod(whole), "working": working, "network": min(working, policy.network_voxels)}
 
@@ -34,13 +41,14 @@ def pretend(case: bench.Case) -> bench_costs.Numbers:
     if kind == "machine":
         return {"speed": 50.0, "threads": 2, "torch": "2", "SimpleITK": "2"}
     voxels = voxels_of(size, name if kind == "method" else "rman")
-    repeats = {"recursions": registry.load_method(name).recursions.default if kind == "method" else 50, "share": 10}
+    repeats = {"recursions": method_of(name, size).recursions.default if kind == "method" else 50, "share": 10}
     if kind in ("job", "alignment", "demons"):
         seconds = START_S if kind == "job" else 1e-6
         return {"voxels": voxels, "seconds": seconds, "bytes": 1, "process_bytes": PROCESS_BYTES, **repeats}
     numbers = {"voxels": voxels, "bytes": NETWORK_BYTES * voxels["network"] + WORKING_BYTES * voxels["working"]}
-    if kind == "refinement":
-        return {**numbers, "setup": SETUP_S, "step": STEP_S * voxels["working"]}
+    if kind in ("refinement", "own"):
+        step = STEP_S * (1 if kind == "refinement" else OWN_SHARE)
+        return {**numbers, "setup": SETUP_S, "step": step * voxels["working"]}
     times = {"setup": SETUP_S, "recursion": RECURSION_S * voxels["network"], "warp": 1.0}
     return {**numbers, **times, **repeats}
 
@@ -74,6 +82,11 @@ class TestCosts:
         wanted = START_S + 2 * SETUP_S + 4 * RECURSION_S * voxels["network"] + 10 * STEP_S * voxels["working"]
         assert found.seconds == pytest.approx(wanted, rel=1e-3)
 
+    def test_tell_the_refinement_of_weights_from_the_usual_one(self):
+        settings = Settings(method="r2n2", recursions=4, alignment="none", refinement_steps=10)
+        suited, other = (estimate.estimate((40, 40, 40), (edge,) * 3, settings).seconds for edge in (1.5, 5.0))
+        assert other - suited == pytest.approx(10 * (1 - OWN_SHARE) * STEP_S * voxels_of("40x40x40")["working"])
+
     def test_give_back_the_laws_of_memory(self):
         settings = Settings(method="rman", recursions=4, alignment="none", refinement_steps=0)
         found = estimate.estimate((150, 150, 150), (1.0, 1.0, 1.0), settings)
@@ -87,7 +100,9 @@ class TestTable:
         lines = bench_costs.table(results, bench.SIZES).splitlines()[2:]
         rows = [line for line in lines if line.startswith("|")]
         names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
-        assert names == [*registry.method_names(), bench_costs.OUTSIDE_PEER] * len(bench.SIZES)
+        volumes = [*bench.subjects(), bench_costs.OUTSIDE_PEER]
+        slices = [name for name in volumes if name != "rman-hippocampus-mr"]
+        assert names == [*volumes * 3, *slices]
         assert len({row.count("|") for row in rows}) == 1
 
     def test_tells_what_was_scaled(self, results):
@@ -97,6 +112,16 @@ class TestTable:
         costs = bench_costs.make_costs(results)
         for name, measured in results["method"].items():
             assert max(bench_costs.errors(measured, costs["methods"][name])) < 1e-3
+
+
+class TestKept:
+    def test_measurement_is_not_made_twice(self, monkeypatch, tmp_path):
+        made = []
+        monkeypatch.setattr(bench, "KEPT", tmp_path)
+        monkeypatch.setattr(bench, "in_child", lambda case, _device: made.append(case) or {"seconds": 1.0})
+        for arguments in (["--write"], ["--write"], ["--write", "--fresh"]):
+            assert bench.kept(("job", "job", "8x8"), bench.parse(arguments)) == {"seconds": 1.0}
+        assert len(made) == 2
 
 
 class TestOptions:
@@ -143,6 +168,7 @@ class TestProgram:
 
     def test_writes_the_costs_and_tells_their_errors(self, capsys, monkeypatch, tmp_path):
         monkeypatch.setattr(bench, "COSTS", tmp_path / estimate.FILE)
+        monkeypatch.setattr(bench, "KEPT", tmp_path)
         assert bench.main(["--write"]) == 0
-        assert set(json.loads((tmp_path / estimate.FILE).read_text())["methods"]) == set(registry.method_names())
+        assert set(json.loads((tmp_path / estimate.FILE).read_text())["methods"]) == set(bench.subjects())
         assert "rman: 0 %, 0 %" in capsys.readouterr().out

@@ -72,6 +72,29 @@ class TestEstimate:
     def test_adds_the_steps_of_the_refinement(self) -> None:
         assert needed(REFINEMENT).seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1)
 
+    def test_weights_that_a_method_does_not_take_first_have_laws_of_their_own(self, monkeypatch) -> None:
+        first, other = ({"3": {"setup": law(1.0), "recursion": law(seconds), "bytes": law()}} for seconds in (3.0, 7.0))
+        monkeypatch.setitem(COSTS["methods"], "rman", first)
+        monkeypatch.setitem(COSTS["methods"], "rman-hippocampus-mr", other)
+        chosen = replace(PLAIN, method="rman")
+        found = [
+            needed(replace(chosen, weights=name)).seconds for name in (None, "rman-general", "rman-hippocampus-mr")
+        ]
+        assert found == pytest.approx([2 + 1 + 1 + 2 * seconds for seconds in (3, 3, 7)])
+
+    @pytest.mark.parametrize(("velocity", "slower"), [(False, 1), (True, 2)], ids=["displacement", "velocity"])
+    def test_weights_refine_in_their_own_way_where_they_suit(self, monkeypatch, velocity: bool, slower: int) -> None:
+        own = {"setup": law(0.5), "step": law(working=2e-8), "bytes": law(working=6.0)}
+        laws = {"setup": law(), "recursion": law(), "bytes": law(), "refinement": own}
+        monkeypatch.setitem(COSTS["methods"], "r2n2", {"3": laws})
+        usual = COSTS["refinement"]["ncc-velocity"]["3"]
+        monkeypatch.setitem(COSTS["refinement"]["ncc-velocity"], "3", {**usual, "step": law(working=2e-7)})
+        chosen = replace(PLAIN, method="r2n2", refinement_steps=10, velocity=velocity, recursions=1)
+        suited, other = (estimate.estimate((100,) * 3, (edge,) * 3, chosen) for edge in (0.5, 1.0))
+        assert suited.seconds == pytest.approx(2 + 1 + 0.5 + 10 * 0.02 * slower, rel=0.03)
+        assert other.seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1 * slower, rel=0.03)
+        assert suited.bytes == pytest.approx(1000 + 6e6)
+
     def test_margin_of_the_working_grid_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         method = registry.load_method("adregnet")
         wider = replace(method, grid={3: replace(method.grid[3], margin=10, network_voxels=2_000_000)})
