@@ -170,6 +170,21 @@ class TestDocument:
         assert all(len(line) <= document.WIDTH for line in text.splitlines() if not line.startswith("|"))
 
 
+class TestPictures:
+    def test_are_drawn_of_any_figures(self, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+        from comparison import pictures
+
+        sets = {
+            "Dice": tables.summarize({"fast": [row(dice=0.5)], "demons": [row(seconds=9.0, dice=0.6)]}),
+            "Landmarks": tables.summarize({"demons": [row(tre_mm=2.0)], "best": [row(seconds=1.0, tre_mm=3.0)]}),
+        }
+        pictures.accuracy_against_time(sets, tmp_path / "accuracy.png")
+        pictures.growth({"demons": [(1e4, 1.0), (1e5, 8.0)]}, [(1, 1.0), (2, 2.0)], [], tmp_path / "growth.png")
+        for name in ("accuracy.png", "growth.png"):
+            assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
 class TestPeers:
     def test_demons_find_a_shift_along_the_axes(self) -> None:
         i, j, k = np.meshgrid(*[np.arange(32.0)] * 3, indexing="xy")

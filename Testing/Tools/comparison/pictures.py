@@ -67,8 +67,11 @@ def growth(voxels: dict[str, Curve], recursions: Curve, batch: Curve, path: Path
     first.legend(fontsize=7, frameon=False)
     for axes, curve, name in ((second, recursions, "Recursions of the network"), (third, batch, "Pairs of a batch")):
         if curve:
-            axes.plot(*zip(*curve, strict=True), color=OUR_COLOR, marker="o")
-        axes.set(ylim=(0, None), xlabel=name.split()[0].lower(), ylabel="time (s)", title=name)
+            counts, seconds = zip(*curve, strict=True)
+            axes.plot(counts, seconds, color=OUR_COLOR, marker="o")
+            axes.set_xticks(counts)
+        axes.set(xlabel=name.split()[0].lower(), ylabel="time (s)", title=name)
+        axes.set_ylim(bottom=0)
     for axes in (first, second, third):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=DOTS_PER_INCH)
