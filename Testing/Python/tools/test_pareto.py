@@ -12,8 +12,9 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
 import pareto
-from comparison import checks, document, methods, peers, process, tables
+from comparison import checks, child, document, methods, peers, process, tables
 from DeepAttentionRegEngine.protocol import registry
+from DeepAttentionRegEngine.volume.images import Volume
 
 pytestmark = pytest.mark.torch
 
@@ -186,6 +187,15 @@ class TestPictures:
 
 
 class TestPeers:
+    def test_field_along_the_axes_is_turned_into_lps(self, oblique_geometry, monkeypatch: pytest.MonkeyPatch) -> None:
+        along = np.array([1.0, -2.0, 3.0])
+        still = peers.Peer("Still", "math", "", lambda pair: np.broadcast_to(along, (*pair.fixed.shape, 3)))
+        monkeypatch.setitem(peers.PEERS, "still", still)
+        image = np.random.default_rng(0).random(oblique_geometry.shape, np.float32)
+        found = child.theirs("still")((Volume(image, oblique_geometry),) * 2)
+        axes = np.reshape(oblique_geometry.direction, (3, 3)).T
+        assert found[4, 5, 6] == pytest.approx(sum(mm * axis for mm, axis in zip(along, axes, strict=True)))
+
     def test_demons_find_a_shift_along_the_axes(self) -> None:
         i, j, k = np.meshgrid(*[np.arange(32.0)] * 3, indexing="xy")
         j, i, k = (np.moveaxis(axis, 2, 0) for axis in (j, i, k))
