@@ -4,6 +4,7 @@
 # make test    lint, types and all tests, those of training/ too
 # make bench   time and memory of every method, beside a U-Net's and SimpleITK's demons (a quarter of an hour)
 # make pareto  time, memory and accuracy beside registrations that others made, on the same pairs (half an hour)
+# make profile        time and memory of each stage of a registration of a chest CT (a few minutes)
 # make architecture   draw the packages and who imports whom, to Resources/Documentation/architecture.svg
 # make calibration    compare the uncertainty of registrations with their true error, to demo-output/calibration/
 # make faults  inject faults into the command line and count what is not as SECURITY.md promises (ten minutes)
@@ -37,7 +38,7 @@ DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 
-.PHONY: demo check test lint architecture bench pareto calibration faults screenshots release clean
+.PHONY: demo check test lint architecture bench pareto profile calibration faults screenshots release clean
 
 demo: $(STAMP)
 	$(RUN) Testing/Tools/demo.py $(DEMO_OPTIONS)
@@ -64,6 +65,10 @@ bench: $(STAMP)
 # make pareto ARGS="--sets hippocampus --methods balanced ants-syn"; ARGS="--write --date 2026-11-30" writes the document.
 pareto: $(PEERS)
 	$(RUN) Testing/Tools/pareto.py $(ARGS)
+
+# make profile ARGS="--size 128x128x60 --labels --functions 20 --alignment rigid"
+profile: $(STAMP)
+	$(RUN) Testing/Tools/profile_run.py $(ARGS)
 
 # make calibration ARGS="--method bspline --refinement-steps 0"
 calibration: $(STAMP)
