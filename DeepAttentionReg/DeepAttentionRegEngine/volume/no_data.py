@@ -26,14 +26,19 @@ def known_voxels(array: np.ndarray) -> np.ndarray | None:
         >>> known_voxels(np.array([[-1000.0, 40.0], [60.0, np.nan]])).tolist()
         [[True, True], [True, False]]
     """
-    known = np.isfinite(array)
-    while known.any():  # again, as what a scanner and a resampling have padded with may differ
-        values = array.ravel() if known.all() else array[known]
+    known = np.isfinite(array) if array.dtype.kind not in "iub" else None
+    if known is not None and known.all():
+        known = None
+    while array.size and (
+        known is None or known.any()
+    ):  # again, as what a scanner and a resampling have padded with may differ
+        values = array.ravel() if known is None else array[known]
         low, high = _limits(array, values)
         if values.min() >= low and values.max() <= high:
             break
-        known &= (array >= low) & (array <= high)
-    return None if known.all() else known
+        within = (array >= low) & (array <= high)
+        known = within if known is None else known & within
+    return None if known is None or known.all() else known
 
 
 def _limits(array: np.ndarray, values: np.ndarray) -> tuple[float, float]:
