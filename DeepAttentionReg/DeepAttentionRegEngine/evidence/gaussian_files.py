@@ -23,7 +23,7 @@ from ..protocol import errors
 from ..protocol.contract import VERSION
 from ..protocol.files import MISSHAPEN, parse_json, read_content, unreadable, write_file
 from ..registration.method_run import Proposal
-from ..registration.preprocess import apply_matrix
+from ..registration.resampling import apply_matrix
 from ..volume.geometry import Geometry
 
 ACROSS_MM = 1e6  # standard deviation across a slice: the same at every distance

@@ -13,8 +13,9 @@ from ..deform.tensors import to_array
 from ..protocol import errors
 from ..protocol.grid import GridPolicy
 from ..volume.geometry import Geometry, index_map
-from ..volume.intensity import normalize
-from .preprocess import Source, resample
+from ..volume.intensity import blocks
+from .preprocess import Source
+from .resampling import resample
 from .working_grid import plan_grid, spatial_shape
 
 ALIGNMENT_VOXELS = 500_000  # a linear map needs no finer image
@@ -51,13 +52,17 @@ def center_of_mass(source: Source, name: str = "image") -> np.ndarray:
             f"The mask of the {name} selects no voxel of it.",
             "Check that the mask belongs to this volume and is not empty.",
         )
-    mass = normalize(source.array, name).astype(np.float64) + DARK  # a mask over darkness has its own centre
-    if source.mask is not None:
-        mass *= source.mask > 0
-    center = [
-        float((mass.sum(tuple(a for a in range(3) if a != axis)) * np.arange(n)).sum() / mass.sum())
-        for axis, n in enumerate(mass.shape)
-    ]
+    bright = source.normalized(name)
+    profiles = [np.zeros(n) for n in bright.shape]
+    for block in blocks(bright.shape):
+        mass = bright[block].astype(np.float64) + DARK  # a mask over darkness has its own centre
+        if source.mask is not None:
+            mass *= source.mask[block] > 0
+        plane = mass.sum(0)
+        profiles[0][block] = mass.sum((1, 2))
+        profiles[1] += plane.sum(1)
+        profiles[2] += plane.sum(0)
+    center = [float(profile @ np.arange(len(profile)) / profile.sum()) for profile in profiles]
     return source.geometry.index_to_lps(np.array(center[::-1])[None])[0]
 
 
@@ -113,23 +118,23 @@ def _require_parallel_slices(fixed: Geometry, moving: Geometry, initial: np.ndar
         )
 
 
-def _plane_image(source: Source, geometry: Geometry, device: Device) -> sitk.Image:
+def _plane_image(source: Source, to_source: np.ndarray, geometry: Geometry, device: Device) -> sitk.Image:
     """Return the volume on its working grid as a 2D or 3D image whose axes are the grid's own, in mm."""
-    matrix = index_map(geometry, source.geometry, np.eye(4))
-    values, _ = resample(normalize(source.array), matrix, geometry.shape, device)
-    image = sitk.GetImageFromArray(to_array(values).reshape(spatial_shape(geometry)))
-    image.SetSpacing(geometry.spacing[: image.GetDimension()])
-    return image
+    values, _ = resample(source.normalized(), to_source, geometry.shape, device)
+    return _image(to_array(values), geometry)
 
 
-def _mask_image(source: Source, geometry: Geometry, device: Device) -> sitk.Image | None:
+def _mask_image(source: Source, to_source: np.ndarray, geometry: Geometry, device: Device) -> sitk.Image | None:
     if source.counted is None:
         return None
-    matrix = index_map(geometry, source.geometry, np.eye(4))
-    values, _ = resample(source.counted, matrix, geometry.shape, device, nearest=True)
-    mask = sitk.GetImageFromArray((to_array(values) > 0).astype(np.uint8).reshape(spatial_shape(geometry)))
-    mask.SetSpacing(geometry.spacing[: mask.GetDimension()])
-    return mask
+    values, _ = resample(source.counted, to_source, geometry.shape, device, nearest=True)
+    return _image((to_array(values) > 0).astype(np.uint8), geometry)
+
+
+def _image(array: np.ndarray, geometry: Geometry) -> sitk.Image:
+    image = sitk.GetImageFromArray(array.reshape(spatial_shape(geometry)))
+    image.SetSpacing(geometry.spacing[: image.GetDimension()])
+    return image
 
 
 def _grid_to_lps(geometry: Geometry) -> np.ndarray:
@@ -159,9 +164,9 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
     policy = GridPolicy(minimum_size=8, maximum_voxels=ALIGNMENT_VOXELS)
     # In voxels, because ITK probes with steps of fixed length and would miss an embryo of 1 mm.
     to_voxels = np.diag([*[1 / plan_grid(fixed.geometry, policy).spacing[0]] * 3, 1.0])
-    fixed, moving = (_rescaled(source, to_voxels) for source in (fixed, moving))
+    scaled = _rescaled(fixed.geometry, to_voxels), _rescaled(moving.geometry, to_voxels)
     start = to_voxels @ start @ np.linalg.inv(to_voxels)
-    grids = plan_grid(fixed.geometry, policy), plan_grid(moving.geometry, policy)
+    grids = plan_grid(scaled[0], policy), plan_grid(scaled[1], policy)
     nd = 2 if grids[0].is_flat else 3
     if grids[1].is_flat != grids[0].is_flat:
         raise errors.EngineError(
@@ -175,8 +180,9 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
     if nd == 2:
         center[2] = 0
     transform = _linear_transform(nd, mode, between, center)
-    images = _plane_image(fixed, grids[0], device), _plane_image(moving, grids[1], device)
-    masks = _mask_image(fixed, grids[0], device), _mask_image(moving, grids[1], device)
+    places = [(index_map(grid, whole, np.eye(4)), grid, device) for grid, whole in zip(grids, scaled, strict=True)]
+    images = _plane_image(fixed, *places[0]), _plane_image(moving, *places[1])
+    masks = _mask_image(fixed, *places[0]), _mask_image(moving, *places[1])
     _run(images, masks, transform, seed)
     matrix = np.eye(4)
     matrix[:nd, :nd] = np.reshape(transform.GetMatrix(), (nd, nd))
@@ -186,9 +192,8 @@ def _optimised(fixed: Source, moving: Source, start: np.ndarray, mode: str, seed
     return np.linalg.inv(to_voxels) @ to_lps[1] @ matrix @ np.linalg.inv(to_lps[0]) @ to_voxels
 
 
-def _rescaled(source: Source, matrix: np.ndarray) -> Source:
-    grid = Geometry.from_ijk_to_lps(matrix @ source.geometry.ijk_to_lps, source.geometry.size)
-    return Source(source.array, grid, source.counted)
+def _rescaled(grid: Geometry, matrix: np.ndarray) -> Geometry:
+    return Geometry.from_ijk_to_lps(matrix @ grid.ijk_to_lps, grid.size)
 
 
 def _run(

@@ -14,8 +14,8 @@ from ..deform.tensors import to_array, to_tensor
 from ..deform.warp import sample, sample_evenly
 from ..protocol.grid import GridPolicy, used_axes
 from ..volume.geometry import Geometry, index_map
-from ..volume.intensity import normalize
-from .preprocess import Source, resample, slab_indices
+from .preprocess import Source
+from .resampling import resample, slab_indices
 from .working_grid import plan_grid, spatial_shape
 
 SHORTEST_AXIS = 8
@@ -150,7 +150,7 @@ def _coarse(source: Source, name: str, edge: float, device: Device) -> Source:
     wanted = math.prod(grid.size[axis] * grid.spacing[axis] / edge for axis in used_axes(grid.size))
     coarse = plan_grid(grid, GridPolicy(SHORTEST_AXIS, max(1, round(min(wanted, MOST_COARSE_VOXELS)))))
     to_source = index_map(coarse, thin.geometry, np.eye(4))
-    values, known = resample(normalize(thin.array, name), to_source, coarse.shape, device)
+    values, known = resample(thin.normalized(name), to_source, coarse.shape, device)
     if thin.mask is not None:
         known &= resample(thin.mask, to_source, coarse.shape, device, nearest=True)[0] > 0
     return Source(to_array(values), coarse, None if bool(known.all()) else to_array(known).astype(np.uint8))
