@@ -12,6 +12,7 @@ import torch
 from ..protocol import errors
 from ..volume import fields, metrics
 from ..volume.geometry import Geometry
+from ..volume.intensity import blocks, is_short
 from ..volume.segment_pairs import SegmentPair, SegmentPairing, pair_up, require_pairs
 from ..volume.segments import Segments
 from .preprocess import Source, warp_volume
@@ -133,9 +134,20 @@ def _agreements(
 def _numbered(labels: np.ndarray, values: Iterable[int]) -> np.ndarray:
     """Return a label map in which the first of some values is 1, the second 2 and so on, and all others 0."""
     wanted = np.array(list(values), labels.dtype)
-    order = np.argsort(wanted)
-    place = np.searchsorted(wanted[order], labels).clip(max=len(wanted) - 1)
-    return np.where(wanted[order][place] == labels, (order[place] + 1).astype(np.int32), np.int32(0))
+    numbers = np.arange(1, len(wanted) + 1, dtype=np.min_scalar_type(len(wanted)))
+    result, order = np.zeros(labels.shape, numbers.dtype), np.argsort(wanted)
+    if is_short(labels.dtype):
+        least = np.iinfo(labels.dtype).min
+        table = np.zeros(2 ** (8 * labels.dtype.itemsize), numbers.dtype)
+        table[wanted.astype(int) - least] = numbers
+    for block in blocks(labels.shape):
+        part = labels[block]
+        if is_short(labels.dtype):
+            result[block] = table[part.astype(np.intp) - least]
+            continue
+        place = np.searchsorted(wanted[order], part).clip(max=len(wanted) - 1)
+        np.copyto(result[block], numbers[order][place], where=wanted[order][place] == part)
+    return result
 
 
 def landmark_error(displacement_lps_mm: np.ndarray, geometry: Geometry, reference: Reference) -> dict[str, Any]:

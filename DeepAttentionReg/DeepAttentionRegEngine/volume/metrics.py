@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from ..protocol import errors
 from .fields import transform_points
 from .geometry import Geometry
+from .intensity import count_values
 
 AGREEMENT, MISSED, SURPLUS = 1, 2, 3
 VOXELS_FOR_THREADS = 50_000  # below, starting threads takes longer than the distances do
@@ -40,7 +41,7 @@ def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = N
             f"The label maps have {first.shape} and {second.shape} voxels (k, j, i).",
             "Compare label maps on the same grid.",
         )
-    shared, *sizes = _count(first[first == second]), _count(first), _count(second)
+    shared, *sizes = count_values(first, first == second), count_values(first), count_values(second)
     if labels is None:
         labels = sorted({*sizes[0], *sizes[1]} - {0})
     totals = {int(label): sizes[0].get(label, 0) + sizes[1].get(label, 0) for label in labels}
@@ -61,12 +62,6 @@ def regions(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     """
     kinds = np.array([0, MISSED, SURPLUS, AGREEMENT], np.uint8)
     return kinds[(fixed > 0) + 2 * (moving > 0).astype(np.uint8)]
-
-
-def _count(labels: np.ndarray) -> dict[int, int]:
-    """Return the voxels of each label, by one pass over the map however many labels there are."""
-    values, counts = np.unique(labels, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -165,17 +160,19 @@ def _nearest_by_maps(first: np.ndarray, second: np.ndarray, geometry: Geometry) 
     """Return the distance in mm of every voxel to the nearest of the other surface, from distance maps of their box."""
     corner = np.minimum(first.min(0), second.min(0))
     box = np.maximum(first.max(0), second.max(0)) - corner + 1
-    inner = [tuple((voxels - corner).T) for voxels in (first, second)]
-    maps = []
-    for voxels in inner:
-        surface = np.zeros(box, np.uint8)
-        surface[voxels] = 1
-        maps.append(_distance_to(surface, geometry))
-    return maps[1][inner[0]], maps[0][inner[1]]
+    found = []
+    for voxels, surface in ((first, second), (second, first)):
+        mask = np.zeros(box, np.uint8)
+        mask[tuple((surface - corner).T)] = 1
+        places = tuple((voxels - corner).T)
+        distance = _distance_to(mask, geometry)
+        # Inside, the map tells the distance to the background.
+        found.append(np.where(mask[places], 0, sitk.GetArrayViewFromImage(distance)[places]))
+    return found[0], found[1]
 
 
-def _distance_to(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return the distance `(k, j, i)` in mm from every voxel to the nearest voxel of a mask on a part of the grid."""
+def _distance_to(mask: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """Return the distance in mm from every voxel outside of a mask `(k, j, i)` on a part of the grid to the mask."""
     image = sitk.GetImageFromArray(mask)
     image.SetSpacing(geometry.spacing)
     distance = sitk.SignedMaurerDistanceMapImageFilter()
@@ -184,8 +181,7 @@ def _distance_to(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     distance.UseImageSpacingOn()
     if mask.size < VOXELS_FOR_THREADS:
         distance.SetNumberOfWorkUnits(1)
-    # Inside, the map tells the distance to the background.
-    return np.where(mask, 0, sitk.GetArrayFromImage(distance.Execute(image)))
+    return distance.Execute(image)
 
 
 @dataclass(frozen=True)

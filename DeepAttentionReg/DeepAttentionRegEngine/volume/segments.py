@@ -18,6 +18,7 @@ from ..protocol.files import read_file, unfit, write_file
 from . import images
 from .geometry import Geometry
 from .images import AnyImage, Volume
+from .intensity import count_values
 from .linear import invalid
 from .loading import metadata_of, open_image, read_image
 from .segment_pairs import Segment
@@ -85,7 +86,7 @@ def as_segments(labels: AnySegments) -> Segments:
         items.append(segment)
     places = {_place(segment) for segment in items}
     for layer, volume in enumerate(layers):
-        values = [value for value in np.unique(volume.array).tolist() if value and (layer, value) not in places]
+        values = [value for value in count_values(volume.array) if value and (layer, value) not in places]
         items += [Segment("", value, layer) for value in values]
     return Segments(arrays, layers[0].geometry, items, layers[0].notes)
 
