@@ -4,8 +4,6 @@ What ITK lets pass without a word is refused: truncated files, values that are n
 short.
 """
 
-import gzip
-import shutil
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from .linear import read_linear_transform as read_linear_transform
 from .linear import to_affine as to_affine
 from .linear import write_linear_transform as write_linear_transform
 from .loading import HEADER_HINT, PICTURES, FileImage, load_meta_image, load_picture, metadata_of, read_image
-from .nifti import load_nifti
+from .nifti import load_nifti, write_nifti
 from .nrrd import load_nrrd
 from .points import read_points as read_points
 from .points import write_points as write_points
@@ -182,7 +180,7 @@ def _require_numbers(volume: Volume, subject: str) -> Volume:
         raise invalid(subject, f"holds {volume.array.dtype}, not numbers", "Convert it to numbers.")
     if np.iscomplexobj(volume.array):
         raise invalid(subject, "holds complex numbers", "Export its magnitude.")
-    if not np.isfinite(volume.array).any():
+    if not (volume.array.size if volume.array.dtype.kind in "iu" else np.isfinite(volume.array).any()):
         raise invalid(subject, "holds no finite value", "Check how it was exported.")
     return volume
 
@@ -253,13 +251,22 @@ def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> Non
     compress = bool(np.issubdtype(array.dtype, np.integer))
 
     def write(name: str) -> None:
-        sitk.WriteImage(image, name, useCompression=compress, compressionLevel=1)
+        if name.endswith(".nii.gz"):
+            write_nifti(name, image)
+        else:
+            sitk.WriteImage(image, name, useCompression=compress, compressionLevel=1)
 
     def complete(name: str) -> bool:
         written = load_image(name).image
-        return np.array_equal(sitk.GetArrayViewFromImage(written), array, equal_nan=not compress)
+        return _is_same(sitk.GetArrayViewFromImage(written), array)
 
     write_file(path, IMAGE_SUFFIXES, write, complete)
+
+
+def _is_same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Return whether two arrays hold the same, NaN included, without copies of them."""
+    same_size = first.shape == second.shape
+    return same_size and all(np.array_equal(first[k], second[k], equal_nan=True) for k in range(len(first)))
 
 
 def write_displacement(path: str | Path, displacement_lps_mm: np.ndarray, geometry: Geometry) -> None:
@@ -307,20 +314,9 @@ def _write_nifti_field(name: str, field: np.ndarray, geometry: Geometry) -> None
         i, j, _ = geometry.size
         field = np.concatenate([field, field])
         geometry = Geometry((i, j, 2), geometry.spacing, geometry.origin, geometry.direction)
-    plain = name.removesuffix(".gz")
-    try:
-        sitk.WriteImage(to_sitk(field * NIFTI_RAS, geometry), plain)
-        with open(plain, "r+b") as stream:
-            stream.seek(68)
-            stream.write(struct.pack("=h", NIFTI_DISPLACEMENT))
-            stream.seek(328)
-            stream.write((NIFTI_SINGLE_SLICE if is_slice else b"").ljust(16, b"\0"))
-        if plain != name:
-            with open(plain, "rb") as source, gzip.open(name, "wb", compresslevel=1) as target:
-                shutil.copyfileobj(source, target, 2**20)
-    finally:
-        if plain != name:
-            Path(plain).unlink(missing_ok=True)
+    mark = (NIFTI_SINGLE_SLICE if is_slice else b"").ljust(16, b"\0")
+    changes = [(68, struct.pack("=h", NIFTI_DISPLACEMENT)), (328, mark)]
+    write_nifti(name, to_sitk(field * NIFTI_RAS, geometry), changes)
 
 
 def read_displacement(path: str | Path) -> tuple[np.ndarray, Geometry]:

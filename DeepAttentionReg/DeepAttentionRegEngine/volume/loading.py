@@ -63,8 +63,13 @@ def open_image(name: str) -> sitk.ImageFileReader:
     return reader
 
 
-def read_image(name: str) -> sitk.Image:
+def read_image(name: str, voxels: np.ndarray | None = None) -> sitk.Image:
     """Read an image as ITK does.
+
+    Args:
+        name: Its file.
+        voxels: What was read and unpacked of it already, axes slowest first; not taken if ITK reads another size or
+            type.
 
     Raises:
         RuntimeError: If it cannot.
@@ -72,7 +77,8 @@ def read_image(name: str) -> sitk.Image:
         EngineError: As `open_image`, and if the header gives sheared axes, or voxels without size or position.
     """
     try:
-        image = open_image(name).Execute()
+        reader = open_image(name)
+        image = reader.Execute() if voxels is None else _with_voxels(reader, voxels)
     except RuntimeError as error:
         for mark, what, hint in SENSELESS:
             if re.search(mark, str(error)):
@@ -81,6 +87,22 @@ def read_image(name: str) -> sitk.Image:
     axes = np.reshape(image.GetDirection(), [image.GetDimension()] * 2)
     if np.abs(axes.T @ axes - np.eye(len(axes))).max() > ORTHONORMAL_TOLERANCE:
         raise unfit(name, SHEARED, SHEARED_HINT)
+    return image
+
+
+def _with_voxels(reader: sitk.ImageFileReader, voxels: np.ndarray) -> sitk.Image:
+    """Return the image of a reader with voxels that need not be read again."""
+    plain = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if reader.GetSize() != plain.shape[::-1] or reader.GetNumberOfComponents() != 1:
+        return reader.Execute()
+    image = sitk.GetImageFromArray(plain)
+    if image.GetPixelID() != reader.GetPixelID():
+        return reader.Execute()
+    image.SetSpacing(reader.GetSpacing())
+    image.SetOrigin(reader.GetOrigin())
+    image.SetDirection(reader.GetDirection())
+    for key, value in metadata_of(reader).items():
+        image.SetMetaData(key, value)
     return image
 
 
