@@ -29,6 +29,8 @@ SIMILARITIES = {
     "mind": _("MIND (different modalities)"),
 }
 QUALITIES = {"fast": _("Fast"), "balanced": _("Balanced"), "best": _("Best")}
+AS_FOUND, AS_FIXED = "found", "fixed"
+TRANSFORM_GRIDS = {AS_FOUND: _("As found"), AS_FIXED: _("Fixed volume")}
 
 
 def option(
@@ -113,6 +115,13 @@ class Settings:
         help="where to start: what makes the images most alike (automatic), as the coordinates say (none), centers of "
         "the fields of view, centers of mass, or an optimized rigid or affine map",
         choices=ALIGNMENTS,
+    )
+    transform_grid: str = option(
+        AS_FOUND,
+        label=_("Transform grid"),
+        help="where the transform is stored: on the grid on which it was found, or a finer one where that would differ "
+        "by more than 0.05 mm (found), or on the grid of the fixed volume (fixed)",
+        choices=TRANSFORM_GRIDS,
     )
     refinement_steps: int | None = option(
         None,
