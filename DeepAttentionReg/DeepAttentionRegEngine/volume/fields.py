@@ -113,10 +113,77 @@ def compose(
 def resize(displacement: np.ndarray, geometry: Geometry, new_geometry: Geometry, pause: Pause = no_pause) -> np.ndarray:
     """Return the field on another grid; the vectors stay in mm. float32 `(k, j, i, 3)`. Pauses before every slab."""
     result = np.empty((*new_geometry.shape, displacement.shape[-1]), np.float32)
-    for slab, points in grid_slabs(new_geometry):
+    for slab in slabs_of(new_geometry, CHUNK_POINTS):
         pause()
-        result[slab] = sample_field(displacement, geometry, points).reshape(result[slab].shape)
+        result[slab] = on_slab(displacement, geometry, new_geometry, slab)
     return result
+
+
+def slabs_of(geometry: Geometry, voxels: int) -> Iterator[slice]:
+    """Yield slices along k that hold about so many voxels each."""
+    size_k, size_j, size_i = geometry.shape
+    step = max(1, voxels // (size_j * size_i))
+    for start in range(0, size_k, step):
+        yield slice(start, min(start + step, size_k))
+
+
+def on_slab(displacement: np.ndarray, geometry: Geometry, grid: Geometry, slab: slice) -> np.ndarray:
+    """Return the field at the voxels of a slab of another grid, interpolated linearly.
+
+    Args:
+        displacement: `(k, j, i, 3)` LPS mm (or any number of trailing components).
+        geometry: Its grid.
+        grid: The other grid.
+        slab: Of its voxels along k.
+
+    Returns:
+        float32 `(k, j, i, 3)`, the field itself where both grids are the same.
+
+    Raises:
+        EngineError: If field and grid differ in size.
+    """
+    geometry.require_shape(displacement.shape[:3], "displacement field")
+    if geometry.matches(grid):
+        return displacement[slab].astype(np.float32, copy=False)
+    matrix = geometry.lps_to_ijk @ grid.ijk_to_lps
+    axes = _parallel_axes(matrix[:3, :3], grid)
+    if axes is None:
+        size_i, size_j, _ = grid.size
+        k, j, i = np.meshgrid(np.arange(slab.start, slab.stop), np.arange(size_j), np.arange(size_i), indexing="ij")
+        points = grid.index_to_lps(np.stack([i.ravel(), j.ravel(), k.ravel()], 1))
+        return sample_field(displacement, geometry, points).astype(np.float32).reshape(*k.shape, -1)
+    ranges = [np.arange(grid.size[0]), np.arange(grid.size[1]), np.arange(slab.start, slab.stop)]
+    values = displacement
+    # The axis along the slices comes first, for it leaves least.
+    for axis in sorted(range(3), key=lambda own: -axes[own]):
+        index = matrix[axis, axes[axis]] * ranges[axes[axis]] + matrix[axis, 3]
+        values = _interpolate_axis(values, index, 2 - axis)
+    order = [2 - axes.index(axis) for axis in (2, 1, 0)]
+    return np.ascontiguousarray(values.transpose(*order, 3), np.float32)
+
+
+def _parallel_axes(matrix: np.ndarray, grid: Geometry) -> list[int] | None:
+    """Return along which axis of a grid each axis of a field runs, None if they are oblique to each other.
+
+    Args:
+        matrix: 3x3, from voxels of the grid to nodes of the field.
+        grid: The grid, over all of which an axis strays by less than a thousandth of a node.
+    """
+    reach = np.abs(matrix) * grid.size
+    axes = reach.argmax(axis=1).tolist()
+    strays = reach.sum(axis=1) - reach.max(axis=1)
+    return axes if sorted(axes) == [0, 1, 2] and (strays < 1e-3).all() else None
+
+
+def _interpolate_axis(values: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    """Interpolate an array linearly at places along one of its axes, clamped to it."""
+    index = np.clip(index, 0, values.shape[axis] - 1)
+    low = np.minimum(index.astype(np.intp), max(values.shape[axis] - 2, 0))
+    lower = values.take(low, axis)
+    if values.shape[axis] == 1:
+        return lower
+    share = (index - low).astype(np.float32).reshape([-1 if own == axis else 1 for own in range(4)])
+    return lower + share * (values.take(low + 1, axis) - lower)
 
 
 @dataclass(frozen=True)
@@ -227,21 +294,34 @@ def jacobian_determinant(displacement: np.ndarray, geometry: Geometry, pause: Pa
         >>> float(jacobian_determinant(stretched, grid).mean())
         1.5
     """
-    geometry.require_shape(displacement.shape[:3], "displacement field")
     result = np.empty(geometry.shape, np.float32)
-    matrix = geometry.ijk_to_lps[:3, :3]
-    size_k, size_j, size_i = geometry.shape
-    step = max(1, CHUNK_VOXELS // (size_j * size_i))
-    for start in range(0, size_k, step):
-        pause()
-        stop = min(start + step, size_k)
-        # One slice of overlap on each side, so that slabs have the central differences of the whole.
-        low, high = max(0, start - 1), min(size_k, stop + 1)
-        # With M = dx/d(index), det(I + du/dx) is det(M + du/d(index)) / det(M), which spares the chain rule per voxel.
-        columns = [_difference(displacement[low:high], 2 - axis) + matrix[:, axis] for axis in range(3)]
-        determinant = np.einsum("...c,...c->...", columns[0], np.cross(columns[1], columns[2]))
-        result[start:stop] = determinant[start - low : stop - low] / np.linalg.det(matrix)
+    for slab, determinant in jacobian_slabs(displacement, geometry, geometry, pause):
+        result[slab] = determinant
     return result
+
+
+def jacobian_slabs(
+    displacement: np.ndarray, geometry: Geometry, grid: Geometry, pause: Pause = no_pause
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield slabs along k of a grid and what `jacobian_determinant` makes there of a field that is sampled on it.
+
+    Args:
+        displacement: `(k, j, i, 3)` LPS mm.
+        geometry: Its grid.
+        grid: The grid of the map.
+        pause: Called before every slab.
+    """
+    matrix = grid.ijk_to_lps[:3, :3]
+    for slab in slabs_of(grid, CHUNK_VOXELS):
+        pause()
+        # One slice of overlap on each side, so that slabs have the central differences of the whole.
+        low, high = max(0, slab.start - 1), min(grid.shape[0], slab.stop + 1)
+        part = on_slab(displacement, geometry, grid, slice(low, high))
+        # With M = dx/d(index), det(I + du/dx) is det(M + du/d(index)) / det(M), which spares the chain rule per voxel.
+        columns = [_difference(part, 2 - axis) + matrix[:, axis] for axis in range(3)]
+        determinant = np.einsum("...c,...c->...", columns[0], np.cross(columns[1], columns[2]))
+        inner = determinant[slab.start - low : slab.stop - low] / np.linalg.det(matrix)
+        yield slab, inner.astype(np.float32)
 
 
 def _difference(displacement: np.ndarray, axis: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import grid_cases
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry
@@ -249,6 +250,49 @@ class TestJacobian:
     def test_field_of_another_grid_is_refused(self, oblique_geometry: Geometry) -> None:
         with pytest.raises(errors.EngineError, match="displacement field"):
             fields.jacobian_determinant(np.zeros((3, 3, 3, 3), np.float32), oblique_geometry)
+
+
+class TestAtVoxelsOfAnotherGrid:
+    """A field on a coarser grid with other axes, asked for at the voxels of a volume."""
+
+    @pytest.fixture
+    def found(self, any_geometry: Geometry) -> Geometry:
+        return grid_cases.found_grid(any_geometry)
+
+    def test_field_is_the_one_that_points_have(
+        self, any_geometry: Geometry, found: Geometry, smooth_displacement: Smooth, grid_points: Points
+    ) -> None:
+        field = smooth_displacement(found)
+        wanted = fields.sample_field(field, found, grid_points(any_geometry).reshape(-1, 3))
+        resized = fields.resize(field, found, any_geometry)
+        np.testing.assert_allclose(resized.reshape(-1, 3), wanted, atol=1e-6)
+
+    def test_oblique_field_is_the_one_that_points_have(
+        self, oblique_geometry: Geometry, smooth_displacement: Smooth, grid_points: Points
+    ) -> None:
+        straight = Geometry.from_arrays((9, 8, 7), (3.0, 2.5, 4.0), oblique_geometry.center_lps - 10, np.eye(3))
+        field = smooth_displacement(straight)
+        wanted = fields.sample_field(field, straight, grid_points(oblique_geometry).reshape(-1, 3))
+        resized = fields.resize(field, straight, oblique_geometry)
+        np.testing.assert_allclose(resized.reshape(-1, 3), wanted, atol=1e-6)
+
+    def test_beyond_the_field_its_edge_goes_on(self, oblique_geometry: Geometry, smooth_displacement: Smooth) -> None:
+        field = smooth_displacement(oblique_geometry)
+        resized = fields.resize(field, oblique_geometry, padded(oblique_geometry, 2))
+        np.testing.assert_allclose(resized, np.pad(field, [(2, 2)] * 3 + [(0, 0)], "edge"), atol=1e-6)
+
+    def test_jacobian_is_that_of_the_field_at_the_voxels(
+        self,
+        any_geometry: Geometry,
+        found: Geometry,
+        smooth_displacement: Smooth,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        field = smooth_displacement(found)
+        wanted = fields.jacobian_determinant(fields.resize(field, found, any_geometry), any_geometry)
+        monkeypatch.setattr(fields, "CHUNK_VOXELS", 1)
+        slabs = [part for _slab, part in fields.jacobian_slabs(field, found, any_geometry)]
+        np.testing.assert_allclose(np.concatenate(slabs), wanted, atol=1e-6)
 
 
 class TestSummaries:
