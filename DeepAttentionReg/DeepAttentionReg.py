@@ -382,7 +382,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param onFailed: called in the main thread with the `contract.Failure`; once this or `onFinished` is called.
         :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks,
             initialTransform as in `InputNodes`; single `Settings` in this side's spelling, such as quality,
-            refinementSteps, smoothness; what to keep as in `Request.Kept`; existing nodes to write into:
+            refinementSteps, smoothness, transformGrid; what to keep as in `Request.Kept`; existing nodes to write into:
             outputTransform, outputVolume, outputJacobian, outputSegmentation.
         :return: the `Results.Outcome`; None if not waited for.
         :raises ValueError: if the inputs or options cannot work.

@@ -28,7 +28,14 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from DeepAttentionRegEngine.protocol import contract, errors, registry
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 from DeepAttentionRegEngine.protocol.quality import resolve
-from DeepAttentionRegEngine.protocol.settings import ALIGNMENTS, SIMILARITIES, Settings, choices_of, range_of
+from DeepAttentionRegEngine.protocol.settings import (
+    ALIGNMENTS,
+    SIMILARITIES,
+    TRANSFORM_GRIDS,
+    Settings,
+    choices_of,
+    range_of,
+)
 
 from .tasks.Request import SETTING_NAMES, camelCase
 from .views.ComparisonModes import Arrangement, ComparedVolume, Divider, Mode
@@ -95,7 +102,8 @@ class _Choice(enum.Enum):
 
     def label(self) -> str:
         """Return the text in the panel."""
-        return _(choices_of(type(self).__name__.lower())[self.value])
+        name = type(self).__name__
+        return _(choices_of(SETTING_NAMES[name[0].lower() + name[1:]])[self.value])
 
 
 if TYPE_CHECKING:
@@ -108,9 +116,13 @@ if TYPE_CHECKING:
     class Similarity(_Choice):
         """Its members are those of the setting."""
 
+    class TransformGrid(_Choice):
+        """Its members are those of the setting."""
+
 else:
     Alignment = _Choice("Alignment", {value.upper(): value for value in ALIGNMENTS}, module=__name__)
     Similarity = _Choice("Similarity", {value.upper(): value for value in SIMILARITIES}, module=__name__)
+    TransformGrid = _Choice("TransformGrid", {value.upper(): value for value in TRANSFORM_GRIDS}, module=__name__)
 
 
 class Moment(enum.Enum):
@@ -141,7 +153,12 @@ def _withSettings(kind: type) -> type:
 
 def _parameter(name: str, hint: Any, default: Any) -> tuple[Any, Any]:
     """Return type and default of the parameter of a setting; a text that may be left out is empty instead."""
-    choice = {"method": MethodChoice, "alignment": Alignment, "similarity": Similarity}.get(name)
+    choice = {
+        "method": MethodChoice,
+        "alignment": Alignment,
+        "similarity": Similarity,
+        "transform_grid": TransformGrid,
+    }.get(name)
     if choice is not None:
         return choice, next((item for item in choice if item.value == default), list(choice)[-1])
     kind = next(kind for kind in (get_args(hint) or (hint,)) if kind is not type(None))

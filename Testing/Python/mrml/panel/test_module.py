@@ -110,6 +110,7 @@ class TestChoices:
     def test_offer_what_the_contract_knows(self):
         assert [item.value for item in Parameters.Alignment] == list(choices_of("alignment"))
         assert [item.value for item in Parameters.Similarity] == list(choices_of("similarity"))
+        assert [item.value for item in Parameters.TransformGrid] == list(choices_of("transform_grid"))
 
     def test_offer_every_method_but_the_baselines(self):
         roles = {name: registry.load_method(name).role for name in registry.method_names()}
@@ -119,7 +120,7 @@ class TestChoices:
     def test_start_with_the_usual_recursions_of_the_first_method(self, parameters):
         assert parameters.recursions == registry.load_method(parameters.method.value).recursions.default
 
-    @pytest.mark.parametrize("name", ["MethodChoice", "Alignment", "Similarity"])
+    @pytest.mark.parametrize("name", ["MethodChoice", "Alignment", "Similarity", "TransformGrid"])
     def test_have_different_labels(self, name):
         kind = getattr(Parameters, name)
         assert len({item.label() for item in kind}) == len(kind)
@@ -128,8 +129,10 @@ class TestChoices:
 class TestArguments:
     def test_carry_the_choices_by_their_name_in_a_job(self, logic, parameters):
         parameters.alignment, parameters.device = Parameters.Alignment.RIGID, "cpu"
+        parameters.transformGrid = Parameters.TransformGrid.FIXED
         settings = logic.argumentsFrom(parameters)["settings"]
         assert (settings.alignment, settings.device, settings.recursions) == ("rigid", "cpu", 3)
+        assert settings.transform_grid == "fixed"
 
     def test_turn_refinement_off(self, logic, parameters):
         parameters.refine = False
