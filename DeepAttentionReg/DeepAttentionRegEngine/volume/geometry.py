@@ -171,6 +171,10 @@ class Geometry:
         origin = matrix[:3, 3] + matrix[:3, :3] @ ((factor - 1) / 2)
         return Geometry.from_arrays(size, spacing, origin, self.direction)
 
+    def cropped(self, low: np.ndarray, high: np.ndarray) -> "Geometry":
+        """Return the grid of the voxels from one index (i, j, k) on up to another one, which is left out."""
+        return Geometry.from_arrays(high - low, self.spacing, self.index_to_lps(low[None])[0], self.direction)
+
     def coarsened(self, voxels: int) -> "Geometry":
         """Return a grid of at most so many voxels, but two per axis, whose corner voxels are those of this one."""
         axes = sum(n > 1 for n in self.size)

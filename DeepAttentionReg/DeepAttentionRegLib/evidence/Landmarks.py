@@ -139,7 +139,7 @@ def measure(
     fixedRas = _positions(fixed, world=True)[first]
     toFrame = present(Warping.toFrame(moving, deformation.transformNode))
     targets = _apply(toFrame, _positions(moving, world=False)[second])
-    start = Record.startOf(deformation)
+    start, grid = Record.startOf(deformation), Volumes.geometryOf(deformation.fixed, Warping.WORLD)
     displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
     fixedLps, targetsLps = flip_lps_ras(fixedRas), flip_lps_ras(targets)
     carried = {
@@ -152,7 +152,7 @@ def measure(
     }
     toWorld = np.linalg.inv(start)
     arrows = {state: (_apply(toWorld, points), _apply(toWorld, targets)) for state, points in carried.items()}
-    warnings = [*_tellUnplaced(fixed, moving), *pairing.warnings, *_tellOutside(fixedLps, geometry, pairing.names)]
+    warnings = [*_tellUnplaced(fixed, moving), *pairing.warnings, *_tellOutside(fixedLps, grid, pairing.names)]
     return Measurement(deformation, pairing.names, errors, arrows, warnings)
 
 

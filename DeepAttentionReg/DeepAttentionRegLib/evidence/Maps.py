@@ -26,7 +26,7 @@ from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields, images, similarity_map
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..nodes import Deformation, Overlays, Record, Transforms, Volumes, Warping
+from ..nodes import Deformation, FieldMaps, Overlays, Record, Transforms, Volumes, Warping
 from ..nodes.Overlays import Map
 from ..nodes.Present import present
 from ..nodes.Transforms import WORLD
@@ -38,7 +38,9 @@ Arrays = tuple[np.ndarray, Geometry]
 
 
 def compute(deformation: Deformation.Deformation, kind: Map, pause: Pause = no_pause) -> Arrays:
-    """Return a map (k, j, i) and its grid: that of the field, or for similarity that of the fixed volume.
+    """Return a map (k, j, i) at the voxels of the fixed volume, and their grid.
+
+    The field is interpolated linearly between the nodes of its own grid, as the engine does.
 
     :param deformation: what is judged.
     :param kind: any map but the uncertainty, which Uncertainty.py estimates.
@@ -47,16 +49,15 @@ def compute(deformation: Deformation.Deformation, kind: Map, pause: Pause = no_p
     """
     if kind in (Map.SIMILARITY_BEFORE, Map.SIMILARITY_AFTER):
         return _similarity(deformation, kind is Map.SIMILARITY_AFTER, pause)
-    displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
+    geometry, field = Volumes.placeOf(deformation.fixed), Transforms.readGrid(deformation.transformNode)
     if kind is Map.MAGNITUDE:
-        return fields.magnitude(displacementLps), geometry
+        return FieldMaps.magnitude(field, geometry, pause), geometry
     if kind is Map.INCONSISTENCY:
         backward = backwardOf(deformation)
         if backward is None:
             raise ValueError(_("Register {name} the other way round first.").format(name=deformation.name))
-        there_and_back = fields.compose(*Transforms.readGrid(backward), displacementLps, geometry, pause)
-        return fields.magnitude(there_and_back), geometry
-    jacobian = fields.jacobian_determinant(displacementLps, geometry, pause)
+        return FieldMaps.inconsistency(field, Transforms.readGrid(backward), geometry, pause), geometry
+    jacobian = FieldMaps.jacobian(field, geometry, pause)
     return (jacobian if kind is Map.JACOBIAN else fields.log_jacobian(jacobian)), geometry
 
 
@@ -124,7 +125,7 @@ def _similarity(deformation: Deformation.Deformation, isAfter: bool, pause: Paus
     problem = Volumes.checkNode(deformation.fixed)
     if toFrame is None or problem:
         raise ValueError(problem or Volumes.checkNode(deformation.moving))
-    transform = deformation.transformNode.GetTransformFromParent()
+    transform = Transforms.forImages(deformation.transformNode)
     if not isAfter:
         transform = vtk.vtkTransform()
         transform.SetMatrix(slicer.util.vtkMatrixFromArray(Record.startOf(deformation)))
@@ -167,8 +168,7 @@ class BackwardRegistration(DeformationTask):
         )
 
     def _load(self, result: contract.Result) -> slicer.vtkMRMLTransformNode:
-        displacementLps = images.read_displacement(result.outputs["transform"])[0]
-        field = Transforms.makeGridTransform(displacementLps, self._grids["moving"])
+        field = Transforms.makeGridTransform(*images.read_displacement(result.outputs["transform"]))
         self._requireInputs()
         deformation = self.deformation
         existing = backwardOf(deformation)

@@ -124,7 +124,7 @@ def measureOverlap(
     )
     if problem:
         raise ValueError(problem)
-    geometry = Transforms.readGrid(evidence.steps.GetNthDataNode(0))[1]
+    geometry = Transforms.geometryOfField(evidence.steps.GetNthDataNode(0).GetTransformFromParent())
     numbers = SegmentPairs.numberSegments([fixedSegmentation, movingSegmentation])
     toWorld = present(Volumes.matrixToWorld(fixedSegmentation))
     still = drawStructures(fixedSegmentation, numbers[0], toWorld, vtk.vtkTransform(), geometry)

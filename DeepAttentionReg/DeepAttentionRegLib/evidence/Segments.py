@@ -16,7 +16,7 @@ from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields, metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..nodes import Record, SegmentPairs, Transforms, Volumes, Warping
+from ..nodes import FieldMaps, Record, SegmentPairs, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..nodes.Volumes import BINARY_LABELMAP
@@ -111,7 +111,7 @@ def compare(
     fixedNumbers, movingNumbers = SegmentPairs.numberSegments([fixed, moving])
     start = Record.startOf(deformation)
     toFrame = present(Warping.toFrame(moving, deformation.transformNode))
-    transforms = {BEFORE: _linear(start), AFTER: deformation.transformNode.GetTransformFromParent()}
+    transforms = {BEFORE: _linear(start), AFTER: Transforms.forImages(deformation.transformNode)}
     toWorld = present(Volumes.matrixToWorld(fixed))
     still = drawStructures(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry, pause)
     moved = {
@@ -121,7 +121,7 @@ def compare(
     pause()
     volumes = _volumes(moving, movingNumbers, toFrame, geometry)
     pause()
-    jacobian = _jacobianOn(deformation.transformNode, geometry, pause)
+    jacobian = FieldMaps.jacobian(Transforms.readGrid(deformation.transformNode), geometry, pause)
     pause()
     names = _namesOf(fixed, fixedNumbers)
     pause()
@@ -222,15 +222,6 @@ def _volumes(
 
 def _voxelVolume(toFrame: np.ndarray, ijkToNode: vtk.vtkMatrix4x4) -> float:
     return abs(np.linalg.det((toFrame @ slicer.util.arrayFromVTKMatrix(ijkToNode))[:3, :3]))
-
-
-def _jacobianOn(transformNode: slicer.vtkMRMLTransformNode, geometry: Geometry, pause: Pause) -> np.ndarray:
-    """Return the Jacobian determinant (k, j, i) of a transform on a grid."""
-    displacement, own = Transforms.readGrid(transformNode)
-    jacobian = fields.jacobian_determinant(displacement, own, pause)
-    if own.matches(geometry):
-        return jacobian
-    return fields.resize(jacobian[..., None], own, geometry)[..., 0]
 
 
 def _structure(

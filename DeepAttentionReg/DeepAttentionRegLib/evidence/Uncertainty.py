@@ -49,9 +49,9 @@ class UncertaintyEstimate(DeformationTask):
         return jobOf({**values, **self._exportVolumes(), **self._exportStart(self._start)})
 
     def _load(self, result: contract.Result) -> slicer.vtkMRMLScalarVolumeNode:
-        spreadMm = images.read_volume(result.outputs["uncertainty"]).array
+        spreadMm = images.read_volume(result.outputs["uncertainty"])
         self._requireInputs()
-        return Maps.put(self.deformation, Map.UNCERTAINTY, spreadMm, self._grids["fixed"])
+        return Maps.put(self.deformation, Map.UNCERTAINTY, spreadMm.array, spreadMm.geometry)
 
 
 def summaryOf(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """Displacement fields as grid transform nodes, and back."""
 
+import itertools
+
 import numpy as np
 import slicer
 import vtk
@@ -8,14 +10,17 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
+from . import Record
+
+CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
 WORLD = np.eye(4)  # what leads from the world to the world, where a function asks for a frame
 
 
 def makeGridTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer.vtkOrientedGridTransform:
     """Return a displacement field as the transform from parent (fixed) to moving points, outside of any scene.
 
-    :param displacementLps: (k, j, i, 3) LPS mm on the fixed grid; the moving volume is sampled at x + u(x).
-    :param geometry: the fixed grid.
+    :param displacementLps: (k, j, i, 3) LPS mm; the moving volume is sampled at x + u(x).
+    :param geometry: its grid, which need not be that of the fixed volume.
     :return: cubic transform in RAS: cubic is what Slicer sets when it reads a field from a file, so that saving and
         loading changes nothing.
     :raises ValueError: if array and grid differ in size.
@@ -64,6 +69,18 @@ def createGridTransform(
     return node
 
 
+def forImages(node: slicer.vtkMRMLTransformNode) -> vtk.vtkAbstractTransform:
+    """Return the way from fixed to moving points by which voxels are looked up.
+
+    A field that a registration has found leads where it led the engine, linearly between its nodes, so that figures are
+    the same, in a third of the time; any other transform leads where Slicer says.
+    """
+    field = node.GetTransformFromParentAs("vtkOrientedGridTransform", False)
+    if field is None or field.GetInverseFlag() or node.GetAttribute(Record.ATTRIBUTE) is None:
+        return node.GetTransformFromParent()
+    return _linear(field)
+
+
 def forVoxels(transform: vtk.vtkAbstractTransform, geometry: Geometry) -> vtk.vtkAbstractTransform:
     """Return what leads from the voxels of a grid to where a transform does, if it can be in a third of the time.
 
@@ -72,6 +89,11 @@ def forVoxels(transform: vtk.vtkAbstractTransform, geometry: Geometry) -> vtk.vt
     isField = isinstance(transform, slicer.vtkOrientedGridTransform) and not transform.GetInverseFlag()
     if not isField or transform.GetDisplacementGrid() is None or not geometryOfField(transform).matches(geometry):
         return transform
+    return _linear(transform)
+
+
+def _linear(transform: slicer.vtkOrientedGridTransform) -> slicer.vtkOrientedGridTransform:
+    """Return a field that shares the vectors of another one, and is linear between its nodes."""
     quick = slicer.vtkOrientedGridTransform()
     quick.SetGridDirectionMatrix(transform.GetGridDirectionMatrix())
     quick.SetDisplacementGridData(transform.GetDisplacementGrid())
@@ -79,6 +101,18 @@ def forVoxels(transform: vtk.vtkAbstractTransform, geometry: Geometry) -> vtk.vt
     quick.SetDisplacementShift(transform.GetDisplacementShift())
     quick.SetInterpolationModeToLinear()
     return quick
+
+
+def partAround(transform: slicer.vtkOrientedGridTransform, grid: Geometry) -> tuple[np.ndarray, Geometry]:
+    """Return as much of a field as decides on it at the voxels of a grid, as `readGrid` does all of it."""
+    own = geometryOfField(transform)
+    index = own.lps_to_index(grid.index_to_lps(CORNERS * (np.array(grid.size) - 1)))
+    low = np.clip(np.floor(index.min(axis=0)).astype(int), 0, np.array(own.size) - 1)
+    high = np.clip(np.floor(index.max(axis=0)).astype(int) + 2, low + 1, own.size)
+    (i, j, k), (endI, endJ, endK) = low, high
+    vectors = vtk_to_numpy(transform.GetDisplacementGrid().GetPointData().GetScalars()).reshape(*own.shape, 3)
+    part = flip_lps_ras(vectors[k:endK, j:endJ, i:endI].astype(np.float32, copy=False))
+    return part, own.cropped(low, high)
 
 
 def readGrid(node: slicer.vtkMRMLTransformNode) -> tuple[np.ndarray, Geometry]:

@@ -106,6 +106,17 @@ def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray) -
     return Geometry.from_ijk_to_ras(matrix, volumeNode.GetImageData().GetDimensions())
 
 
+def placeOf(volumeNode: slicer.vtkMRMLVolumeNode) -> Geometry:
+    """Return the grid of a volume in the world.
+
+    :raises ValueError: if it has none there, or is no input; says why.
+    """
+    problem = checkNode(volumeNode)
+    if problem:
+        raise ValueError(problem)
+    return geometryOf(volumeNode, np.eye(4))
+
+
 def exportVolume(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray, path: Path) -> None:
     """Write a volume in a frame, in its own voxel type."""
     array = slicer.util.arrayFromVolume(volumeNode)

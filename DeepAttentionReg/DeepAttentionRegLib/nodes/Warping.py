@@ -18,7 +18,7 @@ from DeepAttentionRegEngine.volume.intensity import in_type
 
 from . import Record, Volumes
 from .Present import present
-from .Transforms import WORLD, forVoxels
+from .Transforms import WORLD, forImages, forVoxels
 from .Volumes import BINARY_LABELMAP
 
 CLOSED_SURFACE = "Closed surface"
@@ -88,7 +88,7 @@ def warp(
     if problem:
         raise ValueError(problem)
     reference = reference or _fixedOf(transformNode)
-    frame, transform = present(toFrame(node, transformNode)), transformNode.GetTransformFromParent()
+    frame, transform = present(toFrame(node, transformNode)), forImages(transformNode)
     if isinstance(node, slicer.vtkMRMLVolumeNode):
         geometry = Volumes.geometryOf(reference, WORLD)
         image = drawVolume(node, frame, transform, geometry, pause)

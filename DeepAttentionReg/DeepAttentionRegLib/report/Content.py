@@ -20,7 +20,7 @@ from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 
 from ..evidence import Landmarks, Maps, SegmentNodes
-from ..nodes import Metrics, Overlays, Record, Transforms, Volumes, Warping
+from ..nodes import FieldMaps, Metrics, Overlays, Record, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from . import Facts, Figures
 
@@ -91,8 +91,7 @@ def gather(deformation: Deformation, pointRas: np.ndarray | None = None, pause: 
     if problem:
         raise ValueError(problem)
     record = Record.recall(deformation.transformNode)
-    displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
-    field = Figures.Field(displacementLps, fields.jacobian_determinant(displacementLps, geometry, pause), geometry)
+    field = _fieldOf(deformation, pause)
     pause()
     summary = fields.summarize_jacobian(field.jacobian)
     pointLps = Volumes.geometryOf(deformation.fixed, Warping.WORLD).center_lps
@@ -111,11 +110,16 @@ def gather(deformation: Deformation, pointRas: np.ndarray | None = None, pause: 
         numbers={},
     )
     pause()
-    magnitude = fields.magnitude(displacementLps)
-    displacement = {"mean": float(magnitude.mean(dtype=float)), "max": float(magnitude.max())}
+    displacement = {"mean": float(field.magnitude.mean(dtype=float)), "max": float(field.magnitude.max())}
     numbers = {"registration": asdict(record), "jacobian": asdict(summary), "displacement_mm": displacement}
     content.numbers.update(_finite({**_numbersOf(content), **numbers, "maps": _mapNumbers(deformation)}))
     return without_folders_within(content)
+
+
+def _fieldOf(deformation: Deformation, pause: Pause) -> Figures.Field:
+    own, geometry = Transforms.readGrid(deformation.transformNode), Volumes.placeOf(deformation.fixed)
+    jacobian = FieldMaps.jacobian(own, geometry, pause)
+    return Figures.Field(*own, jacobian, FieldMaps.magnitude(own, geometry, pause), geometry)
 
 
 def _numbersOf(content: Content) -> dict[str, Any]:

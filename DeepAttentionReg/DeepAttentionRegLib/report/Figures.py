@@ -55,15 +55,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Field:
-    """A deformation on its grid.
+    """A deformation, and what it does at the voxels of the fixed volume.
 
     :param displacementLps: (k, j, i, 3) mm.
-    :param jacobian: its determinant (k, j, i).
-    :param geometry: the grid.
+    :param own: its grid.
+    :param jacobian: its determinant (k, j, i) at the voxels.
+    :param magnitude: its length (k, j, i) there, mm.
+    :param geometry: grid of the fixed volume.
     """
 
     displacementLps: np.ndarray
+    own: Geometry
     jacobian: np.ndarray
+    magnitude: np.ndarray
     geometry: Geometry
 
     def extremeLps(self) -> np.ndarray:
@@ -77,7 +81,7 @@ def draw(deformation: Deformation, field: Field, pointLps: np.ndarray, pause: Pa
     """Return the pictures of a deformation.
 
     :param deformation: the deformation.
-    :param field: its displacements.
+    :param field: what is known of it.
     :param pointLps: (3,) mm in the world, through which the slices run.
     :param pause: called between pictures.
     """
@@ -130,7 +134,7 @@ class _Artist:
             before = flip_lps_ras(ras @ start[:3, :3].T + start[:3, 3]) - plane.pointsLps
             # Beyond its grid a field goes on as at the border, as Slicer has it.
             after = fields.sample_field(
-                self._field.displacementLps, self._field.geometry, plane.pointsLps.reshape(-1, 3)
+                self._field.displacementLps, self._field.own, plane.pointsLps.reshape(-1, 3)
             ).reshape(plane.pointsLps.shape)
             for state, offset in (("before", before), ("after", after)):
                 pictures[state].append(Pictures.gray(plane.sample(array, grid, offset), window))
@@ -165,7 +169,7 @@ class _Artist:
             return slicer.util.arrayFromVolume(node), Volumes.geometryOf(node, Warping.WORLD)
         if kind is Map.JACOBIAN:
             return self._field.jacobian, self._field.geometry
-        return fields.magnitude(self._field.displacementLps), self._field.geometry
+        return self._field.magnitude, self._field.geometry
 
     def map(self, kind: Map, array: np.ndarray, geometry: Geometry, title: str = "") -> Figure:
         """Return a map over the fixed volume."""

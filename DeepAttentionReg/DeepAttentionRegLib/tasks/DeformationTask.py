@@ -56,7 +56,6 @@ class DeformationTask(Task):
         self._fixed, self._moving = Results.NodeReference(deformation.fixed), Results.NodeReference(deformation.moving)
         self._toFrame = Warping.toFrame(deformation.moving, deformation.transformNode)
         self._start = Record.startOf(deformation)
-        self._grids: dict[str, Geometry] = {}
 
     def problems(self) -> list[str]:
         """Return why it cannot be started, as sentences."""
@@ -96,7 +95,6 @@ class DeformationTask(Task):
             files[side] = f"{side}.nrrd"
             image = images.to_sitk(slicer.util.arrayFromVolume(node), grid)
             sitk.WriteImage(image, str(self._folder / files[side]))
-            self._grids[side] = grid
         return files
 
     def _exportStart(self, start: np.ndarray) -> dict[str, str]:

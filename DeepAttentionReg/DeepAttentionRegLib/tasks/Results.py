@@ -35,7 +35,7 @@ class Outcome:
     """Nodes and numbers of a finished registration.
 
     :param transformNode: grid transform that moves the moving volume onto the fixed one; it replaces any linear
-        transform the moving volume is under.
+        transform the moving volume is under. Its grid covers the fixed volume, and need not be that of its voxels.
     :param warpedVolumeNode: moving volume on the fixed grid.
     :param jacobianVolumeNode: Jacobian determinant on the fixed grid, colored.
     :param warpedSegmentationNode: moving segmentation on the fixed grid; None without one.
@@ -74,7 +74,7 @@ class Case:
     moving: NodeReference
     outputs: dict[str, NodeReference]
     name: str
-    geometry: Geometry
+    geometry: Geometry  # of the fixed volume
     segments: dict[str, dict[int, slicer.vtkSegment]] = field(default_factory=dict)
     labelNames: dict[str, str] = field(default_factory=dict)
     record: Record.Record = field(default_factory=Record.Record)
@@ -103,9 +103,9 @@ def read(result: contract.Result, case: Case, *, withEvidence: bool, pause: Paus
     :param pause: called between the files.
     :raises EngineError: if a file cannot be read.
     """
-    displacement = images.read_displacement(result.outputs["transform"])[0]
+    displacement, grid = images.read_displacement(result.outputs["transform"])
     pause()
-    transform = Transforms.makeGridTransform(displacement, case.geometry)
+    transform = Transforms.makeGridTransform(displacement, grid)
     pause()
     segmentation = None
     if "warped_labels" in result.outputs:
@@ -117,7 +117,7 @@ def read(result: contract.Result, case: Case, *, withEvidence: bool, pause: Paus
         jacobian=images.read_volume(result.outputs["jacobian"]).array,
         segmentation=segmentation,
         table=Metrics.makeTable(result.values, case.labelNames),
-        evidence=EvidenceFiles.read(result, displacement, case.geometry, pause) if withEvidence else None,
+        evidence=EvidenceFiles.read(result, displacement, grid, case.geometry, pause) if withEvidence else None,
         result=result,
     )
 

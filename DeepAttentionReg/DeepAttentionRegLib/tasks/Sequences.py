@@ -32,6 +32,7 @@ logger = discreet_logger(__name__)
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
 # The coordinates of the volumes in a sequence, which have no parent transform.
 FRAME = np.eye(4)
+FEWEST_NODES = 8  # of a field that is the same everywhere
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,8 @@ class SequenceRegistration(Task):
     def _keep(self, folder: Path) -> None:
         """Read what the engine found for the present frame."""
         frame, (result, _job) = self._frame, result_files.read_result(folder)
-        displacement = images.read_displacement(self._folder / result.outputs["transform"])[0]
-        self._done.transforms[frame] = _makeTransform(displacement, self._geometry)
+        field = images.read_displacement(self._folder / result.outputs["transform"])
+        self._done.transforms[frame] = _makeTransform(*field)
         if self._withVolumes:
             image = Volumes.makeImage(images.read_volume(self._folder / result.outputs["warped"]).array)
             self._done.volumes[frame] = _makeVolume(image, self._geometry)
@@ -240,8 +241,9 @@ class SequenceRegistration(Task):
     def _commit(self) -> SequenceOutcome:
         """Put the result into the scene: all of it or, if something goes wrong, nothing."""
         source, reference = present(self._sequence.get()), self._volumeOf(self._reference)
-        still = np.zeros((*self._geometry.shape, 3), np.float32)
-        transforms = {**self._done.transforms, self._reference: _makeTransform(still, self._geometry)}
+        corners = self._geometry.coarsened(FEWEST_NODES)
+        still = _makeTransform(np.zeros((*corners.shape, 3), np.float32), corners)
+        transforms = {**self._done.transforms, self._reference: still}
         volumes = {**self._done.volumes, self._reference: reference} if self._withVolumes else {}
         method = self._settings.method
         text = _("{sequence} to frame {frame} ({method})").format(

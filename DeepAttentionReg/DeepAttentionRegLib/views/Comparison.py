@@ -26,7 +26,7 @@ from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from ..nodes import Record, Volumes
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
-from ..nodes.Transforms import WORLD, forVoxels
+from ..nodes.Transforms import WORLD, forImages, forVoxels
 from . import Links, Mixing
 from .ComparisonModes import ComparedVolume, Divider, Mode
 from .HiddenNodes import HiddenNodes
@@ -209,7 +209,8 @@ class Comparison:
         """Return the moving volume, before or after, at the voxels of the fixed one; NaN where there is none."""
         if layer not in self._values:
             geometry, isAfter = self._geometry(), layer is ComparedVolume.AFTER
-            worldToMoving = forVoxels(self._field(), geometry) if isAfter else np.linalg.inv(self._toWorld())
+            node = self.deformation.transformNode
+            worldToMoving = forVoxels(forImages(node), geometry) if isAfter else np.linalg.inv(self._toWorld())
             values = Mixing.resample(self.deformation.moving, worldToMoving, geometry)
             if not np.isfinite(values).any():
                 text = _("{moving} lies outside of {fixed}, so there is nothing to compare.")

@@ -47,13 +47,13 @@ def tilesOf(geometry: Geometry, tileMm: float) -> np.ndarray:
 
 def resample(
     volume: slicer.vtkMRMLScalarVolumeNode,
-    worldToVolume: np.ndarray | slicer.vtkOrientedGridTransform,
+    worldToVolume: np.ndarray | vtk.vtkAbstractTransform,
     geometry: Geometry,
 ) -> np.ndarray:
     """Return the values of a volume at the voxels of a grid, interpolated linearly: (k, j, i) float32, NaN outside.
 
     :param volume: its own coordinates are those below its parent transforms.
-    :param worldToVolume: 4x4 matrix, or a field, from the world to these coordinates, RAS mm.
+    :param worldToVolume: 4x4 matrix, or any transform, from the world to these coordinates, RAS mm.
     :param geometry: the grid, in the world.
     """
     isLinear = isinstance(worldToVolume, np.ndarray)
