@@ -18,7 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "DeepAttentionReg"))
 
 import evidence_cases
+import grid_cases
 from DeepAttentionRegEngine.protocol import batch, contract, errors, reporting, result_files, watchdog
+from DeepAttentionRegEngine.protocol.settings import AS_FIXED
 from DeepAttentionRegEngine.volume import fields, images, recursions, segments
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
@@ -48,6 +50,12 @@ def field_on(geometry: Geometry) -> np.ndarray:
     indices = np.stack(np.meshgrid(*(np.arange(n) for n in geometry.shape), indexing="ij")[::-1], axis=-1)
     points = geometry.index_to_lps(indices.reshape(-1, 3))
     return displacement_at(points).reshape(*geometry.shape, 3).astype(np.float32)
+
+
+def found_on(fixed: Geometry) -> tuple[np.ndarray, Geometry]:
+    """Return that displacement where this engine stores it for a fixed volume, and that grid."""
+    grid = grid_cases.found_grid(fixed)
+    return field_on(grid), grid
 
 
 def emit(event: contract.Event) -> None:
@@ -112,7 +120,8 @@ def register_pair(job: contract.RegisterJob, reporter: reporting.Reporter) -> co
 def register(job: contract.RegisterJob) -> contract.Result:
     """Write every output the job names."""
     fixed = images.read_volume(job.fixed)
-    displacement = field_on(fixed.geometry)
+    on_fixed = job.transform_grid == AS_FIXED
+    displacement, grid = (field_on(fixed.geometry), fixed.geometry) if on_fixed else found_on(fixed.geometry)
     names = ("transform", "warped", "jacobian", "uncertainty")
     outputs = {name: getattr(job, f"output_{name}") for name in names}
     if job.output_recursions is not None:
@@ -121,13 +130,14 @@ def register(job: contract.RegisterJob) -> contract.Result:
         Path(job.output_gaussians).write_text("{}", encoding="ascii")
         outputs["gaussians"] = job.output_gaussians
     if job.output_transform is not None:
-        images.write_displacement(job.output_transform, displacement, fixed.geometry)
+        images.write_displacement(job.output_transform, displacement, grid)
     if job.output_uncertainty is not None:
-        images.write_volume(job.output_uncertainty, fields.magnitude(displacement) / job.samples, fixed.geometry)
+        lengths = fields.magnitude(fields.resize(displacement, grid, fixed.geometry))
+        images.write_volume(job.output_uncertainty, lengths / job.samples, fixed.geometry)
     if job.output_warped is not None:
         images.write_volume(job.output_warped, fixed.array + 1, fixed.geometry)
     if job.output_jacobian is not None:
-        jacobian = fields.jacobian_determinant(displacement, fixed.geometry)
+        jacobian = fields.jacobian_determinant(fields.resize(displacement, grid, fixed.geometry), fixed.geometry)
         images.write_volume(job.output_jacobian, jacobian, fixed.geometry)
     if job.moving_labels is not None and job.output_warped_labels is not None:
         segments.write_segments(job.output_warped_labels, segments.as_segments(job.fixed_labels or job.moving_labels))
