@@ -15,7 +15,7 @@ from DeepAttentionRegEngine.volume import fields
 
 from ..engine import Methods, Weights
 from ..evidence import Landmarks, Maps, SegmentNodes
-from ..nodes import Metrics, Overlays, Record, Volumes, Warping
+from ..nodes import Metrics, Overlays, Record, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 
 TG132 = (
@@ -41,7 +41,11 @@ class Limit:
 
 def facts(deformation: Deformation, record: Record.Record) -> dict[str, dict[str, str]]:
     """Return what was registered, and how: label and text, by the title of their section."""
-    volumes = {_("Fixed"): _volumeText(deformation.fixed), _("Moving"): _volumeText(deformation.moving)}
+    volumes = {
+        _("Fixed"): _volumeText(deformation.fixed),
+        _("Moving"): _volumeText(deformation.moving),
+        _("Transform"): _gridText(deformation.transformNode),
+    }
     return _known({_("Volumes"): volumes, _("Method"): _methodFacts(record)})
 
 
@@ -151,6 +155,13 @@ def _volumeText(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
     size = " x ".join(str(count) for count in volume.GetImageData().GetDimensions())
     spacing = " x ".join(f"{step:.3g}" for step in volume.GetSpacing())
     return _("{name}: {size} voxels of {spacing} mm").format(name=volume.GetName(), size=size, spacing=spacing)
+
+
+def _gridText(transformNode: slicer.vtkMRMLTransformNode) -> str:
+    grid = Transforms.geometryOfField(transformNode.GetTransformFromParentAs("vtkOrientedGridTransform", False))
+    size = " x ".join(str(count) for count in grid.size)
+    spacing = " x ".join(f"{step:.3g}" for step in grid.spacing)
+    return _("a grid of {size} vectors, {spacing} mm apart").format(size=size, spacing=spacing)
 
 
 def _landmarkText(deformation: Deformation, record: Record.Record) -> str:

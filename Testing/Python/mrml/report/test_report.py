@@ -122,6 +122,7 @@ class TestPage:
 
     def test_volumes_are_told_with_their_voxels(self, page):
         assert facts_of(page)["Fixed"] == f"{NAME}: 14 x 11 x 9 voxels of 1.1 x 0.7 x 2.3 mm"
+        assert facts_of(page)["Transform"] == "a grid of 15 x 12 x 8 vectors, 1.81 x 1.81 x 1.81 mm apart"
 
     def test_method_and_tg_132_are_cited(self, page):
         references = [item.text for item in page.iter("li")]

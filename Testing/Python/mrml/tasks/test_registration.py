@@ -19,7 +19,7 @@ from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
-from DeepAttentionRegLib.nodes import Volumes
+from DeepAttentionRegLib.nodes import Record, Transforms, Volumes
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes
 from DeepAttentionRegLib.tasks import Registration
 from DeepAttentionRegLib.tasks.Registration import OutputNodes
@@ -36,6 +36,13 @@ class TestOutcome:
         mapped = np.array([transform.TransformPoint(point) for point in flip_lps_ras(points)])
         wanted = points + fake_engine.displacement_at(points)
         assert np.abs(flip_lps_ras(mapped) - wanted).max() < 1e-3
+
+    @pytest.mark.parametrize("grid", ["found", "fixed"])
+    def test_transform_lies_on_the_grid_that_was_asked_for(self, inputs, oblique_geometry, grid):
+        node = register(inputs, transformGrid=grid).transformNode
+        wanted = {"found": fake_engine.found_on(oblique_geometry)[1], "fixed": oblique_geometry}[grid]
+        assert Transforms.readGrid(node)[1].matches(wanted)
+        assert Record.recall(node).settings["transform_grid"] == grid
 
     def test_names_tell_moving_fixed_and_method(self, inputs):
         outcome = register(inputs)

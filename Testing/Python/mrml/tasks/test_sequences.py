@@ -17,6 +17,7 @@ from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
+from DeepAttentionRegLib.nodes import Transforms
 from DeepAttentionRegLib.tasks import Sequences
 from mrml_cases import ENGINE, TIMEOUT_S, is_let_go
 
@@ -101,6 +102,10 @@ class TestOutcome:
         found = flip_lps_ras(fake_engine.displacement_at(flip_lps_ras(point)[None])[0])
         for frame, shift in enumerate(shifts):
             np.testing.assert_allclose(shift, np.zeros(3) if frame == REFERENCE else found, atol=1e-3)
+
+    def test_standing_still_takes_few_vectors(self, sequence):
+        frames = frames_of(register(sequence).transformSequenceNode)
+        assert Transforms.readGrid(frames[REFERENCE])[1].size == (2, 2, 2)
 
     def test_names_tell_sequence_reference_and_method(self, sequence):
         outcome = register(sequence, withVolumes=True)
