@@ -2,7 +2,7 @@
 
     python Testing/Tools/bench_interaction.py --size 256
 
-One volume, a smooth field, three slice views of 400 x 400 pixels drawn by software; median and slowest of each. Of what
+One volume, a smooth field with a node every second voxel, three slice views of 400 x 400 pixels drawn by software; median and slowest of each. Of what
 takes longer, the second table has the longest time for which the application cannot react.
 """
 
@@ -29,7 +29,7 @@ from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.reporting import Pause
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegLib.evidence import Maps, Readout, Scrubber, SegmentNodes, Segments
-from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Overlays, Transforms, Warping
+from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Overlays, Record, Transforms, Warping
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.views import Comparison
 from DeepAttentionRegLib.views.ComparisonModes import Mode
@@ -47,10 +47,12 @@ def make_deformation(edge: int) -> Deformation.Deformation:
     geometry = Geometry((edge,) * 3, (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
     noise = np.random.default_rng(0).random(geometry.shape, dtype=np.float32)
     fixed, moving = (mrml_scene.add_volume(array, geometry, name) for array, name in ((noise, "f"), (1 - noise, "m")))
-    field = smooth_field(geometry)
-    node = Transforms.createGridTransform(Transforms.makeGridTransform(field, geometry), "deformation", fixed, moving)
+    own = geometry.resized((edge // 2,) * 3)
+    field = smooth_field(own)
+    node = Transforms.createGridTransform(Transforms.makeGridTransform(field, own), "deformation", fixed, moving)
+    Record.remember(node, Record.Record())
     result = contract.Result(values={"alignment": np.eye(4).tolist()})
-    EvidenceFiles.commit(EvidenceFiles.read(result, field, geometry), node)
+    EvidenceFiles.commit(EvidenceFiles.read(result, field, own, geometry), node)
     return Deformation.ofTransform(node)
 
 
