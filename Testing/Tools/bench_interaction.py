@@ -2,8 +2,9 @@
 
     python Testing/Tools/bench_interaction.py --size 256
 
-One volume, a smooth field with a node every second voxel, three slice views of 400 x 400 pixels drawn by software; median and slowest of each. Of what
-takes longer, the second table has the longest time for which the application cannot react.
+One volume, a smooth field with a node every second voxel, three slice views of 400 x 400 pixels drawn by software;
+median and slowest of each. Of what takes longer, the second table has the longest time for which the application cannot
+react.
 """
 
 import argparse

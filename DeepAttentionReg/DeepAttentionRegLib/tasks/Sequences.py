@@ -4,6 +4,7 @@ One process of the engine registers all frames, one after another. The scene doe
 done.
 """
 
+import math
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol import contract, result_files
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 from DeepAttentionRegEngine.protocol.settings import Settings
-from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume import fields, images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..engine import Methods
@@ -24,6 +25,7 @@ from ..engine.Callbacks import Callbacks
 from ..engine.Engine import Engine
 from ..engine.Task import Task
 from ..nodes import Transforms, Volumes
+from ..nodes.FieldMaps import Field
 from ..nodes.Present import present
 from . import Results
 
@@ -32,7 +34,6 @@ logger = discreet_logger(__name__)
 VOLUME_CLASS = "vtkMRMLScalarVolumeNode"
 # The coordinates of the volumes in a sequence, which have no parent transform.
 FRAME = np.eye(4)
-FEWEST_NODES = 8  # of a field that is the same everywhere
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class SequenceOutcome:
 class _Done:
     """What is known of the registered frames, in no scene yet; by the number of the frame, from 0."""
 
-    transforms: dict[int, slicer.vtkMRMLTransformNode] = field(default_factory=dict)
+    fields: dict[int, Field] = field(default_factory=dict)
     volumes: dict[int, slicer.vtkMRMLScalarVolumeNode] = field(default_factory=dict)
     results: dict[int, contract.Result] = field(default_factory=dict)
 
@@ -205,8 +206,7 @@ class SequenceRegistration(Task):
     def _keep(self, folder: Path) -> None:
         """Read what the engine found for the present frame."""
         frame, (result, _job) = self._frame, result_files.read_result(folder)
-        field = images.read_displacement(self._folder / result.outputs["transform"])
-        self._done.transforms[frame] = _makeTransform(*field)
+        self._done.fields[frame] = images.read_displacement(self._folder / result.outputs["transform"])
         if self._withVolumes:
             image = Volumes.makeImage(images.read_volume(self._folder / result.outputs["warped"]).array)
             self._done.volumes[frame] = _makeVolume(image, self._geometry)
@@ -223,13 +223,13 @@ class SequenceRegistration(Task):
         """End early; what is done comes into the scene if that was asked for."""
         message = self._stopMessage or self._inFrame(failure.message)
         kept = _("The scene is as it was.")
-        if self._keepPartial and self._done.transforms and not self._goneMessage():
+        if self._keepPartial and self._done.fields and not self._goneMessage():
             try:
                 self.outcome = self._commit()
                 kept = _("These are in the scene.")
             except Exception:
                 logger.exception("The finished frames could not be put into the scene")
-        done = _("Frames done: {done} of {count}.").format(done=len(self._done.transforms), count=len(self._frames))
+        done = _("Frames done: {done} of {count}.").format(done=len(self._done.fields), count=len(self._frames))
         hint = f"{kept} {failure.hint}".strip()
         self.failure = replace(failure, message=f"{message} {done}", hint=hint)
         self._done = _Done()
@@ -241,9 +241,7 @@ class SequenceRegistration(Task):
     def _commit(self) -> SequenceOutcome:
         """Put the result into the scene: all of it or, if something goes wrong, nothing."""
         source, reference = present(self._sequence.get()), self._volumeOf(self._reference)
-        corners = self._geometry.coarsened(FEWEST_NODES)
-        still = _makeTransform(np.zeros((*corners.shape, 3), np.float32), corners)
-        transforms = {**self._done.transforms, self._reference: still}
+        transforms = _makeTransforms(self._done.fields, self._reference)
         volumes = {**self._done.volumes, self._reference: reference} if self._withVolumes else {}
         method = self._settings.method
         text = _("{sequence} to frame {frame} ({method})").format(
@@ -281,11 +279,21 @@ def _fileOf(frame: int) -> str:
     return f"frame_{frame + 1}.nrrd"
 
 
-def _makeTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer.vtkMRMLTransformNode:
-    """Return a displacement field (k, j, i, 3) in LPS mm as a node outside of any scene."""
-    node = slicer.vtkMRMLTransformNode()
-    node.SetAndObserveTransformFromParent(Transforms.makeGridTransform(displacementLps, geometry))
-    return node
+def _makeTransforms(found: dict[int, Field], reference: int) -> dict[int, slicer.vtkMRMLTransformNode]:
+    """Return fields by frame as nodes outside of any scene, and one that stands still for the reference.
+
+    All are on the finest of the grids: a sequence of several ones would be saved as many files in one.
+    """
+    grid = max((own for _displacement, own in found.values()), key=lambda own: math.prod(own.size))
+    still = np.zeros((*grid.shape, 3), np.float32), grid
+    nodes = {}
+    for frame, (displacement, own) in {**found, reference: still}.items():
+        onGrid = displacement if own.matches(grid) else fields.resize(displacement, own, grid)
+        transform = Transforms.makeGridTransform(onGrid, grid)
+        transform.SetInterpolationModeToLinear()  # as Slicer does when it reads a sequence of fields
+        nodes[frame] = slicer.vtkMRMLTransformNode()
+        nodes[frame].SetAndObserveTransformFromParent(transform)
+    return nodes
 
 
 def _makeVolume(image: vtk.vtkImageData, geometry: Geometry) -> slicer.vtkMRMLScalarVolumeNode:

@@ -14,7 +14,7 @@ def corners_lps(geometry: Geometry) -> np.ndarray:
 def found_grid(geometry: Geometry) -> Geometry:
     """Return a grid as those on which fields are found: coarser, other axes, a little larger than a volume's grid.
 
-    A single slice stays one, along k.
+    Across a single slice there are three, along k.
     """
     flat = geometry.size.index(1) if geometry.is_flat else None
     order = [axis for axis in (2, 0, 1) if axis != flat] + ([] if flat is None else [flat])
@@ -22,6 +22,6 @@ def found_grid(geometry: Geometry) -> Geometry:
     spacing = np.full(3, 1.5 * np.prod(geometry.spacing) ** (1 / 3))
     size = np.ceil(np.array(geometry.extent_mm)[order] / spacing).astype(int) + 3
     if flat is not None:
-        size[2], spacing[2] = 1, geometry.spacing[flat]
+        size[2], spacing[2] = 3, geometry.spacing[flat]
     origin = geometry.center_lps - direction @ ((size - 1) / 2 * spacing)
     return Geometry.from_arrays(size, spacing, origin, direction)
