@@ -17,10 +17,13 @@ import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
+from DeepAttentionRegEngine.volume.phantom import default_geometry
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
-from DeepAttentionRegLib.nodes import Record, Transforms, Volumes
+from DeepAttentionRegLib.evidence import Landmarks, Maps, Segments
+from DeepAttentionRegLib.nodes import Deformation, Record, SampleCases, Transforms, Volumes, Warping
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes
+from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.tasks import Registration
 from DeepAttentionRegLib.tasks.Registration import OutputNodes
 from DeepAttentionRegLib.tasks.Request import Request, requestOf
@@ -281,3 +284,24 @@ class TestRealEngine:
         mapped = np.array([transform.TransformPoint(point) for point in points])
         inverse = np.linalg.inv(matrix)
         np.testing.assert_allclose(mapped, points @ inverse[:3, :3].T + inverse[:3, 3], atol=1e-3)
+
+    def test_panel_and_engine_measure_the_same(self, scene):
+        """The thorax is registered by some steps of refinement; its transform lies where it was found."""
+        nodes = SampleCases.addPhantom(default_geometry((40, 32, 28), (8.0, 8.5, 10.0)))
+        settings = Settings(method="none", alignment="none", refinement_steps=10, device="cpu")
+        registration = Registration.PairRegistration(Request(nodes, settings), engine=Engine(sys.executable))
+        registration.start()
+        outcome = registration.wait()
+        deformation, values = Deformation.ofTransform(outcome.transformNode), outcome.result.values
+        jacobian = slicer.util.arrayFromVolume(outcome.jacobianVolumeNode)
+        np.testing.assert_allclose(Maps.compute(deformation, Map.JACOBIAN)[0], jacobian, atol=1e-4)
+        magnitude = Maps.compute(deformation, Map.MAGNITUDE)[0]
+        assert magnitude.max() == pytest.approx(values["displacement_mm"]["max"], abs=1e-3)
+        warped = Warping.warp(deformation.moving, deformation.transformNode).node
+        pair = [slicer.util.arrayFromVolume(node).astype(float) for node in (warped, outcome.warpedVolumeNode)]
+        assert np.mean(np.abs(np.subtract(*pair)) > 1) < 1e-3  # of rounding, and where the moving volume ends
+        compared = Segments.compare(deformation, nodes.fixedSegmentation, nodes.movingSegmentation)
+        for structure in compared.structures:
+            assert structure.scores["after"].dice == pytest.approx(values["after"]["dice"][structure.name], abs=2e-3)
+        measured = Landmarks.measure(deformation, nodes.fixedLandmarks, nodes.movingLandmarks)
+        np.testing.assert_allclose(measured.errorsMm["after"], values["after"]["tre_mm"]["points"], atol=1e-3)
