@@ -53,7 +53,7 @@ def make_deformation(edge: int) -> Deformation.Deformation:
     node = Transforms.createGridTransform(Transforms.makeGridTransform(field, own), "deformation", fixed, moving)
     Record.remember(node, Record.Record())
     result = contract.Result(values={"alignment": np.eye(4).tolist()})
-    EvidenceFiles.commit(EvidenceFiles.read(result, field, own, geometry), node)
+    EvidenceFiles.commit(EvidenceFiles.read(result, field, own), node)
     return Deformation.ofTransform(node)
 
 

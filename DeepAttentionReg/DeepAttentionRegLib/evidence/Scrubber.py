@@ -19,7 +19,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.volume import metrics
 
-from ..nodes import EvidenceFiles, Overlays, Record, SegmentPairs, Transforms, Volumes, Warping
+from ..nodes import EvidenceFiles, Overlays, Record, SegmentPairs, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..views.WarpedView import WarpedView
@@ -113,9 +113,10 @@ def measureOverlap(
     fixedSegmentation: slicer.vtkMRMLNode,
     movingSegmentation: slicer.vtkMRMLNode,
 ) -> list[float]:
-    """Return the Dice overlap at every step, mean of the structures that both have, on the grid of the fields.
+    """Return the Dice overlap at every step, mean of the structures that both have, on the grid of the fixed volume.
 
-    Structures are paired as registrations pair them, and each is compared by itself.
+    Over a large one a coarser grid is taken; that of the fields does not matter. Structures are paired as registrations
+    pair them, and each is compared by itself.
 
     :raises ValueError: with a sentence, if the segmentations cannot be compared.
     """
@@ -124,7 +125,8 @@ def measureOverlap(
     )
     if problem:
         raise ValueError(problem)
-    geometry = Transforms.geometryOfField(evidence.steps.GetNthDataNode(0).GetTransformFromParent())
+    voxels = min(EvidenceFiles.STEP_VOXELS, EvidenceFiles.ALL_VOXELS // evidence.count)
+    geometry = Volumes.placeOf(deformation.fixed).coarsened(voxels)
     numbers = SegmentPairs.numberSegments([fixedSegmentation, movingSegmentation])
     toWorld = present(Volumes.matrixToWorld(fixedSegmentation))
     still = drawStructures(fixedSegmentation, numbers[0], toWorld, vtk.vtkTransform(), geometry)

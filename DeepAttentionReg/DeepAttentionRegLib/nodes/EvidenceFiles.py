@@ -12,7 +12,7 @@ All become nodes that are saved with the scene, and which the transform of the r
   values of a token are not components but volumes on the grid of the tokens, one behind the other along k.
 - "Gaussians": a table, one row for each local deformation.
 
-Fields are on a coarser grid where the fixed volume is large, so that 50 steps fit into memory.
+Fields are on a coarser grid where theirs is large, so that 50 steps fit into memory.
 """
 
 from dataclasses import dataclass, field
@@ -69,32 +69,31 @@ class LoadedEvidence:
 
 
 def read(
-    result: contract.Result, displacementLps: np.ndarray, own: Geometry, fixed: Geometry, pause: Pause = no_pause
+    result: contract.Result, displacementLps: np.ndarray, geometry: Geometry, pause: Pause = no_pause
 ) -> LoadedEvidence:
     """Read what a job left behind.
 
     :param result: of the job.
     :param displacementLps: the field that was found, (k, j, i, 3) LPS mm.
-    :param own: its grid.
-    :param fixed: grid of the fixed volume.
+    :param geometry: its grid.
     :param pause: called between the files.
     :raises EngineError: if a file cannot be read.
     """
     path = result.outputs.get("recursions")
     if path is None:
-        return _withoutRecursions(result, displacementLps, own, fixed, pause)
+        return _withoutRecursions(result, displacementLps, geometry, pause)
     folder = Path(path).parent
     index = recursions.read_index(folder)
     found = []
     for step in index.recursions:
         pause()
         found.append(images.read_displacement(folder / step.displacement))
-    grid = found[0][1] if found else fixed.coarsened(STEP_VOXELS)
+    grid = found[0][1] if found else geometry.coarsened(STEP_VOXELS)
     arrays = [_linearField(index.alignment, grid), *(array for array, _grid in found)]
     similarity = [_first(result.values.get("similarity")), *(step.similarity for step in index.recursions)]
     folds = [0.0, *(step.fold_percent for step in index.recursions)]
     if "refined_similarity" in result.values or not similarity[-1] >= similarity[0]:
-        arrays.append(fields.resize(displacementLps, own, grid, pause))
+        arrays.append(fields.resize(displacementLps, geometry, grid, pause))
         similarity.append(result.values.get("refined_similarity", similarity[0]))
         folds.append(_foldsOf(result))
     return LoadedEvidence(
@@ -106,12 +105,12 @@ def read(
 
 
 def _withoutRecursions(
-    result: contract.Result, displacementLps: np.ndarray, own: Geometry, fixed: Geometry, pause: Pause
+    result: contract.Result, displacementLps: np.ndarray, geometry: Geometry, pause: Pause
 ) -> LoadedEvidence:
     """Return the two steps of a refinement without a method."""
-    grid = fixed.coarsened(STEP_VOXELS)
+    grid = geometry.coarsened(STEP_VOXELS)
     aligned = _linearField(np.reshape(result.values["alignment"], (4, 4)), grid)
-    arrays = [aligned, fields.resize(displacementLps, own, grid, pause)]
+    arrays = [aligned, fields.resize(displacementLps, geometry, grid, pause)]
     similarity = [np.nan, result.values.get("refined_similarity", np.nan)]
     steps = _makeSteps(arrays, grid, contract.METHOD_NONE, 0)
     return LoadedEvidence(steps, _makeTable(similarity, [0.0, _foldsOf(result)]))

@@ -117,7 +117,7 @@ def read(result: contract.Result, case: Case, *, withEvidence: bool, pause: Paus
         jacobian=images.read_volume(result.outputs["jacobian"]).array,
         segmentation=segmentation,
         table=Metrics.makeTable(result.values, case.labelNames),
-        evidence=EvidenceFiles.read(result, displacement, grid, case.geometry, pause) if withEvidence else None,
+        evidence=EvidenceFiles.read(result, displacement, grid, pause) if withEvidence else None,
         result=result,
     )
 

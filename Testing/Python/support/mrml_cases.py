@@ -143,5 +143,5 @@ def add_shifted(inputs: InputNodes, folder: Path, lengths_mm: list[float]) -> De
     result = evidence_cases.write_recursions(folder, geometry, fields)
     transform = Transforms.makeGridTransform(fields[-1], geometry)
     node = Transforms.createGridTransform(transform, "Shifted", inputs.fixedVolume, inputs.movingVolume)
-    EvidenceFiles.commit(EvidenceFiles.read(result, fields[-1], geometry, geometry), node)
+    EvidenceFiles.commit(EvidenceFiles.read(result, fields[-1], geometry), node)
     return Deformation(node, inputs.fixedVolume, inputs.movingVolume)

@@ -137,7 +137,7 @@ class TestMaps:
             {"recursions": str(tmp_path / "recursions.json")}, {"similarity": [0, 1]}
         )
         node = register(inputs).transformNode
-        EvidenceFiles.commit(EvidenceFiles.read(result, displacement, oblique_geometry, oblique_geometry), node)
+        EvidenceFiles.commit(EvidenceFiles.read(result, displacement, oblique_geometry), node)
         assert [name for name, _image in RecursionEvidence(node).maps] == names
 
     def test_are_those_of_the_recursion(self, any_evidence, oblique_geometry):
