@@ -236,12 +236,14 @@ def make_parser() -> argparse.ArgumentParser:
     warp = tasks.add_parser("warp", help="resample an image through a displacement field")
     warp.add_argument("moving", metavar="MOVING", help="image, label map or .seg.nrrd to resample")
     warp.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
-    warp.add_argument("output", metavar="OUTPUT", help="image to write, on the grid of the field")
+    warp.add_argument("output", metavar="OUTPUT", help="image to write")
+    _add_reference(warp)
     warp.add_argument("--labels", action="store_true", help="nearest neighbour, for label maps")
     _add_maps(tasks.add_parser("jacobian", help="write a map of how a field stretches tissue"))
     _add_render(tasks.add_parser("render", help="write a sequence of Gaussians as a displacement field on any grid"))
     metrics = tasks.add_parser("metrics", help="score a displacement field")
     metrics.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
+    _add_reference(metrics)
     _add_references(metrics)
     tasks.add_parser("probe", help="show versions and devices")
     fetching = tasks.add_parser("fetch", help="fetch weights that the package for pip leaves out for their licence")
@@ -253,9 +255,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_reference(parser: argparse.ArgumentParser) -> None:
+    about = "image on whose grid to work, usually the fixed one; without it the grid of the field"
+    parser.add_argument("--reference", metavar="FILE", help=about)
+
+
 def _add_maps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
     parser.add_argument("output", metavar="OUTPUT", help="map to write")
+    _add_reference(parser)
     parser.add_argument(
         "--map",
         choices=contract.MAPS,

@@ -10,7 +10,7 @@ from .deform.tensors import choose_device
 from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .evidence.gaussian_files import of_proposal, write_sequence
 from .evidence.recursion_folder import RecursionFolder
-from .evidence.uncertainty import measure_spread
+from .evidence.uncertainty import measure_spread, on_fixed
 from .protocol import errors
 from .protocol.contract import METHOD_NONE, RegisterJob, Result, SequenceJob
 from .protocol.file_use import files_read
@@ -18,7 +18,7 @@ from .protocol.files import make_folder, require_readable, require_writable
 from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
 from .protocol.result_files import RESULT, require_own_results
-from .protocol.settings import Settings, settings_of
+from .protocol.settings import AS_FIXED, Settings, settings_of
 from .registration.memory import run_within_memory
 from .registration.method_run import Observer
 from .registration.registered import SAVED, WRITTEN, Registered
@@ -82,7 +82,8 @@ class FileJob:
         job, keeps = self.job, self.job.output_gaussians is not None
         if job.output_recursions is None:
             return KeepGaussians() if keeps else Observer()
-        folder = RecursionFolder(Path(job.output_recursions), job.method, job.recursion_voxels, attends=job.attention)
+        place, is_fixed = Path(job.output_recursions), job.transform_grid == AS_FIXED
+        folder = RecursionFolder(place, job.method, job.recursion_voxels, attends=job.attention, on_fixed=is_fixed)
         folder.keeps_gaussians = keeps
         return folder
 
@@ -114,7 +115,7 @@ class FileJob:
         if spread.count == 1:
             warnings.append("Finished before there was a second sample, so there is no uncertainty to write.")
             return None
-        found = spread.millimetres()
+        found = on_fixed(spread, registered)
         statistics = {"mean": found.mean(), "p95": np.percentile(found, 95), "max": found.max()}
         values["uncertainty_mm"] = {
             **{name: float(value) for name, value in statistics.items()},

@@ -31,12 +31,14 @@ from .protocol.file_use import files_read, staged
 from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
 from .registration.belonging import require_belonging, require_reached, require_something
+from .registration.deformation import StoredDeformation
 from .registration.evaluation import finite, regularity, score
 from .registration.inputs import Given, load_reference
 from .registration.memory import run_within_memory
 from .registration.preprocess import Source, warp_segments, warp_volume
 from .registration.versions import versions
 from .volume import fields, images
+from .volume.geometry import Geometry
 from .volume.segments import as_segments, write_segments
 
 CPU = torch.device("cpu")
@@ -112,33 +114,39 @@ def probe() -> Result:
     return Result(values=values)
 
 
+def read_deformation(path: str, reference: str | None) -> tuple[StoredDeformation, Geometry]:
+    """Return the deformation in a file and the grid to work on: that of a volume, else the deformation's own."""
+    deformation = StoredDeformation(*images.read_displacement(path))
+    return deformation, deformation.geometry if reference is None else images.read_volume(reference).geometry
+
+
 def write_map(job: JacobianJob) -> Result:
     """Write a scalar map of a displacement field."""
-    displacement, geometry = images.read_displacement(job.transform)
+    deformation, geometry = read_deformation(job.transform, job.reference)
     if job.map == "magnitude":
-        array = fields.magnitude(displacement)
+        array = fields.magnitude(deformation.on(geometry))
     else:
-        array = fields.jacobian_determinant(displacement, geometry)
+        array = deformation.jacobian(geometry)
         if job.map == "folds":
             array = (array <= 0).astype(np.uint8)
         elif job.map == "log-jacobian":
             array = fields.log_jacobian(array)
     images.write_volume(job.output, array, geometry)
-    return Result({"map": job.output}, regularity(displacement, geometry))
+    return Result({"map": job.output}, regularity(deformation, geometry))
 
 
 def warp_file(job: WarpJob) -> Result:
     """Resample a volume or label map through a displacement field."""
-    displacement, geometry = images.read_displacement(job.transform)
+    deformation, geometry = read_deformation(job.transform, job.reference)
     if job.labels:
-        warped = warp_segments(as_segments(job.moving), displacement, geometry, CPU)
+        warped = warp_segments(as_segments(job.moving), deformation, geometry, CPU)
         require_something(warped.marked)
         write_segments(job.output, warped)
         return Result({"warped": job.output}, warnings=list(warped.notes))
     volume = images.read_volume(job.moving)
     source = Source(volume.array, volume.geometry)
-    require_reached(source, displacement, geometry, CPU, whole=True)
-    images.write_volume(job.output, warp_volume(source, displacement, geometry, CPU), geometry)
+    require_reached(source, deformation, geometry, CPU, whole=True)
+    images.write_volume(job.output, warp_volume(source, deformation, geometry, CPU), geometry)
     return Result({"warped": job.output}, warnings=list(volume.notes))
 
 
@@ -148,16 +156,19 @@ def render_field(job: RenderJob) -> Result:
     geometry = images.read_volume(job.reference).geometry
     displacement = render(sequence, geometry)
     images.write_displacement(job.output, displacement, geometry)
-    return Result({"transform": job.output}, {"numbers": sequence.numbers, **regularity(displacement, geometry)})
+    values = {"numbers": sequence.numbers, **regularity(StoredDeformation(displacement, geometry), geometry)}
+    return Result({"transform": job.output}, values)
 
 
 def measure(job: MetricsJob) -> Result:
     """Score a displacement field, and doing nothing for comparison."""
-    displacement, geometry = images.read_displacement(job.transform)
+    deformation, geometry = read_deformation(job.transform, job.reference)
+    if job.reference is None and job.fixed_labels is not None:
+        geometry = as_segments(job.fixed_labels).geometry
     labels, points = (job.fixed_labels, job.moving_labels), (job.fixed_points, job.moving_points)
     warnings: list[str] = []
     reference = load_reference(Given(labels=labels, points=points), geometry, warnings)
-    require_belonging(reference, geometry)
+    require_belonging(reference, deformation.geometry)
     if reference.moving_labels is not None:
         if reference.fixed_labels is None:
             raise errors.EngineError(
@@ -166,10 +177,10 @@ def measure(job: MetricsJob) -> Result:
                 "Give those of the fixed image too.",
             )
         moving = Source(reference.moving_labels.marked, reference.moving_labels.geometry)
-        require_reached(moving, displacement, geometry, CPU, whole=False)
-    values = {**regularity(displacement, geometry), **reference.unpaired}
-    values["before"] = score(np.zeros_like(displacement), geometry, reference, CPU)
-    values["after"] = score(displacement, geometry, reference, CPU)
+        require_reached(moving, deformation, geometry, CPU, whole=False)
+    values = {**regularity(deformation, geometry), **reference.unpaired}
+    values["before"] = score(StoredDeformation.linear(np.eye(4), geometry), geometry, reference, CPU)
+    values["after"] = score(deformation, geometry, reference, CPU)
     return Result(values=values, warnings=warnings)
 
 

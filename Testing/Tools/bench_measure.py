@@ -33,11 +33,12 @@ from DeepAttentionRegEngine.networks import ARCHITECTURES, load_network
 from DeepAttentionRegEngine.protocol import contract, registry
 from DeepAttentionRegEngine.protocol.grid import REFINEMENT_ALONE, GridPolicy
 from DeepAttentionRegEngine.protocol.reporting import Reporter
-from DeepAttentionRegEngine.protocol.settings import Settings
+from DeepAttentionRegEngine.protocol.settings import AS_FOUND, Settings
 from DeepAttentionRegEngine.registration.method_run import similarity
-from DeepAttentionRegEngine.registration.preprocess import Source, WorkingPair, field_on_fixed, prepare, warp_volume
+from DeepAttentionRegEngine.registration.preprocess import Source, WorkingPair, prepare, warp_volume
 from DeepAttentionRegEngine.registration.search import refine_settings
 from DeepAttentionRegEngine.registration.starts import find_start
+from DeepAttentionRegEngine.registration.transform_grid import store
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
@@ -162,7 +163,7 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     enlarged = clock(device)
     fixed, moving = make_sources(size)
     begun = clock(device)
-    warp_volume(moving, field_on_fixed(displacement, pair, fixed.geometry), fixed.geometry, device)
+    warp_volume(moving, store(displacement, pair, fixed.geometry, AS_FOUND), fixed.geometry, device)
     ended = clock(device)
     first, later = times[1] - times[0], times[2:]
     recursion = (later[-1] - times[1]) / len(later) if later else first

@@ -9,8 +9,10 @@ from ..deform.tensors import to_array
 from ..networks.base import CrossAttention, Evidence, Recursion
 from ..protocol.files import make_folder
 from ..registration.method_run import Observer
-from ..registration.preprocess import WorkingPair, field_on_fixed
-from ..volume import fields, images, recursions
+from ..registration.preprocess import WorkingPair
+from ..registration.transform_grid import found_on
+from ..registration.working_grid import nodes_over
+from ..volume import images, recursions
 from ..volume.geometry import Geometry
 from .gaussian_files import in_world, to_entries
 
@@ -21,8 +23,9 @@ class RecursionFolder(Observer):
     Args:
         folder: Where; made if it is not there.
         method: Name of the method.
-        voxels: Of the fields at most, on a coarser grid if need be; None keeps the fixed grid.
+        voxels: Of the fields at most, on a coarser grid if need be; None sets no limit.
         attends: Also keep what the network attended to.
+        on_fixed: Keep the fields on the fixed grid instead of the network's.
     """
 
     def __init__(
@@ -32,8 +35,10 @@ class RecursionFolder(Observer):
         voxels: int | None = None,
         *,
         attends: bool = False,
+        on_fixed: bool = False,
     ) -> None:
         self.folder, self.method, self.voxels, self.attends = folder, method, voxels, attends
+        self.on_fixed = on_fixed
         self.steps: list[recursions.Step] = []
 
     def begin(self, view: WorkingPair, fixed: Geometry) -> None:
@@ -42,7 +47,9 @@ class RecursionFolder(Observer):
         Raises:
             EngineError: If nothing can be written there.
         """
-        self.pair, self.grid = view, fixed if self.voxels is None else fixed.coarsened(self.voxels)
+        self.pair, self.grid = view, fixed if self.on_fixed else nodes_over(fixed, view.geometry)
+        if self.voxels is not None:
+            self.grid = self.grid.coarsened(self.voxels)
         self.steps.clear()
         make_folder(self.folder)
 
@@ -68,9 +75,10 @@ class RecursionFolder(Observer):
         evidence = state.evidence or Evidence()
         names = self.names(len(self.steps) + 1, evidence)
         field, *others = names
-        displacement = field_on_fixed(state.displacement, self.pair, self.grid)
-        images.write_displacement(self.folder / field, displacement, self.grid)
-        folded = fields.jacobian_determinant(displacement, self.grid) <= 0
+        stored = found_on(state.displacement, self.pair, self.grid)
+        images.write_displacement(self.folder / field, stored.displacement_lps_mm, self.grid)
+        # Nodes beyond the field of view repeat those at its border, and would count as sound.
+        folded = stored.jacobian(self.grid if self.on_fixed else self.pair.geometry) <= 0
         step = recursions.Step(field, similarity if np.isfinite(similarity) else 0.0, 100 * float(folded.mean()))
         for shown, name in zip(evidence.maps, others, strict=False):
             self._write_map(self.folder / name, shown.values)

@@ -20,9 +20,10 @@ from ..deform.warp import LINEAR_MODES, compose, warp
 from ..protocol.contract import Event, Progress
 from ..protocol.reporting import Reporter
 from ..registration.method_run import Observer
-from ..registration.preprocess import WorkingPair, field_on_fixed
+from ..registration.preprocess import WorkingPair, field_on
 from ..registration.registered import Registered
 from ..registration.search import Search
+from ..volume.fields import resize
 
 NOISE = 0.005  # standard deviation, of the range of the image
 GAMMA = 0.1  # contrast: exponent of the brightness, by which it differs from 1 at most
@@ -113,6 +114,8 @@ class Spread:
 def measure_spread(registered: Registered, reporter: Reporter, observer: Observer | None = None) -> Spread:
     """Register slightly changed images from the same alignment on, and keep how far the results lie apart.
 
+    That is done on the grid on which the deformation is stored; `on_fixed` says what it means for the fixed volume.
+
     Args:
         registered: What came of the images as they are; the first of the samples, of which its settings say how many.
         reporter: Told of every step; may end it early.
@@ -121,7 +124,8 @@ def measure_spread(registered: Registered, reporter: Reporter, observer: Observe
     registrar = registered.registrar
     settings = registrar.resolved
     generator = torch.Generator().manual_seed(settings.seed)
-    spread = Spread(registered.displacement_lps_mm)
+    grid = registered.deformation.geometry
+    spread = Spread(registered.deformation.displacement_lps_mm)
 
     def tell(event: Event) -> None:
         if isinstance(event, Progress):
@@ -135,8 +139,14 @@ def measure_spread(registered: Registered, reporter: Reporter, observer: Observe
         sample = Search(altered, changed.pair, registered.geometry, told)
         registrar.find(sample, observer)
         undone = changed.undo(sample.displacement)
-        spread.add(field_on_fixed(undone, registered.search.pair, registered.geometry))
+        spread.add(field_on(undone, registered.search.pair, grid))
     return spread
+
+
+def on_fixed(spread: Spread, registered: Registered) -> np.ndarray:
+    """Return the standard deviation in mm on the fixed grid, float32 `(k, j, i)`, linear between the nodes."""
+    values = spread.millimetres()[..., None]
+    return resize(values, registered.deformation.geometry, registered.geometry)[..., 0]
 
 
 def uncertainty(registered: Registered, on_progress: Callable[[Event], None] = lambda event: None) -> np.ndarray:
@@ -154,4 +164,4 @@ def uncertainty(registered: Registered, on_progress: Callable[[Event], None] = l
         >>> uncertainty(registered).shape
         (32, 32, 32)
     """
-    return measure_spread(registered, Reporter(on_progress)).millimetres()
+    return on_fixed(measure_spread(registered, Reporter(on_progress)), registered)

@@ -62,7 +62,7 @@ class RegisterJob(Settings, Job):
         output_uncertainty: Spread of the displacement in mm on the fixed grid (uncertainty.py tells of what).
         output_warped_labels: Moving labels on the fixed grid.
         output_recursions: Folder for the field after every recursion (recursions.py tells what it holds).
-        recursion_voxels: Voxels at most of these fields, on a coarser grid if need be; None keeps the fixed grid.
+        recursion_voxels: Voxels at most of these fields, on a coarser grid if need be.
         attention: Put what the network attended to into that folder, too.
         output_gaussians: JSON file for the sequence of Gaussians of a method that makes one.
     """
@@ -108,20 +108,28 @@ class SequenceJob(Settings, Job):
 
 @dataclass(frozen=True, kw_only=True)
 class JacobianJob(Job):
-    """Write a map of a displacement field: "jacobian", "log-jacobian", "magnitude" (mm) or "folds" (0 or 1)."""
+    """Write a map of a displacement field: "jacobian", "log-jacobian", "magnitude" (mm) or "folds" (0 or 1).
+
+    It gets the grid of the volume `reference`, such as the fixed one; without it that of the field.
+    """
 
     transform: str
     output: str
+    reference: str | None = None
     map: str = option("jacobian", choices=MAPS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarpJob(Job):
-    """Resample a volume (or, with `labels`, a label map) through a displacement field onto the field's grid."""
+    """Resample a volume (or, with `labels`, a label map) through a displacement field.
+
+    It gets the grid of the volume `reference`, such as the fixed one; without it that of the field.
+    """
 
     moving: str
     transform: str
     output: str
+    reference: str | None = None
     labels: bool = False
 
 
@@ -136,9 +144,14 @@ class RenderJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsJob(Job):
-    """Score a displacement field: regularity always, Dice and surface distances with labels, TRE with points."""
+    """Score a displacement field: regularity always, Dice and surface distances with labels, TRE with points.
+
+    All but points is measured on the grid of the volume `reference`, such as the fixed one; without it on that of the
+    fixed labels, or of the field.
+    """
 
     transform: str
+    reference: str | None = None
     fixed_labels: str | None = None
     moving_labels: str | None = None
     fixed_points: str | None = None

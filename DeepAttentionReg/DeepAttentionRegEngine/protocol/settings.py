@@ -119,8 +119,8 @@ class Settings:
     transform_grid: str = option(
         AS_FOUND,
         label=_("Transform grid"),
-        help="where the transform is stored: on the grid on which it was found, or a finer one where that would differ "
-        "by more than 0.05 mm (found), or on the grid of the fixed volume (fixed)",
+        help="where the vectors of the transform lie: where they were found, or closer together if Slicer would else "
+        "differ by more than 0.05 mm and 8 million are enough (found), or at the voxels of the fixed volume (fixed)",
         choices=TRANSFORM_GRIDS,
     )
     refinement_steps: int | None = option(

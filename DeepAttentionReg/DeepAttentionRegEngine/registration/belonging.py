@@ -5,6 +5,8 @@ import torch
 
 from ..protocol import errors
 from ..volume.geometry import Geometry
+from ..volume.segments import Segments
+from .deformation import StoredDeformation
 from .evaluation import Reference
 from .preprocess import Source, on_grid, warp_volume
 
@@ -15,8 +17,8 @@ def require_belonging(reference: Reference, fixed: Geometry, moving: Geometry | 
     Moving labels alone are welcome, as something to warp.
 
     Args:
-        reference: What is given; its fixed labels lie on the fixed grid.
-        fixed: The fixed grid.
+        reference: What is given.
+        fixed: The fixed grid, or that of a field if there is no fixed image.
         moving: The moving grid; None where there is a field but no moving image.
 
     Raises:
@@ -24,7 +26,7 @@ def require_belonging(reference: Reference, fixed: Geometry, moving: Geometry | 
     """
     labels = reference.moving_labels
     if reference.fixed_labels is not None:
-        _require_labels(reference.fixed_labels.marked, "fixed")
+        _require_labels(_marked_within(reference.fixed_labels, fixed), "fixed")
         if labels is None:
             raise errors.EngineError(
                 errors.INPUT_MISSING,
@@ -41,6 +43,13 @@ def require_belonging(reference: Reference, fixed: Geometry, moving: Geometry | 
                 f"All {len(points)} {side} landmarks lie outside of the {side} image.",
                 "Check that they belong to this image, and whether their coordinates are LPS or RAS.",
             )
+
+
+def _marked_within(labels: Segments, geometry: Geometry) -> np.ndarray:
+    """Return what segments mark; where they are on another grid than this one, whether each voxel lies in it."""
+    if labels.geometry.matches(geometry):
+        return labels.marked
+    return _inside(labels.geometry.index_to_lps(np.argwhere(labels.marked)[:, ::-1]), geometry)
 
 
 def _require_labels(labels: np.ndarray, side: str) -> None:
@@ -91,13 +100,13 @@ def _on_unknown(values: np.ndarray, size: int, side: str) -> str:
 
 
 def require_reached(
-    moving: Source, displacement_lps_mm: np.ndarray, fixed: Geometry, device: torch.device, *, whole: bool
+    moving: Source, deformation: StoredDeformation, fixed: Geometry, device: torch.device, *, whole: bool
 ) -> None:
-    """Refuse a field that leads nowhere into a volume, of which a warped volume would be empty.
+    """Refuse a deformation that leads nowhere into a volume, of which a warped volume would be empty.
 
     Args:
         moving: The volume.
-        displacement_lps_mm: `(k, j, i, 3)` on the fixed grid.
+        deformation: On any grid.
         fixed: The fixed grid.
         device: Where to work.
         whole: Whether any voxel will do, as of an image; else only labels, which are not 0.
@@ -106,7 +115,7 @@ def require_reached(
         EngineError: If no such voxel is reached.
     """
     wanted = Source(np.ones(moving.array.shape, np.uint8) if whole else moving.array, moving.geometry)
-    require_something(warp_volume(wanted, displacement_lps_mm, fixed, device, nearest=True))
+    require_something(warp_volume(wanted, deformation, fixed, device, nearest=True))
 
 
 def require_something(warped: np.ndarray) -> None:

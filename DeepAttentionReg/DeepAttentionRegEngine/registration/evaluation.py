@@ -1,7 +1,7 @@
-"""Scores of a displacement field: regularity, overlap, landmarks."""
+"""Scores of a deformation: regularity, overlap, landmarks."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -15,12 +15,13 @@ from ..volume.geometry import Geometry
 from ..volume.intensity import blocks, is_short
 from ..volume.segment_pairs import SegmentPair, SegmentPairing, pair_up, require_pairs
 from ..volume.segments import Segments
+from .deformation import StoredDeformation
 from .preprocess import Source, warp_volume
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a field can be scored with; None where the user gave nothing.
+    """What a deformation can be scored with; None where the user gave nothing.
 
     Attributes:
         fixed_labels: Segments on the fixed grid.
@@ -72,39 +73,39 @@ class Reference:
             require_pairs(self.pairing)
 
 
-def linear_field(matrix: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return the displacement `(k, j, i, 3)` LPS mm of a linear map on a grid."""
-    k, j, i = (np.arange(n) for n in geometry.shape)
-    index_to_motion = (matrix - np.eye(4)) @ geometry.ijk_to_lps
-    columns = index_to_motion[:3].T
-    return (
-        i[None, None, :, None] * columns[0]
-        + j[None, :, None, None] * columns[1]
-        + k[:, None, None, None] * columns[2]
-        + columns[3]
-    ).astype(np.float32)
+def regularity(deformation: StoredDeformation, geometry: Geometry) -> dict[str, Any]:
+    """Return numbers on the Jacobian determinant and the size of a deformation at the voxels of a grid."""
+    length = fields.Moments()
 
+    def determinants() -> Iterator[np.ndarray]:
+        for slab, determinant in deformation.jacobian_slabs(geometry):
+            length.add(fields.magnitude(deformation.on_slab(geometry, slab)))
+            yield determinant
 
-def regularity(displacement_lps_mm: np.ndarray, geometry: Geometry) -> dict[str, Any]:
-    """Return numbers on the Jacobian determinant and the size of a displacement on its grid."""
-    jacobian = fields.jacobian_determinant(displacement_lps_mm, geometry)
-    magnitude = fields.magnitude(displacement_lps_mm)
+    summary = fields.summarize_slabs(determinants())
     return {
-        "jacobian": finite(asdict(fields.summarize_jacobian(jacobian))),
-        "displacement_mm": {"mean": float(magnitude.mean()), "max": float(magnitude.max())},
+        "jacobian": finite(asdict(summary)),
+        "displacement_mm": {"mean": length.mean, "max": length.maximum},
     }
 
 
 def overlap(
-    displacement_lps_mm: np.ndarray, geometry: Geometry, reference: Reference, device: torch.device
+    deformation: StoredDeformation, geometry: Geometry, reference: Reference, device: torch.device
 ) -> dict[str, Any]:
-    """Return Dice, HD95 and ASSD in mm by segment (name, or label value) and their means, of the warped segments."""
+    """Return Dice, HD95 and ASSD in mm by segment (name, or label value) and their means, of the warped segments.
+
+    Args:
+        deformation: On any grid.
+        geometry: Grid of the fixed labels.
+        reference: What there is to score with.
+        device: Where to work.
+    """
     if reference.pairing is None or reference.fixed_labels is None or reference.moving_labels is None:
         return {}
     pairs, found = reference.pairing.pairs, {}
     for layer in sorted({pair.moving.layer for pair in pairs}):
         source = Source(reference.moving_labels.layers[layer], reference.moving_labels.geometry)
-        warped = warp_volume(source, displacement_lps_mm, geometry, device, nearest=True)
+        warped = warp_volume(source, deformation, geometry, device, nearest=True)
         here = [pair for pair in pairs if pair.moving.layer == layer]
         for other in sorted({pair.fixed.layer for pair in here}):
             part = [pair for pair in here if pair.fixed.layer == other]
@@ -150,22 +151,22 @@ def _numbered(labels: np.ndarray, values: Iterable[int]) -> np.ndarray:
     return result
 
 
-def landmark_error(displacement_lps_mm: np.ndarray, geometry: Geometry, reference: Reference) -> dict[str, Any]:
+def landmark_error(deformation: StoredDeformation, reference: Reference) -> dict[str, Any]:
     """Return the target registration error in mm: mean, max, and every point's."""
     fixed, moving = reference.fixed_points_lps, reference.moving_points_lps
     if fixed is None or moving is None:
         return {}
-    error = metrics.target_registration_error(fixed, moving, displacement_lps_mm, geometry)
+    error = metrics.target_registration_error(fixed, moving, deformation.displacement_lps_mm, deformation.geometry)
     return {"tre_mm": {"mean": float(error.mean()), "max": float(error.max()), "points": error.tolist()}}
 
 
 def score(
-    displacement_lps_mm: np.ndarray, geometry: Geometry, reference: Reference, device: torch.device
+    deformation: StoredDeformation, geometry: Geometry, reference: Reference, device: torch.device
 ) -> dict[str, Any]:
-    """Return overlap and landmark error together, as far as there is something to score with."""
+    """Return overlap (arguments as there) and landmark error together, as far as there is something to score with."""
     return {
-        **overlap(displacement_lps_mm, geometry, reference, device),
-        **landmark_error(displacement_lps_mm, geometry, reference),
+        **overlap(deformation, geometry, reference, device),
+        **landmark_error(deformation, reference),
     }
 
 

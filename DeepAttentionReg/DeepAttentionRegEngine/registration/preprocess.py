@@ -1,4 +1,4 @@
-"""Any two volumes onto one working grid, and the field back onto the fixed grid.
+"""Any two volumes onto one working grid, and the field from there into millimetres on any grid.
 
 Matrices are 4x4 and act on column vectors. `alignment` is the linear map of fixed to moving points (LPS mm).
 """
@@ -20,6 +20,7 @@ from ..volume.geometry import Geometry, index_map
 from ..volume.intensity import PERCENTILES, Normalized
 from ..volume.no_data import known_voxels
 from ..volume.segments import Segments
+from .deformation import StoredDeformation
 from .resampling import Interpolated, apply_matrix, mapped_indices, nearest_voxels, resample, slab_indices
 from .working_grid import plan_grid, spatial_shape
 
@@ -212,48 +213,49 @@ def displacement_to_lps(displacement: Tensor, geometry: Geometry) -> Tensor:
     return apply_matrix(matrix, ijk)
 
 
-def field_on_fixed(displacement: Tensor, pair: WorkingPair, fixed: Geometry) -> np.ndarray:
-    """Return the whole displacement, alignment included, on the fixed grid.
+def field_on(displacement: Tensor, pair: WorkingPair, grid: Geometry) -> np.ndarray:
+    """Return the whole displacement, alignment included, at the nodes of a grid.
 
-    `u(x) = A (x + v(x)) - x`, v the working-grid displacement interpolated linearly and A the alignment.
+    `u(x) = A (x + v(x)) - x`, v the working-grid displacement interpolated linearly, its edge value continued outside,
+    and A the alignment.
 
     Args:
         displacement: `(1, nd, *spatial)` in voxels of the working grid.
         pair: The working pair it belongs to.
-        fixed: Grid of the fixed volume.
+        grid: Any grid, such as that of the fixed volume.
 
     Returns:
         float32 `(k, j, i, 3)`, LPS mm: the moving volume is sampled at x + u(x).
     """
     field = displacement_to_lps(displacement, pair.geometry)[None]
-    to_working = index_map(fixed, pair.geometry, np.eye(4))
+    to_working = index_map(grid, pair.geometry, np.eye(4))
     # A (x + v) - x = (A - I)(x + v) + v keeps single precision where coordinates are hundreds of millimetres.
     residual = pair.alignment - np.eye(4)
-    result = np.empty((*fixed.shape, 3), np.float32)
-    for slab in slabs(fixed.shape):
-        index = slab_indices(fixed.shape, slab, displacement.device)
+    result = np.empty((*grid.shape, 3), np.float32)
+    for slab in slabs(grid.shape):
+        index = slab_indices(grid.shape, slab, displacement.device)
         motion = sample(field, apply_matrix(to_working, index).flip(0)[None])[0]
-        total = apply_matrix(residual, apply_matrix(fixed.ijk_to_lps, index) + motion) + motion
+        total = apply_matrix(residual, apply_matrix(grid.ijk_to_lps, index) + motion) + motion
         result[slab] = to_array(total.movedim(0, -1))
     return result
 
 
 def warp_volume(
-    moving: Source, displacement_lps_mm: np.ndarray, fixed: Geometry, device: torch.device, *, nearest: bool = False
+    moving: Source, deformation: StoredDeformation, fixed: Geometry, device: torch.device, *, nearest: bool = False
 ) -> np.ndarray:
-    """Resample a volume through a displacement field, once, from its original voxels.
+    """Resample a volume through a deformation, once, from its original voxels.
 
     Outside the moving volume the result is 0 for labels and the volume's minimum for images.
 
     Args:
         moving: Volume to resample, any real type; non-finite voxels count as the minimum.
-        displacement_lps_mm: `(k, j, i, 3)` on the fixed grid.
-        fixed: The fixed grid.
+        deformation: On any grid.
+        fixed: The grid to sample on, usually that of the fixed volume.
         device: Where to work.
         nearest: Nearest neighbour, for label maps.
 
     Returns:
-        `(k, j, i)` on the fixed grid, of the moving volume's type.
+        `(k, j, i)` on that grid, of the moving volume's type.
     """
     to_index = moving.geometry.lps_to_ijk @ fixed.ijk_to_lps
     linear = moving.geometry.lps_to_ijk.copy()
@@ -263,16 +265,16 @@ def warp_volume(
     kind = np.float32 if nearest else np.float64
     result = np.empty(fixed.shape, moving.array.dtype)
     for slab in slabs(fixed.shape):
-        motion = to_tensor(displacement_lps_mm[slab], device, kind).movedim(-1, 0)
+        motion = to_tensor(deformation.on_slab(fixed, slab), device, kind).movedim(-1, 0)
         index = mapped_indices(to_index, fixed.shape, slab, motion) + apply_matrix(linear, motion)
         result[slab] = nearest_voxels(moving.array, index) if image is None else image.at(index)
     return result
 
 
-def warp_segments(moving: Segments, displacement_lps_mm: np.ndarray, fixed: Geometry, device: torch.device) -> Segments:
+def warp_segments(moving: Segments, deformation: StoredDeformation, fixed: Geometry, device: torch.device) -> Segments:
     """Resample every layer of segments by nearest neighbour; arguments as of `warp_volume`."""
 
     def warped(layer: np.ndarray) -> np.ndarray:
-        return warp_volume(Source(layer, moving.geometry), displacement_lps_mm, fixed, device, nearest=True)
+        return warp_volume(Source(layer, moving.geometry), deformation, fixed, device, nearest=True)
 
     return moving.mapped(warped, fixed)

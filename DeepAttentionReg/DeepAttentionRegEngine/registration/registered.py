@@ -12,11 +12,13 @@ import torch
 from ..protocol import contract, errors
 from ..protocol.outputs import Outputs
 from ..protocol.result_files import RESULT, require_own_results, write_result
-from ..volume import fields, images
+from ..volume import images
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
+from ..volume.inversion import Inverse, invert
 from ..volume.segments import write_segments
 from .belonging import require_reached
+from .deformation import StoredDeformation
 from .inputs import Inputs
 from .preprocess import Source, warp_segments, warp_volume
 from .search import Search
@@ -34,8 +36,7 @@ class Registered:
     """A deformation, and what was measured of it.
 
     Attributes:
-        displacement_lps_mm: float32 `(k, j, i, 3)` on the fixed grid, alignment included: the moving image is sampled
-            at x + u(x).
+        deformation: The displacement field, alignment included, on the grid on which it is stored.
         geometry: The fixed grid.
         measures: Numbers and texts by name: similarity per recursion, Jacobian, overlap and landmark error before and
             after, the settings that came of the quality.
@@ -46,7 +47,7 @@ class Registered:
         registrar: What found it.
     """
 
-    displacement_lps_mm: np.ndarray = field(repr=False)
+    deformation: StoredDeformation = field(repr=False)
     geometry: Geometry
     measures: dict[str, Any] = field(repr=False)
     warnings: list[str]
@@ -56,10 +57,19 @@ class Registered:
     registrar: "Registrar" = field(repr=False)
 
     @property
+    def displacement_lps_mm(self) -> np.ndarray:
+        """The displacement on the fixed grid, float32 `(k, j, i, 3)`: the moving image is sampled at x + u(x).
+
+        It is made of `deformation` at every access, and large.
+        """
+        return self.deformation.on(self.geometry)
+
+    @property
     def transform(self) -> sitk.DisplacementFieldTransform:
         """The deformation as ITK's transform, which maps fixed to moving points in LPS mm, for resampling."""
+        stored = self.deformation
         return sitk.DisplacementFieldTransform(
-            images.to_sitk(self.displacement_lps_mm.astype(np.float64), self.geometry)
+            images.to_sitk(stored.displacement_lps_mm.astype(np.float64), stored.geometry)
         )
 
     def warp(self, image: AnyImage | None = None, *, nearest: bool = False) -> sitk.Image:
@@ -82,14 +92,14 @@ class Registered:
             volume = images.as_volume(image)
             source = Source(volume.array, volume.geometry)
             device = self.search.pair.fixed.device
-            require_reached(source, self.displacement_lps_mm, self.geometry, device, whole=not nearest)
+            require_reached(source, self.deformation, self.geometry, device, whole=not nearest)
         return images.to_sitk(self._warped(source, nearest=nearest), self.geometry)
 
     def jacobian(self) -> sitk.Image:
         """Return the Jacobian determinant: above 1 moving tissue is shrunk, at or below 0 the deformation folds."""
-        return images.to_sitk(fields.jacobian_determinant(self.displacement_lps_mm, self.geometry), self.geometry)
+        return images.to_sitk(self.deformation.jacobian(self.geometry), self.geometry)
 
-    def inverse(self) -> fields.Inverse:
+    def inverse(self) -> Inverse:
         """Return the deformation of moving to fixed points on the fixed grid, and how far it misses.
 
         Examples:
@@ -97,7 +107,8 @@ class Registered:
             >>> registered.inverse().residual_mm_max < 0.01
             True
         """
-        return fields.invert(self.displacement_lps_mm, self.geometry)
+        stored = self.deformation
+        return invert(stored.displacement_lps_mm, stored.geometry, grid=self.geometry)
 
     def write(self, wanted: Mapping[str, str]) -> dict[str, str]:
         """Write some of what came of the registration, all of it or nothing.
@@ -125,15 +136,13 @@ class Registered:
     def _write(self, name: str, file: str) -> None:
         labels = self.inputs.reference.moving_labels
         if name == "transform":
-            images.write_displacement(file, self.displacement_lps_mm, self.geometry)
+            images.write_displacement(file, self.deformation.displacement_lps_mm, self.deformation.geometry)
         elif name == "warped":
             images.write_volume(file, self._warped(self.inputs.moving), self.geometry)
         elif name == "jacobian":
-            images.write_volume(
-                file, fields.jacobian_determinant(self.displacement_lps_mm, self.geometry), self.geometry
-            )
+            images.write_volume(file, self.deformation.jacobian(self.geometry), self.geometry)
         elif labels is not None:
-            warped = warp_segments(labels, self.displacement_lps_mm, self.geometry, self._device)
+            warped = warp_segments(labels, self.deformation, self.geometry, self._device)
             if not warped.marked.any():
                 self.warnings.append(NOTHING_WARPED)
             write_segments(file, warped)
@@ -181,7 +190,7 @@ class Registered:
         return folder / RESULT
 
     def _warped(self, source: Source, *, nearest: bool = False) -> np.ndarray:
-        return warp_volume(source, self.displacement_lps_mm, self.geometry, self._device, nearest=nearest)
+        return warp_volume(source, self.deformation, self.geometry, self._device, nearest=nearest)
 
     @property
     def _device(self) -> torch.device:

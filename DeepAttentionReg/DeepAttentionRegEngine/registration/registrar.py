@@ -21,14 +21,16 @@ from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
 from ..volume.segments import AnySegments
 from .belonging import doubts
-from .evaluation import finite, linear_field, missed, regularity, score
+from .deformation import StoredDeformation
+from .evaluation import finite, missed, regularity, score
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import run_within_memory
 from .method_run import Observer
-from .preprocess import field_on_fixed, prepare
+from .preprocess import prepare
 from .registered import Registered
 from .search import Search, Tool
 from .starts import find_start
+from .transform_grid import described, store
 from .versions import versions
 
 RESTART = "The graphics card has too little memory; starting again on the CPU."
@@ -146,17 +148,15 @@ class Registrar:
         self.find(search, observer)
         if reporter.enough():
             search.warnings.append("Finished early on request; more recursions or refinement might improve the result.")
-        displacement = field_on_fixed(search.displacement, search.pair, fixed)
+        deformation = store(search.displacement, search.pair, fixed, settings.transform_grid)
         with reporter.stage("evaluate", "Measuring the deformation."):
-            measures = {**search.values, **_measures(displacement, inputs, matrix, self.device)}
+            measures = {**search.values, **_measures(deformation, inputs, matrix, self.device)}
         search.warnings += missed(measures["after"])
         folds = measures["jacobian"]["folds"]
         if folds:
             search.warnings.append(f"The deformation folds in {folds} voxels; points there have no valid inverse.")
         measures.update(settings=asdict(settings), seconds=reporter.seconds, versions=versions())
-        return Registered(
-            displacement, fixed, finite(measures), search.warnings, reporter.seconds, inputs, search, self
-        )
+        return Registered(deformation, fixed, finite(measures), search.warnings, reporter.seconds, inputs, search, self)
 
     def find(self, search: Search, observer: Observer | None = None) -> None:
         """Find the displacement of a working pair by method and refinement."""
@@ -201,18 +201,17 @@ def register(fixed: AnyImage, moving: AnyImage, settings: Settings | None = None
 
 
 def _measures(
-    displacement_lps_mm: np.ndarray, inputs: Inputs, matrix: np.ndarray, device: torch.device
+    deformation: StoredDeformation, inputs: Inputs, matrix: np.ndarray, device: torch.device
 ) -> dict[str, Any]:
-    """Score the field, and for comparison the volumes as they were and after the linear alignment."""
+    """Score the deformation, and for comparison the volumes as they were and after the linear alignment."""
     fixed, reference = inputs.fixed.geometry, inputs.reference
-    values = {**regularity(displacement_lps_mm, fixed), **reference.unpaired}
+    values = {"transform_grid": described(deformation), **regularity(deformation, fixed), **reference.unpaired}
     for name, linear in (("before", inputs.initial), ("aligned", matrix)):
         if name == "aligned" and np.array_equal(matrix, inputs.initial):
             values[name] = deepcopy(values["before"])
         else:
-            # A field of the whole grid is made only if something is measured with it.
-            values[name] = {} if reference.is_empty else score(linear_field(linear, fixed), fixed, reference, device)
-    values["after"] = score(displacement_lps_mm, fixed, reference, device)
+            values[name] = score(StoredDeformation.linear(linear, fixed), fixed, reference, device)
+    values["after"] = score(deformation, fixed, reference, device)
     return values
 
 

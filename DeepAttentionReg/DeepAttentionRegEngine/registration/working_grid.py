@@ -1,11 +1,14 @@
 """The isotropic grid on which a pair is registered."""
 
 import itertools
+import math
 
 import numpy as np
 
 from ..protocol.grid import GridPolicy
-from ..volume.geometry import Geometry
+from ..volume.geometry import Geometry, index_map
+
+ROUNDING = 1e-6  # of a node, by which a grid may end too early
 
 
 def canonical_axes(geometry: Geometry) -> tuple[list[int], list[int]]:
@@ -46,6 +49,33 @@ def plan_grid(volume: Geometry, policy: GridPolicy) -> Geometry:
     half += np.where((np.array(size) % 2 == 0) & (spacing >= np.multiply(lengths, steps)), np.divide(spacing, 2), 0)
     origin = np.asarray(volume.center_lps) - direction @ half
     return Geometry.from_arrays(size, spacing, origin, direction)
+
+
+def nodes_over(volume: Geometry, working: Geometry) -> Geometry:
+    """Return the nodes of a working grid, in the order of a volume's axes, that cover the volume and a little more.
+
+    They reach half a voxel beyond the outer edges of the outermost voxels, where the working grid ends earlier by nodes
+    of its own spacing, so that no interpolation jumps inside the volume; across a single slice, too.
+
+    Args:
+        volume: Grid of the volume.
+        working: A grid along the same axes, from `plan_grid`.
+    """
+    matrix = index_map(volume, working, np.eye(4))
+    size, steps, first = [], [], []
+    for axis, length in enumerate(volume.size):
+        along = int(np.abs(matrix[:3, axis]).argmax())
+        slope, start = matrix[along, axis], matrix[along, 3]
+        # Voxels of the volume that the nodes' indices are; nodes lie at whole numbers of steps from each other.
+        step = abs(1 / slope)
+        origin = -start / slope
+        below = math.ceil((origin + 1) / step - ROUNDING)
+        above = math.ceil((length - origin) / step - ROUNDING)
+        size.append(below + above + 1)
+        steps.append(step)
+        first.append(origin - below * step)
+    spacing = np.multiply(steps, volume.spacing)
+    return Geometry.from_arrays(size, spacing, volume.index_to_lps(np.array([first]))[0], volume.direction)
 
 
 def spatial_shape(geometry: Geometry) -> tuple[int, ...]:

@@ -299,12 +299,17 @@ def write_displacement(path: str | Path, displacement_lps_mm: np.ndarray, geomet
             image = to_sitk(field, geometry)
             for key, value in FIELD_METADATA.items():
                 image.SetMetaData(key, value)
-            sitk.WriteImage(image, name)
+            sitk.WriteImage(image, name, useCompression=_is_coarse(field), compressionLevel=1)
 
     def complete(name: str) -> bool:
         return np.array_equal(read_displacement(name)[0], field)
 
     write_file(path, (*IMAGE_SUFFIXES, *FIELD_TRANSFORM_SUFFIXES), write, complete)
+
+
+def _is_coarse(field: np.ndarray) -> bool:
+    """Return whether the last binary digit of all values is 0; other floats do not shrink."""
+    return not (np.ascontiguousarray(field).view(np.uint32) & np.uint32(1)).any()
 
 
 def _write_nifti_field(name: str, field: np.ndarray, geometry: Geometry) -> None:

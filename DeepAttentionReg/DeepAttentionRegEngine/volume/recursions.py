@@ -4,8 +4,8 @@ One folder holds `recursions.json` and the files it names. The index has "contra
 network's grid, `Geometry.to_dict`, LPS mm), "alignment" (4x4, fixed to moving points, LPS) and "recursions", one entry
 each:
 
-- "displacement": the whole displacement so far, alignment included (LPS mm, as any output transform), on the fixed grid
-  or a coarser one over it.
+- "displacement": the whole displacement so far, alignment included (LPS mm, as any output transform), on one grid for
+  all: the nodes of the network's grid over the fixed volume, the fixed grid if that was asked for, or a coarser one.
 - "similarity": local correlation on the network's grid, in [0, 1].
 - "fold_percent": share of the displacement's voxels that are folded.
 - "maps": scalar volumes over the grid, `{"name", "image", "file"}`. Those of the image "moving" show the moving volume

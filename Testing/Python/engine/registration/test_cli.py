@@ -115,8 +115,8 @@ class TestOptions:
         assert self.job(*arguments) == RegisterJob(fixed="f", moving="m", **values)
 
     def test_other_tasks_fill_their_jobs(self) -> None:
-        assert self.job("warp", "m", "t", "o", "--labels") == contract.WarpJob(
-            moving="m", transform="t", output="o", labels=True
+        assert self.job("warp", "m", "t", "o", "--labels", "--reference", "r") == contract.WarpJob(
+            moving="m", transform="t", output="o", labels=True, reference="r"
         )
         assert self.job("jacobian", "t", "o", "--map", "folds") == contract.JacobianJob(
             transform="t", output="o", map="folds"
@@ -256,7 +256,7 @@ class TestOtherTasks:
         field = self.output(files, "u.nrrd")
         options = ("--output-transform", field, "--output-warped", inside, "--refinement-steps", "2", "--json")
         cli.main(register(files, *options))
-        cli.main(["warp", files["image"], field, alone, "--json"])
+        cli.main(["warp", files["image"], field, alone, "--reference", files["image"], "--json"])
         np.testing.assert_array_equal(images.read_volume(alone).array, images.read_volume(inside).array)
 
     def test_metrics_of_equal_labels_without_motion_are_perfect(

@@ -15,7 +15,7 @@ from DeepAttentionRegEngine.protocol.contract import RegisterJob
 from DeepAttentionRegEngine.protocol.errors import EngineError
 from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.registration.alignment import align
-from DeepAttentionRegEngine.registration.evaluation import linear_field
+from DeepAttentionRegEngine.registration.deformation import StoredDeformation
 from DeepAttentionRegEngine.registration.registrar import register
 from DeepAttentionRegEngine.volume import images
 from engine_cases import blob_source, centered, matrix4, quiet, rotation
@@ -54,7 +54,7 @@ class TestInputs:
         job = shifted(initial_transform=str(tmp_path / "initial.tfm"), output_transform=str(tmp_path / "t.nrrd"))
         run(job, quiet())
         field, grid = images.read_displacement(tmp_path / "t.nrrd")
-        np.testing.assert_allclose(field, linear_field(matrix, grid), atol=1e-3)
+        np.testing.assert_allclose(field, StoredDeformation.linear(matrix, grid).on(grid), atol=1e-3)
 
     def test_slice_is_found_in_a_volume(self, tmp_path: Path) -> None:
         volume = blob_source(centered((40, 40, 40), (2.5, 2.5, 2.5)))

@@ -11,7 +11,8 @@ from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.errors import EngineError
 from DeepAttentionRegEngine.protocol.grid import GridPolicy
 from DeepAttentionRegEngine.registration import preprocess
-from DeepAttentionRegEngine.registration.preprocess import Source, field_on_fixed, prepare, warp_volume
+from DeepAttentionRegEngine.registration.deformation import StoredDeformation
+from DeepAttentionRegEngine.registration.preprocess import Source, field_on, prepare, warp_volume
 from DeepAttentionRegEngine.registration.working_grid import plan_grid, spatial_shape
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.images import to_sitk
@@ -163,7 +164,7 @@ class TestFieldOnFixed:
     def test_zero_displacement_leaves_exactly_the_alignment(self, size: tuple[int, int, int]) -> None:
         fixed = centered(size, (2.0, 2.5, 4.0), OBLIQUE, (150.0, -80.0, 400.0))
         pair = self.pair(self.ALIGNMENT, fixed)
-        field = field_on_fixed(self.zero(pair), pair, fixed)
+        field = field_on(self.zero(pair), pair, fixed)
         points = positions(fixed)
         expected = points @ self.ALIGNMENT[:3, :3].T + self.ALIGNMENT[:3, 3] - points
         # Single precision at coordinates of 400 mm; a thousandth of a millimetre is what the field promises.
@@ -174,7 +175,7 @@ class TestFieldOnFixed:
         pair = self.pair(np.eye(4), self.FIXED)
         displacement = self.zero(pair)
         displacement[:, 2 - axis] = 1.0  # channels run k, j, i
-        field = field_on_fixed(displacement, pair, self.FIXED)
+        field = field_on(displacement, pair, self.FIXED)
         expected = np.broadcast_to(pair.geometry.ijk_to_lps[:3, axis], field.shape)
         np.testing.assert_allclose(field, expected, atol=1e-5)
 
@@ -182,7 +183,7 @@ class TestFieldOnFixed:
         pair = self.pair(self.ALIGNMENT, self.FIXED)
         displacement = self.zero(pair)
         displacement[:, 0] = 1.5
-        field = field_on_fixed(displacement, pair, self.FIXED)
+        field = field_on(displacement, pair, self.FIXED)
         points = positions(self.FIXED)
         moved = points + 1.5 * pair.geometry.ijk_to_lps[:3, 2]
         expected = moved @ self.ALIGNMENT[:3, :3].T + self.ALIGNMENT[:3, 3] - points
@@ -194,19 +195,22 @@ class TestFieldOnFixed:
         pair = self.pair(np.eye(4), fixed)
         displacement = smooth_displacement(tuple(pair.fixed.shape[2:]), peak=3.0)
         normal = OBLIQUE[:, size.index(1)]
-        assert np.abs(field_on_fixed(displacement, pair, fixed) @ normal).max() < 1e-5
+        assert np.abs(field_on(displacement, pair, fixed) @ normal).max() < 1e-5
 
     def test_slab_by_slab_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pair = self.pair(self.ALIGNMENT, self.FIXED)
         displacement = smooth_displacement(tuple(pair.fixed.shape[2:]), peak=3.0)
-        whole = field_on_fixed(displacement, pair, self.FIXED)
+        whole = field_on(displacement, pair, self.FIXED)
         monkeypatch.setattr(preprocess, "SLAB_VOXELS", 1000)
-        np.testing.assert_array_equal(field_on_fixed(displacement, pair, self.FIXED), whole)
+        np.testing.assert_array_equal(field_on(displacement, pair, self.FIXED), whole)
 
 
 class TestWarpVolume:
     FIXED = centered((24, 20, 16), (2.5, 3.0, 4.0), OBLIQUE, (15.0, -8.0, 40.0))
     MOVING = centered((28, 26, 22), (2.0, 3.5, 3.0), rotation(-15, 5, 100), (15.0, -8.0, 40.0))
+
+    def deformation(self) -> StoredDeformation:
+        return StoredDeformation(self.field(), self.FIXED)
 
     def field(self, *, peak: float = 8.0) -> np.ndarray:
         """Return a smooth displacement in mm on the fixed grid, up to `peak` mm along x, y and z."""
@@ -225,7 +229,7 @@ class TestWarpVolume:
 
     def test_float_image_is_what_simpleitk_makes_of_the_same_field(self) -> None:
         image, field = self.image(), self.field()
-        ours = warp_volume(Source(image, self.MOVING), field, self.FIXED, CPU)
+        ours = warp_volume(Source(image, self.MOVING), StoredDeformation(field, self.FIXED), self.FIXED, CPU)
         theirs = self.by_simpleitk(image, field, nearest=False, background=float(image.min()))
         # Values up to 1000, coordinates in single precision (1e-5 voxel).
         np.testing.assert_allclose(ours, theirs, atol=0.02)
@@ -233,7 +237,7 @@ class TestWarpVolume:
     @pytest.mark.parametrize("kind", [np.int16, np.uint8])
     def test_integer_image_is_what_simpleitk_makes_of_the_same_field(self, kind: type) -> None:
         image, field = np.clip(self.image() / 5 + 60, 0, 250).astype(kind), self.field()
-        ours = warp_volume(Source(image, self.MOVING), field, self.FIXED, CPU)
+        ours = warp_volume(Source(image, self.MOVING), StoredDeformation(field, self.FIXED), self.FIXED, CPU)
         theirs = self.by_simpleitk(image, field, nearest=False, background=float(image.min()))
         # One unit where a value lies half way between two whole numbers.
         assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
@@ -241,11 +245,13 @@ class TestWarpVolume:
     @pytest.mark.parametrize("kind", [np.int16, np.uint8, np.uint16, np.float32, np.float64])
     def test_type_is_kept(self, kind: type) -> None:
         image = np.clip(self.image() / 5 + 60, 0, 250).astype(kind)
-        assert warp_volume(Source(image, self.MOVING), self.field(), self.FIXED, CPU).dtype == kind
+        assert warp_volume(Source(image, self.MOVING), self.deformation(), self.FIXED, CPU).dtype == kind
 
     def test_labels_are_what_simpleitk_makes_of_the_same_field(self) -> None:
         labels, field = (np.digitize(self.image(), (0, 200, 400)) * 7).astype(np.uint8), self.field()
-        ours = warp_volume(Source(labels, self.MOVING), field, self.FIXED, CPU, nearest=True)
+        ours = warp_volume(
+            Source(labels, self.MOVING), StoredDeformation(field, self.FIXED), self.FIXED, CPU, nearest=True
+        )
         theirs = self.by_simpleitk(labels, field, nearest=True, background=0)
         # A point half way between two voxels may fall to either.
         assert (ours != theirs).mean() < 1e-3
@@ -253,28 +259,30 @@ class TestWarpVolume:
     def test_large_label_values_are_kept(self) -> None:
         # Numbers of the Allen mouse brain atlas, beyond what single precision can hold.
         labels = np.where(self.image() > 100, 614_454_277, 182_305_689).astype(np.uint32)
-        ours = warp_volume(Source(labels, self.MOVING), self.field(), self.FIXED, CPU, nearest=True)
+        ours = warp_volume(Source(labels, self.MOVING), self.deformation(), self.FIXED, CPU, nearest=True)
         assert set(np.unique(ours)) <= {0, 614_454_277, 182_305_689}
 
     def test_outside_the_moving_volume_images_take_their_minimum(self) -> None:
-        far = np.full((*self.FIXED.shape, 3), 1000.0, np.float32)
+        far = StoredDeformation(np.full((*self.FIXED.shape, 3), 1000.0, np.float32), self.FIXED)
         assert (warp_volume(Source(self.image(), self.MOVING), far, self.FIXED, CPU) == self.image().min()).all()
 
     def test_outside_the_moving_volume_there_is_no_label(self) -> None:
-        labels, far = np.full(self.MOVING.shape, 5, np.uint8), np.full((*self.FIXED.shape, 3), 1000.0, np.float32)
+        labels = np.full(self.MOVING.shape, 5, np.uint8)
+        far = StoredDeformation(np.full((*self.FIXED.shape, 3), 1000.0, np.float32), self.FIXED)
         assert not warp_volume(Source(labels, self.MOVING), far, self.FIXED, CPU, nearest=True).any()
 
     def test_not_a_number_becomes_the_minimum(self) -> None:
         image = self.image()
         image[10:12, 10:12] = np.nan
-        ours = warp_volume(Source(image, self.MOVING), self.field(), self.FIXED, CPU)
+        ours = warp_volume(Source(image, self.MOVING), self.deformation(), self.FIXED, CPU)
         assert np.isfinite(ours).all()
 
     def test_slab_by_slab_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = warp_volume(Source(self.image(), self.MOVING), self.field(), self.FIXED, CPU)
+        whole = warp_volume(Source(self.image(), self.MOVING), self.deformation(), self.FIXED, CPU)
         monkeypatch.setattr(preprocess, "SLAB_VOXELS", 1000)
         np.testing.assert_array_equal(
-            warp_volume(Source(self.image(), self.MOVING), self.field(), self.FIXED, CPU), whole
+            warp_volume(Source(self.image(), self.MOVING), self.deformation(), self.FIXED, CPU),
+            whole,
         )
 
 

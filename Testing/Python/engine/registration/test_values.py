@@ -14,6 +14,7 @@ from DeepAttentionRegEngine import Settings, register
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.protocol.contract import WarpJob
 from DeepAttentionRegEngine.protocol.reporting import Reporter
+from DeepAttentionRegEngine.registration.deformation import StoredDeformation
 from DeepAttentionRegEngine.registration.preprocess import Source, warp_volume
 from DeepAttentionRegEngine.volume import images, phantom
 from DeepAttentionRegEngine.volume.intensity import normalize
@@ -43,7 +44,7 @@ def field(voxels: float) -> np.ndarray:
 
 
 def warped(array: np.ndarray, voxels: float, *, nearest: bool = False) -> np.ndarray:
-    return warp_volume(Source(array, GRID), field(voxels), GRID, CPU, nearest=nearest)
+    return warp_volume(Source(array, GRID), StoredDeformation(field(voxels), GRID), GRID, CPU, nearest=nearest)
 
 
 class TestWarping:
@@ -96,7 +97,12 @@ class TestWarping:
         array = np.arange(GRID.size[0], dtype=float).astype(kind) * np.ones(GRID.shape, kind)
         volume = images.as_volume((array, GRID))
         assert volume.array.dtype == np.dtype(stored)
-        assert images.to_sitk(warp_volume(Source(volume.array, GRID), field(0), GRID, CPU), GRID)[3, 0, 0] == 3
+        assert (
+            images.to_sitk(warp_volume(Source(volume.array, GRID), StoredDeformation(field(0), GRID), GRID, CPU), GRID)[
+                3, 0, 0
+            ]
+            == 3
+        )
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import grid_cases
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegEngine.volume.inversion import invert
 
 Points = Callable[[Geometry], np.ndarray]
 Smooth = Callable[..., np.ndarray]
@@ -142,7 +143,7 @@ class TestInvert:
         self, oblique_geometry: Geometry, affine_displacement: Affine
     ) -> None:
         wide = padded(oblique_geometry, 8)
-        inverse = fields.invert(affine_displacement(wide, TURN_AND_SHEAR), wide)
+        inverse = invert(affine_displacement(wide, TURN_AND_SHEAR), wide)
         expected = affine_displacement(oblique_geometry, np.linalg.inv(TURN_AND_SHEAR))
         inside = inverse.displacement[8:-8, 8:-8, 8:-8]
         np.testing.assert_allclose(inside, expected, atol=2e-3)  # twice the tolerance of the iteration
@@ -151,7 +152,7 @@ class TestInvert:
         self, any_geometry: Geometry, smooth_displacement: Smooth
     ) -> None:
         field = smooth_displacement(any_geometry, peak_mm=4.0)
-        inverse = fields.invert(field, any_geometry, tolerance_mm=1e-3)
+        inverse = invert(field, any_geometry, tolerance_mm=1e-3)
         missed = fields.magnitude(fields.compose(field, any_geometry, inverse.displacement, any_geometry))
         assert inverse.residual_mm_max <= 1e-3
         assert inverse.residual_mm_max == pytest.approx(missed.max(), abs=SINGLE)
@@ -162,7 +163,7 @@ class TestInvert:
         self, any_geometry: Geometry, grid_points: Points, smooth_displacement: Smooth
     ) -> None:
         field = smooth_displacement(any_geometry)
-        inverse = fields.invert(field, any_geometry, tolerance_mm=1e-4).displacement
+        inverse = invert(field, any_geometry, tolerance_mm=1e-4).displacement
         points = grid_points(any_geometry).reshape(-1, 3)
         back = fields.transform_points(field, any_geometry, points + inverse.reshape(-1, 3))
         np.testing.assert_allclose(back, points, atol=1e-4 + SINGLE)
@@ -171,7 +172,7 @@ class TestInvert:
         center = oblique_geometry.center_lps
         matrix = np.diag([2.8, 2.8, 2.8, 1.0])
         matrix[:3, 3] = center - 2.8 * center
-        inverse = fields.invert(affine_displacement(oblique_geometry, matrix), oblique_geometry)
+        inverse = invert(affine_displacement(oblique_geometry, matrix), oblique_geometry)
         assert inverse.residual_mm_max <= 1e-3
         expected = affine_displacement(oblique_geometry, np.linalg.inv(matrix))
         np.testing.assert_allclose(inverse.displacement, expected, atol=1e-3)
@@ -180,7 +181,7 @@ class TestInvert:
         field = affine_displacement(oblique_geometry, np.eye(4))
         field[4, 5, 7] = 9.0 * axes(oblique_geometry)[:, 0]
         field[4, 5, 8] = -9.0 * axes(oblique_geometry)[:, 0]
-        unfinished = fields.invert(field, oblique_geometry, iterations=3)
+        unfinished = invert(field, oblique_geometry, iterations=3)
         assert unfinished.residual_mm_max > 0.1
         assert unfinished.iterations == 3
 
@@ -188,12 +189,18 @@ class TestInvert:
         self, oblique_geometry: Geometry, smooth_displacement: Smooth, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         field = smooth_displacement(oblique_geometry, peak_mm=4.0)
-        whole = fields.invert(field, oblique_geometry)
+        whole = invert(field, oblique_geometry)
         monkeypatch.setattr(fields, "CHUNK_POINTS", 200)
-        slabs = fields.invert(field, oblique_geometry)
+        slabs = invert(field, oblique_geometry)
         np.testing.assert_allclose(slabs.displacement, whole.displacement, atol=1e-6)  # sums in another order
         assert slabs.residual_mm_mean == pytest.approx(whole.residual_mm_mean)
         assert slabs.iterations == whole.iterations
+
+    def test_inverse_can_be_had_on_another_grid(self, oblique_geometry: Geometry, affine_displacement: Affine) -> None:
+        wide = padded(oblique_geometry, 8)
+        inverse = invert(affine_displacement(wide, TURN_AND_SHEAR), wide, grid=oblique_geometry)
+        expected = affine_displacement(oblique_geometry, np.linalg.inv(TURN_AND_SHEAR))
+        np.testing.assert_allclose(inverse.displacement, expected, atol=2e-3)  # twice the tolerance of the iteration
 
 
 class TestJacobian:
@@ -322,6 +329,11 @@ class TestSummaries:
     def test_summary_within_a_mask(self) -> None:
         summary = fields.summarize_jacobian(self.JACOBIAN, np.array([[[0, 1, 1, 0]]]))
         assert (summary.minimum, summary.maximum, summary.folds) == (1.0, 2.0, 0)
+
+    def test_summary_of_slabs_is_that_of_the_whole(self) -> None:
+        whole = np.random.default_rng(0).normal(1.0, 0.6, (6, 5, 4)).astype(np.float32)
+        found, wanted = fields.summarize_slabs([whole[:1], whole[1:4], whole[4:]]), fields.summarize_jacobian(whole)
+        assert vars(found) == pytest.approx(vars(wanted))
 
     def test_summary_of_an_empty_mask_is_refused(self) -> None:
         with pytest.raises(errors.EngineError) as caught:

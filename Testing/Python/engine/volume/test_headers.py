@@ -257,7 +257,7 @@ class TestNumbersThatAreNone:
     @pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".mha"])
     def test_field_with_nan_is_refused(self, oblique_geometry: Geometry, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"field{suffix}"
-        images.write_displacement(path, np.full((*oblique_geometry.shape, 3), 5.0), oblique_geometry)
+        images.write_displacement(path, np.full((*oblique_geometry.shape, 3), 0.1), oblique_geometry)
         content = bytearray(path.read_bytes())
         content[-4:] = np.float32(np.nan).tobytes()
         path.write_bytes(content)
