@@ -234,18 +234,35 @@ def jacobian_slabs(
         # One slice of overlap on each side, so that slabs have the central differences of the whole.
         low, high = max(0, slab.start - 1), min(grid.shape[0], slab.stop + 1)
         part = on_slab(displacement, geometry, grid, slice(low, high))
-        # With M = dx/d(index), det(I + du/dx) is det(M + du/d(index)) / det(M), which spares the chain rule per voxel.
-        columns = [_difference(part, 2 - axis) + matrix[:, axis] for axis in range(3)]
-        determinant = np.einsum("...c,...c->...", columns[0], np.cross(columns[1], columns[2]))
-        inner = determinant[slab.start - low : slab.stop - low] / np.linalg.det(matrix)
-        yield slab, inner.astype(np.float32)
+        yield slab, _jacobian(part, matrix)[slab.start - low : slab.stop - low]
 
 
-def _difference(displacement: np.ndarray, axis: int) -> np.ndarray:
+def _jacobian(displacement: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return det(I + du/dx), float32 `(k, j, i)`, of a field `(k, j, i, 3)` on a grid with M = dx/d(index).
+
+    That is det(M + du/d(index)) / det(M), which spares the chain rule per voxel.
+    """
+    vectors = np.ascontiguousarray(np.moveaxis(displacement, -1, 0), np.float32)
+    columns = matrix.T.astype(np.float32)
+    changed = [_difference(vectors, 3 - axis) for axis in range(3)]
+    for change, column in zip(changed, columns, strict=True):
+        change += column.reshape(3, 1, 1, 1)
+    return _determinant(*changed) / _determinant(*columns)
+
+
+def _determinant(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Return the determinants `(...)` of matrices whose columns are given, `(3, ...)` each."""
+    result = i[0] * (j[1] * k[2] - j[2] * k[1])
+    result += i[1] * (j[2] * k[0] - j[0] * k[2])
+    result += i[2] * (j[0] * k[1] - j[1] * k[0])
+    return result
+
+
+def _difference(values: np.ndarray, axis: int) -> np.ndarray:
     """Return the change per voxel along an array axis; 0 across a single slice."""
-    if displacement.shape[axis] == 1:
-        return np.zeros_like(displacement)
-    return np.gradient(displacement, axis=axis)
+    if values.shape[axis] == 1:
+        return np.zeros_like(values)
+    return np.gradient(values, axis=axis)
 
 
 def log_jacobian(jacobian: np.ndarray) -> np.ndarray:
