@@ -32,7 +32,9 @@ Volumes = tuple[Volume, Volume]
 def ours(settings: dict[str, Any]) -> Callable[[Volumes], np.ndarray]:
     """Return what registers by the engine; the network stays loaded."""
     from DeepAttentionRegEngine import Registrar, Settings
+    from DeepAttentionRegEngine.deform.allocator import keep_freed_memory
 
+    keep_freed_memory()  # as the engine's command line and the panel do
     registrar = Registrar(Settings(**settings))
 
     def register(volumes: Volumes) -> np.ndarray:
@@ -95,9 +97,11 @@ def scores(displacement: np.ndarray, fixed: Volume, pair: dict[str, str]) -> Num
 def measure_job(spec: dict[str, Any]) -> Numbers:
     """Run a whole job of the engine as the panel does; its seconds are the process', which the parent takes."""
     from DeepAttentionRegEngine import jobs
+    from DeepAttentionRegEngine.deform.allocator import keep_freed_memory
     from DeepAttentionRegEngine.protocol.contract import RegisterJob, build
     from DeepAttentionRegEngine.protocol.reporting import Reporter
 
+    keep_freed_memory()
     with TemporaryDirectory() as folder:
         outputs = {f"output_{name}": f"{folder}/{name}.nrrd" for name in ("transform", "warped", "jacobian")}
         jobs.run(build(RegisterJob, {**spec["job"], **outputs}), Reporter())
