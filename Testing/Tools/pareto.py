@@ -102,8 +102,8 @@ def measure_method(cache: Cache, name: str, method: str, prepared: Sequence[Numb
 
 def measure_checks(options: argparse.Namespace, cache: Cache, speed: float | None) -> list[Numbers]:
     """Return what was estimated and what it took then."""
-    made = {axes: pairs.prepare(cache, name, 1) for axes, name in checks.PHANTOMS.items()}
-    return checks.check(cache, {axes: pair[0] for axes, pair in made.items() if pair}, speed, busy=options.busy)
+    made = {name: pairs.prepare(cache, name, 1) for name in checks.PHANTOMS}
+    return checks.check(cache, {name: pair[0] for name, pair in made.items() if pair}, speed, busy=options.busy)
 
 
 def computer(probe: Numbers, threads: int) -> str:

@@ -103,17 +103,17 @@ class TestTables:
 
 class TestChecks:
     def test_cover_all_weights_in_slices_and_volumes(self) -> None:
-        found = {(name, axes) for name, _, axes, _ in checks.cases()}
-        listed = set(registry.load_weights())
-        assert listed <= {name for name, _ in found}
-        assert {axes for name, axes in found if name == "refinement alone"} == {2, 3}
+        found = {(name, phantom) for name, _, phantom in checks.cases()}
+        assert set(registry.load_weights()) <= {name for name, _ in found}
+        alone = {phantom for name, phantom in found if name == "refinement alone"}
+        assert alone == {checks.SLICE, checks.VOLUME, checks.LARGE}
 
     def test_compare_the_estimate_with_the_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         numbers = {"process_seconds": 4.0, "thread_seconds": 2.0, "cpu_seconds": 6.0, "bytes": 10**9}
         monkeypatch.setattr(process, "run_child", lambda spec, _threads: numbers)
         pair = {"hash": "", "files": {"fixed": "a", "moving": "b"}, "size": (96, 80, 96), "spacing": (3.5, 3.0, 3.5)}
         passed, computed = (
-            checks.check(process.Cache(tmp_path, 2), {3: pair}, None, busy=busy) for busy in (False, True)
+            checks.check(process.Cache(tmp_path, 2), {checks.VOLUME: pair}, None, busy=busy) for busy in (False, True)
         )
         assert {found["size"] for found in passed} == {"96x80x96"}
         for first, second in zip(passed, computed, strict=True):

@@ -10,8 +10,9 @@ from DeepAttentionRegEngine.protocol import contract, estimate, registry
 from DeepAttentionRegEngine.protocol.settings import Settings
 
 QUALITIES = ("fast", "balanced")
-# By spatial axes; by 0 a field of view as the weights for small ones were trained on.
-PHANTOMS = {2: "phantom-256x256x1", 3: "phantom-96x80x96", 0: "phantom-60x50x60@1"}
+SLICE, VOLUME, LARGE = "phantom-256x256x1", "phantom-96x80x96", "phantom-168x120x168"
+SMALL = "phantom-60x50x60@1"  # a field of view as some weights were trained on
+PHANTOMS = (SLICE, VOLUME, LARGE, SMALL)
 
 
 def forms() -> list[tuple[str, registry.Method, registry.Variant]]:
@@ -20,35 +21,35 @@ def forms() -> list[tuple[str, registry.Method, registry.Variant]]:
     return [(item.weights or method.name, method, item) for method in methods for item in method.variants]
 
 
-def cases() -> list[tuple[str, Settings, int, bool]]:
-    """Return names, settings, spatial axes, and whether the field of view is small; refinement alone comes last."""
+def cases() -> list[tuple[str, Settings, str]]:
+    """Return names, settings and phantoms: every form of a method at every quality, and the usual one on a large pair."""
     found = []
     for quality in QUALITIES:
         for name, method, variant in forms():
             settings = Settings(method=method.name, weights=variant.weights, quality=quality, device="cpu")
-            found.append((name, settings, variant.dimensions, variant.extent_mm is not None))
+            volume = VOLUME if variant.extent_mm is None else SMALL
+            found.append((name, settings, SLICE if variant.dimensions == 2 else volume))
         alone = Settings(method=contract.METHOD_NONE, quality=quality, device="cpu")
-        found += [("refinement alone", alone, axes, False) for axes in (3, 2)]
-    return found
+        found += [("refinement alone", alone, phantom) for phantom in (VOLUME, SLICE)]
+    usual = Settings(device="cpu")
+    return [*found, (f"{usual.method}, first weights", usual, LARGE), ("refinement alone", alone, LARGE)]
 
 
-def check(cache: Cache, phantoms: dict[int, Numbers], speed: float | None, *, busy: bool = False) -> list[Numbers]:
+def check(cache: Cache, phantoms: dict[str, Numbers], speed: float | None, *, busy: bool = False) -> list[Numbers]:
     """Return what was estimated and what was measured.
 
     Args:
         cache: Of the children.
-        phantoms: Files of a pair by spatial axes, and by 0 those of a small field of view.
+        phantoms: A pair by name.
         speed: Of this computer's CPU, as the engine's probe measures it; None for the reference's.
         busy: Count what the main thread computed instead of what passed: on a computer that does other things, too.
     """
     rows = []
-    for name, settings, axes, small in cases():
-        pair = phantoms.get(0 if small else axes)
-        if pair is None:
-            continue
+    for name, settings, phantom in (case for case in cases() if case[2] in phantoms):
+        pair = phantoms[phantom]
         job: dict[str, Any] = {key: value for key, value in vars(settings).items() if value is not None}
         files = {side: pair["files"][side] for side in ("fixed", "moving")}
-        label = re.sub(r"\W+", "-", f"{name}-{axes}d-{settings.quality}")
+        label = re.sub(r"\W+", "-", f"{name}-{phantom}-{settings.quality}")
         numbers = cache.get(f"estimate/{label}", {"job": {**job, **files}}, pair=pair["hash"])
         told = estimate.estimate(pair["size"], pair["spacing"], replace(settings), cpu=speed)
         if numbers is None or told is None:
