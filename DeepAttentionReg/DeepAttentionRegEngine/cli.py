@@ -197,7 +197,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     with suppress(OSError):  # no temporary folder
         remove_left(tempfile.gettempdir(), PREFIX)
     remove_noted()
-    keep_freed_memory()
+    if arguments is None:  # those of the process, so it is ours
+        keep_freed_memory()
     send = emit if parsed.task == "run" or getattr(parsed, "json", False) else tell
     try:
         if parsed.task == "fetch":
