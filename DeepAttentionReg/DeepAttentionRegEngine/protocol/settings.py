@@ -120,7 +120,7 @@ class Settings:
         AS_FOUND,
         label=_("Transform grid"),
         help="where the vectors of the transform lie: where they were found, or closer together if Slicer would else "
-        "differ by more than 0.05 mm and 8 million are enough (found), or at the voxels of the fixed volume (fixed)",
+        "differ by more than 0.05 mm and 5 million are enough (found), or at the voxels of the fixed volume (fixed)",
         choices=TRANSFORM_GRIDS,
     )
     refinement_steps: int | None = option(

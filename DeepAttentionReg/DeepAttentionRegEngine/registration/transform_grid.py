@@ -13,7 +13,7 @@ from .preprocess import WorkingPair, field_on
 from .working_grid import nodes_over
 
 BOUND_MM = 0.05  # between nodes, from what was found to what Slicer makes of it
-MOST_NODES = 8_000_000  # of a finer grid than that on which the field was found: 60 MB in a file
+MOST_NODES = 5_000_000  # of a finer grid than that on which the field was found: 60 MB
 DIGIT_MM = 2.0**-11  # displacements are multiples of it, for files that compress well
 
 

@@ -7,10 +7,16 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from DeepAttentionRegEngine.protocol.settings import AS_FIXED, AS_FOUND
+from DeepAttentionRegEngine.protocol.grid import GridPolicy
+from DeepAttentionRegEngine.protocol.settings import AS_FIXED, AS_FOUND, Settings
+from DeepAttentionRegEngine.registration import registrar as registrar_module
 from DeepAttentionRegEngine.registration import transform_grid
 from DeepAttentionRegEngine.registration.deformation import StoredDeformation
+from DeepAttentionRegEngine.registration.method_run import Observer
 from DeepAttentionRegEngine.registration.preprocess import Source, WorkingPair, field_on, warp_volume
+from DeepAttentionRegEngine.registration.registered import Registered
+from DeepAttentionRegEngine.registration.registrar import Registrar
+from DeepAttentionRegEngine.registration.search import Search
 from DeepAttentionRegEngine.registration.transform_grid import BOUND_MM, DIGIT_MM, described, store
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
@@ -150,3 +156,65 @@ class TestStoredDeformation:
         whole = StoredDeformation(field, any_geometry).bound_mm
         monkeypatch.setattr("DeepAttentionRegEngine.volume.fields.CHUNK_VOXELS", 1)
         assert StoredDeformation(field, any_geometry).bound_mm == whole
+
+
+POINTS = points_within(FINE, -3.0)
+
+
+def registered(choice: str) -> Registered:
+    """Register a volume with itself, bent a little on a grid that is coarser than its own."""
+    image = np.random.default_rng(0).random(FINE.shape, np.float32)
+    labels = (image > 0.5).astype(np.uint8)
+    given = {"fixed_labels": (labels, FINE), "moving_labels": (labels, FINE), "initial": ALIGNMENT}
+    settings = Settings(method="none", alignment="none", refinement_steps=0, device="cpu", transform_grid=choice)
+    registrar = Registrar(settings)
+
+    def bend(search: Search, _observer: Observer) -> None:
+        search.displacement = waves(search.pair, FLAT, 12)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registrar_module, "REFINEMENT_ALONE", GridPolicy(minimum_size=4, maximum_voxels=4000))
+        patch.setattr(registrar, "find", bend)
+        return registrar.register((image, FINE), (image, FINE), fixed_points=POINTS, moving_points=POINTS, **given)
+
+
+@pytest.fixture(scope="module")
+def found() -> Registered:
+    return registered(AS_FOUND)
+
+
+class TestRegistration:
+    """A fine fixed volume, over which the field is found on a coarser grid."""
+
+    def test_choice_decides_on_the_grid(self, found: Registered) -> None:
+        assert found.deformation.displacement_lps_mm[..., 0].size < 0.1 * FINE.shape[0] * FINE.shape[1] * FINE.shape[2]
+        assert found.measures["transform_grid"] == described(found.deformation)
+        assert registered(AS_FIXED).deformation.geometry.matches(FINE)
+
+    def test_both_choices_are_the_same_deformation(self, found: Registered) -> None:
+        fixed = registered(AS_FIXED)
+        np.testing.assert_allclose(found.displacement_lps_mm, fixed.displacement_lps_mm, atol=ROUNDED_MM)
+        told, expected = (item.measures for item in (found, fixed))
+        assert told["displacement_mm"] == pytest.approx(expected["displacement_mm"], abs=ROUNDED_MM)
+        # Between the voxels of the fixed volume its field cuts off the corners that the other one has at its nodes.
+        assert told["after"]["tre_mm"]["points"] == pytest.approx(expected["after"]["tre_mm"]["points"], abs=BOUND_MM)
+        assert told["after"]["dice"]["mean"] == pytest.approx(expected["after"]["dice"]["mean"], abs=1e-3)
+        assert told["aligned"] == expected["aligned"]
+
+    def test_what_is_told_is_of_the_field_that_is_written(self, found: Registered, tmp_path: Path) -> None:
+        files = {name: str(tmp_path / f"{name}.nrrd") for name in ("transform", "warped", "jacobian")}
+        found.write(files)
+        stored = StoredDeformation(*images.read_displacement(files["transform"]))
+        jacobian, warped = (images.read_volume(files[name]) for name in ("jacobian", "warped"))
+        assert jacobian.geometry.matches(FINE)
+        np.testing.assert_array_equal(jacobian.array, stored.jacobian(FINE))
+        np.testing.assert_array_equal(warped.array, warp_volume(found.inputs.moving, stored, FINE, CPU))
+        assert found.measures["jacobian"]["maximum"] == jacobian.array.max()
+        error = np.linalg.norm(stored.at(POINTS), axis=1)
+        np.testing.assert_allclose(found.measures["after"]["tre_mm"]["points"], error, atol=1e-6)
+        np.testing.assert_allclose(itk_displacement(found.transform, POINTS), stored.at(POINTS), atol=1e-9)
+
+    def test_inverse_leads_back_on_the_fixed_grid(self, found: Registered) -> None:
+        inverse = found.inverse()
+        assert inverse.displacement.shape == (*FINE.shape, 3)
+        assert inverse.residual_mm_max < 2e-3
