@@ -24,7 +24,7 @@ from .deformation import StoredDeformation
 from .resampling import Interpolated, apply_matrix, mapped_indices, nearest_voxels, resample, slab_indices
 from .working_grid import plan_grid, spatial_shape
 
-SLAB_VOXELS = 2**18  # whose coordinates stay in the processor's cache: twice as fast as 2 million
+SLAB_VOXELS = 2**19  # whose coordinates stay in the processor's cache: twice as fast as 2 million
 MINIMUM_OVERLAP = 0.02
 OVERLAP_POINTS = 48  # along each axis
 
@@ -266,7 +266,7 @@ def warp_volume(
     result = np.empty(fixed.shape, moving.array.dtype)
     for slab in slabs(fixed.shape):
         motion = to_tensor(deformation.on_slab(fixed, slab), device, kind).movedim(-1, 0)
-        index = mapped_indices(to_index, fixed.shape, slab, motion) + apply_matrix(linear, motion)
+        index = apply_matrix(linear, motion, onto=mapped_indices(to_index, fixed.shape, slab, motion))
         result[slab] = nearest_voxels(moving.array, index) if image is None else image.at(index)
     return result
 

@@ -45,20 +45,21 @@ def mapped_indices(matrix: np.ndarray, shape: tuple[int, int, int], slab: slice,
     k, j, i = (torch.arange(n, device=like.device, dtype=like.dtype) for n in shape)
     k = k[slab]
     result = torch.empty(3, len(k), len(j), len(i), device=like.device, dtype=like.dtype)
-    for row, (along_i, along_j, along_k, offset) in zip(result, matrix[:3].tolist(), strict=True):
-        torch.add((along_i * i)[None, None], (along_j * j)[None, :, None] + (along_k * k)[:, None, None], out=row)
-        row += offset
+    for axis, (along_i, along_j, along_k, offset) in enumerate(matrix[:3].tolist()):
+        plane = (along_j * j)[None, :, None] + (along_k * k + offset)[:, None, None]
+        torch.add((along_i * i)[None, None], plane, out=result[axis])
     return result
 
 
-def apply_matrix(matrix: np.ndarray, points: Tensor) -> Tensor:
-    """Apply a 4x4 matrix to points `(3, ...)`."""
-    result = torch.zeros_like(points)
-    for row, (*weights, offset) in zip(result, matrix[:3].tolist(), strict=True):
+def apply_matrix(matrix: np.ndarray, points: Tensor, onto: Tensor | None = None) -> Tensor:
+    """Apply a 4x4 matrix to points `(3, ...)`; what comes of it is added to `onto` in place, if that is given."""
+    result = torch.zeros_like(points) if onto is None else onto
+    for axis, (*weights, offset) in enumerate(matrix[:3].tolist()):
         for part, weight in zip(points, weights, strict=True):
             if weight:
-                row.add_(part, alpha=weight)
-        row += offset
+                result[axis].add_(part, alpha=weight)
+        if offset:
+            result[axis].add_(offset)
     return result
 
 
