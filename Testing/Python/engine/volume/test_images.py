@@ -153,6 +153,33 @@ class TestVolumeReading:
         np.testing.assert_array_equal(images.read_volume(tmp_path / "big.nii").array.ravel(), voxels)
 
 
+class TestNiftiReading:
+    KINDS = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
+
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+    @pytest.mark.parametrize("components", [1, 3])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_voxels_that_are_read_once_are_what_itk_reads(
+        self, oblique_geometry: Geometry, tmp_path: Path, kind: str, components: int, suffix: str
+    ) -> None:
+        array = np.random.default_rng(0).integers(0, 120, (*oblique_geometry.shape, components)).astype(kind)
+        array = array[..., 0] if components == 1 else array
+        file = str(tmp_path / f"image{suffix}")
+        sitk.WriteImage(images.to_sitk(array, oblique_geometry), file)
+        expected, found = sitk.ReadImage(file), images.load_image(file).image
+        assert found.GetPixelID() == expected.GetPixelID()
+        np.testing.assert_array_equal(sitk.GetArrayViewFromImage(found), sitk.GetArrayViewFromImage(expected))
+        for part in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(found, part)() == getattr(expected, part)()
+        assert found.GetMetaData("qform_code") == expected.GetMetaData("qform_code")
+
+    def test_packed_file_is_packed_fast_and_alone(self, oblique_geometry: Geometry, tmp_path: Path) -> None:
+        images.write_volume(tmp_path / "image.nii.gz", noise(oblique_geometry, "int16"), oblique_geometry)
+        assert [file.name for file in tmp_path.iterdir()] == ["image.nii.gz"]
+        # RFC 1952: 4 says that the fastest algorithm was used.
+        assert (tmp_path / "image.nii.gz").read_bytes()[8] == 4
+
+
 class TestShearedAxes:
     @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
     def test_sheared_nifti_is_to_be_resampled(self, oblique_geometry: Geometry, tmp_path: Path, suffix: str) -> None:
