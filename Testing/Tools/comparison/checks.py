@@ -22,7 +22,7 @@ def forms() -> list[tuple[str, registry.Method, registry.Variant]]:
 
 
 def cases() -> list[tuple[str, Settings, str]]:
-    """Return names, settings and phantoms: every form of a method at every quality, and the usual one on a large pair."""
+    """Return names, settings and phantoms: every form of a method at every quality, the usual one on a large pair."""
     found = []
     for quality in QUALITIES:
         for name, method, variant in forms():
