@@ -46,7 +46,9 @@ def accuracy_against_time(sets: dict[str, Rows], path: Path) -> None:
     """
     names = list(dict.fromkeys(name for rows in sets.values() for name in rows))
     markers = dict(zip(names, MARKERS, strict=False))
-    figure, panels = plt.subplots(1, len(sets), figsize=(3.6 * len(sets), 4.6), squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(
+        1, len(sets), figsize=(max(7.2, 3.6 * len(sets)), 4.6), squeeze=False, layout="constrained"
+    )
     for axes, (name, rows) in zip(panels[0], sets.items(), strict=True):
         _scatter(axes, name, rows, markers)
     handles = {
