@@ -102,7 +102,8 @@ def measure_method(cache: Cache, name: str, method: str, prepared: Sequence[Numb
 
 def measure_checks(options: argparse.Namespace, cache: Cache, speed: float | None) -> list[Numbers]:
     """Return what was estimated and what it took then."""
-    made = {name: pairs.prepare(cache, name, 1) for name in checks.PHANTOMS}
+    made = {name: pairs.prepare(cache, name, 1) for name in (checks.SLICE, checks.VOLUME, checks.LARGE)}
+    made[checks.SMALL] = pairs.prepare(cache, checks.REAL_SMALL, 1) or pairs.prepare(cache, checks.SMALL, 1)
     return checks.check(cache, {name: pair[0] for name, pair in made.items() if pair}, speed, busy=options.busy)
 
 

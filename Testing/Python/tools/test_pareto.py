@@ -109,7 +109,7 @@ class TestChecks:
         assert alone == {checks.SLICE, checks.VOLUME, checks.LARGE}
 
     def test_compare_the_estimate_with_the_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        numbers = {"process_seconds": 4.0, "thread_seconds": 2.0, "cpu_seconds": 6.0, "bytes": 10**9}
+        numbers = {"process_seconds": 4.0, "thread_seconds": 2.0, "cpu_seconds": 6.0, "bytes": 10**9, "warnings": []}
         monkeypatch.setattr(process, "run_child", lambda spec, _threads: numbers)
         pair = {"hash": "", "files": {"fixed": "a", "moving": "b"}, "size": (96, 80, 96), "spacing": (3.5, 3.0, 3.5)}
         passed, computed = (
@@ -119,6 +119,14 @@ class TestChecks:
         for first, second in zip(passed, computed, strict=True):
             assert (first["measured"], second["measured"]) == (4.0, 2.0)
             assert first["error"] == pytest.approx(100 * (first["estimated"] / 4 - 1))
+
+    def test_field_that_was_left_out_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        warnings = ["RMAn made the volumes less similar, so its deformation was left out; it may not suit."]
+        numbers = {"process_seconds": 4.0, "bytes": 10**9, "warnings": warnings}
+        monkeypatch.setattr(process, "run_child", lambda spec, _threads: numbers)
+        pair = {"hash": "", "files": {"fixed": "a", "moving": "b"}, "size": (256, 256, 1), "spacing": (1.0, 1.0, 1.0)}
+        found = tables.checks(checks.check(process.Cache(tmp_path, 2), {checks.SLICE: pair}, None))
+        assert "| r2n2-cine-mr (field left out) |" in found
 
 
 class TestCache:

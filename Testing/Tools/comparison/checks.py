@@ -12,7 +12,8 @@ from DeepAttentionRegEngine.protocol.settings import Settings
 QUALITIES = ("fast", "balanced")
 SLICE, VOLUME, LARGE = "phantom-256x256x1", "phantom-96x80x96", "phantom-168x120x168"
 SMALL = "phantom-60x50x60@1"  # a field of view as some weights were trained on
-PHANTOMS = (SLICE, VOLUME, LARGE, SMALL)
+REAL_SMALL = "hippocampus"  # what they are for, where it is at hand
+LEFT_OUT = "was left out"  # what the engine says of a network's field that makes things worse
 
 
 def forms() -> list[tuple[str, registry.Method, registry.Variant]]:
@@ -40,7 +41,7 @@ def check(cache: Cache, phantoms: dict[str, Numbers], speed: float | None, *, bu
 
     Args:
         cache: Of the children.
-        phantoms: A pair by name.
+        phantoms: A pair by name; what takes the place of `SMALL` may be real.
         speed: Of this computer's CPU, as the engine's probe measures it; None for the reference's.
         busy: Count what the main thread computed instead of what passed: on a computer that does other things, too.
     """
@@ -57,6 +58,7 @@ def check(cache: Cache, phantoms: dict[str, Numbers], speed: float | None, *, bu
         measured = numbers["thread_seconds" if busy else "process_seconds"]
         size = "x".join(map(str, pair["size"]))
         row = {"name": name, "quality": settings.quality, "size": size, "measured": measured}
+        row["left_out"] = any(LEFT_OUT in warning for warning in numbers["warnings"])
         errors = {"error": error_percent(told.seconds, measured)}
         errors["memory_error"] = error_percent(told.bytes, numbers["bytes"])
         rows.append({**row, "estimated": told.seconds, **errors})

@@ -104,9 +104,10 @@ def measure_job(spec: dict[str, Any]) -> Numbers:
     keep_freed_memory()
     with TemporaryDirectory() as folder:
         outputs = {f"output_{name}": f"{folder}/{name}.nrrd" for name in ("transform", "warped", "jacobian")}
-        jobs.run(build(RegisterJob, {**spec["job"], **outputs}), Reporter())
+        result = jobs.run(build(RegisterJob, {**spec["job"], **outputs}), Reporter())
     # The main thread does all of the serial and its share of the parallel work.
-    return {"thread_seconds": time.thread_time(), "cpu_seconds": time.process_time(), "bytes": peak_bytes()}
+    taken = {"thread_seconds": time.thread_time(), "cpu_seconds": time.process_time(), "bytes": peak_bytes()}
+    return {**taken, "warnings": result.warnings}
 
 
 def prepare(spec: dict[str, Any]) -> Numbers:

@@ -89,6 +89,7 @@ def checks(rows: Sequence[Numbers]) -> str:
     heads = ["Weights", "Quality", "Volume", "Estimated (s)", "Measured (s)", "Error (%)", "Memory error (%)"]
     lines = []
     for row in rows:
-        cells = [row["name"], row["quality"], row["size"], f"{row['estimated']:.1f}", f"{row['measured']:.1f}"]
+        name = row["name"] + (" (field left out)" if row["left_out"] else "")
+        cells = [name, row["quality"], row["size"], f"{row['estimated']:.1f}", f"{row['measured']:.1f}"]
         lines.append([*cells, f"{row['error']:+.0f}", f"{row['memory_error']:+.0f}"])
     return markdown(heads, lines)
