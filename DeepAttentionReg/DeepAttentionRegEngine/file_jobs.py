@@ -1,12 +1,11 @@
 """The jobs that register files: they read, call `Registrar.register`, and write."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .deform.tensors import choose_device
 from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .evidence.gaussian_files import of_proposal, write_sequence
 from .evidence.recursion_folder import RecursionFolder
@@ -19,11 +18,12 @@ from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
 from .protocol.result_files import RESULT, require_own_results
 from .protocol.settings import AS_FIXED, Settings, settings_of
-from .registration.memory import run_within_memory
+from .registration.memory import run_where_it_fits
 from .registration.method_run import Observer
 from .registration.registered import SAVED, WRITTEN, Registered
-from .registration.registrar import RESTART, RESTARTED, Registrar
+from .registration.registrar import Registrar
 from .volume import images
+from .volume.geometry import Geometry
 from .volume.segments import require_room
 
 UNUSED_LABELS = "The moving labels were not used: there are no fixed ones to compare with, and no file to warp them to."
@@ -55,17 +55,23 @@ class FileJob:
     Attributes:
         job: What to do.
         reporter: Told how it goes.
+        registrar: Registers; the one that did once that is over, which may be a thriftier one.
         files: Outputs so far.
+        fixed: Grid of the fixed volume, once it is registered.
     """
 
     job: RegisterJob
     reporter: Reporter
+    registrar: Registrar
     files: dict[str, str] = field(default_factory=dict)
+    fixed: Geometry | None = None
 
-    def run(self, registrars: Registrars) -> Result:
+    def run(self) -> Result:
         """Do it."""
-        registrar, observer = registrars.of(settings_of(self.job)), self._observer()
-        registered = self._register(registrar, observer)
+        self.files.clear()
+        self.fixed = None
+        registered = self._register(self._observer())
+        self.registrar, self.fixed = registered.registrar, registered.geometry
         warnings, values = registered.warnings, dict(registered.measures)
         if self.job.moving_labels and not (self.job.fixed_labels or self.job.output_warped_labels):
             warnings.append(UNUSED_LABELS)
@@ -78,6 +84,14 @@ class FileJob:
         values["seconds"] = {**registered.seconds, **self.reporter.seconds}
         return Result(self.files, values, warnings)
 
+    def spare(self) -> bool:
+        """Go without more from now on; returns whether that is possible. The registrar has tried what it could."""
+        found = None if self.fixed is None else self.registrar.thriftier(self.reporter.under_way, self.fixed)
+        if found is not None:
+            self.registrar = found
+            self.reporter.step("load", message=found.economy.sentence)
+        return found is not None
+
     def _observer(self) -> Observer:
         job, keeps = self.job, self.job.output_gaussians is not None
         if job.output_recursions is None:
@@ -87,9 +101,9 @@ class FileJob:
         folder.keeps_gaussians = keeps
         return folder
 
-    def _register(self, registrar: Registrar, observer: Observer) -> Registered:
+    def _register(self, observer: Observer) -> Registered:
         job, reporter = self.job, self.reporter
-        registered = registrar.register(
+        registered = self.registrar.register(
             job.fixed,
             job.moving,
             fixed_mask=job.fixed_mask,
@@ -153,16 +167,8 @@ def register_files(job: RegisterJob, reporter: Reporter, registrars: Registrars)
         EngineError: With a sentence for the user.
     """
     require_outputs(job)
-    try:
-        return run_within_memory(lambda: FileJob(job, reporter).run(registrars))
-    except errors.EngineError as error:
-        if error.code != errors.OUT_OF_MEMORY or job.device != "auto" or choose_device("auto").type == "cpu":
-            raise
-    # The registration itself may have fitted, and what is measured or written of it not.
-    reporter.step("load", message=RESTART)
-    result = FileJob(replace(job, device="cpu"), reporter).run(registrars)
-    result.warnings.append(RESTARTED)
-    return result
+    file_job = FileJob(job, reporter, registrars.of(settings_of(job)))
+    return run_where_it_fits(file_job.run, file_job.spare)
 
 
 def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:

@@ -59,6 +59,7 @@ def estimate(
     *,
     cpu: float | None = None,
     device: float | None = None,
+    coarser: int = 1,
 ) -> Estimate | None:
     """Return what a registration will need.
 
@@ -68,6 +69,7 @@ def estimate(
         settings: How it will be registered.
         cpu: Speed of this computer's CPU as the engine's probe measures it; None takes the reference machine's.
         device: Speed of the device that computes; None takes the CPU's.
+        coarser: How many times fewer voxels the working grid has than it would.
 
     Returns:
         The estimate; None if the costs of the method are not known.
@@ -83,14 +85,15 @@ def estimate(
     speeds = slower, costs["speed"] / device if device else slower
     try:
         laws = _laws(costs, settings, method, size, spacing)
-        return _estimate(_voxels(size, spacing, method), resolve(settings, method), laws, speeds)
+        return _estimate(_voxels(size, spacing, method, coarser), resolve(settings, method), laws, speeds)
     except KeyError:
         return None
 
 
-def _voxels(size: Sequence[int], spacing: Sequence[float], method: Method | None) -> dict[str, int]:
+def _voxels(size: Sequence[int], spacing: Sequence[float], method: Method | None, coarser: int) -> dict[str, int]:
     """Return the voxels of each grid."""
-    policy = REFINEMENT_ALONE if method is None else method.grid[len(used_axes(size))]
+    usual = REFINEMENT_ALONE if method is None else method.grid[len(used_axes(size))]
+    policy = usual.coarser(size, spacing, coarser)
     working = math.prod(policy.working_size(size, spacing))
     return {"fixed": math.prod(size), "working": working, "network": min(working, policy.network_voxels)}
 

@@ -5,7 +5,7 @@ They are isotropic and cover the fixed field of view.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .settings import option
 
@@ -57,6 +57,24 @@ class GridPolicy:
         axes = used_axes(size)
         edge = math.prod(spacing[axis] for axis in axes) ** (1 / len(axes))
         return edge * self._coarsening([size[axis] * spacing[axis] / edge for axis in axes], self.maximum_voxels)
+
+    def coarser(self, size: Sequence[int], spacing: Sequence[float], factor: int) -> "GridPolicy":
+        """Return a policy whose grids over a volume have so many times fewer voxels, their margins not counted.
+
+        Args:
+            size: As in `working_size`.
+            spacing: As in `working_size`.
+            factor: How many times fewer, 1 or more.
+
+        Examples:
+            >>> GridPolicy().coarser((256, 256, 40), (1.0, 1.0, 4.0), 2).working_size((256, 256, 40), (1.0, 1.0, 4.0))
+            (128, 128, 80)
+        """
+        if factor == 1:
+            return self
+        working = min(self.maximum_voxels, math.prod(size))
+        network = min(self.network_voxels, math.prod(self.working_size(size, spacing)))
+        return replace(self, maximum_voxels=max(working // factor, 1), network_voxels=max(network // factor, 1))
 
     def network_size(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """Return the size of the grid a network sees for a working grid of a given size, both in array order."""

@@ -24,12 +24,14 @@ class Reporter:
         cancelled: Tells whether the job is to be given up.
         enough: Tells whether the job is to end with the best that it has.
         seconds: By stage.
+        under_way: The stage that is not over, or that failed; "" between stages.
     """
 
     emit: Callable[[Event], None] = lambda event: None
     cancelled: Callable[[], bool] = lambda: False
     enough: Callable[[], bool] = lambda: False
     seconds: dict[str, float] = field(default_factory=dict)
+    under_way: str = ""
 
     def step(self, stage: str, step: int = 0, of: int = 0, message: str = "", file: str | None = None) -> None:
         """Report progress.
@@ -44,7 +46,9 @@ class Reporter:
     @contextmanager
     def stage(self, name: str, message: str) -> Iterator[None]:
         """Announce a stage and time it."""
+        self.under_way = name
         self.step(name, message=message)
         started = time.perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+        self.under_way = ""

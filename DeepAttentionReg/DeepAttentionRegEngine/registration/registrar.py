@@ -1,5 +1,6 @@
 """Registers pairs of images: the function that everything else calls."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -12,19 +13,22 @@ from ..deform.tensors import choose_device, use_full_precision
 from ..networks import load_network
 from ..protocol import contract, errors
 from ..protocol.contract import METHOD_NONE, Event, Progress
-from ..protocol.grid import REFINEMENT_ALONE
+from ..protocol.estimate import estimate
+from ..protocol.grid import REFINEMENT_ALONE, GridPolicy
 from ..protocol.quality import resolve
 from ..protocol.registry import choose_variant, load_method
 from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
+from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
 from ..volume.segments import AnySegments
 from .belonging import doubts
 from .deformation import StoredDeformation
 from .evaluation import finite, missed, regularity, score
+from .free_memory import free_memory, held_memory
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
-from .memory import run_within_memory
+from .memory import COARSEST, LEAST_VOXELS, NETWORK_STAGES, NO_ECONOMY, WORKING_STAGES, Economy, run_where_it_fits
 from .method_run import Observer
 from .preprocess import prepare
 from .registered import Registered
@@ -33,8 +37,7 @@ from .starts import find_start
 from .transform_grid import described, store
 from .versions import versions
 
-RESTART = "The graphics card has too little memory; starting again on the CPU."
-RESTARTED = "The graphics card has too little memory for these volumes, so the CPU was used."
+CLEARLY = 1.25  # times what is free is more than there is: estimates may be as far off
 
 
 class Registrar:
@@ -46,8 +49,12 @@ class Registrar:
         [0, 0]
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, economy: Economy = NO_ECONOMY) -> None:
         """Check the settings and read the method.
+
+        Args:
+            settings: As they were chosen; None for the usual ones.
+            economy: What to go without from the start, for lack of memory.
 
         Raises:
             EngineError: If a value is out of range, or the method or the device is not there.
@@ -57,9 +64,12 @@ class Registrar:
             raise errors.EngineError(
                 errors.CONTRACT, "Refinement alone has no weights.", "Choose a method, or leave them out."
             )
-        self.device = choose_device(self.settings.device)
+        self.economy = economy
+        self.device = choose_device("cpu" if economy.on_cpu else self.settings.device)
         self.method = None if self.settings.method == METHOD_NONE else load_method(self.settings.method)
         self.resolved = resolve(self.settings, self.method, on_gpu=self.device.type != "cpu")
+        if economy.half_precision:
+            self.resolved = replace(self.resolved, half_precision=True)
         self._tools: dict[int, Tool] = {}
 
     def register(
@@ -110,19 +120,68 @@ class Registrar:
                 reporter.step("load", message=warning)
         return self._run_where_it_fits(inputs, reporter, observer or Observer())
 
+    def thriftier(self, stage: str, fixed: Geometry) -> "Registrar | None":
+        """Return one that needs less memory at a stage; None if only what was chosen by name is left to change.
+
+        Args:
+            stage: Where memory ran out.
+            fixed: Grid of the fixed volume.
+        """
+        chosen, economy, on_gpu = self.settings, self.economy, self.device.type != "cpu"
+        may_halve = on_gpu and chosen.half_precision is None and self.method is not None and self.method.needs_weights
+        if may_halve and stage in NETWORK_STAGES and not self.resolved.half_precision:
+            return Registrar(chosen, replace(economy, half_precision=True))
+        coarser = 2 * economy.coarser
+        voxels = math.prod(self._policy(fixed).working_size(fixed.size, fixed.spacing))
+        if stage in WORKING_STAGES and coarser <= COARSEST and voxels >= 2 * LEAST_VOXELS:
+            found = Registrar(chosen, replace(economy, coarser=coarser))
+            found._tools = self._tools
+            return found
+        return Registrar(chosen, Economy(on_cpu=True)) if on_gpu and chosen.device == "auto" else None
+
     def _run_where_it_fits(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
-        """Run on the CPU instead where a graphics card that was not asked for by name has too little memory."""
-        try:
-            return run_within_memory(lambda: self._run(inputs, reporter, observer))
-        except errors.EngineError as error:
-            is_choice = self.settings.device == "auto" and self.device.type != "cpu"
-            if error.code != errors.OUT_OF_MEMORY or not is_choice:
-                raise
-        reporter.step("load", message=RESTART)
-        on_cpu = Registrar(replace(self.settings, device="cpu"))
-        registered = run_within_memory(lambda: on_cpu._run(inputs, reporter, observer))
-        registered.warnings.append(RESTARTED)
-        return registered
+        """Run, and with ever less of what was not asked for by name where memory runs out."""
+        fixed = inputs.fixed.geometry
+        used = self._expected_to_fit(fixed, reporter)
+
+        def spare() -> bool:
+            nonlocal used
+            found = used.thriftier(reporter.under_way, fixed)
+            if found is not None:
+                reporter.step("load", message=found.economy.sentence)
+                used = found._expected_to_fit(fixed, reporter)
+            return found is not None
+
+        return run_where_it_fits(lambda: used._run(inputs, reporter, observer), spare)
+
+    def _expected_to_fit(self, fixed: Geometry, reporter: Reporter) -> "Registrar":
+        """Return the first of this and thriftier ones whose estimate is not far above what is free, else this one.
+
+        Linux ends what takes too much without an error that could be caught; graphics cards raise one.
+        """
+        free = free_memory() if self.device.type == "cpu" else None
+        found: Registrar | None = self
+        while found is not None and free is not None:
+            needs = found._needs(fixed)
+            if needs <= CLEARLY * free:
+                break
+            if found is self:
+                text = f"About {needs / 1e9:.1f} GB of memory will be needed, and {free / 1e9:.1f} GB are free."
+                reporter.step("load", message=text)
+            found = found.thriftier("refine", fixed)
+        if found is None or found is self:
+            return self
+        reporter.step("load", message=found.economy.sentence)
+        return found
+
+    def _needs(self, fixed: Geometry) -> float:
+        """Return how many bytes more than now a registration needs by the estimate; 0 if its costs are not known."""
+        found = estimate(fixed.size, fixed.spacing, self.settings, coarser=self.economy.coarser)
+        return 0.0 if found is None else found.bytes - held_memory()
+
+    def _policy(self, fixed: Geometry) -> GridPolicy:
+        usual = REFINEMENT_ALONE if self.method is None else self.method.grid[2 if fixed.is_flat else 3]
+        return usual.coarser(fixed.size, fixed.spacing, self.economy.coarser)
 
     def _run(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
         # What the caller draws at random afterwards is none of ours.
@@ -133,15 +192,14 @@ class Registrar:
     def _search(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
         settings, fixed = self.resolved, inputs.fixed.geometry
         use_full_precision()
-        axes = 2 if fixed.is_flat else 3
-        policy = REFINEMENT_ALONE if self.method is None else self.method.grid[axes]
         percentiles = PERCENTILES if self.method is None else self.method.normalization
         with reporter.stage("align", "Aligning the volumes."):
             chosen = settings.alignment, inputs.initial, settings.seed, self.device
             start = find_start(inputs.fixed, inputs.moving, *chosen)
             matrix = start.matrix
-            pair = prepare(inputs.fixed, inputs.moving, matrix, policy, self.device, percentiles)
+            pair = prepare(inputs.fixed, inputs.moving, matrix, self._policy(fixed), self.device, percentiles)
         search = Search(settings, pair, fixed, reporter, warnings=[*inputs.warnings, *start.warnings])
+        self._tell_economy(search)
         search.values.update(start=start.chosen, start_similarity=start.similarities)
         search.warnings += doubts(inputs.fixed, inputs.moving, inputs.reference)
         search.values.update(method=settings.method, device=str(self.device), alignment=matrix.ravel().tolist())
@@ -157,6 +215,11 @@ class Registrar:
             search.warnings.append(f"The deformation folds in {folds} voxels; points there have no valid inverse.")
         measures.update(settings=asdict(settings), seconds=reporter.seconds, versions=versions())
         return Registered(deformation, fixed, finite(measures), search.warnings, reporter.seconds, inputs, search, self)
+
+    def _tell_economy(self, search: Search) -> None:
+        if self.economy != NO_ECONOMY:
+            search.warnings.append(self.economy.sentence)
+            search.values.update(economy=asdict(self.economy))
 
     def find(self, search: Search, observer: Observer | None = None) -> None:
         """Find the displacement of a working pair by method and refinement."""

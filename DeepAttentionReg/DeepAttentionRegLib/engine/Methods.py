@@ -112,8 +112,8 @@ def estimateText(
     if volume is None or size is None or device is None:
         return ""
     try:
-        known = {"cpu": speeds.get("cpu"), "device": speeds.get(device)}
-        found = estimate.estimate(size, volume.GetSpacing(), settings, **known)
+        cpu, computing = speeds.get("cpu"), speeds.get(device)
+        found = estimate.estimate(size, volume.GetSpacing(), settings, cpu=cpu, device=computing)
     except errors.EngineError:
         found = None
     if found is None:

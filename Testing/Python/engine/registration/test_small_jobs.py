@@ -106,7 +106,7 @@ class TestMemory:
         events: list[Progress] = []
         result = run(shifted(device="auto"), quiet(events))
         assert result.values["device"] == "cpu"
-        assert any("CPU was used" in warning for warning in result.warnings)
+        assert any("CPU is used" in warning for warning in result.warnings)
         assert any("too little memory" in event.message for event in events)
 
     @pytest.mark.usefixtures("small_card")
