@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from . import __version__
+from .console import Console, say
 from .deform.allocator import keep_freed_memory
 from .protocol import batch, contract, errors
 from .protocol.arguments import add_settings
@@ -26,7 +27,7 @@ from .protocol.fetching import fetch
 from .protocol.files import read_content
 from .protocol.owned_folders import PREFIX, remove_left, remove_noted
 from .protocol.privacy import Discreet
-from .protocol.reporting import Reporter
+from .protocol.reporting import Audience, Reporter
 from .protocol.watchdog import Wish, watch
 
 EXIT_FAILED, EXIT_CANCELLED = 1, 3
@@ -37,32 +38,7 @@ Emit = Callable[[contract.Event], None]
 
 def emit(event: contract.Event) -> None:
     """Print an event as one line of ASCII JSON; the only place where the engine prints for programs."""
-    _say(sys.stdout, contract.dump_event(event) + "\n")
-
-
-def tell(event: contract.Event) -> None:
-    """Print an event for people: results on standard output, progress and errors on standard error."""
-    if isinstance(event, contract.Progress):
-        _say(sys.stderr, f"[{event.stage}] {event.message}\n")
-    elif isinstance(event, contract.Failure):
-        _say(sys.stderr, f"Error: {event.message} {event.hint}".rstrip() + "\n")
-    else:
-        _say(sys.stderr, "".join(f"Warning: {warning}\n" for warning in event.warnings))
-        _say(sys.stdout, "\n".join(_lines({"outputs": event.outputs, **event.values})) + "\n")
-
-
-def _say(stream: TextIO | None, text: str = "") -> None:
-    """Write to a standard stream as far as it takes it: a job ends well whether or not anyone can read of it."""
-    if stream is None:
-        return
-    try:
-        encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        stream.flush()
-    except (OSError, ValueError):
-        # What could not be written waits in the stream, and would decide the exit code when Python flushes it at last.
-        with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), stream.fileno())
+    say(sys.stdout, contract.dump_event(event) + "\n")
 
 
 def _fill_closed_streams() -> None:
@@ -74,26 +50,12 @@ def _fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
-        elif isinstance(value, float):
-            lines.append(f"{indent}{name}: {value:.4g}")
-        elif isinstance(value, list) and len(value) > 16:
-            lines.append(f"{indent}{name}: {len(value)} values (use --json to see them)")
-        elif value not in ({}, []):
-            lines.append(f"{indent}{name}: {value}")
-    return lines
-
-
 def execute(job: contract.Job, send: Emit, read: Sequence[Path] = ()) -> int:
     """Run a job, send its events and return the exit code.
 
     Args:
         job: What to do.
-        send: Gets every event.
+        send: Gets every event; as an audience it hears of more.
         read: Files besides those that the job names, which it must not write.
     """
     cancellation, finish = Wish(job.cancel_file), Wish(job.finish_file)
@@ -101,7 +63,10 @@ def execute(job: contract.Job, send: Emit, read: Sequence[Path] = ()) -> int:
         watch(job.parent_pid, job.cancel_file)
     try:
         jobs = _load_engine()
-        send(jobs.run(job, Reporter(send, cancellation.made, finish.made), read))
+        reporter = Reporter(send, cancellation.made, finish.made)
+        if isinstance(send, Audience):
+            reporter.audience = send
+        send(jobs.run(job, reporter, read))
     except errors.EngineError as error:
         send(contract.Failure(error.code, error.message, error.hint))
         return EXIT_CANCELLED if error.code == errors.CANCELLED else EXIT_FAILED
@@ -181,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before the job began, or after it ended
         return EXIT_CANCELLED
     finally:
-        _say(sys.stdout)
-        _say(sys.stderr)
+        say(sys.stdout)
+        say(sys.stderr)
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -199,7 +164,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     remove_noted()
     if arguments is None:  # those of the process, so it is ours
         keep_freed_memory()
-    send = emit if parsed.task == "run" or getattr(parsed, "json", False) else tell
+    send: Emit = emit
+    if parsed.task != "run" and not getattr(parsed, "json", False):
+        send = console = Console()
+        handler.addFilter(console.give_way)
     try:
         if parsed.task == "fetch":
             send(contract.Result(outputs={"weights": str(fetch(parsed.weights))}))

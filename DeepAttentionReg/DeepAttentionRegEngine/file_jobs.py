@@ -1,5 +1,6 @@
 """The jobs that register files: they read, call `Registrar.register`, and write."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .registration.registered import SAVED, WRITTEN, Registered
 from .registration.registrar import Registrar
 from .volume import images
 from .volume.geometry import Geometry
+from .volume.loading import open_image
 from .volume.segments import require_room
 
 UNUSED_LABELS = "The moving labels were not used: there are no fixed ones to compare with, and no file to warp them to."
@@ -167,8 +169,17 @@ def register_files(job: RegisterJob, reporter: Reporter, registrars: Registrars)
         EngineError: With a sentence for the user.
     """
     require_outputs(job)
+    _tell_size(job, reporter)
     file_job = FileJob(job, reporter, registrars.of(settings_of(job)))
     return run_where_it_fits(file_job.run, file_job.spare)
+
+
+def _tell_size(job: RegisterJob, reporter: Reporter) -> None:
+    """Tell how large a registration is, by the header alone; what is wrong with it is told by who reads it."""
+    with suppress(errors.EngineError, RuntimeError, EOFError, OSError):
+        reader = open_image(job.fixed)
+        size, spacing = (*reader.GetSize(), 1)[:3], (*reader.GetSpacing(), 1.0)[:3]
+        reporter.audience.expect(size, spacing, job)
 
 
 def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
@@ -182,6 +193,8 @@ def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
     """
     _require_frames(job)
     registrar, fixed = Registrar(settings_of(job)), images.read_volume(job.fixed)
+    reporter.audience.expect(fixed.geometry.size, fixed.geometry.spacing, job)
+    reporter.audience.count(0, 0, len(job.frames))
     warnings: list[str] = []
     done = 0
     for number, frame in enumerate(job.frames, start=1):
@@ -191,6 +204,7 @@ def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
         file = _write_frame(registered, Path(job.output) / str(number), job)
         warnings += [f"{Path(frame).name}: {warning}" for warning in registered.warnings]
         done = number
+        reporter.audience.count(done, 0, len(job.frames) - done)
         reporter.step("frame", number, len(job.frames), f"Frame {number} is registered.", str(file))
     return Result(values={"frames": done}, warnings=warnings)
 

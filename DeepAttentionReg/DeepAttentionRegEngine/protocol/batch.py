@@ -226,6 +226,7 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
     make_folder(folder)
     resumed = sum(row.status == DONE for row in rows)
     files = _summarize(rows, folder)
+    reporter.audience.count(*_counts(rows).values())
     for index, row in enumerate(rows):
         if reporter.enough():
             break
@@ -233,6 +234,7 @@ def run_batch(job: BatchJob, reporter: Reporter, run: Run) -> Result:
             inside = _inside(reporter, index, len(rows), row.pair.name)
             _register(row, functools.partial(row.do, row.job, contents, inside, run, own=row.pair.name in own))
             _summarize(rows, folder)
+            reporter.audience.count(*_counts(rows).values())
     return _result(rows, files, resumed)
 
 
@@ -283,9 +285,10 @@ def _inside(outer: Reporter, index: int, of: int, name: str) -> Reporter:
 
     def tell(event: Event) -> None:
         if isinstance(event, Progress):
+            outer.audience.within(name, event)
             outer.emit(Progress("pair", index, of, f"{name}: {event.message}"))
 
-    return Reporter(tell, outer.cancelled)
+    return Reporter(tell, outer.cancelled, audience=outer.audience)
 
 
 def _register(row: _Row, do: Callable[[], None]) -> None:
@@ -316,8 +319,12 @@ def _summarize(rows: list[_Row], folder: Path) -> dict[str, str]:
     return {kind: str(path) for kind, path in files.items()}
 
 
+def _counts(rows: list[_Row]) -> dict[str, int]:
+    return {status: sum(row.status == status for row in rows) for status in (DONE, FAILED, OPEN)}
+
+
 def _result(rows: list[_Row], files: dict[str, str], resumed: int) -> Result:
-    counts = {status: sum(row.status == status for row in rows) for status in (DONE, FAILED, OPEN)}
+    counts = _counts(rows)
     failures = [f"{row.pair.name}: {row.failure}" for row in rows if row.failure]
     if not counts[DONE] and failures:
         raise errors.EngineError(
