@@ -33,6 +33,7 @@ SENSELESS = (
     (r"Zero-valued spacing|axis \d+ spacing \(", NO_SIZE, HEADER_HINT),
     (r"space vector coefficients|Bad direction", NO_PLACE, HEADER_HINT),
 )
+READING_BYTES, BYTES_A_VALUE = 64 << 20, 4  # what a reader may take besides, and for every value
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ def read_image(name: str, voxels: np.ndarray | None = None) -> sitk.Image:
     Raises:
         RuntimeError: If it cannot.
         EOFError: As `open_image`.
+        MemoryError: If there is none for it.
         EngineError: As `open_image`, and if the header gives sheared axes, or voxels without size or position.
     """
     try:
         reader = open_image(name)
+        _require_memory(math.prod(reader.GetSize()) * reader.GetNumberOfComponents())
         image = reader.Execute() if voxels is None else _with_voxels(reader, voxels)
     except RuntimeError as error:
         for mark, what, hint in SENSELESS:
@@ -104,6 +107,15 @@ def _with_voxels(reader: sitk.ImageFileReader, voxels: np.ndarray) -> sitk.Image
     for key, value in metadata_of(reader).items():
         image.SetMetaData(key, value)
     return image
+
+
+def _require_memory(values: int) -> None:
+    """Ask for the memory that reading takes, and give it back untouched: some of ITK's readers never end without it.
+
+    Raises:
+        MemoryError: If there is too little.
+    """
+    np.empty(READING_BYTES + BYTES_A_VALUE * values, np.uint8)
 
 
 def metadata_of(source: sitk.Image | sitk.ImageFileReader) -> dict[str, str]:

@@ -40,7 +40,8 @@ def run(arguments: list[str], allowed: int | None) -> dict[str, Any]:
     if allowed is not None:
         resource.setrlimit(resource.RLIMIT_AS, (begin + allowed, begin + allowed))
     with contextlib.redirect_stdout(told):
-        code = cli.main([*arguments, "--json"])
+        sys.argv = ["deepattentionreg", *arguments, "--json"]
+        code = cli.main()
     return {"code": code, "events": told.getvalue().splitlines(), "taken": size_of("VmPeak") - begin}
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.torch
 
 RUNS = Path(__file__).resolve().parents[2] / "support" / "limited_runs.py"
 TIMEOUT_S = 300.0  # on a busy machine
-LARGE = centered((72, 72, 72), (1.0, 1.0, 1.0))
+LARGE = centered((88, 88, 88), (1.0, 1.0, 1.0))
 SMALL = centered((16, 16, 16), (4.0, 4.0, 4.0))
 # MIND, of whose many features refinement holds far more than anything else does.
 OPTIONS = ["--method", "none", "--alignment", "none", "--similarity", "mind", "--refinement-steps", "1"]
@@ -58,7 +58,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         return ["register", *files, *OPTIONS, "--output-transform", str(folder / name / "t.nrrd")]
 
     batch = ["batch", str(folder / "pairs.csv"), str(folder / "batch"), *OPTIONS]
-    jobs = [[None, pair("first")], [0.75, pair("coarser")], [0.1, pair("none")], [0.1, batch]]
+    jobs = [[None, pair("first")], [0.75, pair("coarser")], [0.2, pair("none")], [0.2, batch]]
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="ascii")
     # Further threads and their pools would take addresses at will.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
@@ -90,14 +90,14 @@ class TestLimitedProcess:
         code, events = limited.none
         ends = [event for event in events if not isinstance(event, Progress)]
         assert (code, [end.code for end in ends]) == (cli.EXIT_FAILED, [errors.OUT_OF_MEMORY])
-        assert ends[0].message.count(".") == 1
+        assert "not enough memory" in ends[0].message
         assert not list((limited.folder / "none").iterdir())
 
     def test_pair_of_a_batch_fails_alone(self, limited: SimpleNamespace) -> None:
         code, events = limited.batch
         assert code == 0
         assert (events[-1].values["done"], events[-1].values["failed"]) == (1, 1)
-        assert "There is not enough memory" in events[-1].warnings[0]
+        assert "not enough memory" in events[-1].warnings[0]
         assert (limited.folder / "batch" / "small" / "transform.nrrd").exists()
 
 
