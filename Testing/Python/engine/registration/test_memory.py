@@ -1,6 +1,7 @@
 """Where memory runs out, a registration goes without something and says so; what fails leaves nothing behind."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.torch
 RUNS = Path(__file__).resolve().parents[2] / "support" / "limited_runs.py"
 TIMEOUT_S = 300.0  # on a busy machine
 LARGE = centered((88, 88, 88), (1.0, 1.0, 1.0))
+HUGE = centered((160, 160, 160), (1.0, 1.0, 1.0))
 SMALL = centered((16, 16, 16), (4.0, 4.0, 4.0))
 # MIND, of whose many features refinement holds far more than anything else does.
 OPTIONS = ["--method", "none", "--alignment", "none", "--similarity", "mind", "--refinement-steps", "1"]
@@ -49,7 +51,9 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         images.write_volume(
             folder / f"{name}_moved.nrrd", source.array, moved_grid(grid, matrix4(np.eye(3), (2, 0, 0)))
         )
-    rows = [f"{name},{name}.nrrd,{name}_moved.nrrd" for name in ("large", "small")]
+    huge = (np.arange(math.prod(HUGE.size)) % 251).astype(np.uint8).reshape(HUGE.shape)
+    images.write_volume(folder / "huge.nrrd", huge, HUGE)
+    rows = ["huge,huge.nrrd,huge.nrrd", "small,small.nrrd,small_moved.nrrd"]
     (folder / "pairs.csv").write_text("\n".join(["name,fixed,moving", *rows]), encoding="ascii")
 
     def pair(name: str) -> list[str]:
@@ -58,7 +62,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         return ["register", *files, *OPTIONS, "--output-transform", str(folder / name / "t.nrrd")]
 
     batch = ["batch", str(folder / "pairs.csv"), str(folder / "batch"), *OPTIONS]
-    jobs = [[None, pair("first")], [0.75, pair("coarser")], [0.2, pair("none")], [0.2, batch]]
+    jobs = [[None, pair("first")], [0.75, pair("coarser")], [0.2, pair("none")], [0.35, batch]]
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="ascii")
     # Further threads and their pools would take addresses at will.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
