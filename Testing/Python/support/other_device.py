@@ -50,6 +50,10 @@ class _There(torch.Tensor):
     def __init__(self, inner: torch.Tensor) -> None:
         self.inner = inner
 
+    def new_tensor(self, data: Any) -> torch.Tensor:
+        """Return a tensor of numbers, which PyTorch makes without asking a mode."""
+        return torch.tensor(data, dtype=self.dtype, device=OTHER)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         msg = f"{func} computes on the other device after the test"

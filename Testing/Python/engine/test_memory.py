@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +29,7 @@ from engine_cases import blob_source, centered, matrix4, moved_grid, quiet
 
 pytestmark = pytest.mark.torch
 
-RUNS = Path(__file__).resolve().parents[2] / "support" / "limited_runs.py"
+RUNS = Path(__file__).resolve().parents[1] / "support" / "limited_runs.py"
 TIMEOUT_S = 300.0  # on a busy machine
 LARGE = centered((88, 88, 88), (1.0, 1.0, 1.0))
 HUGE = centered((160, 160, 160), (1.0, 1.0, 1.0))
@@ -88,7 +87,8 @@ class TestLimitedProcess:
         assert (code, coarser > 1) == (0, True)
         assert told in events[-1].warnings
         assert told in [event.message for event in events if isinstance(event, Progress)]
-        assert images.read_displacement(limited.folder / "coarser" / "t.nrrd")[1].size == LARGE.size
+        field, _ = images.read_displacement(limited.folder / "coarser" / "t.nrrd")
+        assert np.abs(field).max() > 0.5
 
     def test_pair_that_does_not_fit_ends_in_a_sentence_and_leaves_nothing(self, limited: SimpleNamespace) -> None:
         code, events = limited.none
@@ -178,30 +178,33 @@ class TestWaysDown:
 
 class TestBeforehand:
     @staticmethod
-    def outcome(monkeypatch: pytest.MonkeyPatch, make: Callable, share: float) -> tuple[dict[str, Any], list[str]]:
+    def outcome(monkeypatch: pytest.MonkeyPatch, folder: Path, share: float) -> tuple[dict[str, Any], list[str]]:
         """Return values and messages of a run that finds free a share of what is needed."""
         monkeypatch.setattr(registrar, "LEAST_VOXELS", 1)
         monkeypatch.setattr(Registrar, "_needs", lambda self, _: 8e9 / self.economy.coarser)
         monkeypatch.setattr(registrar, "free_memory", lambda: 8e9 * share)
         events: list[Progress] = []
-        result = run(make(refinement_steps=1), quiet(events))
+        path, source = str(folder / "image.nrrd"), blob_source(SMALL)
+        images.write_volume(path, source.array, SMALL)
+        job = contract.RegisterJob(fixed=path, moving=path, method="none", alignment="none", refinement_steps=1)
+        result = run(replace(job, device="cpu"), quiet(events))
         return {**result.values, "warnings": result.warnings}, [event.message for event in events]
 
-    def test_what_may_suffice_is_tried(self, monkeypatch: pytest.MonkeyPatch, shifted: Callable) -> None:
-        values, messages = self.outcome(monkeypatch, shifted, 0.9)
+    def test_what_may_suffice_is_tried(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        values, messages = self.outcome(monkeypatch, tmp_path, 0.9)
         assert "economy" not in values
         assert not any("memory" in message for message in messages)
 
     def test_what_clearly_does_not_suffice_is_told_and_spared(
-        self, monkeypatch: pytest.MonkeyPatch, shifted: Callable
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        values, messages = self.outcome(monkeypatch, shifted, 0.3)
+        values, messages = self.outcome(monkeypatch, tmp_path, 0.3)
         assert values["economy"]["coarser"] == 4
         assert Economy(coarser=4).sentence in values["warnings"]
         assert "About 8.0 GB of memory will be needed, and 2.4 GB are free." in messages
 
-    def test_an_estimate_alone_refuses_nothing(self, monkeypatch: pytest.MonkeyPatch, shifted: Callable) -> None:
-        values, messages = self.outcome(monkeypatch, shifted, 0.01)
+    def test_an_estimate_alone_refuses_nothing(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        values, messages = self.outcome(monkeypatch, tmp_path, 0.01)
         assert "economy" not in values
         assert any("0.1 GB are free" in message for message in messages)
 
