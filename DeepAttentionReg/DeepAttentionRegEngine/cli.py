@@ -50,6 +50,13 @@ def _fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
+def _share_well() -> None:
+    """Set up what all of the process has in common, before torch is loaded."""
+    # Threads that spin while they wait make PyTorch several times slower as soon as another program uses a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
+
+
 def execute(job: contract.Job, send: Emit, read: Sequence[Path] = ()) -> int:
     """Run a job, send its events and return the exit code.
 
@@ -163,7 +170,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         remove_left(tempfile.gettempdir(), PREFIX)
     remove_noted()
     if arguments is None:  # those of the process, so it is ours
-        keep_freed_memory()
+        _share_well()
     send: Emit = emit
     if parsed.task != "run" and not getattr(parsed, "json", False):
         send = console = Console()
