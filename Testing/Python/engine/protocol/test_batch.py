@@ -123,7 +123,7 @@ class TestCommandLine:
         assert cli.main(arguments) == 0
         printed = capsys.readouterr()
         assert "Warning: bad: The file" in printed.err
-        assert "[pair] good: Reading the volumes." in printed.err
+        assert "[pair] good: Reading (0 %, 0 done, 0 failed, 2 left" in printed.err
         made = {file.name for file in (tmp_path / "out" / "good").iterdir()}
         assert made == {"transform.nrrd", "warped.nrrd", "jacobian.nrrd", "result.json"}
         assert cli.main(arguments) == 0
