@@ -236,7 +236,8 @@ class Console(Audience):
         return next((text for text in texts if len(text) <= room), texts[-1][:room])
 
     def _draw(self, text: str) -> None:
-        say(sys.stderr, "\r" + text.ljust(len(self._shown)))
+        self._shown = text.ljust(len(self._shown))  # before: what interrupts the writing is to clear all of it
+        say(sys.stderr, "\r" + self._shown)
         self._shown = text
 
 
