@@ -119,7 +119,7 @@ class TestJob:
     def test_slice_moves_within_its_plane_alone(self, job: RegisterJob) -> None:
         displacement, normal, step = registered(job)
         assert np.abs(displacement).max() > 1e-3
-        assert np.abs(displacement @ normal).max() < 1e-4
+        assert np.abs(displacement @ normal).max() < 5e-4  # stored as multiples of 2^-11 mm
         self.check_evidence(job, step)
 
     @pytest.mark.parametrize("job", [(name, 3) for name in METHODS], ids=METHODS, indirect=True)
