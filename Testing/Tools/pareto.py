@@ -47,8 +47,8 @@ SETS = {
     "phantom-168x120x168": (1, "Thorax phantom of 2 mm", "As above, with the voxels of a CT of the lungs."),
 }
 USUAL_SETS = [name for name in SETS if name != "phantom-168x120x168"]
-# What takes a quarter of an hour there; --methods brings it back.
-TOO_SLOW = {"brain": ["ants-script"], "phantom-168x120x168": ["ants-script"]}
+# What takes many minutes there; --methods brings it back.
+TOO_SLOW = {"brain": ["ants-script", "fireants"], "phantom-168x120x168": ["ants-script"]}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
