@@ -88,10 +88,8 @@ class FileJob:
 
     def spare(self) -> bool:
         """Go without more from now on; returns whether that is possible. The registrar has tried what it could."""
-        found = None if self.fixed is None else self.registrar.thriftier(self.reporter.under_way, self.fixed)
-        if found is not None:
-            self.registrar = found
-            self.reporter.step("load", message=found.economy.sentence)
+        found = None if self.fixed is None else self.registrar.spared(self.fixed, self.reporter)
+        self.registrar = found or self.registrar
         return found is not None
 
     def _observer(self) -> Observer:

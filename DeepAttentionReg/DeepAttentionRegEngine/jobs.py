@@ -163,9 +163,10 @@ def render_field(job: RenderJob) -> Result:
 def measure(job: MetricsJob) -> Result:
     """Score a displacement field, and doing nothing for comparison."""
     deformation, geometry = read_deformation(job.transform, job.reference)
-    if job.reference is None and job.fixed_labels is not None:
-        geometry = as_segments(job.fixed_labels).geometry
-    labels, points = (job.fixed_labels, job.moving_labels), (job.fixed_points, job.moving_points)
+    fixed_labels = None if job.fixed_labels is None else as_segments(job.fixed_labels)
+    if job.reference is None and fixed_labels is not None:
+        geometry = fixed_labels.geometry
+    labels, points = (fixed_labels, job.moving_labels), (job.fixed_points, job.moving_points)
     warnings: list[str] = []
     reference = load_reference(Given(labels=labels, points=points), geometry, warnings)
     require_belonging(reference, deformation.geometry)

@@ -39,8 +39,7 @@ def sample(image: Tensor, coordinates: Tensor, *, nearest: bool = False) -> Tens
     Returns:
         `(B, C, *out)`.
     """
-    grid = _normalized(coordinates, image.shape[2:]).expand(image.shape[0], *[-1] * (coordinates.ndim - 1))
-    return _read(image, grid, "nearest" if nearest else "bilinear")
+    return _read(image, _normalized(coordinates, image.shape[2:]), "nearest" if nearest else "bilinear")
 
 
 def _normalized(coordinates: Tensor, spatial: Sequence[int]) -> Tensor:
@@ -51,6 +50,7 @@ def _normalized(coordinates: Tensor, spatial: Sequence[int]) -> Tensor:
 
 
 def _read(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    grid = grid.expand(image.shape[0], *grid.shape[1:])
     return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
@@ -84,7 +84,7 @@ class _EvenSample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, places: Tensor) -> Tensor:
-        grid = _normalized(places, image.shape[2:]).expand(image.shape[0], *[-1] * (places.ndim - 1))
+        grid = _normalized(places, image.shape[2:])
         ctx.save_for_backward(image, grid)
         return _read(image, grid)
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..protocol.reporting import Pause, no_pause
 from ..volume import fields
 from ..volume.geometry import Geometry
+from ..volume.intensity import blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +48,13 @@ class StoredDeformation:
         """Return the displacement at the voxels of a slab of a grid along k, float32 `(k, j, i, 3)`."""
         return fields.on_slab(self.displacement_lps_mm, self.geometry, grid, slab)
 
-    def jacobian_slabs(self, grid: Geometry, pause: Pause = no_pause) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield slabs of a grid along k and the Jacobian determinant there; pauses before every slab."""
-        return fields.jacobian_slabs(self.displacement_lps_mm, self.geometry, grid, pause)
+    def jacobian_slabs(self, grid: Geometry) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield slabs of a grid along k, and the displacement and the Jacobian determinant there."""
+        return fields.jacobian_slabs(self.displacement_lps_mm, self.geometry, grid)
 
     def jacobian(self, grid: Geometry) -> np.ndarray:
         """Return the Jacobian determinant at every voxel of a grid, float32 `(k, j, i)`."""
-        result = np.empty(grid.shape, np.float32)
-        for slab, determinant in self.jacobian_slabs(grid):
-            result[slab] = determinant
-        return result
+        return fields.jacobian_determinant(self.displacement_lps_mm, self.geometry, grid=grid)
 
     @property
     def bound_mm(self) -> float:
@@ -67,7 +64,7 @@ class StoredDeformation:
         what the three axes contribute is added. A linear map has none.
         """
         largest, size = 0.0, self.geometry.shape[0]
-        for slab in fields.slabs_of(self.geometry, fields.CHUNK_VOXELS):
+        for slab in blocks(self.geometry.shape, fields.CHUNK_VOXELS):
             low, high = max(0, slab.start - 1), min(size, slab.stop + 1)
             bent = _bending(self.displacement_lps_mm[low:high])
             largest = max(largest, float(bent[slab.start - low : slab.stop - low].max()))

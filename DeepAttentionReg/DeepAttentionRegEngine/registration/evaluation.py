@@ -78,8 +78,8 @@ def regularity(deformation: StoredDeformation, geometry: Geometry) -> dict[str, 
     length = fields.Moments()
 
     def determinants() -> Iterator[np.ndarray]:
-        for slab, determinant in deformation.jacobian_slabs(geometry):
-            length.add(fields.magnitude(deformation.on_slab(geometry, slab)))
+        for _slab, displacement, determinant in deformation.jacobian_slabs(geometry):
+            length.add(fields.magnitude(displacement))
             yield determinant
 
     summary = fields.summarize_slabs(determinants())

@@ -17,7 +17,7 @@ from ..deform.warp import sample
 from ..protocol import errors
 from ..protocol.grid import GridPolicy
 from ..volume.geometry import Geometry, index_map
-from ..volume.intensity import PERCENTILES, Normalized
+from ..volume.intensity import PERCENTILES, Normalized, blocks
 from ..volume.no_data import known_voxels
 from ..volume.segments import Segments
 from .deformation import StoredDeformation
@@ -60,10 +60,8 @@ class WorkingPair(ImagePair):
 
 
 def slabs(shape: tuple[int, int, int]) -> Iterator[slice]:
-    """Yield slices along k that hold about `SLAB_VOXELS` each."""
-    step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
-    for start in range(0, shape[0], step):
-        yield slice(start, min(start + step, shape[0]))
+    """Return slices along k that hold about `SLAB_VOXELS` each."""
+    return blocks(shape, SLAB_VOXELS)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,13 @@ class Registrar:
             return found
         return Registrar(chosen, Economy(on_cpu=True)) if on_gpu and chosen.device == "auto" else None
 
+    def spared(self, fixed: Geometry, reporter: Reporter) -> "Registrar | None":
+        """Return a thriftier one for the stage under way, and tell of it; None as there."""
+        found = self.thriftier(reporter.under_way, fixed)
+        if found is not None:
+            reporter.step("load", message=found.economy.sentence)
+        return found
+
     def _run_where_it_fits(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
         """Run, and with ever less of what was not asked for by name where memory runs out."""
         fixed = inputs.fixed.geometry
@@ -146,9 +153,8 @@ class Registrar:
 
         def spare() -> bool:
             nonlocal used
-            found = used.thriftier(reporter.under_way, fixed)
+            found = used.spared(fixed, reporter)
             if found is not None:
-                reporter.step("load", message=found.economy.sentence)
                 used = found._expected_to_fit(fixed, reporter)
             return found is not None
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..protocol import errors
 from ..protocol.reporting import Pause, no_pause
 from .geometry import Geometry
+from .intensity import blocks
 
 CHUNK_POINTS = 2**16  # temporaries of sampling that stay in the processor's cache: 3 to 5 times faster than 1 million
 CHUNK_VOXELS = 2**20  # bounds the temporaries of differences
@@ -74,12 +75,15 @@ def transform_points(displacement: np.ndarray, geometry: Geometry, points_lps: n
 
 def grid_slabs(geometry: Geometry) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield slabs along k and the LPS positions `(N, 3)` of their voxels, in array order."""
-    size_k, size_j, size_i = geometry.shape
-    step = max(1, CHUNK_POINTS // (size_j * size_i))
-    for start in range(0, size_k, step):
-        stop = min(start + step, size_k)
-        k, j, i = np.meshgrid(np.arange(start, stop), np.arange(size_j), np.arange(size_i), indexing="ij")
-        yield slice(start, stop), geometry.index_to_lps(np.stack([i.ravel(), j.ravel(), k.ravel()], 1))
+    for slab in blocks(geometry.shape, CHUNK_POINTS):
+        yield slab, _positions(geometry, slab)
+
+
+def _positions(geometry: Geometry, slab: slice) -> np.ndarray:
+    """Return the LPS positions `(N, 3)` of the voxels of a slab along k, in array order."""
+    size_i, size_j, _ = geometry.size
+    k, j, i = np.meshgrid(np.arange(slab.start, slab.stop), np.arange(size_j), np.arange(size_i), indexing="ij")
+    return geometry.index_to_lps(np.stack([i.ravel(), j.ravel(), k.ravel()], 1))
 
 
 def compose(
@@ -102,28 +106,34 @@ def compose(
         float32 `(k, j, i, 3)` LPS mm on the inner grid.
     """
     result = np.empty(inner.shape, np.float32)
-    for slab, points in grid_slabs(inner_geometry):
-        pause()
-        motion = inner[slab].reshape(-1, 3)
-        result[slab] = (motion + sample_field(outer, outer_geometry, points + motion)).reshape(result[slab].shape)
+    for slab, motion in composed_slabs(outer, outer_geometry, inner, inner_geometry, inner_geometry, pause):
+        result[slab] = motion
     return result
+
+
+def composed_slabs(
+    outer: np.ndarray,
+    outer_geometry: Geometry,
+    inner: np.ndarray,
+    inner_geometry: Geometry,
+    grid: Geometry,
+    pause: Pause = no_pause,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield slabs along k of a grid and what `compose`, whose arguments these are, makes of two fields there."""
+    for slab, points in grid_slabs(grid):
+        pause()
+        motion = on_slab(inner, inner_geometry, grid, slab)
+        rest = sample_field(outer, outer_geometry, points + motion.reshape(-1, 3))
+        yield slab, motion + rest.reshape(motion.shape)
 
 
 def resize(displacement: np.ndarray, geometry: Geometry, new_geometry: Geometry, pause: Pause = no_pause) -> np.ndarray:
     """Return the field on another grid; the vectors stay in mm. float32 `(k, j, i, 3)`. Pauses before every slab."""
     result = np.empty((*new_geometry.shape, displacement.shape[-1]), np.float32)
-    for slab in slabs_of(new_geometry, CHUNK_POINTS):
+    for slab in blocks(new_geometry.shape, CHUNK_POINTS):
         pause()
         result[slab] = on_slab(displacement, geometry, new_geometry, slab)
     return result
-
-
-def slabs_of(geometry: Geometry, voxels: int) -> Iterator[slice]:
-    """Yield slices along k that hold about so many voxels each."""
-    size_k, size_j, size_i = geometry.shape
-    step = max(1, voxels // (size_j * size_i))
-    for start in range(0, size_k, step):
-        yield slice(start, min(start + step, size_k))
 
 
 def on_slab(displacement: np.ndarray, geometry: Geometry, grid: Geometry, slab: slice) -> np.ndarray:
@@ -147,10 +157,8 @@ def on_slab(displacement: np.ndarray, geometry: Geometry, grid: Geometry, slab: 
     matrix = geometry.lps_to_ijk @ grid.ijk_to_lps
     axes = _parallel_axes(matrix[:3, :3], grid)
     if axes is None:
-        size_i, size_j, _ = grid.size
-        k, j, i = np.meshgrid(np.arange(slab.start, slab.stop), np.arange(size_j), np.arange(size_i), indexing="ij")
-        points = grid.index_to_lps(np.stack([i.ravel(), j.ravel(), k.ravel()], 1))
-        return sample_field(displacement, geometry, points).astype(np.float32).reshape(*k.shape, -1)
+        found = sample_field(displacement, geometry, _positions(grid, slab))
+        return found.astype(np.float32).reshape(slab.stop - slab.start, *grid.shape[1:], -1)
     ranges = [np.arange(grid.size[0]), np.arange(grid.size[1]), np.arange(slab.start, slab.stop)]
     values = displacement
     # The axis along the slices comes first, for it leaves least.
@@ -185,7 +193,9 @@ def _interpolate_axis(values: np.ndarray, index: np.ndarray, axis: int) -> np.nd
     return lower + share * (values.take(low + 1, axis) - lower)
 
 
-def jacobian_determinant(displacement: np.ndarray, geometry: Geometry, pause: Pause = no_pause) -> np.ndarray:
+def jacobian_determinant(
+    displacement: np.ndarray, geometry: Geometry, pause: Pause = no_pause, grid: Geometry | None = None
+) -> np.ndarray:
     """Return det(I + du/dx) at every node, direction cosines honoured.
 
     Above 1 the fixed tissue element maps to a larger moving element, so moving tissue is shrunk into the fixed image;
@@ -196,6 +206,7 @@ def jacobian_determinant(displacement: np.ndarray, geometry: Geometry, pause: Pa
         displacement: `(k, j, i, 3)` LPS mm.
         geometry: Its grid.
         pause: Called before every slab.
+        grid: On whose voxels the field is sampled; None for its own.
 
     Returns:
         float32 `(k, j, i)`.
@@ -211,16 +222,17 @@ def jacobian_determinant(displacement: np.ndarray, geometry: Geometry, pause: Pa
         >>> float(jacobian_determinant(stretched, grid).mean())
         1.5
     """
-    result = np.empty(geometry.shape, np.float32)
-    for slab, determinant in jacobian_slabs(displacement, geometry, geometry, pause):
+    grid = grid or geometry
+    result = np.empty(grid.shape, np.float32)
+    for slab, _part, determinant in jacobian_slabs(displacement, geometry, grid, pause):
         result[slab] = determinant
     return result
 
 
 def jacobian_slabs(
     displacement: np.ndarray, geometry: Geometry, grid: Geometry, pause: Pause = no_pause
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield slabs along k of a grid and what `jacobian_determinant` makes there of a field that is sampled on it.
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield slabs along k of a grid, the field there, and what `jacobian_determinant` makes of it.
 
     Args:
         displacement: `(k, j, i, 3)` LPS mm.
@@ -229,12 +241,13 @@ def jacobian_slabs(
         pause: Called before every slab.
     """
     matrix = grid.ijk_to_lps[:3, :3]
-    for slab in slabs_of(grid, CHUNK_VOXELS):
+    for slab in blocks(grid.shape, CHUNK_VOXELS):
         pause()
         # One slice of overlap on each side, so that slabs have the central differences of the whole.
         low, high = max(0, slab.start - 1), min(grid.shape[0], slab.stop + 1)
         part = on_slab(displacement, geometry, grid, slice(low, high))
-        yield slab, _jacobian(part, matrix)[slab.start - low : slab.stop - low]
+        inner = slice(slab.start - low, slab.stop - low)
+        yield slab, part[inner], _jacobian(part, matrix)[inner]
 
 
 def _jacobian(displacement: np.ndarray, matrix: np.ndarray) -> np.ndarray:

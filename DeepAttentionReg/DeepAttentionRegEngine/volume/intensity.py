@@ -1,5 +1,6 @@
 """Intensity normalisation, the same for training and for use, and values back in the type they came from."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,9 +91,9 @@ def normalize(array: np.ndarray, name: str = "image", percentiles: tuple[float, 
     return result
 
 
-def blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Yield slices along the first axis that hold about `BLOCK_VOXELS` each."""
-    step = max(1, BLOCK_VOXELS * shape[0] // max(1, int(np.prod(shape))))
+def blocks(shape: tuple[int, ...], voxels: int | None = None) -> Iterator[slice]:
+    """Yield slices along the first axis that hold about so many voxels each, `BLOCK_VOXELS` if None."""
+    step = max(1, (voxels or BLOCK_VOXELS) * shape[0] // max(1, math.prod(shape)))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
 

@@ -29,9 +29,8 @@ def known_voxels(array: np.ndarray) -> np.ndarray | None:
     known = np.isfinite(array) if array.dtype.kind not in "iub" else None
     if known is not None and known.all():
         known = None
-    while array.size and (
-        known is None or known.any()
-    ):  # again, as what a scanner and a resampling have padded with may differ
+    # Again and again, as what a scanner and a resampling have padded with may differ.
+    while array.size and (known is None or known.any()):
         values = array.ravel() if known is None else array[known]
         low, high = _limits(array, values)
         if values.min() >= low and values.max() <= high:

@@ -9,6 +9,7 @@ import numpy as np
 from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegEngine.volume.intensity import blocks
 
 Field = tuple[np.ndarray, Geometry]
 
@@ -20,16 +21,13 @@ def jacobian(field: Field, grid: Geometry, pause: Pause = no_pause) -> np.ndarra
     :param grid: whose voxels.
     :param pause: called before every slab.
     """
-    determinants = np.empty(grid.shape, np.float32)
-    for slab, part in fields.jacobian_slabs(*field, grid, pause):
-        determinants[slab] = part
-    return determinants
+    return fields.jacobian_determinant(*field, pause, grid)
 
 
 def magnitude(field: Field, grid: Geometry, pause: Pause = no_pause) -> np.ndarray:
     """Return the length of the displacement in mm (k, j, i); parameters as of `jacobian`."""
     lengths = np.empty(grid.shape, np.float32)
-    for slab in fields.slabs_of(grid, fields.CHUNK_VOXELS):
+    for slab in blocks(grid.shape, fields.CHUNK_VOXELS):
         pause()
         lengths[slab] = fields.magnitude(fields.on_slab(*field, grid, slab))
     return lengths
@@ -42,9 +40,6 @@ def inconsistency(forth: Field, back: Field, grid: Geometry, pause: Pause = no_p
     :param back: of the moving points.
     """
     distances = np.empty(grid.shape, np.float32)
-    for slab, points in fields.grid_slabs(grid):
-        pause()
-        motion = fields.on_slab(*forth, grid, slab).reshape(-1, 3)
-        rest = motion + fields.sample_field(*back, points + motion)
-        distances[slab] = np.linalg.norm(rest, axis=1).reshape(distances[slab].shape)
+    for slab, rest in fields.composed_slabs(*back, *forth, grid, pause):
+        distances[slab] = fields.magnitude(rest)
     return distances

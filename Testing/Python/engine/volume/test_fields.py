@@ -298,7 +298,7 @@ class TestAtVoxelsOfAnotherGrid:
         field = smooth_displacement(found)
         wanted = fields.jacobian_determinant(fields.resize(field, found, any_geometry), any_geometry)
         monkeypatch.setattr(fields, "CHUNK_VOXELS", 1)
-        slabs = [part for _slab, part in fields.jacobian_slabs(field, found, any_geometry)]
+        slabs = [part for _slab, _field, part in fields.jacobian_slabs(field, found, any_geometry)]
         np.testing.assert_allclose(np.concatenate(slabs), wanted, atol=1e-6)
 
 
