@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .deform.speed import convolution_speed
+from .deform.speed import registration_speed
 from .deform.tensors import describe_devices
 from .evidence.gaussian_files import read_sequence, render
 from .file_jobs import Registrars, register_files, register_sequence
@@ -109,7 +109,7 @@ def _require_names(job: Job) -> None:
 def probe() -> Result:
     """Report versions, CUDA devices and their memory, and the speed of each device (deform/speed.py)."""
     devices = describe_devices()
-    speed = {name: convolution_speed(torch.device(name)) for name in ("cpu", *(str(item["id"]) for item in devices))}
+    speed = {name: registration_speed(torch.device(name)) for name in ("cpu", *(str(item["id"]) for item in devices))}
     values = {"cuda": torch.version.cuda, "devices": devices, "threads": torch.get_num_threads(), "speed": speed}
     return Result(values=values)
 

@@ -141,7 +141,7 @@ def describe(machine: Numbers, options: argparse.Namespace) -> str:
     """Return what the numbers were measured on, in a sentence."""
     parts = [options.date, f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"]
     parts += [f"{machine['threads']} threads, torch {machine['torch']}, SimpleITK {machine['SimpleITK']}"]
-    parts += [f"device {options.device}, {machine['speed']:.0f} G operations/s in a 3D convolution"]
+    parts += [f"device {options.device}, {machine['speed']:.0f} G operations/s of the speed probe"]
     return ", ".join(part for part in parts if part) + "."
 
 

@@ -8,6 +8,7 @@ waiting out. Bytes are how far the peak of the process' memory has risen, on a G
 """
 
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ from comparison import process
 from DeepAttentionRegEngine import jobs
 from DeepAttentionRegEngine.deform.allocator import keep_freed_memory
 from DeepAttentionRegEngine.deform.refine import refine
-from DeepAttentionRegEngine.deform.speed import convolution_speed
+from DeepAttentionRegEngine.deform.speed import registration_speed
 from DeepAttentionRegEngine.deform.warp import resize, resize_displacement
 from DeepAttentionRegEngine.networks import ARCHITECTURES, load_network
 from DeepAttentionRegEngine.protocol import contract, registry
@@ -48,6 +49,7 @@ TIMED_RECURSIONS = 3
 FEW_STEPS, MORE_STEPS = 10, 20  # of which three tenths are whole numbers
 DEMONS_ITERATIONS = 50
 SHARE = 10  # of the iterations of an iterative method, and of demons, one in so many is timed
+SPEEDS = 5  # of which the median counts
 
 Numbers = dict[str, Any]
 
@@ -302,7 +304,7 @@ def measure_demons(_name: str, size: tuple[int, int, int], _device: torch.device
 def measure_machine(_name: str, _size: tuple[int, int, int], device: torch.device) -> Numbers:
     """Return what the numbers depend on besides the code."""
     return {
-        "speed": convolution_speed(device, lambda: clock(device)),
+        "speed": statistics.median(registration_speed(device, lambda: clock(device)) for _ in range(SPEEDS)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "SimpleITK": sitk.Version.VersionString(),

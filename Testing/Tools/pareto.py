@@ -110,7 +110,7 @@ def measure_checks(options: argparse.Namespace, cache: Cache, speed: float | Non
 def computer(probe: Numbers, threads: int) -> str:
     """Return what the numbers were measured on, in sentences."""
     parts = [f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {threads} threads a method"]
-    parts += [f"Python {platform.python_version()}", f"{probe['speed']['cpu']:.0f} G operations/s in a 3D convolution"]
+    parts += [f"Python {platform.python_version()}", f"{probe['speed']['cpu']:.0f} G operations/s of the speed probe"]
     packages = []
     for package in dict.fromkeys(["torch", "numpy", *(peer.package for peer in PEERS.values())]):
         try:

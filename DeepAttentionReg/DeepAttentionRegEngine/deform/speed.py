@@ -8,14 +8,16 @@ import torch.nn.functional as F
 
 CHANNELS, EDGE, KERNEL = 32, 32, 3
 OPERATIONS = 2 * CHANNELS**2 * KERNEL**3 * EDGE**3
-REPEATS = 3
+SAMPLED_EDGE, SHIFT = 64, 0.01
+ROUNDS = 15
 
 
 @torch.no_grad()
-def convolution_speed(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the speed of a 3D convolution as registration networks use it, in 10^9 operations per second.
+def registration_speed(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return how fast a device registers: operations of a 3D convolution, in 10^9, a second of convolving and warping.
 
-    The best of three, so that another program disturbs it little; takes less than 0.1 s on two CPU cores.
+    A network convolves, a refinement warps, and what disturbs a processor rarely disturbs both alike. The best of each
+    counts, over half a second on two CPU cores, so that another program is likely to pause in between.
 
     Args:
         device: What to measure.
@@ -23,9 +25,16 @@ def convolution_speed(device: torch.device, clock: Callable[[], float] = time.pe
     """
     image = torch.ones(1, CHANNELS, EDGE, EDGE, EDGE, device=device)
     kernel = torch.ones(CHANNELS, CHANNELS, KERNEL, KERNEL, KERNEL, device=device)
-    seconds = []
-    for _ in range(1 + REPEATS):
-        started = clock()
-        float(F.conv3d(image, kernel, padding=KERNEL // 2).flatten()[0])  # reading a value waits for a GPU
-        seconds.append(clock() - started)
-    return OPERATIONS / min(seconds[1:]) / 1e9  # the first call sets the library up
+    sampled = torch.ones(1, 3, SAMPLED_EDGE, SAMPLED_EDGE, SAMPLED_EDGE, device=device)
+    places = F.affine_grid(torch.eye(3, 4, device=device)[None] + SHIFT, list(sampled.shape), align_corners=False)
+    tasks: tuple[Callable[[], torch.Tensor], ...] = (
+        lambda: F.conv3d(image, kernel, padding=KERNEL // 2),
+        lambda: F.grid_sample(sampled, places, padding_mode="border", align_corners=False),
+    )
+    seconds: list[list[float]] = [[], []]
+    for _ in range(1 + ROUNDS):
+        for task, taken in zip(tasks, seconds, strict=True):
+            started = clock()
+            float(task().flatten()[0])  # reading a value waits for a GPU
+            taken.append(clock() - started)
+    return OPERATIONS / sum(min(taken[1:]) for taken in seconds) / 1e9  # the first round sets the library up
