@@ -118,10 +118,21 @@ def soft_dice(warped: Tensor, fixed: Tensor) -> Tensor:
     return (present * overlap / volume.clamp_min(1e-5)).sum() / present.sum().clamp_min(1)
 
 
-def diffusion(displacement: Tensor) -> Tensor:
-    """Return the mean squared forward difference of a displacement, summed over the derivative axes."""
-    axes = range(2, displacement.ndim)
-    return torch.stack([displacement.diff(dim=axis).square().mean() for axis in axes]).sum()
+def diffusion(displacement: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean squared forward difference of a displacement, summed over the derivative axes.
+
+    Args:
+        displacement: `(B, nd, *spatial)`.
+        weight: `(B, 1, *spatial)`, by how much it counts where, the mean of both sides of a difference; None: 1.
+    """
+    total = displacement.new_zeros(())
+    for axis in range(2, displacement.ndim):
+        squares = displacement.diff(dim=axis).square()
+        if weight is not None:
+            size = weight.shape[axis] - 1
+            squares = squares * (weight.narrow(axis, 0, size) + weight.narrow(axis, 1, size)) / 2
+        total = total + squares.mean()
+    return total
 
 
 def fold_penalty(displacement: Tensor, margin: float = 0.0) -> Tensor:

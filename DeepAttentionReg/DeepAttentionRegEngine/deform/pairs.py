@@ -25,7 +25,10 @@ class ImagePair:
         fixed_mask: `(B, 1, *spatial)`, 1 inside what the user segmented on the fixed image; None if nothing.
         moving_mask: The same on the moving image.
         weight: `(B, 1, *spatial)`, not negative: where the similarity counts; None: everywhere.
-        structures: Masks `(B, S, *spatial)` in [0, 1] of structures on either image, which are to overlap.
+        structures: Masks `(B, S, *any)` in [0, 1] of structures on either image, which are to overlap, on any grid over
+            the same field of view.
+        known: Masks `(B, S, *spatial)` in [0, 1] of the structures that a network looks for, as somebody segmented them
+            on either image; NaN where nobody did.
     """
 
     fixed: Tensor
@@ -34,6 +37,7 @@ class ImagePair:
     moving_mask: Tensor | None = None
     weight: Tensor | None = None
     structures: Masks | None = None
+    known: Masks | None = None
 
     @cached_property
     def contrast(self) -> Tensor:
@@ -41,12 +45,14 @@ class ImagePair:
         return self.fixed.var().clamp_min(1e-8)
 
     def at(self: P, spatial: Sequence[int]) -> P:
-        """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing."""
+        """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing.
+
+        Its structures stay on their grid.
+        """
 
         def resized(image: Tensor | None) -> Tensor | None:
             return None if image is None else shrink(image, spatial)
 
-        structures = self.structures and (shrink(self.structures[0], spatial), shrink(self.structures[1], spatial))
         return replace(
             self,
             fixed=shrink(self.fixed, spatial),
@@ -54,7 +60,7 @@ class ImagePair:
             fixed_mask=resized(self.fixed_mask),
             moving_mask=resized(self.moving_mask),
             weight=resized(self.weight),
-            structures=structures,
+            known=self.known and (shrink(self.known[0], spatial), shrink(self.known[1], spatial)),
         )
 
 

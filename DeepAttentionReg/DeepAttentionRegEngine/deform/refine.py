@@ -14,12 +14,13 @@ from .descent import descend
 from .folds import unfolded
 from .losses import LocalNcc, diffusion, fold_penalty, mean_squared
 from .mind import mind_ssc
-from .pairs import ImagePair, OnStep, image_distance
-from .warp import integrate_velocity, resize_displacement, warp_evenly
+from .pairs import ImagePair, Masks, OnStep, image_distance
+from .warp import integrate_velocity, resize_displacement, shrink, warp_evenly
 
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
 VELOCITY_STEPS = 5
+LEAST_STIFFNESS = 0.1  # of what nothing steers, in units of that of the rest
 FINEST_SHARE = 0.3  # of the iterations
 SMALLEST_LEVEL = 8  # voxels; coarser than this an axis holds no structure
 
@@ -38,7 +39,7 @@ class RefineSettings:
         learning_rate: Adam step in voxels of the level.
         window: Edge of the correlation window in voxels.
         levels: Down-sampling factors, coarse to fine.
-        structures: Weight of the squared difference of masks on the whole grid, in units of the fixed mask's variance.
+        structures: Weight of the squared difference of the masks of structures, summed over these.
     """
 
     steps: int
@@ -83,6 +84,9 @@ def level_steps(settings: RefineSettings) -> list[int]:
 class Objective:
     """What one level minimises: dissimilarity beyond a perfect match, roughness, distance from the prior, folds.
 
+    All terms are means over the whole grid, so that their balance at a voxel depends neither on the size of a mask nor
+    on how much of the field of view the anatomy fills.
+
     Attributes:
         pair: The images at this level.
         prior: `(1, nd, *coarse)` in voxels of half the level's grid; None: no motion.
@@ -123,15 +127,39 @@ class Objective:
             moving = replace(self, pair=replace(self.pair, fixed=self.pair.moving))
             return torch.stack([side.distance(warp_evenly(side.pair.fixed, still)) for side in (self, moving)]).min()
 
+    @cached_property
+    def coverage(self) -> float:
+        """Mean weight of the similarity on the whole grid."""
+        return 1.0 if self.pair.weight is None else float(self.pair.weight.mean())
+
+    @cached_property
+    def stiffness(self) -> Tensor | None:
+        """By how much smoothness counts where, on half the grid; what nothing steers follows the rest."""
+        if self.pair.weight is None:
+            return None
+        steered = shrink(self.pair.weight, self.coarse)
+        if self.structures is not None:
+            steered = steered.maximum(self.structures[0].amax(1, keepdim=True))
+        return steered.clamp_min(LEAST_STIFFNESS)
+
+    @cached_property
+    def structures(self) -> Masks | None:
+        """Masks on half the level's grid, where many of them cost little."""
+        found = self.pair.structures
+        return found and (shrink(found[0], self.coarse), shrink(found[1], self.coarse))
+
     def dissimilarity(self, displacement: Tensor) -> Tensor:
-        """Return what is minimised besides regularity, 0 for a perfect match or one that is better yet."""
-        value = relu(self.distance(warp_evenly(self.pair.moving, displacement)) - self.perfect)
-        if self.pair.structures is None:
-            return value
+        """Return how unlike the images are, 0 for a perfect match or one that is better yet."""
+        beyond = self.distance(warp_evenly(self.pair.moving, displacement)) - self.perfect
+        return relu(beyond) * self.coverage
+
+    def apart(self, coarse: Tensor) -> Tensor:
+        """Return by how much the structures miss each other: over all of them, the mean squared difference of masks."""
+        if self.structures is None:
+            return coarse.new_zeros(())
         # Everywhere: a user's masks limit the weight to themselves, where their outlines would hardly count.
-        fixed, moving = self.pair.structures
-        apart = mean_squared(warp_evenly(moving, displacement), fixed) / fixed.var().clamp_min(1e-8)
-        return value + self.settings.structures * apart
+        fixed, moving = self.structures
+        return mean_squared(warp_evenly(moving, coarse), fixed) * fixed.shape[1]
 
     def __call__(self, displacement: Tensor, coarse: Tensor) -> Tensor:
         """Return the loss of a displacement.
@@ -146,7 +174,8 @@ class Objective:
         squares = added.square().mean((0, *range(2, added.ndim)))
         return (
             self.dissimilarity(displacement)
-            + settings.smoothness * diffusion(added)
+            + settings.structures * self.apart(coarse)
+            + settings.smoothness * diffusion(added, self.stiffness)
             + settings.anchor * (squares * squares.new_tensor(scale).square()).sum()
             + FOLD_WEIGHT * fold_penalty(coarse, FOLD_MARGIN)
         )

@@ -209,6 +209,18 @@ class TestRegularity:
         assert float(losses.diffusion(field)) == pytest.approx(0.25)
 
     @sizes
+    def test_weight_says_where_smoothness_counts(self, spatial: tuple[int, ...]) -> None:
+        field = 0.5 * identity_grid(spatial, torch.zeros(1))
+        weight = torch.full((1, 1, *spatial), 0.4)
+        assert float(losses.diffusion(field, weight)) == pytest.approx(0.1)
+        step = torch.zeros_like(field)
+        step[..., spatial[-1] // 2 :] = 1
+        away = torch.ones_like(weight)
+        away[..., spatial[-1] // 2 - 1 : spatial[-1] // 2 + 1] = 0
+        assert float(losses.diffusion(step)) > 0
+        assert float(losses.diffusion(step, away)) == 0
+
+    @sizes
     def test_zero_field_has_no_fold_penalty(self, spatial: tuple[int, ...]) -> None:
         assert float(losses.fold_penalty(torch.zeros(1, len(spatial), *spatial), 0.1)) == 0
 
