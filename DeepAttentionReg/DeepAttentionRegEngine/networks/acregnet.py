@@ -15,7 +15,7 @@ from .base import Evidence, StepNetwork
 from .blocks import clamp_displacement, convolution, flow_head, norm_layer, single_precision
 
 SINGLE_FROM = 3
-WIDTHS = {"tiny": (4, 8, 8, 16), "default": (16, 32, 64, 128)}
+WIDTHS = {"tiny": (4, 8, 8, 16), "slim": (8, 16, 24, 24), "default": (16, 32, 64, 128)}
 
 
 def halve(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..deform.pairs import Masks
-from ..deform.warp import compose, integrate_velocity, resize_displacement, warp
+from ..deform.warp import compose, integrate_velocity, resize_displacement, shrink, warp
 from .acregnet import WIDTHS, Unit, enlarge, halve, run_stage
 from .base import AttentionMap, Evidence, ImagePair, Recursion, StepNetwork
 from .blocks import clamp_displacement, convolution, flow_head, single_precision
@@ -22,6 +22,7 @@ from .segmentation import Segmenter
 
 SCALES = 4
 FUSIONS = ("add", "compose")
+SIGHTS = ("images", "masks")
 AXES = "kji"
 
 
@@ -42,8 +43,16 @@ class AgfSettings:
         segmenter_width: Channels of the segmentation network at full resolution.
         threshold: Probability from which a voxel is attended to.
         soft_mask: Weight voxels by their probabilities instead, which keeps where within a voxel a boundary lies.
-        structures: That the segmenter tells apart; the network sees the image once within each, so that it knows the
-            boundaries between them, too. The paper has 1.
+        structures: That the segmenter tells apart. The paper has 1.
+        segmenter_widths: Channels of the segmentation network at each of its resolutions, instead of `segmenter_width`.
+        segmenter_detail: Channels for what is finer than the half of the resolution that the segmentation network then
+            works at; 0: it works at the whole.
+        exclusive: The segmenter gives a voxel to one structure or to none.
+        groups: Structures, numbered from 1, that share a mask, for what is far apart need not be told apart; none: each
+            has its own.
+        sight: The network sees "images", once within each mask, so that it knows the boundaries between them, too; or
+            the "masks" alone, whatever the contrast.
+        step: Voxels of the images, along each axis, to one of the grid on which the network works behind the segmenter.
     """
 
     nd: int = 3
@@ -58,6 +67,32 @@ class AgfSettings:
     threshold: float = 0.5
     soft_mask: bool = False
     structures: int = 1
+    segmenter_widths: tuple[int, ...] | None = None
+    segmenter_detail: int = 0
+    exclusive: bool = False
+    groups: tuple[tuple[int, ...], ...] = ()
+    sight: str = "images"
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: For `scales` outside 1 to 4, an unknown `fusion` or `sight`, or groups of other structures.
+        """
+        if not 1 <= self.scales <= SCALES or self.fusion not in FUSIONS or self.sight not in SIGHTS:
+            msg = f"scales ({self.scales}) must be 1 to {SCALES}, fusion ({self.fusion!r}) one of {FUSIONS}, "
+            msg += f"sight ({self.sight!r}) one of {SIGHTS}"
+            raise ValueError(msg)
+        numbers = {number for group in self.groups for number in group}
+        if not numbers <= set(range(1, self.structures + 1)):
+            msg = f"groups ({self.groups}) must be of structures 1 to {self.structures}"
+            raise ValueError(msg)
+
+    @property
+    def masks(self) -> int:
+        """How many masks there are of an image."""
+        return len(self.groups) or self.structures
 
 
 class Agf(StepNetwork):
@@ -65,21 +100,15 @@ class Agf(StepNetwork):
 
     `segmenter` is a part of it, so that one weight file holds both, but never trains with it: without gradients and
     always in evaluation mode.
-
-    Raises:
-        ValueError: For `scales` outside 1 to 4 or an unknown `fusion`.
     """
 
     minimum_size = 16  # below this the 1/8 map has a single voxel and cannot be normalised
 
     def __init__(self, settings: AgfSettings) -> None:
         super().__init__()
-        if not 1 <= settings.scales <= SCALES or settings.fusion not in FUSIONS:
-            msg = f"scales ({settings.scales}) must be 1 to {SCALES}, fusion ({settings.fusion!r}) one of {FUSIONS}"
-            raise ValueError(msg)
         self.settings = settings
         nd, norm, widths = settings.nd, settings.norm, WIDTHS[settings.widths]
-        seen = 2 * (settings.structures if settings.attention else 1)
+        seen = 2 * (settings.masks if settings.attention else 1)
         self.down, self.up, self.merge = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for scale, width in enumerate(widths, start=1):
             c_in = seen if scale == 1 else widths[scale - 2] + seen * settings.image_pyramid
@@ -91,7 +120,15 @@ class Agf(StepNetwork):
         self.gates = nn.ModuleDict({str(k): FieldAttention(nd) for k in range(1, settings.scales)})
         self.segmenter: Segmenter | None = None
         if settings.attention:
-            segmenter = Segmenter(nd, settings.segmenter_width, norm, settings.structures)
+            segmenter = Segmenter(
+                nd,
+                settings.segmenter_width,
+                norm,
+                settings.structures,
+                settings.segmenter_widths,
+                exclusive=settings.exclusive,
+                detail=settings.segmenter_detail,
+            )
             self.segmenter = segmenter.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Agf":
@@ -109,22 +146,27 @@ class Agf(StepNetwork):
         self.require_size(pair.fixed)
         masked = self.masked(pair)
         maps = self._mask_maps(masked)
-        for state in super().recurse(masked, recursions, attend=attend):
+        size = [max(self.minimum_size, -(-n // self.settings.step)) for n in pair.fixed.shape[2:]]
+        seen = masked if self.settings.step == 1 else ImagePair(shrink(masked.fixed, size), shrink(masked.moving, size))
+        for state in super().recurse(seen, recursions, attend=attend):
             if state.evidence is not None:
                 state.evidence.maps += maps
-            yield replace(state, warped=warp(pair.moving, state.displacement))
+            yield _on_grid(state, pair.moving)
 
     def masked(self, pair: ImagePair) -> ImagePair:
-        """Return the images that the network sees, with the masks that were applied; both unchanged without attention.
+        """Return what the network sees of the images, with the masks that were applied; unchanged without attention.
 
-        Images and masks get a channel per structure. Masks that the pair lacks come from the segmenter; one mask is
-        shared among several structures as the segmenter sees them. Masks that are empty of all structures count as
-        none: the whole image is seen.
+        Both get a channel per mask. Structures that the pair does not know come from the segmenter; where these may
+        overlap, a mask of the whole is shared among them as the segmenter sees them. Masks that are empty of all
+        structures count as none: the whole image is seen.
         """
         if self.segmenter is None:
             return replace(pair, fixed_mask=None, moving_mask=None)
-        fixed_mask = self._mask(self.segmenter, pair.fixed, pair.fixed_mask)
-        moving_mask = self._mask(self.segmenter, pair.moving, pair.moving_mask)
+        known = pair.known or (None, None)
+        fixed_mask = self._mask(self.segmenter, pair.fixed, pair.fixed_mask, known[0])
+        moving_mask = self._mask(self.segmenter, pair.moving, pair.moving_mask, known[1])
+        if self.settings.sight == "masks":
+            return ImagePair(fixed_mask, moving_mask, fixed_mask, moving_mask)
         return ImagePair(pair.fixed * fixed_mask, pair.moving * moving_mask, fixed_mask, moving_mask)
 
     @torch.no_grad()
@@ -137,18 +179,38 @@ class Agf(StepNetwork):
         return None if any(bool((mask == 1).all()) for mask in masks) else masks
 
     @torch.no_grad()
-    def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None) -> Tensor:
+    def memberships(self, image: Tensor) -> Tensor | None:
+        """Return what the segmenter finds, as `RegistrationNetwork.memberships`."""
+        return None if self.segmenter is None else self.segmenter.memberships(image)
+
+    @torch.no_grad()
+    def _mask(self, segmenter: Segmenter, image: Tensor, given: Tensor | None, known: Tensor | None) -> Tensor:
         settings = self.settings
-        if given is None:
-            probability = segmenter(image).sigmoid()
-        elif given.shape[1] == settings.structures:
-            probability = given
-        else:
-            probability = given * self._shares(segmenter(image))
-        told = probability if given is None else given
+        told = probability = self._probability(segmenter, image, given, known)
+        if given is not None and given.shape[1] == 1:
+            told = given
         empty = told.amax(tuple(range(1, told.ndim)), keepdim=True) < settings.threshold
+        if settings.groups:
+            members = [[number - 1 for number in group] for group in settings.groups]
+            probability = torch.cat([probability[:, group].sum(1, keepdim=True) for group in members], 1).clamp(max=1)
         mask = probability if settings.soft_mask else probability >= settings.threshold
         return mask.to(image.dtype).masked_fill(empty, 1)
+
+    def _probability(self, segmenter: Segmenter, image: Tensor, given: Tensor | None, known: Tensor | None) -> Tensor:
+        """Return the probability of each structure."""
+        structures = self.settings.structures
+        if known is None and given is not None and given.shape[1] == structures:
+            return given
+        if known is not None and not known.isnan().any():
+            return known
+        logits = segmenter(image)
+        probability = logits.sigmoid()
+        if given is not None:
+            probability = given * (probability if self.settings.exclusive else self._shares(logits))
+        if known is None:
+            return probability
+        free = 1 - known.nan_to_num(0).sum(1, keepdim=True).clamp(max=1)
+        return torch.where(known.isnan(), probability * free, known)
 
     def _shares(self, logits: Tensor) -> Tensor:
         """Return how structures share a voxel: by their probabilities, of hard masks the likeliest takes it all."""
@@ -158,8 +220,8 @@ class Agf(StepNetwork):
 
     def _mask_maps(self, masked: ImagePair) -> list[AttentionMap]:
         """Return the masks as maps, one of each structure."""
-        count = self.settings.structures
-        names = [f"attention mask, structure {n}" for n in range(1, count + 1)] if count > 1 else ["attention mask"]
+        count, kind = self.settings.masks, "group" if self.settings.groups else "structure"
+        names = [f"attention mask, {kind} {n}" for n in range(1, count + 1)] if count > 1 else ["attention mask"]
         maps: list[AttentionMap] = []
         for image, mask in (("fixed", masked.fixed_mask), ("moving", masked.moving_mask)):
             if mask is not None:
@@ -176,8 +238,8 @@ class Agf(StepNetwork):
         """Predict one recursion's displacement at every scale, for deep supervision.
 
         Args:
-            warped: `(B, structures, *spatial)`, masked moving image warped by the displacement so far.
-            fixed: Same shape, masked.
+            warped: `(B, masks, *spatial)`, what is seen of the moving image, warped by the displacement so far.
+            fixed: Same shape, what is seen of the fixed image.
             evidence: Add to it how much of the coarser fields was taken over.
 
         Returns:
@@ -218,6 +280,14 @@ class Agf(StepNetwork):
                 field = field + gated if self.settings.fusion == "add" else compose(gated, field)
             fields[k] = field
         return fields
+
+
+def _on_grid(state: Recursion, moving: Tensor) -> Recursion:
+    """Return a state on the grid of the moving image, which it warps; its evidence stays where it was made."""
+    spatial = moving.shape[2:]
+    displacement = resize_displacement(state.displacement, spatial)
+    increment = resize_displacement(state.increment, spatial)
+    return replace(state, displacement=displacement, increment=increment, warped=warp(moving, displacement))
 
 
 def _gate_maps(weights: Tensor, scale: int) -> list[AttentionMap]:

@@ -134,6 +134,17 @@ class RegistrationNetwork(nn.Module):
         """
         return None
 
+    def memberships(self, image: Tensor) -> Tensor | None:
+        """Return how much of each voxel each structure has that the network tells apart; None if it tells none apart.
+
+        Args:
+            image: `(B, 1, *spatial)` in [0, 1], of any size that the network can work on.
+
+        Returns:
+            `(B, 1 + structures, *spatial)`; a voxel belongs to the largest, the first of which stands for none of them.
+        """
+        return None
+
     def precision(self, device: torch.device) -> AbstractContextManager[None]:
         """Return the context in which convolutions and attention are computed."""
         dtype = torch.float16 if device.type == "cuda" else torch.bfloat16

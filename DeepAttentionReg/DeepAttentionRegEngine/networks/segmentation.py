@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..deform.warp import resize, shrink
 from .blocks import CONVOLUTIONS, SMALLEST_HALF, norm_layer, single_precision
 
 POOLINGS = 4
 STRIDE = 2**POOLINGS
+BELONGS = 0.5  # probability from which a voxel is a structure's that may share it with others
 LEAST = 1e-6  # probability that remains for all but one structure, so that log-odds stay finite
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -31,6 +33,7 @@ class Segmenter(nn.Module):
         widths: Sequence[int] | None = None,
         *,
         exclusive: bool = False,
+        detail: int = 0,
     ) -> None:
         """Build the network.
 
@@ -41,6 +44,8 @@ class Segmenter(nn.Module):
             structures: Told apart; the paper has 1.
             widths: Channels at each of the five resolutions; None for those that follow from `width`.
             exclusive: A voxel belongs to one structure or to none, instead of to any number of them.
+            detail: Above 0 the U-Net sees the image at half its resolution, and a single layer of so many channels what
+                is finer: most of the knowledge for a fraction of the cost.
         """
         super().__init__()
         self.exclusive = exclusive
@@ -54,6 +59,10 @@ class Segmenter(nn.Module):
             self.up.append(TRANSPOSED[nd](below, channels, 2, stride=2))
             self.merge.append(_stage(nd, 2 * channels, channels, norm))
         self.output = CONVOLUTIONS[nd](widths[0], structures, 1)
+        self.detail: nn.Module | None = None
+        if detail:
+            self.detail = _layer(nd, 1, detail, norm)
+            self.join = _layer(nd, widths[0] + detail, widths[0], norm)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(B, structures, *spatial)` of an image `(B, 1, *spatial)` in [0, 1], of any size.
@@ -63,8 +72,26 @@ class Segmenter(nn.Module):
         scores = self.scores(image)
         return log_odds(scores) if self.exclusive else scores
 
+    def memberships(self, image: Tensor) -> Tensor:
+        """Return how much of each voxel each structure has, `(B, 1 + structures, *spatial)`; arguments as of `forward`.
+
+        A voxel belongs to the largest. The first stands for none of them: its probability where structures exclude each
+        other, else `BELONGS`, which a structure has to reach.
+        """
+        probability = self(image).sigmoid()
+        none = 1 - probability.sum(1, keepdim=True) if self.exclusive else torch.full_like(probability[:, :1], BELONGS)
+        return torch.cat([none, probability], 1)
+
     def scores(self, image: Tensor) -> Tensor:
         """Return logits as `forward`; of structures that exclude each other, those of a softmax with background 0."""
+        if self.detail is None:
+            return self.output(self._features(image))
+        spatial = image.shape[2:]
+        coarse = self._features(shrink(image, [-(-n // 2) for n in spatial]))
+        return self.output(self.join(torch.cat([resize(coarse, spatial), self.detail(image)], 1)))
+
+    def _features(self, image: Tensor) -> Tensor:
+        """Return what the U-Net makes of an image, `(B, widths[0], *spatial)`."""
         spatial = image.shape[2:]
         # At least twice the stride: a map of one voxel cannot be normalised.
         padded = [max(2, -(-n // STRIDE)) * STRIDE for n in spatial]
@@ -77,7 +104,9 @@ class Segmenter(nn.Module):
         x = _run(self.down[-1], x)
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             x = _run(merge, torch.cat([_run(up, x), skip], 1))
-        return self.output(x)[(..., *[slice(0, n) for n in spatial])]
+        for axis, n in enumerate(spatial, start=2):
+            x = x.narrow(axis, 0, n)
+        return x
 
 
 def log_odds(scores: Tensor) -> Tensor:
@@ -96,8 +125,9 @@ def _run(stage: nn.Module, x: Tensor) -> Tensor:
 
 
 def _stage(nd: int, channels_in: int, channels_out: int, norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (channels_in, channels_out):
-        layers.append(CONVOLUTIONS[nd](channels, channels_out, 3, padding=1, bias=False))
-        layers += [norm_layer(norm, nd, channels_out), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+    return nn.Sequential(*_layer(nd, channels_in, channels_out, norm), *_layer(nd, channels_out, channels_out, norm))
+
+
+def _layer(nd: int, channels_in: int, channels_out: int, norm: str) -> nn.Sequential:
+    convolution = CONVOLUTIONS[nd](channels_in, channels_out, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, norm_layer(norm, nd, channels_out), nn.ReLU(inplace=True))

@@ -108,6 +108,74 @@ class TestStructures:
         assert two.down[0][0][0].in_channels == 2 * one.down[0][0][0].in_channels
 
 
+class TestKnown:
+    """What somebody segmented takes the place of what the segmenter finds."""
+
+    @staticmethod
+    def network(**arguments: object) -> Agf:
+        return TestStructures.network(2, soft_mask=True, **arguments)
+
+    @staticmethod
+    def known(first: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first structure of the fixed image, nothing of the second and of the moving image."""
+        nothing = torch.full_like(first, torch.nan)
+        return torch.cat([first, nothing], 1), torch.cat([nothing, nothing], 1)
+
+    def test_single_structures_are_taken_and_leave_no_room_for_others(self) -> None:
+        pair, (first, _) = image_pair(FLAT), halves(FLAT)
+        network = self.network()
+        seen, unknown = network.masked(replace(pair, known=self.known(first))), network.masked(pair)
+        assert torch.equal(seen.fixed_mask[:, :1], first)
+        torch.testing.assert_close(seen.fixed_mask[:, 1:], unknown.fixed_mask[:, 1:] * (1 - first))
+        assert torch.equal(seen.moving_mask, unknown.moving_mask)
+
+    def test_no_segmenter_runs_where_all_is_known(self) -> None:
+        pair, masks = image_pair(FLAT), halves(FLAT)
+        network = self.network()
+        network.segmenter.forward = None  # not to be called
+        both = torch.cat(masks, 1)
+        assert torch.equal(network.masked(replace(pair, known=(both, both))).moving_mask, both)
+
+    def test_mask_limits_what_exclusive_structures_are_looked_for(self) -> None:
+        pair, (first, _) = image_pair(FLAT), halves(FLAT)
+        network = self.network(exclusive=True)
+        whole, limited = network.masked(pair), network.masked(replace(pair, fixed_mask=first))
+        assert torch.equal(limited.fixed_mask, whole.fixed_mask * first)
+
+
+class TestGroups:
+    @pytest.mark.parametrize(("groups", "expected"), [(((2,), (1, 2)), 2), (((1, 2),), 1)])
+    def test_structures_of_a_group_share_a_mask(self, groups: tuple[tuple[int, ...], ...], expected: int) -> None:
+        pair = image_pair(FLAT)
+        apart = TestStructures.network(2, soft_mask=True).masked(pair).fixed_mask
+        network = TestStructures.network(2, soft_mask=True, groups=groups)
+        shared = network.masked(pair).fixed_mask
+        assert shared.shape[1] == expected == network.settings.masks
+        torch.testing.assert_close(shared[:, -1], apart.sum(1).clamp(max=1))
+        assert network.attended(pair)[0].shape[1] == expected
+        assert states(network, pair)[-1].displacement.shape == (1, 2, *FLAT)
+
+    def test_groups_are_of_structures_there_are(self) -> None:
+        with pytest.raises(ValueError, match="must be of structures 1 to 2"):
+            AgfSettings(nd=2, structures=2, groups=((1, 3),))
+
+
+class TestSight:
+    def test_masks_alone_are_seen_whatever_the_contrast(self) -> None:
+        network, pair = TestStructures.network(2, sight="masks"), image_pair(FLAT)
+        masks = network.masked(pair)
+        assert torch.equal(masks.fixed, masks.fixed_mask)
+        given = replace(pair, fixed_mask=masks.fixed_mask, moving_mask=masks.moving_mask)
+        inverted = replace(given, fixed=1 - given.fixed)
+        fields = [states(network, one)[-1].displacement for one in (given, inverted)]
+        assert float(fields[0].abs().max()) > 0
+        assert torch.equal(*fields)
+
+    def test_unknown_sight_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="sight"):
+            AgfSettings(nd=2, sight="sound")
+
+
 class Bright(StepNetwork):
     """Moves nothing and attends to what is bright."""
 

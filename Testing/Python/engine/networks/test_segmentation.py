@@ -55,6 +55,36 @@ class TestSize:
             assert torch.equal(network(image), padded)
 
 
+class TestDetail:
+    """A U-Net at half the resolution and one layer for what is finer."""
+
+    @staticmethod
+    def network(nd: int, detail: int = 3) -> Segmenter:
+        torch.manual_seed(0)
+        return Segmenter(nd, width=4, norm="instance", structures=2, detail=detail)
+
+    @pytest.mark.parametrize("spatial", [(33, 50), (64, 48), (33, 35, 40)])
+    def test_output_has_the_size_of_the_input(self, spatial: tuple[int, ...]) -> None:
+        network, image = self.network(len(spatial)), smooth_noise(spatial)
+        logits = network(image)
+        assert logits.shape == (1, 2, *spatial)
+        logits.square().mean().backward()
+        assert all(weight.grad is not None and bool(weight.grad.any()) for weight in network.parameters())
+
+    def test_what_is_finer_than_half_the_resolution_is_seen(self) -> None:
+        network = self.network(2)
+        image = torch.full((1, 1, 32, 32), 0.5)
+        # Rows that average out in pairs: the U-Net sees none of them.
+        rows = image + 0.3 * torch.tensor([1.0, -1.0]).repeat(16).view(1, 1, 32, 1)
+        assert not torch.allclose(network.scores(image), network.scores(rows), atol=1e-3)
+
+    def test_weights_of_the_coarse_network_fit(self) -> None:
+        coarse, fine = self.network(3, detail=0), self.network(3)
+        found = fine.load_state_dict(coarse.state_dict(), strict=False)
+        assert not found.unexpected_keys
+        assert {name.split(".")[0] for name in found.missing_keys} == {"detail", "join"}
+
+
 class TestExclusive:
     def test_probabilities_are_those_of_a_softmax_with_background(self) -> None:
         scores = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
@@ -71,6 +101,35 @@ class TestExclusive:
         with torch.no_grad():
             assert torch.equal(network(image), log_odds(network.scores(image)))
             assert float(network(image).sigmoid().sum(1).max()) < 1
+
+
+class Stated(Segmenter):
+    """Says what it is told."""
+
+    def __init__(self, scores: list[float], *, exclusive: bool) -> None:
+        super().__init__(2, 2, "instance", structures=len(scores), exclusive=exclusive)
+        self.told = torch.tensor(scores).view(1, -1, 1, 1)
+
+    def scores(self, image: torch.Tensor) -> torch.Tensor:
+        return self.told.expand(1, -1, *image.shape[2:])
+
+
+class TestMembership:
+    @staticmethod
+    def belongs(scores: list[float], *, exclusive: bool) -> int:
+        with torch.no_grad():
+            found = Stated(scores, exclusive=exclusive).memberships(torch.zeros(1, 1, 2, 2))
+        assert found.shape == (1, 1 + len(scores), 2, 2)
+        return int(found.argmax(1)[0, 0, 0])
+
+    @pytest.mark.parametrize(("scores", "wanted"), [([-0.1, -0.2], 0), ([-0.1, 0.2], 2), ([0.3, 0.2], 1)])
+    def test_what_may_overlap_belongs_from_one_half_on(self, scores: list[float], wanted: int) -> None:
+        assert self.belongs(scores, exclusive=False) == wanted
+
+    @pytest.mark.parametrize(("scores", "wanted"), [([-0.1, -0.2], 0), ([-0.1, 0.2], 2), ([0.3, 0.2], 1)])
+    def test_what_excludes_each_other_belongs_to_the_most_probable(self, scores: list[float], wanted: int) -> None:
+        assert max(torch.tensor([0.0, *scores]).softmax(0)) < 0.5  # so that one half is not what decides
+        assert self.belongs(scores, exclusive=True) == wanted
 
 
 @pytest.mark.slow
