@@ -115,6 +115,7 @@ class DrawnImages:
         elastic: Largest standard deviation of the random deformation, as a share of the distance of its knots.
         blur: Largest standard deviation in voxels.
         noise: Largest standard deviation.
+        unsure: Largest standard deviation, in voxels, of the errors of outlines that a registration is given.
         validation: Images that are drawn from each label map for validation.
     """
 
@@ -132,6 +133,7 @@ class DrawnImages:
     elastic: float = 0.15
     blur: float = 1.0
     noise: float = 0.1
+    unsure: float = 1.5
     validation: int = 4
 
 
@@ -247,6 +249,10 @@ class Release:
         general: For any anatomy: the method's first choice.
         extent_mm: Range of fields of view, along the longest axis, that the weights are for; None for any.
         refinement: Refinement settings that suit them.
+        anatomy: What their images show, as users say it; empty for anything.
+        structures: Names of those that the network tells apart, in their order; those of the data where it is drawn.
+        recursions: Usual number with them; None for the method's.
+        spacing_mm: Voxel size that the network knows; None for any.
     """
 
     id: str
@@ -256,6 +262,10 @@ class Release:
     general: bool = False
     extent_mm: tuple[float, float] | None = None
     refinement: dict[str, Any] = field(default_factory=dict)
+    anatomy: str = ""
+    structures: tuple[str, ...] = ()
+    recursions: int | None = None
+    spacing_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -283,7 +293,7 @@ class Config:
         optimizer: Of the weights.
         augmentation: Of the images.
         synthesis: Training pairs that are drawn; None for the cases themselves.
-        drawing: Training images that are drawn, for the multiclass task.
+        drawing: Training images that are drawn, for the multiclass task, or pairs of structures for a registration.
         validation: During training.
         evaluation: Afterwards.
         release: None for weights that are not shipped.

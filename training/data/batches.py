@@ -107,6 +107,8 @@ class Batches(Dataset[Batch]):
             return self._synthesised(config.synthesis, rng)
         if config.drawing is not None:
             draw = Drawer(config, self.models, rng)
+            if config.task == "registration":
+                return pair_batch([draw.pair() for _ in range(config.run.batch)])
             return case_batch([draw.image() for _ in range(config.run.batch)])
         augment = Augmenter(config.augmentation, rng)
         if config.task != "registration":

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from DeepAttentionRegEngine.deform.warp import identity_grid
 
 from ..configs.schema import Config, ConfigError, DrawnImages
-from .cases import CaseSet, ImageCase
+from .cases import CaseSet, ImageCase, one_hot
 from .painting import Chance, Painter
 from .synthesis import rotation
 
@@ -53,7 +54,7 @@ class Model:
 
 def model(case: ImageCase, structures: int) -> Model:
     """Return what is drawn of a case, whose first labels are structures."""
-    labels = torch.nn.functional.pad(case.label_map, (1,) * 6)
+    labels = F.pad(case.label_map, (1,) * 6)
     inside = (labels > 0) & (labels <= structures)
     shows = bool(inside.any())
     shown = inside if shows else labels > 0
@@ -121,6 +122,28 @@ class Drawer:
             return self.portrait(self.others[self.rng.integers(len(self.others))], spatial)
         return self.portrait(None, spatial)
 
+    def pair(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what a network that knows the structures sees of two people, of the same size as after an alignment.
+
+        Both have an "image" `(1, *spatial)` of the structures' numbers, the "mask" `(S, *spatial)` of each with errors
+        as a segmenter makes them, and the true share of blocks of two voxels as "labels" `(S, *spatial / 2)`.
+        """
+        spatial = tuple(self.settings.shapes[self.rng.integers(len(self.settings.shapes))])
+        first, second = (self.shown[index] for index in self.rng.choice(len(self.shown), 2, replace=False))
+        size = (first.high - first.low) * first.spacing
+        fixed, moving = (self._known(shown, spatial, size) for shown in (first, second))
+        return fixed, moving
+
+    def _known(self, shown: Model, spatial: tuple[int, ...], size: Tensor) -> dict[str, Tensor]:
+        """Return a side of a pair: the structures of a label map that is stretched to a size in mm."""
+        places, _, mirror = self._places(shown, spatial, size)
+        table = self._table(mirror=mirror, stripped=False)
+        table[self.structures + 1 :] = 0
+        error = float(self.rng.uniform(0, self.settings.unsure)) * self.chance.smooth(3, spatial, 4)[0]
+        told, true = (table[_looked_up(shown.labels, place).long()] for place in (places + error, places))
+        mask, share = (one_hot(labels, self.structures) for labels in (told, true))
+        return {"image": told[None] / self.structures, "mask": mask, "labels": F.avg_pool3d(share, 2)}
+
     def portrait(self, shown: Model | None, spatial: tuple[int, ...]) -> dict[str, Tensor]:
         """Return an image of a label map, or of random shapes alone."""
         if shown is None:
@@ -141,11 +164,18 @@ class Drawer:
             seen &= labels > 0
         return self._painted(points, labels, behind, seen)
 
-    def _places(self, shown: Model, spatial: tuple[int, ...]) -> tuple[Tensor, Tensor, bool]:
-        """Return the voxels `(3, *spatial)` of a label map that an image shows, and their matrix, perhaps mirrored."""
+    def _places(
+        self, shown: Model, spatial: tuple[int, ...], size: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Return the voxels `(3, *spatial)` of a label map that an image shows, and their matrix, perhaps mirrored.
+
+        Its structures are stretched to a size `(3,)` in mm, if one is given.
+        """
         settings, rng = self.settings, self.rng
         matrix = rotation(rng.normal(0, settings.turn, 3)) @ (np.eye(3) + rng.normal(0, settings.stretch, (3, 3)))
         matrix = matrix * settings.spacing * math.exp(rng.normal(0, settings.zoom)) / shown.spacing.numpy()[:, None]
+        if size is not None:
+            matrix = ((shown.high - shown.low) * shown.spacing / size).numpy()[:, None] * matrix
         mirror = bool(rng.random() < settings.mirrored)
         if mirror:
             matrix[:, 2] *= -1

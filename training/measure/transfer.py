@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from DeepAttentionRegEngine.jobs import versions
@@ -39,6 +40,8 @@ from .whole_jobs import Files, method_of, regularity_figures, run_job, score_fig
 ALIGNED, SYN = "aligned", "ANTs SyN"
 INSTEAD = "a file with --weights"
 Register = Callable[[Files, str], object]
+Parts = Mapping[str, Callable[[int], bool]]
+NO_PARTS: Parts = {}
 
 
 def methods(config: Config, weights: str | None, similarity: str) -> dict[str, Register]:
@@ -94,20 +97,24 @@ def set_rows(found: TestSet, table: dict[str, Register], limit: int | None) -> l
     figures: dict[str, list[Figures]] = {}
     with TemporaryDirectory() as name:
         for pair in islice(found.pairs(Path(name)), limit):
-            told = dict(pair_figures(aligned(pair, found.alignment, Path(name)), table, f"{name}/transform.mha"))
+            start = aligned(pair, found.alignment, Path(name))
+            told = dict(pair_figures(start, table, f"{name}/transform.mha", found.parts))
             for setting, scored in told.items():
                 figures.setdefault(setting, []).append(scored)
             print(found.title, *(f"{setting} {scored['dice']:.3f}" for setting, scored in told.items()), sep=", ")
     return [_row(found.title, setting, scored, figures[ALIGNED]) for setting, scored in figures.items()]
 
 
-def pair_figures(pair: Files, table: dict[str, Register], output: str) -> Iterator[tuple[str, Figures]]:
+def pair_figures(
+    pair: Files, table: dict[str, Register], output: str, parts: Parts = NO_PARTS
+) -> Iterator[tuple[str, Figures]]:
     """Yield the figures of a pair by setting, each scored by the same job, which takes no part in the seconds.
 
     Args:
         pair: Files of aligned images.
         table: Of `methods`.
         output: File for the displacement of each.
+        parts: As in `TestSet`.
     """
     reference = {name: file for name, file in pair.items() if name not in ("fixed", "moving")}
     for number, (setting, register) in enumerate(table.items()):
@@ -116,8 +123,17 @@ def pair_figures(pair: Files, table: dict[str, Register], output: str) -> Iterat
         seconds = time.perf_counter() - started
         values = run_job(build(MetricsJob, {"transform": output, **reference}))
         if number == 0:
-            yield ALIGNED, score_figures(values["before"])
-        yield setting, {**score_figures(values["after"]), **regularity_figures(values), "seconds": seconds}
+            yield ALIGNED, _scored(values["before"], parts)
+        yield setting, {**_scored(values["after"], parts), **regularity_figures(values), "seconds": seconds}
+
+
+def _scored(scores: dict[str, Any], parts: Parts) -> Figures:
+    """Return the means over all labels, and that of the Dice over parts of them."""
+    found = score_figures(scores)
+    for name, within in parts.items():
+        chosen = [value for label, value in scores["dice"].items() if label != "mean" and within(int(label))]
+        found[name] = float(np.mean(chosen))
+    return found
 
 
 def _row(subset: str, setting: str, scored: list[Figures], before: list[Figures]) -> Row:

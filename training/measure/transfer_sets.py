@@ -1,7 +1,7 @@
 """Test sets for weights that need no images of the anatomy: pairs as files, and how they are brought together."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..data.loaders.cine import SUNNYBROOK, load_cine
 from .whole_jobs import Files, run_job, stored_files
 
 PHANTOMS = 4
+DEEP = {"dice_deep": lambda label: label < 1000}  # FreeSurfer numbers the parts of the cortex from there on
 T = TypeVar("T")
 
 
@@ -35,6 +36,7 @@ class TestSet:
         pairs: Yields the pairs in an order whose beginning is a fair sample; takes a folder for files to be made.
         alignment: Of the engine's jobs, done once and given to all methods.
         similarity: Of the engine's jobs: "ncc" for one contrast, "mind" for two.
+        parts: Which label values also have a mean Dice of their own, by the name of the figure.
     """
 
     __test__ = False  # pytest: this is no test
@@ -44,6 +46,7 @@ class TestSet:
     pairs: Callable[[Path], Iterator[Files]]
     alignment: str = "none"
     similarity: str = "ncc"
+    parts: Mapping[str, Callable[[int], bool]] = field(default_factory=dict)
 
 
 def aligned(pair: Files, alignment: str, folder: Path) -> Files:
@@ -71,6 +74,20 @@ def brains(_: Path) -> Iterator[Files]:
     folder = data_folder("brain_pair")
     names = sorted(path.name for path in (folder / "images").iterdir())
     yield from (stored_files(folder, pair) for pair in permutations(names, 2))
+
+
+def manual_brains(folder: Path, *, contrasts: int = 1) -> Iterator[Files]:
+    """Yield all directed pairs of the brains with manual labels; of two contrasts, the moving image is drawn anew."""
+    stored = data_folder("brain_validation")
+    names = sorted(path.name for path in (stored / "images").iterdir())
+    for seed, pair in enumerate(permutations(names, 2)):
+        files = stored_files(stored, pair)
+        if contrasts == 2:
+            image, labels = (images.read_volume(files[name]) for name in ("moving", "moving_labels"))
+            drawn = other_contrast(image.array, labels.array, np.random.default_rng(seed))
+            files["moving"] = str(folder / "moving.mha")
+            images.write_volume(files["moving"], drawn, image.geometry)
+        yield files
 
 
 def mice(_: Path) -> Iterator[Files]:
@@ -176,6 +193,10 @@ def _written(folder: Path, arrays: dict[str, np.ndarray], grid: Geometry) -> Fil
 
 SETS: dict[str, TestSet] = {
     "brain": TestSet("Brain MR, 45 structures", 3, brains, "affine"),
+    "brain-manual": TestSet("Brain MR, manual labels", 3, manual_brains, "affine", parts=DEEP),
+    "brain-manual-contrasts": TestSet(
+        "Brain MR, manual labels, two contrasts", 3, partial(manual_brains, contrasts=2), "affine", "mind", DEEP
+    ),
     "mouse": TestSet("Mouse brain MR, 37 structures", 3, mice, "mass"),
     "hippocampus": TestSet("Hippocampus MR", 3, hippocampi, "center"),
     "phantom": TestSet("Thorax phantom", 3, phantoms),

@@ -18,5 +18,5 @@ def make_task(config: Config, runs: Path | None) -> Registration | Segmentation 
     if config.task == "registration":
         return Registration(config, runs)
     if config.task == "multiclass":
-        return MulticlassSegmentation(config)
+        return MulticlassSegmentation(config, runs)
     return Segmentation(config) if config.task == "segmentation" else Autoencoding(config)

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from DeepAttentionRegEngine.networks.segmentation import Segmenter
 
@@ -13,7 +14,9 @@ from ..configs.schema import Config, ConfigError
 from ..data.batches import Batch
 from ..data.cases import CaseSet, ImageCase
 from ..data.drawing import ABSENT, DRAWN, drawn_cases
-from .tasks import Score, Terms, TrainingTask, middle
+from .tasks import Score, Terms, TrainingTask, middle, trained_part
+
+RARE = -3.0  # score of each structure at the start, for most of an image is none
 
 
 class MulticlassSegmentation(TrainingTask):
@@ -24,9 +27,18 @@ class MulticlassSegmentation(TrainingTask):
 
     losses = ("cross_entropy", "soft_dice")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, runs: Path | None = None) -> None:
+        """Build the network.
+
+        Args:
+            config: The experiment.
+            runs: Folder of the run whose weights it starts from, as far as it has them; None starts from none.
+        """
         super().__init__(config)
         self.network = Segmenter(**config.network)
+        nn.init.constant_(self.network.output.bias, RARE)
+        if runs is not None and config.start is not None:
+            self.network.load_state_dict(trained_part(config.start, runs)["average"], strict=False)
         self.structures = config.data.labels
         if not self.network.exclusive or config.network.get("structures") != self.structures:
             msg = f"network: must be exclusive, with the {self.structures} structures of the labels"

@@ -18,6 +18,7 @@ from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, Registrat
 from ..configs.schema import Config, ConfigError
 from ..data.batches import Batch, PairSampler, pair_batch, pair_channels
 from ..data.cases import CaseSet
+from ..data.drawing import drawn_cases
 from .tasks import Score, Terms, TrainingTask, middle, trained_part, with_masks
 from .terms import FIELDS, INCREMENTS, OTHERS, SIMILARITIES, Sight, View, deep_supervision, inverse_error
 
@@ -85,7 +86,7 @@ class Registration(TrainingTask):
     def prepare(self, found: CaseSet) -> CaseSet:
         """Return cases with the masks of the trained segmenter, so that it does not run in every step."""
         segmenter: nn.Module | None = getattr(self.network, "segmenter", None)
-        if segmenter is None:
+        if segmenter is None or self.config.drawing is not None:
             return found
         device = next(segmenter.parameters()).device
         with torch.no_grad():
@@ -148,6 +149,8 @@ class Registration(TrainingTask):
     def validate(self, found: CaseSet, device: torch.device) -> Score:
         """Return the mean soft Dice over seeded pairs, without labels the negative mean squared error of the images."""
         settings, data = self.config.validation, self.config.data
+        if self.config.drawing is not None:
+            found = replace(found, cases=drawn_cases(self.config, found))
         pairs = PairSampler(found, data.pairing).sampled(settings.pairs, VALIDATION_SEED)
         scores: list[float] = []
         images: list[list[Tensor]] = []

@@ -43,8 +43,18 @@ def write_own(config: Config, checkpoint: dict[str, Any], target: Path) -> None:
     write_weights(checkpoint, target)
     told: dict[str, Any] = {"network": to_dict(config)["network"]}
     if config.release is not None:
-        told |= {"extent_mm": config.release.extent_mm, "refinement": config.release.refinement}
+        told |= suited(config, config.release)
     _write(target.with_suffix(".json"), told)
+
+
+def suited(config: Config, release: Release) -> dict[str, Any]:
+    """Return what a release tells of the images that it is for, as a variant has it."""
+    drawn = config.data.options["structures"] if config.drawing is not None else ()
+    named = {"anatomy": release.anatomy, "structures": list(release.structures or drawn)}
+    numbers = {"recursions": release.recursions, "spacing_mm": release.spacing_mm}
+    told = {name: value for name, value in {**named, **numbers}.items() if value}
+    extent = None if release.extent_mm is None else list(release.extent_mm)
+    return {**told, "extent_mm": extent, "refinement": release.refinement}
 
 
 def validation(results: Path, seed: int) -> dict[str, Any]:
@@ -97,8 +107,7 @@ def list_variant(resources: Path, config: Config, release: Release) -> None:
     differing = {name: value for name, value in network.items() if common.get(name) != value}
     if differing:
         variant["network"] = differing
-    variant["extent_mm"] = None if release.extent_mm is None else list(release.extent_mm)
-    variant["refinement"] = release.refinement
+    variant |= suited(config, release)
     variants = method["variants"]
     place = next((n for n, other in enumerate(variants) if other["weights"] == release.id), None)
     if place is None:

@@ -10,7 +10,7 @@ import torch
 
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 
-from ..cases import CaseSet, ImageCase, reduced
+from ..cases import CaseSet, ImageCase, centered, reduced
 from .anatomies import label_maps, options_of
 from .folders import read_oriented
 
@@ -26,6 +26,7 @@ def load_structures(
     outside: Mapping[str, Sequence[int]] | None = None,
     spacing: float = 2.0,
     percentiles: tuple[float, float] = PERCENTILES,
+    crop: Sequence[int] | None = None,
 ) -> CaseSet:
     """Read label maps, and images of the same name where a set has them.
 
@@ -39,6 +40,7 @@ def load_structures(
         outside: Values of what is no structure, but has a name; they follow the structures.
         spacing: mm per voxel to which images and their labels are brought; label maps alone keep theirs.
         percentiles: Of each image, which become 0 and 1.
+        crop: Size to which images and their labels are cropped or padded about their middle; None leaves them.
 
     Returns:
         Cases of subset `<set>`. All other values of a label map are numbered behind those with names, in their order. A
@@ -60,7 +62,7 @@ def load_structures(
                 shown = torch.from_numpy(normalize(image, path.name, percentiles))[None]
                 size = tuple(round(n * step / spacing) for n, step in zip(stored.shape, mm, strict=True))
                 case = reduced(replace(case, image=shown), size, len(structures))
-                cases.append(replace(case, shares=None))
+                cases.append(_centered(case, crop))
     return CaseSet(cases)
 
 
@@ -79,6 +81,13 @@ def numbered(stored: np.ndarray, groups: Sequence[Sequence[int]], *, shown: bool
     others = [value for value in values if value > 0 and table[value] == 0]
     table[others] = np.arange(len(others)) + len(groups) + 1
     return table[stored]
+
+
+def _centered(case: ImageCase, crop: Sequence[int] | None) -> ImageCase:
+    if crop is None:
+        return replace(case, shares=None)
+    image, labels = (centered(array.numpy(), tuple(crop)) for array in (case.image[0], case.label_map))
+    return replace(case, image=torch.from_numpy(image)[None], labels=torch.from_numpy(labels), shares=None)
 
 
 def _cut(case: ImageCase, step: int) -> ImageCase:

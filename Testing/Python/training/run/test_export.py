@@ -54,12 +54,15 @@ class TestExport:
         )
 
     def test_exported_weights_are_loaded_by_the_engine(self, folder: Path, resources: Path) -> None:
-        export.command(self.arguments(folder, resources, extent_mm=[100, 500], refinement={"smoothness": 2.0}))
+        told = {"anatomy": "Lung", "structures": ["left", "right"], "recursions": 1, "spacing_mm": 2.0}
+        export.command(self.arguments(folder, resources, extent_mm=[100, 500], refinement={"smoothness": 2.0}, **told))
         method = registry.load_method("agf")
         variant = registry.choose_variant(method, 2, None)
         assert variant.weights == "tiny-weights"
         assert variant.extent_mm == (100, 500)
         assert variant.refinement == {"smoothness": 2.0}
+        assert (variant.anatomy, variant.structures) == ("Lung", ("left", "right"))
+        assert (variant.recursions, variant.spacing_mm) == (1, 2.0)
         assert variant.network["scales"] == 2
         network = load_network("agf", variant)
         torch.manual_seed(0)
