@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evidence.structures import predicted_structures as predicted_structures
+    from .evidence.structures import structures as structures
     from .evidence.uncertainty import uncertainty as uncertainty
     from .protocol.errors import EngineError as EngineError
     from .protocol.settings import Settings as Settings
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from .volume.images import Volume as Volume
     from .volume.images import read as read
     from .volume.images import save as save
+    from .volume.segments import Segments as Segments
+    from .volume.segments import write_segments as write_segments
 
 __version__ = "0.1.0"
 
@@ -37,6 +41,10 @@ _HOMES = {
     "Registered": "registration.registered",
     "Registrar": "registration.registrar",
     "register": "registration.registrar",
+    "Segments": "volume.segments",
+    "write_segments": "volume.segments",
+    "predicted_structures": "evidence.structures",
+    "structures": "evidence.structures",
     "uncertainty": "evidence.uncertainty",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -13,21 +13,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .arguments import add_settings
 from .console import Console, say
 from .deform.allocator import keep_freed_memory
 from .protocol import batch, contract, errors
-from .protocol.arguments import add_settings
 from .protocol.errors import is_out_of_memory, shown
 from .protocol.fetching import fetch
 from .protocol.files import read_content
 from .protocol.owned_folders import PREFIX, remove_left, remove_noted
 from .protocol.privacy import Discreet
 from .protocol.reporting import Audience, Reporter
+from .protocol.settings import Settings
 from .protocol.watchdog import Wish, watch
 
 EXIT_FAILED, EXIT_CANCELLED = 1, 3
@@ -217,6 +218,9 @@ def make_parser() -> argparse.ArgumentParser:
     warp.add_argument("--labels", action="store_true", help="nearest neighbour, for label maps")
     _add_maps(tasks.add_parser("jacobian", help="write a map of how a field stretches tissue"))
     _add_render(tasks.add_parser("render", help="write a sequence of Gaussians as a displacement field on any grid"))
+    _add_structures(
+        tasks.add_parser("structures", help="find the structures that a network knows", formatter_class=_HelpFormatter)
+    )
     metrics = tasks.add_parser("metrics", help="score a displacement field")
     metrics.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
     _add_reference(metrics)
@@ -253,6 +257,16 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("gaussians", metavar="GAUSSIANS", help="what --output-gaussians wrote")
     parser.add_argument("reference", metavar="REFERENCE", help="image whose grid the field gets")
     parser.add_argument("output", metavar="OUTPUT", help=FIELD_HELP)
+
+
+def _add_structures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="image to look at")
+    parser.add_argument(
+        "output", metavar="OUTPUT", help="segmentation to write: .seg.nrrd with names and colors, else a label map"
+    )
+    known = {item.name: item.default for item in fields(contract.StructuresJob)}
+    add_settings(parser, leave_out=[item.name for item in fields(Settings) if item.name not in known])
+    parser.set_defaults(method=known["method"])
 
 
 def _add_references(parser: argparse.ArgumentParser) -> None:
@@ -300,7 +314,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         choices=BATCH_OUTPUTS,
-        help=f"what each pair gets, of {', '.join(BATCH_OUTPUTS)}; without it all but the last",
+        help=f"what each pair gets, of {', '.join(BATCH_OUTPUTS)}; without it the first {len(batch.USUAL_OUTPUTS)}",
     )
     add_settings(parser)
 
@@ -314,6 +328,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--output-uncertainty", metavar="FILE", help="spread of the displacement in mm on the fixed grid"
     )
     group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
+    group.add_argument(
+        "--output-structures",
+        metavar="FOLDER",
+        help="folder for the structures that the network tells apart on both images, and what became of them",
+    )
     group.add_argument("--output-recursions", metavar="FOLDER", help="folder for the field after every recursion")
     group.add_argument("--recursion-voxels", type=int, metavar="N", help="voxels at most of each of these fields")
     group.add_argument("--attention", action="store_true", help="put what the network attended to there, too")

@@ -10,12 +10,14 @@ import numpy as np
 from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .evidence.gaussian_files import of_proposal, write_sequence
 from .evidence.recursion_folder import RecursionFolder
+from .evidence.structures import predicted_structures, structured_variant, write_structures
 from .evidence.uncertainty import measure_spread, on_fixed
 from .protocol import errors
 from .protocol.contract import METHOD_NONE, RegisterJob, Result, SequenceJob
 from .protocol.file_use import files_read
 from .protocol.files import make_folder, require_readable, require_writable
 from .protocol.outputs import Outputs
+from .protocol.registry import load_method
 from .protocol.reporting import Reporter
 from .protocol.result_files import RESULT, require_own_results
 from .protocol.settings import AS_FIXED, Settings, settings_of
@@ -77,13 +79,22 @@ class FileJob:
         warnings, values = registered.warnings, dict(registered.measures)
         if self.job.moving_labels and not (self.job.fixed_labels or self.job.output_warped_labels):
             warnings.append(UNUSED_LABELS)
+        predicted = None
+        if self.job.output_structures is not None:
+            with self.reporter.stage("evaluate", "Looking for the structures that the network tells apart."):
+                predicted = predicted_structures(registered)
+            values["structures"] = predicted.measures
+            warnings += predicted.warnings
         spread_mm = None
         if self.job.output_uncertainty is not None:
             with self.reporter.stage("uncertainty", "Registering slightly changed images."):
                 spread_mm = self._measure_spread(registered, values, warnings)
         with self.reporter.stage("write", "Writing the results."):
             self._write(registered, spread_mm, values)
-        values["seconds"] = {**registered.seconds, **self.reporter.seconds}
+            if predicted is not None:
+                self.files["structures"] = str(write_structures(str(self.job.output_structures), predicted))
+        own, found = self.reporter.seconds, registered.seconds
+        values["seconds"] = {name: found.get(name, 0.0) + own.get(name, 0.0) for name in {**found, **own}}
         return Result(self.files, values, warnings)
 
     def spare(self) -> bool:
@@ -237,7 +248,12 @@ def _write_frame(registered: Registered, folder: Path, job: SequenceJob) -> Path
 
 def _require_method(job: RegisterJob) -> None:
     """Refuse what only a method can do where none is chosen."""
-    asked = {"weights": job.weights, "recursions": job.output_recursions, "Gaussians": job.output_gaussians}
+    asked = {
+        "weights": job.weights,
+        "recursions": job.output_recursions,
+        "Gaussians": job.output_gaussians,
+        "structures": job.output_structures,
+    }
     given = [name for name, value in asked.items() if value is not None]
     if job.method == METHOD_NONE and given:
         raise errors.EngineError(
@@ -255,6 +271,15 @@ def _require_method(job: RegisterJob) -> None:
         )
 
 
+def _require_structures(job: RegisterJob) -> None:
+    """Refuse to look for structures where a network tells none apart; what is wrong with an image is told elsewhere."""
+    size: tuple[int, ...] = ()
+    with suppress(errors.EngineError, RuntimeError, EOFError, OSError):
+        size = (*open_image(job.fixed).GetSize(), 1)[:3]
+    if size:
+        structured_variant(load_method(job.method), size.count(1) == 1, job.weights)
+
+
 def require_outputs(job: RegisterJob) -> None:
     """Check names and folders of the outputs, before hours of work rather than after.
 
@@ -262,6 +287,8 @@ def require_outputs(job: RegisterJob) -> None:
         EngineError: Naming the file that could not be written.
     """
     _require_method(job)
+    if job.output_structures is not None:
+        _require_structures(job)
     if job.output_warped_labels is not None and job.moving_labels is None:
         raise errors.EngineError(
             errors.INPUT_MISSING,

@@ -11,6 +11,7 @@ import torch
 from .deform.speed import registration_speed
 from .deform.tensors import describe_devices
 from .evidence.gaussian_files import read_sequence, render
+from .evidence.structures import describe, structures
 from .file_jobs import Registrars, register_files, register_sequence
 from .protocol import errors
 from .protocol.batch import run_batch
@@ -24,12 +25,14 @@ from .protocol.contract import (
     RenderJob,
     Result,
     SequenceJob,
+    StructuresJob,
     WarpJob,
 )
 from .protocol.errors import is_text, shown
 from .protocol.file_use import files_read, staged
 from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
+from .protocol.settings import Settings
 from .registration.belonging import require_belonging, require_reached, require_something
 from .registration.deformation import StoredDeformation
 from .registration.evaluation import finite, regularity, score
@@ -160,6 +163,13 @@ def render_field(job: RenderJob) -> Result:
     return Result({"transform": job.output}, values)
 
 
+def find(job: StructuresJob) -> Result:
+    """Write the structures that a network tells apart on an image, and say how much there is of each."""
+    found = structures(job.image, Settings(method=job.method, weights=job.weights, device=job.device))
+    write_segments(job.output, found)
+    return Result({"structures": job.output}, {"structures": describe(found)}, list(found.notes))
+
+
 def measure(job: MetricsJob) -> Result:
     """Score a displacement field, and doing nothing for comparison."""
     deformation, geometry = read_deformation(job.transform, job.reference)
@@ -190,4 +200,5 @@ TASKS: dict[type[Job], Callable[[Any], Result]] = {
     WarpJob: warp_file,
     MetricsJob: measure,
     RenderJob: render_field,
+    StructuresJob: find,
 }

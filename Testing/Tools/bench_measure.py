@@ -32,7 +32,7 @@ from DeepAttentionRegEngine import jobs
 from DeepAttentionRegEngine.deform.allocator import keep_freed_memory
 from DeepAttentionRegEngine.deform.refine import refine
 from DeepAttentionRegEngine.deform.speed import registration_speed
-from DeepAttentionRegEngine.deform.warp import resize, resize_displacement
+from DeepAttentionRegEngine.deform.warp import resize_displacement
 from DeepAttentionRegEngine.networks import ARCHITECTURES, load_network
 from DeepAttentionRegEngine.protocol import contract, registry
 from DeepAttentionRegEngine.protocol.grid import REFINEMENT_ALONE, GridPolicy
@@ -109,6 +109,12 @@ def prepared(size: tuple[int, int, int], policy: GridPolicy, device: torch.devic
     return prepare(*make_sources(size), np.eye(4), policy, device)
 
 
+def seen(pair: WorkingPair, method: registry.Method, variant: registry.Variant) -> WorkingPair:
+    """Return a pair as the network of a method sees it."""
+    spatial = tuple(pair.fixed.shape[2:])
+    return pair.at(method.grid[len(spatial)].network_size(spatial, pair.edge_of(variant.spacing_mm)))
+
+
 def grids(pair: WorkingPair, size: tuple[int, int, int], network: tuple[int, ...] = ()) -> Numbers:
     """Return how many voxels each grid has."""
     return {"fixed": int(np.prod(size)), "working": pair.fixed.numel(), "network": int(np.prod(network))}
@@ -172,7 +178,7 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     variant, usual = shortened(method, variant) if is_iterative else (variant, ())
     network = load_network(method.architecture, variant).to(device)
     network.on_step = steps = StepTimes(device)
-    view = pair.at(method.grid[axes].network_size(tuple(pair.fixed.shape[2:])))
+    view = seen(pair, method, variant)
     times = [clock(device)]
     for state in network.recurse(view.for_network(), timed_recursions(method)):
         similarity(view, state.displacement)
@@ -193,7 +199,7 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
         "setup": times[0] - started + max(0.0, first - recursion) + enlarged - times[-1],
         "recursion": recursion,
         "warp": ended - begun,
-        "recursions": method.recursions.default,
+        "recursions": method.usual_recursions(variant),
         "share": SHARE if is_iterative else 1,
         "bytes": peak_bytes(device) - before,
         "voxels": grids(pair, size, tuple(view.fixed.shape[2:])),
@@ -223,14 +229,13 @@ def measure_own(name: str, size: tuple[int, int, int], device: torch.device) -> 
     method, variant = form(name, axes_of(size))
     before = peak_bytes(device)
     pair = prepared(size, method.grid[axes_of(size)], device)
-    seconds, spatial = 0.0, tuple(pair.fixed.shape[2:])
+    seconds = 0.0
     if variant.refinement.get("structures"):
         network = load_network(method.architecture, variant).to(device)
-        view = pair.at(method.grid[axes_of(size)].network_size(spatial)).for_network()
+        view = seen(pair, method, variant).for_network()
         started = clock(device)
         with torch.no_grad():
-            fixed, moving = network.attended(view)
-        pair = replace(pair, structures=(resize(fixed, spatial), resize(moving, spatial)))
+            pair = replace(pair, structures=network.attended(view))
         seconds = clock(device) - started
     times = refinement_seconds(pair, Settings(), variant.refinement, device)
     times["setup"] += seconds

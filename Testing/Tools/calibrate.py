@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
 from DeepAttentionRegEngine import register, uncertainty
-from DeepAttentionRegEngine.protocol.arguments import add_settings
+from DeepAttentionRegEngine.arguments import add_settings
 from DeepAttentionRegEngine.protocol.settings import settings_of
 from DeepAttentionRegEngine.volume import phantom
 

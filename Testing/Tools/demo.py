@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "DeepAttentionReg"), str(ROOT / "Testing" / "Python" / "support")]
 
 import demo_tables
+from DeepAttentionRegEngine.arguments import add_settings
 from DeepAttentionRegEngine.protocol import contract, errors
-from DeepAttentionRegEngine.protocol.arguments import add_settings
 from DeepAttentionRegEngine.protocol.settings import settings_of
 from demo_case import DemoCase, write_phantom
 

@@ -121,8 +121,7 @@ def measure_spread(registered: Registered, reporter: Reporter, observer: Observe
         reporter: Told of every step; may end it early.
         observer: As for the first sample, if it kept a sequence of Gaussians.
     """
-    registrar = registered.registrar
-    settings = registrar.resolved
+    registrar, settings = registered.registrar, registered.search.settings
     generator = torch.Generator().manual_seed(settings.seed)
     grid = registered.deformation.geometry
     spread = Spread(registered.deformation.displacement_lps_mm)

@@ -36,6 +36,7 @@ OUTPUTS = {
     "jacobian": "jacobian.nrrd",
     "warped_labels": "warped_labels.nrrd",
     "uncertainty": "uncertainty.nrrd",
+    "structures": "structures",
 }
 # Segments may overlap, which a label map cannot hold.
 SEGMENTATION_SUFFIX = ".seg.nrrd"
@@ -46,6 +47,8 @@ MEASURES = {
     "dice_after": ("after", "dice", "mean"),
     "hd95_mm_before": ("before", "hd95_mm", "mean"),
     "hd95_mm_after": ("after", "hd95_mm", "mean"),
+    "predicted_dice_before": ("structures", "before", "dice", "mean"),
+    "predicted_dice_after": ("structures", "after", "dice", "mean"),
     "tre_mm_before": ("before", "tre_mm", "mean"),
     "tre_mm_after": ("after", "tre_mm", "mean"),
     "displacement_mm_max": ("displacement_mm", "max"),

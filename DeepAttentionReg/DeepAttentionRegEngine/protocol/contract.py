@@ -6,15 +6,13 @@ progress events, then exactly one result or error event. Both sides import this 
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from . import errors
 from .errors import shown
 from .files import parse_json
-from .settings import Settings, option
+from .settings import Settings, option, refusal
+from .settings import build as build
 
 VERSION = 1
 METHOD_NONE = "none"
@@ -65,6 +63,7 @@ class RegisterJob(Settings, Job):
         recursion_voxels: Voxels at most of these fields, on a coarser grid if need be.
         attention: Put what the network attended to into that folder, too.
         output_gaussians: JSON file for the sequence of Gaussians of a method that makes one.
+        output_structures: Folder for the structures that the network tells apart (structures.py tells what it holds).
     """
 
     fixed: str
@@ -85,6 +84,7 @@ class RegisterJob(Settings, Job):
     recursion_voxels: int | None = option(None, at_least=1, at_most=2**31 - 1)
     attention: bool = False
     output_gaussians: str | None = None
+    output_structures: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +159,20 @@ class MetricsJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StructuresJob(Job):
+    """Write the structures that the network of some weights tells apart on an image; the fields are as in `Settings`.
+
+    A label map on the image's grid, 1 for the first that the weights name; a .seg.nrrd has names and colors, too.
+    """
+
+    image: str
+    output: str
+    method: str = "agf-diffeo"
+    weights: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchJob(Job):
     """Register many pairs, one after another; batch.py tells what the table may hold.
 
@@ -184,6 +198,7 @@ TASKS: dict[str, type[Job]] = {
     "warp": WarpJob,
     "metrics": MetricsJob,
     "render": RenderJob,
+    "structures": StructuresJob,
 }
 
 
@@ -236,7 +251,6 @@ EVENTS: dict[str, type[Progress] | type[Result] | type[Failure]] = {
     "result": Result,
     "error": Failure,
 }
-T = TypeVar("T")
 
 
 def dump_job(job: Job) -> str:
@@ -255,7 +269,7 @@ def parse_job(text: str | bytes) -> Job:
     _check_version(data, "job")
     task = data.pop("task", None)
     if not isinstance(task, str) or task not in TASKS:
-        raise _refusal(f"The task {shown(repr(task))} is unknown.", f"Known tasks: {', '.join(TASKS)}.")
+        raise refusal(f"The task {shown(repr(task))} is unknown.", f"Known tasks: {', '.join(TASKS)}.")
     return build(TASKS[task], data)
 
 
@@ -277,117 +291,24 @@ def parse_event(line: str) -> Event | None:
     _check_version(data, "event")
     name = data.pop("event", None)
     if not isinstance(name, str) or name not in EVENTS:
-        raise _refusal(f"The event {shown(repr(name))} is unknown.", "Use an engine of the same release as the module.")
+        raise refusal(f"The event {shown(repr(name))} is unknown.", "Use an engine of the same release as the module.")
     return build(EVENTS[name], data)
-
-
-def build(kind: type[T], values: dict[str, Any]) -> T:
-    """Return a job, an event or another dataclass from its fields, checked for type, range and choice.
-
-    Fields that are dataclasses come from objects, tuples from lists, at any depth. Limits are what a field's metadata
-    says: "choices", "at_least", "at_most".
-
-    Raises:
-        EngineError: Naming the field that is unknown, missing or wrong.
-    """
-    if not isinstance(values, dict):
-        raise _refusal(f"{kind.__name__} is {shown(repr(values))}, but must be an object.", "Write its fields as one.")
-    known = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
-    unknown = sorted(map(str, set(values) - set(known)))
-    if unknown:
-        raise _refusal(
-            f"{kind.__name__} does not know the field {shown(repr(unknown[0]))}.", f"Known: {', '.join(known)}."
-        )
-    for name, item in known.items():
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise _refusal(f"{kind.__name__} lacks the field {name!r}.", "Add it.")
-    hints = typing.get_type_hints(kind)
-    checked = {
-        name: _checked(f"{kind.__name__}.{name}", value, hints[name], known[name].metadata)
-        for name, value in values.items()
-    }
-    return kind(**checked)
-
-
-def _checked(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> Any:
-    """Return a value in its own type where JSON has none for it, its items in theirs."""
-    _check_value(name, value, hint, limits)
-    hint = next((kind for kind in _alternatives(hint) if kind is not type(None)), hint)
-    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
-        return build(typing.cast(Any, hint), value)
-    plain = typing.get_origin(hint)
-    if value is None or plain not in (dict, list, tuple):
-        return value
-    items = value if plain is dict else dict(enumerate(value))
-    kinds = _item_types(hint, len(items))
-    if len(kinds) != len(items):
-        raise _refusal(f"{name} is {shown(repr(value))}, but must have {len(kinds)} items.", "Correct the value.")
-    checked = {
-        key: _checked(f"{name}[{key!r}]", item, kind, {})
-        for (key, item), kind in zip(items.items(), kinds, strict=True)
-    }
-    return checked if plain is dict else plain(checked.values())
-
-
-def _item_types(hint: Any, count: int) -> list[Any]:
-    """Return the types of the items of a dict, list or tuple; a tuple may be of a number of its own."""
-    inner = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
-    if typing.get_origin(hint) is tuple and Ellipsis not in typing.get_args(hint):
-        return inner
-    return [inner[-1]] * count
-
-
-def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> None:
-    if hint is Any:
-        return
-    plain = tuple(accepted for kind in _alternatives(hint) for accepted in _accepted(kind))
-    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
-        wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in plain)
-        raise _refusal(f"{name} is {shown(repr(value))}, but must be {wanted}.", "Correct the value.")
-    choices = limits.get("choices")
-    if choices and value not in choices:
-        listed = ", ".join(choices)
-        raise _refusal(f"{name} is {shown(repr(value))}, but must be one of {listed}.", "Correct the value.")
-    if value is None:
-        return
-    low, high = limits.get("at_least"), limits.get("at_most")
-    # Written so that NaN, which compares false with everything, is refused too.
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        bounds = f"at least {low:.12g}" if high is None else f"between {low:.12g} and {high:.12g}"
-        raise _refusal(f"{name} is {shown(value)}, but must be {bounds}.", "Correct the value.")
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-def _accepted(kind: Any) -> tuple[type, ...]:
-    """Return what may stand for a value of a type, as JSON has no dataclasses and tuples, and one kind of number."""
-    if dataclasses.is_dataclass(kind):
-        return (dict,)
-    plain = typing.get_origin(kind) or kind
-    return {tuple: (list, tuple), float: (float, int)}.get(plain, (plain,))
 
 
 def _load_object(text: str | bytes, what: str) -> dict[str, Any]:
     try:
         data = parse_json(text)
     except ValueError as error:
-        raise _refusal(f"The {what} is not valid JSON ({error}).", "It may be truncated; run the job again.") from error
+        raise refusal(f"The {what} is not valid JSON ({error}).", "It may be truncated; run the job again.") from error
     if not isinstance(data, dict):
-        raise _refusal(f"The {what} is not a JSON object.", "Write the fields as one object.")
+        raise refusal(f"The {what} is not a JSON object.", "Write the fields as one object.")
     return data
 
 
 def _check_version(data: dict[str, Any], what: str) -> None:
     version = data.pop("contract", None)
     if type(version) is not int or version != VERSION:  # True and 1.0 equal 1
-        raise _refusal(
+        raise refusal(
             f"The {what} is of contract version {shown(repr(version))}, but this engine speaks version {VERSION}.",
             "Use module and engine of the same release.",
         )
-
-
-def _refusal(message: str, hint: str) -> errors.EngineError:
-    return errors.EngineError(errors.CONTRACT, message, hint)

@@ -15,7 +15,7 @@ from typing import Any
 from .contract import METHOD_NONE
 from .grid import REFINEMENT_ALONE, used_axes
 from .quality import resolve
-from .registry import Method, Variant, load_method, resources
+from .registry import Method, Variant, find_variant, load_method, resources
 from .settings import AUTOMATIC, Settings
 
 FILE = "costs.json"
@@ -75,27 +75,35 @@ def estimate(
         The estimate; None if the costs of the method are not known.
 
     Raises:
-        EngineError: If there is no such method, or its file is damaged.
+        EngineError: If there is no such method, or its file or what is told beside the weights is damaged.
     """
     costs = load_costs()
     if costs is None:
         return None
     method = None if settings.method == METHOD_NONE else load_method(settings.method)
+    variant = None if method is None else find_variant(method, len(used_axes(size)), settings.weights)
     slower = costs["speed"] / (cpu or costs["speed"])
     speeds = slower, costs["speed"] / device if device else slower
     try:
-        laws = _laws(costs, settings, method, size, spacing)
-        return _estimate(_voxels(size, spacing, method, coarser), resolve(settings, method), laws, speeds)
+        laws = _laws(costs, settings, method, variant, size, spacing)
+        settings = resolve(settings, method, variant)
+        voxels = _voxels(size, spacing, method, variant, coarser)
+        return _estimate(voxels, settings, laws, speeds)
     except KeyError:
         return None
 
 
-def _voxels(size: Sequence[int], spacing: Sequence[float], method: Method | None, coarser: int) -> dict[str, int]:
+def _voxels(
+    size: Sequence[int], spacing: Sequence[float], method: Method | None, variant: Variant | None, coarser: int
+) -> dict[str, int]:
     """Return the voxels of each grid."""
     usual = REFINEMENT_ALONE if method is None else method.grid[len(used_axes(size))]
     policy = usual.coarser(size, spacing, coarser)
-    working = math.prod(policy.working_size(size, spacing))
-    return {"fixed": math.prod(size), "working": working, "network": min(working, policy.network_voxels)}
+    spatial = policy.working_size(size, spacing)
+    working = network = math.prod(spatial)
+    if variant is not None and variant.spacing_mm is not None:
+        network = math.prod(policy.network_size(spatial, variant.spacing_mm / policy.working_spacing(size, spacing)))
+    return {"fixed": math.prod(size), "working": working, "network": min(network, policy.network_voxels)}
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,12 @@ class _Laws:
 
 
 def _laws(
-    costs: dict[str, Any], settings: Settings, method: Method | None, size: Sequence[int], spacing: Sequence[float]
+    costs: dict[str, Any],
+    settings: Settings,
+    method: Method | None,
+    variant: Variant | None,
+    size: Sequence[int],
+    spacing: Sequence[float],
 ) -> _Laws:
     """Return the laws that hold for a registration.
 
@@ -133,7 +146,7 @@ def _laws(
     axes, refinements = str(len(used_axes(size))), costs["refinement"]
     law, is_trusted = None, False
     if method is not None:
-        variant, known = _variant(method, int(axes), settings.weights), costs["methods"]
+        known = costs["methods"]
         is_other = variant is not None and variant.weights in known
         law = known[variant.weights if variant is not None and is_other else method.name][axes]
         extent = max(n * edge for n, edge in zip(size, spacing, strict=True))
@@ -147,12 +160,6 @@ def _laws(
         own=law.get("refinement") if law is not None and is_trusted else None,
         plain=refinements[PLAIN][axes],
     )
-
-
-def _variant(method: Method, axes: int, weights: str | None) -> Variant | None:
-    """Return the form of a method that will run; None for weights that are not listed, such as the user's own."""
-    fitting = (item for item in method.variants if item.dimensions == axes and weights in (None, item.weights))
-    return next(fitting, None)
 
 
 def _estimate(voxels: dict[str, int], settings: Settings, laws: _Laws, slower: tuple[float, float]) -> Estimate:

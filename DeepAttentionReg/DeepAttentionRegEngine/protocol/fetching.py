@@ -17,6 +17,7 @@ from .. import __version__
 from . import errors, registry
 from .errors import shown
 from .files import read_content, write_together
+from .told import told_beside
 
 REPOSITORY = "https://raw.githubusercontent.com/DeepAttentionReg/SlicerDeepAttentionReg"
 TIMEOUT_S = 60
@@ -91,7 +92,7 @@ def weight_content(identifier: str) -> bytes:
             raise errors.EngineError(
                 errors.WEIGHTS_MISSING, f"The weight file {shown(path)} does not exist.", "Check its path."
             )
-        sha256, hint = registry.told_beside(path, lambda told: told.sha256), "Import the weights again."
+        sha256, hint = told_beside(path, lambda told: told.sha256), "Import the weights again."
     else:
         entry = registry.listed_weights(identifier)
         sha256, hint = entry.sha256, "Install the extension again."

@@ -13,7 +13,7 @@ from .contract import METHOD_NONE, Job
 from .files import unfit
 from .outputs import Outputs, Places
 from .registry import load_method, method_files
-from .result_files import RECURSION_FILE, recursion_files, require_own_recursions
+from .result_files import FOLDER_KINDS
 
 META, NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
 PAIRED = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
@@ -24,7 +24,6 @@ FIELDS = {
 }
 # One number, as in "slice_%03d.raw 1 20 1"; whatever else "%" stands for, a header has no use of.
 PATTERN = re.compile(r"[^%]*%\d{0,2}[diu][^%]*")
-FOLDERS = ("output_recursions",)  # outputs that are folders
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -47,8 +46,8 @@ def files_read(job: Job) -> list[Path]:
 def files_written(job: Job) -> list[Path]:
     """Return the files that a job replaces or makes, as far as that is known before."""
     outputs = {name: Path(value) for name, value in _outputs(job).items()}
-    folders = [outputs.pop(name) for name in FOLDERS if name in outputs]
-    return [*outputs.values(), *(file for folder in folders for file in recursion_files(folder))]
+    inside = [file for name, kind in FOLDER_KINDS.items() if name in outputs for file in kind.files(outputs.pop(name))]
+    return [*outputs.values(), *inside]
 
 
 def staged(job: AnyJob, outputs: Outputs) -> AnyJob:
@@ -59,10 +58,10 @@ def staged(job: AnyJob, outputs: Outputs) -> AnyJob:
     """
     changes: dict[str, Any] = {}
     for name, value in _outputs(job).items():
-        if name in FOLDERS:
-            for file in recursion_files(Path(value)):
+        if name in FOLDER_KINDS:
+            for file in FOLDER_KINDS[name].files(Path(value)):
                 outputs.require_unread(file)
-            require_own_recursions(Path(value))
+            FOLDER_KINDS[name].require_own(Path(value))
             changes[name] = outputs.place_folder(value)
         else:
             changes[name] = outputs.place(value)
@@ -72,10 +71,11 @@ def staged(job: AnyJob, outputs: Outputs) -> AnyJob:
 
 def _require_elsewhere(file: Path, job: Job) -> None:
     """Check that an output is not named as one of the files of a folder that the job fills."""
-    folders = Places(value for name, value in _outputs(job).items() if name in FOLDERS)
-    if RECURSION_FILE.fullmatch(file.name) and file.parent in folders:
-        what = f"The file {file} would be written twice."
-        raise errors.EngineError(errors.OUTPUT_UNWRITABLE, what, "Choose another name.")
+    for name, folder in _outputs(job).items():
+        kind = FOLDER_KINDS.get(name)
+        if kind is not None and kind.names.fullmatch(file.name) and file.parent in Places([folder]):
+            what = f"The file {file} would be written twice."
+            raise errors.EngineError(errors.OUTPUT_UNWRITABLE, what, "Choose another name.")
 
 
 def _outputs(job: Job) -> dict[str, Any]:

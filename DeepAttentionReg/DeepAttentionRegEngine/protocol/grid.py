@@ -76,10 +76,16 @@ class GridPolicy:
         network = min(self.network_voxels, math.prod(self.working_size(size, spacing)))
         return replace(self, maximum_voxels=max(working // factor, 1), network_voxels=max(network // factor, 1))
 
-    def network_size(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the size of the grid a network sees for a working grid of a given size, both in array order."""
-        factor = self._coarsening(spatial, self.network_voxels)
-        return tuple(max(self.minimum_size, round(n / factor)) for n in spatial)
+    def network_size(self, spatial: tuple[int, ...], edge: float = 1.0) -> tuple[int, ...]:
+        """Return the size of the grid a network sees.
+
+        Args:
+            spatial: Size of the working grid.
+            edge: Voxel size that the network knows, in voxels of the working grid; larger ones come of large grids.
+        """
+        lengths = [n / edge for n in spatial]
+        factor = self._coarsening(lengths, self.network_voxels)
+        return tuple(max(self.minimum_size, round(n / factor)) for n in lengths)
 
     def _coarsening(self, lengths: Sequence[float], maximum: int) -> float:
         """Return the factor, 1 or more, by which voxels must grow for a grid to have no more than so many.

@@ -17,10 +17,11 @@ from .contract import METHOD_NONE, RegisterJob, Result
 from .file_use import with_data
 from .pair_table import INPUTS
 from .quality import resolve
-from .registry import Method, load_method, method_files
+from .registry import Method, Variant, find_variant, load_method, method_files
 from .settings import settings_of
 
 CHUNK_BYTES = 1 << 20
+AXES = (2, 3)  # that images can have, which is not known before they are read
 
 
 class Contents:
@@ -60,11 +61,12 @@ def made_from(job: RegisterJob, contents: Contents) -> dict[str, Any]:
         EngineError: If its method cannot be read, or takes no such settings.
     """
     method = None if job.method == METHOD_NONE else load_method(job.method)
+    settings = [resolve(settings_of(job), method, _variant(job, method, axes)) for axes in AXES]
     inputs = {name: Path(value) for name in INPUTS if (value := getattr(job, name)) is not None}
     return {
         "engine": _engine(contents),
         "method": _method(job, method, contents),
-        "job": {**asdict(job), **asdict(resolve(settings_of(job), method))},
+        "job": {**asdict(job), **asdict(settings[0]), "recursions": [item.recursions for item in settings]},
         "inputs": {name: {part.name: contents.of(part) for part in with_data(path)} for name, path in inputs.items()},
     }
 
@@ -86,6 +88,10 @@ def _engine(contents: Contents) -> dict[str, str]:
     folder = Path(__file__).resolve().parents[1]
     parts = "".join(str(contents.of(path)) for path in sorted(folder.rglob("*.py")))
     return {"version": __version__, "sha256": hashlib.sha256(parts.encode()).hexdigest()}
+
+
+def _variant(job: RegisterJob, method: Method | None, axes: int) -> Variant | None:
+    return None if method is None else find_variant(method, axes, job.weights)
 
 
 def _method(job: RegisterJob, method: Method | None, contents: Contents) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from .registry import Method
+from .registry import Method, Variant
 from .settings import Settings
 
 
@@ -11,7 +11,7 @@ class Effort:
     """A quality for any method.
 
     Attributes:
-        recursions: Factor of the method's usual number of recursions.
+        recursions: Factor of the usual number of recursions, that of the weights.
         refinement_steps: Iterations at each resolution, three tenths of them at the finest.
         half_on_gpu: Whether networks run in 16 bits where that is faster, which is on graphics cards.
     """
@@ -28,12 +28,15 @@ EFFORTS = {
 }
 
 
-def resolve(settings: Settings, method: Method | None, *, on_gpu: bool = False) -> Settings:
-    """Return settings with no number left open: what is None becomes what the quality means for the method.
+def resolve(
+    settings: Settings, method: Method | None, variant: Variant | None = None, *, on_gpu: bool = False
+) -> Settings:
+    """Return settings with no number left open: what is None becomes what the quality means for the weights.
 
     Args:
         settings: As somebody chose them.
         method: The method; None for refinement alone, which has no recursions and no precision.
+        variant: The form of the method that will run; None where that is not known, so that the method decides.
         on_gpu: Whether a graphics card computes.
 
     Raises:
@@ -52,12 +55,13 @@ def resolve(settings: Settings, method: Method | None, *, on_gpu: bool = False) 
     half = settings.half_precision
     if half is None:
         half = effort.half_on_gpu and on_gpu and method.needs_weights
-    recursions = _usual(method, effort) if settings.recursions is None else method.recursions_for(settings.recursions)
+    wanted = settings.recursions
+    recursions = _usual(method, variant, effort) if wanted is None else method.recursions_for(wanted, variant)
     return replace(settings, recursions=recursions, refinement_steps=steps, half_precision=half)
 
 
-def _usual(method: Method, effort: Effort) -> int:
-    limits = method.recursions
+def _usual(method: Method, variant: Variant | None, effort: Effort) -> int:
+    limits, usual = method.recursions, method.usual_recursions(variant)
     # The levels of an iterative method are how far it reaches; fewer would spare no time.
-    count = round(limits.default * effort.recursions) if method.needs_weights else limits.default
+    count = round(usual * effort.recursions) if method.needs_weights else usual
     return min(max(count, limits.minimum), limits.maximum)

@@ -1,17 +1,16 @@
 """Methods and weights, as their JSON files in Resources describe them. Standard library only."""
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from . import errors
 from .contract import build
 from .errors import shown
 from .files import read_description, require_readable
 from .grid import GridPolicy
-from .settings import option
+from .told import SUFFIX as DESCRIPTION_SUFFIX
+from .told import Told, told_beside
 
 ROLES = ("method", "iterative", "baseline")
 PACKAGE = "DeepAttentionRegResources"
@@ -32,9 +31,8 @@ OWN_METHOD: dict[str, Any] = {
     "needs_weights": False,
     "citation": "",
 }
-WEIGHT_SUFFIX, DESCRIPTION_SUFFIX = ".pt", ".json"
-
-T = TypeVar("T")
+WEIGHT_SUFFIX = ".pt"
+ANYTHING = "Anything"  # what weights without an anatomy are for
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,10 @@ class Recursions:
             msg = f"{self.default} is not among {self.minimum} to {self.maximum} recursions, or these are not above 0"
             raise ValueError(msg)
 
+    def holds(self, count: int) -> bool:
+        """Return whether a number is in the range."""
+        return self.minimum <= count <= self.maximum
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -63,6 +65,10 @@ class Variant:
         network: Arguments of the architecture.
         extent_mm: Shortest and longest field of view, along its longest axis, of the training; None for any.
         refinement: Refinement settings that suit a pair within that range, where the network's field is trusted.
+        anatomy: What the images show that they were trained on, as users say it; empty for anything.
+        structures: Names of those that the network tells apart, in the order of its masks.
+        recursions: Usual number with these weights; None for the method's.
+        spacing_mm: Voxel size that the network knows; None for that of the working grid.
     """
 
     weights: str | None
@@ -70,6 +76,10 @@ class Variant:
     network: dict[str, Any]
     extent_mm: tuple[float, float] | None
     refinement: dict[str, Any]
+    anatomy: str = ""
+    structures: tuple[str, ...] = ()
+    recursions: int | None = None
+    spacing_mm: float | None = None
 
     def __post_init__(self) -> None:
         if self.extent_mm is not None and not 0 < self.extent_mm[0] <= self.extent_mm[1]:
@@ -79,35 +89,6 @@ class Variant:
     def suits(self, extent_mm: float) -> bool:
         """Return whether weights know fields of view of this size along their longest axis."""
         return self.extent_mm is None or self.extent_mm[0] <= extent_mm <= self.extent_mm[1]
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a JSON file beside a weight file of the user's own may tell; other fields say nothing.
-
-    Attributes:
-        network: Arguments of the architecture that differ from the method's.
-        extent_mm: As in `Variant`.
-        refinement: As in `Variant`.
-        method: Name of the method that the weights serve.
-        dimensions: Spatial axes that they serve, 2, 3 or both.
-        title: What people call them.
-        licence: Of the weights.
-        training_data: What they were trained on.
-        sha256: Hash of the file, noted when it was imported.
-        bytes: Size of the file.
-    """
-
-    network: dict[str, Any] = field(default_factory=dict)
-    extent_mm: tuple[float, float] | None = None
-    refinement: dict[str, Any] = field(default_factory=dict)
-    method: str | None = None
-    dimensions: Any = None
-    title: str | None = None
-    licence: str = ""
-    training_data: str = ""
-    sha256: str | None = None
-    bytes: int = option(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -142,21 +123,41 @@ class Method:
     citation: str
     variants: tuple[Variant, ...]
 
-    def recursions_for(self, wanted: int | None) -> int:
-        """Return a number of recursions within range, the default for None.
+    def usual_recursions(self, variant: Variant | None) -> int:
+        """Return the usual number of recursions with the weights of a variant; the method's where these have none."""
+        return self.recursions.default if variant is None or variant.recursions is None else variant.recursions
+
+    def recursions_for(self, wanted: int | None, variant: Variant | None = None) -> int:
+        """Return a number of recursions within range, the usual one for None.
+
+        Args:
+            wanted: The number that was asked for.
+            variant: The form that will run; None where that is not known.
 
         Raises:
             EngineError: If the wanted number is out of range.
         """
-        limits = self.recursions
-        count = limits.default if wanted is None else wanted
-        if not limits.minimum <= count <= limits.maximum:
+        limits, usual = self.recursions, self.usual_recursions(variant)
+        count = usual if wanted is None else wanted
+        if not limits.holds(count):
             raise errors.EngineError(
                 errors.CONTRACT,
                 f"{self.title} takes {limits.minimum} to {limits.maximum} recursions, not {count}.",
-                f"{limits.default} is the usual number.",
+                f"{usual} is the usual number.",
             )
         return count
+
+    def checked(self, variant: Variant) -> Variant:
+        """Return a variant of the method if its usual number of recursions is one that the method takes.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        limits, usual = self.recursions, self.usual_recursions(variant)
+        if not limits.holds(usual):
+            msg = f"recursions of the weights are {usual}, but the method takes {limits.minimum} to {limits.maximum}"
+            raise ValueError(msg)
+        return variant
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,8 @@ def _method(name: str, data: dict[str, Any]) -> Method:
         msg = f"normalization is {list(method.normalization)}, but must be two percentiles"
         raise ValueError(msg)
     networks = {axes: _with_tuples(arguments) for axes, arguments in method.networks.items()}
-    return replace(method, networks=networks, variants=tuple(_as_settings(variant) for variant in method.variants))
+    checked = tuple(method.checked(_as_settings(variant)) for variant in method.variants)
+    return replace(method, networks=networks, variants=checked)
 
 
 def _as_settings(variant: Variant) -> Variant:
@@ -308,19 +310,33 @@ def choose_variant(method: Method, dimensions: int, weights: str | None) -> Vari
         raise errors.EngineError(
             errors.CONTRACT, f"{method.title} needs no weights.", "Leave them out, or choose another method."
         )
-    if weights is not None and weights.endswith(WEIGHT_SUFFIX):
-        return _user_variant(method, dimensions, Path(weights))
-    fitting = [variant for variant in method.variants if variant.dimensions == dimensions]
-    chosen = [variant for variant in fitting if weights in (None, variant.weights)]
-    if not chosen:
-        known = ", ".join(str(variant.weights) for variant in fitting) or "none"
+    chosen = find_variant(method, dimensions, weights)
+    if chosen is None:
+        fitting = (variant for variant in method.variants if variant.dimensions == dimensions)
+        known = "; ".join(f"{variant.anatomy or ANYTHING}: {variant.weights}" for variant in fitting) or "none"
         raise errors.EngineError(
             errors.WEIGHTS_MISSING,
             f"{method.title} has no {dimensions}D weights{'' if weights is None else f' named {shown(repr(weights))}'} "
             f"(available: {known}).",
             "Choose another method or other weights, or the method 'none' with refinement.",
         )
-    return chosen[0]
+    return chosen
+
+
+def find_variant(method: Method, dimensions: int, weights: str | None) -> Variant | None:
+    """Return the variant of a method for a pair of images; None if none fits. Arguments as `choose_variant`.
+
+    Raises:
+        EngineError: If what a file beside weights of the user's own tells is damaged.
+
+    Examples:
+        >>> find_variant(load_method("rman"), 3, "rman-hippocampus-mr").anatomy
+        'Hippocampus'
+    """
+    if weights is not None and weights.endswith(WEIGHT_SUFFIX):
+        return _user_variant(method, dimensions, Path(weights)) if dimensions in method.networks else None
+    fitting = (variant for variant in method.variants if variant.dimensions == dimensions)
+    return next((variant for variant in fitting if weights in (None, variant.weights)), None)
 
 
 def _user_variant(method: Method, dimensions: int, path: Path) -> Variant:
@@ -328,30 +344,11 @@ def _user_variant(method: Method, dimensions: int, path: Path) -> Variant:
 
     def make(told: Told) -> Variant:
         network = method.networks[dimensions] | told.network
-        return _as_settings(Variant(str(path), dimensions, network, told.extent_mm, told.refinement))
+        named = told.anatomy, told.structures, told.recursions, told.spacing_mm
+        variant = Variant(str(path), dimensions, network, told.extent_mm, told.refinement, *named)
+        return method.checked(_as_settings(variant))
 
     return told_beside(path, make)
-
-
-def told_beside(path: Path, make: Callable[[Told], T]) -> T:
-    """Return what is made of what a JSON file of the same name tells of weights; without one, nothing is told.
-
-    Args:
-        path: The weight file.
-        make: As in `read_description`.
-
-    Raises:
-        EngineError: If that file is damaged, or cannot be read.
-    """
-    beside = path.with_suffix(DESCRIPTION_SUFFIX)
-    if not os.path.lexists(beside):
-        return make(Told())
-    known = {item.name for item in fields(Told)}
-
-    def build_told(data: dict[str, Any]) -> T:
-        return make(build(Told, {name: value for name, value in data.items() if name in known}))
-
-    return read_description(beside, build_told, "Correct it, or remove it.")
 
 
 def listed_weights(identifier: str) -> Weights:

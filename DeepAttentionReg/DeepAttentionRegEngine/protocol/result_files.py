@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from .files import MISSHAPEN, parse_json, read_content, unreadable, write_file
 
 RESULT = "result.json"
 RECURSIONS = "recursions.json"
-RECURSION_FILE = re.compile(r"recursions\.json|recursion_\d+(_(map|attention)_\d+)?\.(nrrd|npz)", re.IGNORECASE)
+STRUCTURES = "structures.json"
+STRUCTURE_FILES = {side: f"{side}_structures.seg.nrrd" for side in ("fixed", "moving", "warped")}
 HEAD = '{\n "contract": '  # both begin with it
 
 
@@ -80,25 +81,45 @@ def require_own_results(folder: Path, files: Iterable[str | Path]) -> None:
         raise _foreign(foreign[0])
 
 
-def recursion_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that have names as recursions have them."""
-    return (
-        sorted(path for path in folder.iterdir() if RECURSION_FILE.fullmatch(path.name))
-        if os.path.isdir(folder)
-        else []
-    )
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that a registration fills.
 
-
-def require_own_recursions(folder: Path) -> None:
-    """Check that what is to be replaced in a folder of recursions was made by a registration.
-
-    Raises:
-        EngineError: If it was not, as far as can be seen.
+    Attributes:
+        index: The file that names the others.
+        names: What the names of all of them match.
     """
-    require_own(folder / RECURSIONS)
-    found = recursion_files(folder)
-    if found and not os.path.exists(folder / RECURSIONS):
-        raise _foreign(found[0])
+
+    index: str
+    names: re.Pattern[str]
+
+    def files(self, folder: Path) -> list[Path]:
+        """Return the files of a folder that have such names."""
+        there = folder.iterdir() if os.path.isdir(folder) else ()
+        return sorted(path for path in there if self.names.fullmatch(path.name))
+
+    def require_own(self, folder: Path) -> None:
+        """Check that what is to be replaced in a folder was made by a registration.
+
+        Raises:
+            EngineError: If it was not, as far as can be seen.
+        """
+        require_own(folder / self.index)
+        found = self.files(folder)
+        if found and not os.path.exists(folder / self.index):
+            raise _foreign(found[0])
+
+
+# By the outputs of a job that are folders.
+FOLDER_KINDS = {
+    "output_recursions": FolderKind(
+        RECURSIONS,
+        re.compile(r"recursions\.json|recursion_\d+(_(map|attention)_\d+)?\.(nrrd|npz)", re.IGNORECASE),
+    ),
+    "output_structures": FolderKind(
+        STRUCTURES, re.compile("|".join(map(re.escape, (STRUCTURES, *STRUCTURE_FILES.values()))), re.IGNORECASE)
+    ),
+}
 
 
 def _foreign(path: Path) -> errors.EngineError:

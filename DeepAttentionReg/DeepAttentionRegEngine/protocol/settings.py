@@ -2,11 +2,20 @@
 
 The JSON contract, the command line, the arguments of the module's logic, its parameter node and its reports are made
 from the fields of `Settings`: name, type, default, range or choices, unit, help and label stand here and nowhere else.
+`option` says what a field may be, and `build` holds whatever comes from outside to it.
 """
 
+import dataclasses
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
+
+from . import errors
+from .errors import shown
+
+T = TypeVar("T")
 
 
 def _(text: str) -> str:
@@ -151,6 +160,13 @@ class Settings:
         unit="FACTOR",
         group=_REFINEMENT,
     )
+    steered: bool = option(
+        False,
+        label=_("Steer by segments"),
+        help="segments of the segmentations steer the registration: in the place of what the network sees where they "
+        "are named like its structures, else where both images have them, by their overlap in the refinement",
+        group=_REFINEMENT,
+    )
     velocity: bool = option(
         False,
         label=_("Velocity field"),
@@ -204,3 +220,97 @@ def _field(name: str) -> Any:
 def settings_of(values: Any) -> Settings:
     """Return the settings alone of something that has them all as attributes, such as a job."""
     return Settings(**{item.name: getattr(values, item.name) for item in fields(Settings)})
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """Return a job, an event or another dataclass from its fields, checked for type, range and choice.
+
+    Fields that are dataclasses come from objects, tuples from lists, at any depth. Limits are what a field's metadata
+    says: "choices", "at_least", "at_most".
+
+    Raises:
+        EngineError: Naming the field that is unknown, missing or wrong.
+    """
+    if not isinstance(values, dict):
+        raise refusal(f"{kind.__name__} is {shown(repr(values))}, but must be an object.", "Write its fields as one.")
+    known = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
+    unknown = sorted(map(str, set(values) - set(known)))
+    if unknown:
+        raise refusal(
+            f"{kind.__name__} does not know the field {shown(repr(unknown[0]))}.", f"Known: {', '.join(known)}."
+        )
+    for name, item in known.items():
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise refusal(f"{kind.__name__} lacks the field {name!r}.", "Add it.")
+    hints = typing.get_type_hints(kind)
+    checked = {
+        name: _checked(f"{kind.__name__}.{name}", value, hints[name], known[name].metadata)
+        for name, value in values.items()
+    }
+    return kind(**checked)
+
+
+def _checked(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> Any:
+    """Return a value in its own type where JSON has none for it, its items in theirs."""
+    _check_value(name, value, hint, limits)
+    hint = next((kind for kind in _alternatives(hint) if kind is not type(None)), hint)
+    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
+        return build(typing.cast(Any, hint), value)
+    plain = typing.get_origin(hint)
+    if value is None or plain not in (dict, list, tuple):
+        return value
+    items = value if plain is dict else dict(enumerate(value))
+    kinds = _item_types(hint, len(items))
+    if len(kinds) != len(items):
+        raise refusal(f"{name} is {shown(repr(value))}, but must have {len(kinds)} items.", "Correct the value.")
+    checked = {
+        key: _checked(f"{name}[{key!r}]", item, kind, {})
+        for (key, item), kind in zip(items.items(), kinds, strict=True)
+    }
+    return checked if plain is dict else plain(checked.values())
+
+
+def _item_types(hint: Any, count: int) -> list[Any]:
+    """Return the types of the items of a dict, list or tuple; a tuple may be of a number of its own."""
+    inner = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
+    if typing.get_origin(hint) is tuple and Ellipsis not in typing.get_args(hint):
+        return inner
+    return [inner[-1]] * count
+
+
+def _check_value(name: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> None:
+    if hint is Any:
+        return
+    plain = tuple(accepted for kind in _alternatives(hint) for accepted in _accepted(kind))
+    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+        wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in plain)
+        raise refusal(f"{name} is {shown(repr(value))}, but must be {wanted}.", "Correct the value.")
+    choices = limits.get("choices")
+    if choices and value not in choices:
+        listed = ", ".join(choices)
+        raise refusal(f"{name} is {shown(repr(value))}, but must be one of {listed}.", "Correct the value.")
+    if value is None:
+        return
+    low, high = limits.get("at_least"), limits.get("at_most")
+    # Written so that NaN, which compares false with everything, is refused too.
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low:.12g}" if high is None else f"between {low:.12g} and {high:.12g}"
+        raise refusal(f"{name} is {shown(value)}, but must be {bounds}.", "Correct the value.")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _accepted(kind: Any) -> tuple[type, ...]:
+    """Return what may stand for a value of a type, as JSON has no dataclasses and tuples, and one kind of number."""
+    if dataclasses.is_dataclass(kind):
+        return (dict,)
+    plain = typing.get_origin(kind) or kind
+    return {tuple: (list, tuple), float: (float, int)}.get(plain, (plain,))
+
+
+def refusal(message: str, hint: str) -> errors.EngineError:
+    """Return the error of a job or an event that makes no sense."""
+    return errors.EngineError(errors.CONTRACT, message, hint)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -168,6 +169,31 @@ def score(
         **overlap(deformation, geometry, reference, device),
         **landmark_error(deformation, reference),
     }
+
+
+def score_states(
+    deformation: StoredDeformation,
+    linear: tuple[np.ndarray, np.ndarray],
+    geometry: Geometry,
+    reference: Reference,
+    device: torch.device,
+) -> dict[str, dict[str, Any]]:
+    """Return what `score` says of the volumes as they were ("before"), "aligned", and "after" the registration.
+
+    Args:
+        deformation: What was found.
+        linear: The initial map and the alignment, 4x4 from fixed to moving points, LPS mm.
+        geometry: As of `score`.
+        reference: As of `score`.
+        device: Where to work.
+    """
+    initial, alignment = linear
+    before = score(StoredDeformation.linear(initial, geometry), geometry, reference, device)
+    if np.array_equal(initial, alignment):
+        aligned = deepcopy(before)
+    else:
+        aligned = score(StoredDeformation.linear(alignment, geometry), geometry, reference, device)
+    return {"before": before, "aligned": aligned, "after": score(deformation, geometry, reference, device)}
 
 
 def missed(scores: dict[str, Any]) -> list[str]:

@@ -14,9 +14,10 @@ from ..deform.pairs import Masks, OnStep
 from ..deform.warp import warp
 from ..networks.base import Recursion, RegistrationNetwork
 from ..networks.bspline import Bspline, BsplineSettings
-from ..protocol.registry import Method
+from ..protocol.registry import Method, Variant
 from ..protocol.reporting import Reporter
 from ..volume.geometry import Geometry
+from .guidance import Guidance
 from .preprocess import WorkingPair
 
 SIMILARITY_WINDOW = 7
@@ -108,7 +109,7 @@ class Applied:
         displacement: `(1, nd, *spatial)` in voxels of the network's grid.
         view: The pair on that grid.
         similarities: Before the first and after every recursion, in [0, 1].
-        structures: Masks of what the network sees, on the same grid; None unless they are wanted.
+        structures: Masks of what the network sees, on the same grid; None if an image shows none, or it sees none.
         proposal: Of Gaussians, where the method makes one and it was asked for.
     """
 
@@ -129,6 +130,8 @@ class MethodRun:
         count: Number of recursions.
         reporter: Told of every recursion.
         observer: Shown every recursion.
+        variant: The weights of the network.
+        guidance: Segments that steer; None if none do.
     """
 
     method: Method
@@ -136,21 +139,22 @@ class MethodRun:
     count: int
     reporter: Reporter
     observer: Observer
+    variant: Variant
+    guidance: Guidance | None = None
 
     @torch.no_grad()
-    def apply(self, pair: WorkingPair, fixed: Geometry, *, with_structures: bool) -> Applied:
+    def apply(self, pair: WorkingPair, fixed: Geometry) -> Applied:
         """Apply the method.
 
         Args:
             pair: On the working grid.
             fixed: Grid of the fixed volume.
-            with_structures: Also return the masks of the structures that the network sees.
         """
-        spatial = tuple(pair.fixed.shape[2:])
-        view = pair.at(self.method.grid[len(spatial)].network_size(spatial))
+        view = self._view(pair)
         images, observer = view.for_network(), self.observer
         observer.begin(view, fixed)
-        similarities = [similarity(view, torch.zeros_like(view.fixed).expand(-1, len(spatial), *view.fixed.shape[2:]))]
+        still = torch.zeros_like(view.fixed).expand(-1, view.fixed.ndim - 2, *view.fixed.shape[2:])
+        similarities = [similarity(view, still)]
 
         def on_step(done: int, of: int, loss: float) -> bool:
             ended = len(similarities) - 1
@@ -169,9 +173,17 @@ class MethodRun:
             if self.reporter.enough():
                 break
         proposal = Proposal(steps, view, self.network.settings) if steps else None
-        structures = self.network.attended(images) if with_structures else None
         observer.end()
-        return Applied(state.displacement, view, similarities, structures, proposal)
+        return Applied(state.displacement, view, similarities, self.network.attended(images), proposal)
+
+    def _view(self, pair: WorkingPair) -> WorkingPair:
+        """Return the pair as the network sees it."""
+        spatial = tuple(pair.fixed.shape[2:])
+        edge = pair.edge_of(self.variant.spacing_mm)
+        view = pair.at(self.method.grid[len(spatial)].network_size(spatial, edge))
+        if self.guidance is None:
+            return view
+        return replace(view, known=self.guidance.known(view, self.variant.structures))
 
     def _report(self, index: int, file: str | None = None) -> None:
         unit = self.method.recursions.unit

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..protocol.contract import METHOD_NONE, Event, Progress
 from ..protocol.estimate import estimate
 from ..protocol.grid import REFINEMENT_ALONE, GridPolicy
 from ..protocol.quality import resolve
-from ..protocol.registry import choose_variant, load_method
+from ..protocol.registry import choose_variant, find_variant, load_method
 from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
 from ..volume.geometry import Geometry
@@ -25,8 +24,9 @@ from ..volume.intensity import PERCENTILES
 from ..volume.segments import AnySegments
 from .belonging import doubts
 from .deformation import StoredDeformation
-from .evaluation import finite, missed, regularity, score
+from .evaluation import finite, missed, regularity, score_states
 from .free_memory import free_memory, held_memory
+from .guidance import Guidance
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import COARSEST, LEAST_VOXELS, NETWORK_STAGES, NO_ECONOMY, WORKING_STAGES, Economy, run_where_it_fits
 from .method_run import Observer
@@ -67,10 +67,19 @@ class Registrar:
         self.economy = economy
         self.device = choose_device("cpu" if economy.on_cpu else self.settings.device)
         self.method = None if self.settings.method == METHOD_NONE else load_method(self.settings.method)
-        self.resolved = resolve(self.settings, self.method, on_gpu=self.device.type != "cpu")
-        if economy.half_precision:
-            self.resolved = replace(self.resolved, half_precision=True)
+        if self.method is not None:
+            self.method.recursions_for(self.settings.recursions)
         self._tools: dict[int, Tool] = {}
+
+    def resolved(self, axes: int) -> Settings:
+        """Return the settings with no number left open, as the weights for images of so many axes have it.
+
+        Raises:
+            EngineError: If what is told beside the user's own weights is damaged.
+        """
+        variant = None if self.method is None else find_variant(self.method, axes, self.settings.weights)
+        found = resolve(self.settings, self.method, variant, on_gpu=self.device.type != "cpu")
+        return replace(found, half_precision=True) if self.economy.half_precision else found
 
     def register(
         self,
@@ -129,10 +138,10 @@ class Registrar:
         """
         chosen, economy, on_gpu = self.settings, self.economy, self.device.type != "cpu"
         may_halve = on_gpu and chosen.half_precision is None and self.method is not None and self.method.needs_weights
-        if may_halve and stage in NETWORK_STAGES and not self.resolved.half_precision:
+        if may_halve and stage in NETWORK_STAGES and not self.resolved(_axes(fixed)).half_precision:
             return Registrar(chosen, replace(economy, half_precision=True))
         coarser = 2 * economy.coarser
-        voxels = math.prod(self._policy(fixed).working_size(fixed.size, fixed.spacing))
+        voxels = math.prod(self.policy(fixed).working_size(fixed.size, fixed.spacing))
         if stage in WORKING_STAGES and coarser <= COARSEST and voxels >= 2 * LEAST_VOXELS:
             found = Registrar(chosen, replace(economy, coarser=coarser))
             found._tools = self._tools
@@ -185,26 +194,29 @@ class Registrar:
         found = estimate(fixed.size, fixed.spacing, self.settings, coarser=self.economy.coarser)
         return 0.0 if found is None else found.bytes - held_memory()
 
-    def _policy(self, fixed: Geometry) -> GridPolicy:
-        usual = REFINEMENT_ALONE if self.method is None else self.method.grid[2 if fixed.is_flat else 3]
+    def policy(self, fixed: Geometry) -> GridPolicy:
+        """Return the sizes of the grids over a volume."""
+        usual = REFINEMENT_ALONE if self.method is None else self.method.grid[_axes(fixed)]
         return usual.coarser(fixed.size, fixed.spacing, self.economy.coarser)
 
     def _run(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
         # What the caller draws at random afterwards is none of ours.
         with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
-            torch.manual_seed(self.resolved.seed)
+            torch.manual_seed(self.settings.seed)
             return self._search(inputs, reporter, observer)
 
     def _search(self, inputs: Inputs, reporter: Reporter, observer: Observer) -> Registered:
-        settings, fixed = self.resolved, inputs.fixed.geometry
+        fixed = inputs.fixed.geometry
+        settings = self.resolved(_axes(fixed))
         use_full_precision()
         percentiles = PERCENTILES if self.method is None else self.method.normalization
         with reporter.stage("align", "Aligning the volumes."):
             chosen = settings.alignment, inputs.initial, settings.seed, self.device
             start = find_start(inputs.fixed, inputs.moving, *chosen)
             matrix = start.matrix
-            pair = prepare(inputs.fixed, inputs.moving, matrix, self._policy(fixed), self.device, percentiles)
-        search = Search(settings, pair, fixed, reporter, warnings=[*inputs.warnings, *start.warnings])
+            pair = prepare(inputs.fixed, inputs.moving, matrix, self.policy(fixed), self.device, percentiles)
+        warnings = [*inputs.warnings, *start.warnings]
+        search = Search(settings, pair, fixed, reporter, self._guidance(inputs, warnings), warnings=warnings)
         self._tell_economy(search)
         search.values.update(start=start.chosen, start_similarity=start.similarities)
         search.warnings += doubts(inputs.fixed, inputs.moving, inputs.reference)
@@ -222,6 +234,15 @@ class Registrar:
         measures.update(settings=asdict(settings), seconds=reporter.seconds, versions=versions())
         return Registered(deformation, fixed, finite(measures), search.warnings, reporter.seconds, inputs, search, self)
 
+    def _guidance(self, inputs: Inputs, warnings: list[str]) -> Guidance | None:
+        """Return the segments that steer; None unless they are to."""
+        if not self.settings.steered:
+            return None
+        axes = 2 if inputs.fixed.geometry.is_flat else 3
+        names = () if self.method is None else choose_variant(self.method, axes, self.settings.weights).structures
+        warnings.append("The segments steered the registration, so that their overlap does not prove it right.")
+        return Guidance.of(inputs.reference, names)
+
     def _tell_economy(self, search: Search) -> None:
         if self.economy != NO_ECONOMY:
             search.warnings.append(self.economy.sentence)
@@ -231,17 +252,17 @@ class Registrar:
         """Find the displacement of a working pair by method and refinement."""
         if self.method is not None:
             with search.reporter.stage("recursion", "Preparing the method."):
-                search.run_method(self._tool(search.pair.fixed.ndim - 2), observer or Observer())
+                search.run_method(self.tool(search.pair.fixed.ndim - 2), observer or Observer())
         if search.settings.refinement_steps and not search.reporter.enough():
             with search.reporter.stage("refine", "Refining the deformation on this pair."):
                 search.run_refinement()
 
-    def _tool(self, axes: int) -> Tool:
+    def tool(self, axes: int) -> Tool:
         """Return the method with its network for images of so many axes; loaded once."""
         if axes not in self._tools and self.method is not None:
             variant = choose_variant(self.method, axes, self.settings.weights)
             network = load_network(self.method.architecture, variant).to(self.device)
-            network.half_precision = bool(self.resolved.half_precision)
+            network.half_precision = bool(self.resolved(axes).half_precision)
             self._tools[axes] = Tool(self.method, variant, network)
         return self._tools[axes]
 
@@ -269,19 +290,17 @@ def register(fixed: AnyImage, moving: AnyImage, settings: Settings | None = None
     return Registrar(settings).register(fixed, moving, **options)
 
 
+def _axes(fixed: Geometry) -> int:
+    return 2 if fixed.is_flat else 3
+
+
 def _measures(
     deformation: StoredDeformation, inputs: Inputs, matrix: np.ndarray, device: torch.device
 ) -> dict[str, Any]:
     """Score the deformation, and for comparison the volumes as they were and after the linear alignment."""
     fixed, reference = inputs.fixed.geometry, inputs.reference
     values = {"transform_grid": described(deformation), **regularity(deformation, fixed), **reference.unpaired}
-    for name, linear in (("before", inputs.initial), ("aligned", matrix)):
-        if name == "aligned" and np.array_equal(matrix, inputs.initial):
-            values[name] = deepcopy(values["before"])
-        else:
-            values[name] = score(StoredDeformation.linear(linear, fixed), fixed, reference, device)
-    values["after"] = score(deformation, fixed, reference, device)
-    return values
+    return {**values, **score_states(deformation, (inputs.initial, matrix), fixed, reference, device)}
 
 
 def _reporter(

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..deform.refine import RefineSettings, refine, usual_settings
-from ..deform.warp import resize, resize_displacement
+from ..deform.pairs import Masks
+from ..deform.refine import RefineSettings, level_size, refine, usual_settings
+from ..deform.warp import resize_displacement
 from ..networks.base import RegistrationNetwork
 from ..protocol import errors
 from ..protocol.contract import build
@@ -17,6 +18,7 @@ from ..protocol.registry import Method, Variant
 from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
 from ..volume.geometry import Geometry
+from .guidance import WEIGHT, Guidance, joined
 from .method_run import Applied, MethodRun, Observer, Proposal, similarity, structures_closer
 from .preprocess import WorkingPair
 
@@ -39,9 +41,12 @@ class Search:
         pair: On the working grid.
         fixed: Grid of the fixed volume.
         reporter: Told how it goes.
+        guidance: Segments that steer; None if none do.
         displacement: `(1, nd, *spatial)` in voxels of the working grid.
         view: The pair on the grid on which similarity is told, that of the method.
         trusted: Refinement settings of the weights, where the pair suits them.
+        structures: Masks of what the network sees, on the grid of `view`, where refinement is to bring it to overlap.
+        names: Of the structures that the network sees.
         proposal: A sequence of Gaussians, where one is to be kept.
         values: Numbers and texts by name.
         warnings: Sentences the user must see.
@@ -51,9 +56,12 @@ class Search:
     pair: WorkingPair
     fixed: Geometry
     reporter: Reporter
+    guidance: Guidance | None = None
     displacement: Tensor = field(init=False)
     view: WorkingPair = field(init=False)
     trusted: dict[str, Any] = field(default_factory=dict)
+    structures: Masks | None = None
+    names: tuple[str, ...] = ()
     proposal: Proposal | None = None
     values: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -67,10 +75,11 @@ class Search:
         """Apply the method; a deformation worse than the alignment alone is not used."""
         settings, title = self.settings, tool.method.title
         self.values.update(weights=tool.variant.weights)
-        run = MethodRun(tool.method, tool.network, settings.recursions or 1, self.reporter, observer)
-        wanted = bool(settings.refinement_steps and tool.variant.refinement.get("structures"))
-        found = run.apply(self.pair, self.fixed, with_structures=wanted)
+        count = settings.recursions or 1
+        run = MethodRun(tool.method, tool.network, count, self.reporter, observer, tool.variant, self.guidance)
+        found = run.apply(self.pair, self.fixed)
         self.view = found.view
+        self._see(found, tool.variant)
         if observer.keeps_gaussians and found.proposal is None:
             raise errors.EngineError(
                 errors.CONTRACT, f"{title} makes no sequence of Gaussians.", "Choose the method r2n2."
@@ -89,20 +98,33 @@ class Search:
         if observer.keeps_gaussians:
             self.warnings.append("There are no Gaussians left to write.")
 
+    def _see(self, found: Applied, variant: Variant) -> None:
+        """Keep the structures that the network sees for the refinement, even if its deformation is of no use."""
+        self.names = variant.structures
+        if variant.refinement.get("structures") and variant.suits(self._extent):
+            self.structures = found.structures
+        if variant.anatomy and variant.structures and found.structures is None:
+            self.warnings.append(
+                f"The weights {variant.weights} look for structures of: {variant.anatomy.lower()}; at least one image "
+                "shows none of them, so they did not steer the registration."
+            )
+
     def _take(self, found: Applied, variant: Variant, observer: Observer) -> None:
         """Go on from what the method found."""
         spatial = tuple(self.pair.fixed.shape[2:])
         self.displacement = resize_displacement(found.displacement, spatial)
-        if found.structures is not None:
-            fixed, moving = found.structures
-            self.pair = replace(self.pair, structures=(resize(fixed, spatial), resize(moving, spatial)))
         self.trusted = variant.refinement if self._fits(variant) else {}
         if observer.keeps_gaussians:
             self.proposal = found.proposal
 
+    @property
+    def _extent(self) -> float:
+        """Field of view along its longest axis in mm."""
+        return max(n * spacing for n, spacing in zip(self.fixed.size, self.fixed.spacing, strict=True))
+
     def _fits(self, variant: Variant) -> bool:
         """Return whether the weights were trained on fields of view of this size; warn if not."""
-        extent = max(n * spacing for n, spacing in zip(self.fixed.size, self.fixed.spacing, strict=True))
+        extent = self._extent
         if variant.extent_mm is None or variant.suits(extent):
             return True
         low, high = variant.extent_mm
@@ -125,9 +147,21 @@ class Search:
             self.displacement = self.proposal.displacement(tuple(self.pair.fixed.shape[2:]))
         else:
             chosen = refine_settings(settings, self.pair.fixed.ndim - 2, self.trusted)
-            self.displacement = refine(self.pair, self.displacement, chosen, on_step)
+            pair, chosen = self._steered(chosen)
+            self.displacement = refine(pair, self.displacement, chosen, on_step)
         seen = resize_displacement(self.displacement, tuple(self.view.fixed.shape[2:]))
         self.values["refined_similarity"] = similarity(self.view, seen)
+
+    def _steered(self, chosen: RefineSettings) -> tuple[WorkingPair, RefineSettings]:
+        """Return the pair with all structures that steer the refinement, and settings by which they count."""
+        found = self.structures
+        if self.guidance is not None:
+            half = level_size(tuple(self.pair.fixed.shape[2:]), 2)
+            view = self.pair.at(half) if found is None else self.view
+            found = joined(found, self.guidance.beside(view, self.names))
+        if found is not None and not chosen.structures:
+            chosen = replace(chosen, structures=WEIGHT)
+        return replace(self.pair, structures=found), chosen
 
 
 def refine_settings(settings: Settings, axes: int, trusted: dict[str, Any]) -> RefineSettings:

@@ -130,6 +130,25 @@ class TestInputs:
     def test_arguments_may_be_left_open(self) -> None:
         register(*volumes(), QUICK, fixed_mask=None, initial=None, on_progress=None, cancel=None, finish=None)
 
+    def test_recursions_are_the_usual_ones_of_the_weights_that_run(self) -> None:
+        registrar = Registrar(Settings(method="agf-diffeo", device="cpu"))
+        assert [registrar.resolved(axes).recursions for axes in (2, 3)] == [2, 5]
+        named = Registrar(Settings(method="agf-diffeo", recursions=1, device="cpu"))
+        assert named.resolved(3).recursions == 1
+
+    def test_number_that_ran_is_told(self) -> None:
+        settings = Settings(method="agf-diffeo", alignment="none", refinement_steps=0, device="cpu")
+        measures = register(*volumes(), settings).measures
+        assert (measures["weights"], measures["recursions"], measures["settings"]["recursions"]) == (
+            "agf-hippocampus-mr",
+            5,
+            5,
+        )
+
+    def test_recursions_that_the_method_does_not_take_are_refused_before_any_image(self) -> None:
+        with pytest.raises(EngineError, match="1 to 5 recursions, not 9"):
+            Registrar(Settings(method="agf-diffeo", recursions=9))
+
     def test_numbers_of_numpy_are_numbers(self) -> None:
         settings = Settings(recursions=np.int64(2), smoothness=np.float32(0.5), velocity=np.bool_(True))
         assert [type(value) for value in (settings.recursions, settings.smoothness, settings.velocity)] == [

@@ -170,9 +170,9 @@ class TestWaysDown:
 
     def test_economy_reaches_what_computes(self) -> None:
         half, coarser = Registrar(CHOSEN, CARD), Registrar(CHOSEN, Economy(on_cpu=True, coarser=4))
-        assert (half.resolved.half_precision, half.device.type) == (True, "cuda")
+        assert (half.resolved(3).half_precision, half.device.type) == (True, "cuda")
         assert coarser.device.type == "cpu"
-        voxels = [np.prod(found._policy(LARGE).working_size(LARGE.size, LARGE.spacing)) for found in (half, coarser)]
+        voxels = [np.prod(found.policy(LARGE).working_size(LARGE.size, LARGE.spacing)) for found in (half, coarser)]
         assert voxels[0] / voxels[1] == pytest.approx(4, rel=0.1)
 
 

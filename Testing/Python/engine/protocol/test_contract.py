@@ -35,6 +35,7 @@ JOBS = [
     contract.WarpJob(moving="m", transform="t", output="o", labels=True),
     contract.MetricsJob(transform="t", fixed_labels="a", moving_labels="b"),
     contract.RenderJob(gaussians="g", reference="r", output="o"),
+    contract.StructuresJob(image="i", output="o.seg.nrrd", weights="w"),
 ]
 EVENTS = [
     Progress("recursion", 1, 3, "Recursion 1 of 3.", "r.nrrd"),

@@ -57,6 +57,13 @@ class TestEstimate:
         usual = registry.load_method("adregnet").recursions.default
         assert needed(replace(PLAIN, recursions=None)).seconds == pytest.approx(2 + 1 + 1 + usual)
 
+    def test_counts_the_usual_recursions_of_the_weights(self, monkeypatch) -> None:
+        laws = {"setup": law(), "recursion": law(1.0), "bytes": law()}
+        monkeypatch.setitem(COSTS["methods"], "agf-diffeo", {"2": laws, "3": laws})
+        chosen = replace(PLAIN, method="agf-diffeo", recursions=None)
+        for size, usual in (((100, 100, 100), 5), ((100, 100, 1), 2)):
+            assert needed(chosen, size) == needed(replace(chosen, recursions=usual), size)
+
     def test_adds_the_alignment(self) -> None:
         seconds = [needed(replace(PLAIN, alignment=mode)).seconds for mode in ("none", "rigid")]
         assert seconds[1] - seconds[0] == pytest.approx(5)
@@ -104,6 +111,13 @@ class TestEstimate:
     def test_network_sees_no_more_voxels_than_its_policy_allows(self) -> None:
         limit = registry.load_method("adregnet").grid[3].network_voxels
         assert needed(size=(200, 200, 200)).seconds == pytest.approx(2 + 8 + 1 + 2 * limit / 1e6)
+
+    def test_voxel_size_that_the_weights_know_decides_what_the_network_sees(self, monkeypatch) -> None:
+        method = registry.load_method("adregnet")
+        chosen = next(variant for variant in method.variants if variant.dimensions == 3)
+        known = replace(method, variants=(replace(chosen, spacing_mm=2.0),))
+        monkeypatch.setattr(estimate, "load_method", lambda _: known)
+        assert needed(PLAIN).seconds == pytest.approx(2 + 1 + 1 + 2 * 0.5**3)
 
     def test_stack_of_three_slices_has_no_more_than_the_limits(self) -> None:
         thin, thick = ((2048, 2048, 2), (162, 162, 162))  # beyond the limit, and near it

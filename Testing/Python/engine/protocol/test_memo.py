@@ -83,6 +83,11 @@ class TestMethods:
         used = {item.file: item.sha256 for item in listed if item.id in variants}
         assert {name: value for name, value in found.items() if name.endswith(".pt")} == used
 
+    def test_recursions_are_those_of_the_weights_for_either_number_of_axes(self):
+        assert made_from(method="agf-diffeo")["job"]["recursions"] == [2, 5]
+        named = made_from(method="agf-diffeo", weights="agf-hippocampus-mr", recursions=5)
+        assert named["job"]["recursions"] == [5, 5]
+
     def test_refinement_alone_has_no_method_file(self):
         assert made_from()["method"] == {}
 

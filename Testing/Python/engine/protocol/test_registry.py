@@ -22,6 +22,7 @@ pytestmark = pytest.mark.torch
 
 METHODS = registry.method_names()
 methods = pytest.mark.parametrize("name", METHODS)
+REAL = registry.resources()
 TINY = {"nd": 2, "widths": "tiny"}
 VARIANT = Variant("tiny-weights", 2, TINY, (10.0, 100.0), {})
 
@@ -136,6 +137,15 @@ class TestVariant:
             registry.choose_variant(method(), dimensions, weights)
         assert caught.value.code == errors.WEIGHTS_MISSING
 
+    def test_those_that_fit_are_listed_by_what_they_are_for(self) -> None:
+        with pytest.raises(EngineError, match=r"Anything: rman-general; Hippocampus: rman-hippocampus-mr"):
+            registry.choose_variant(registry.load_method("rman"), 3, "nope")
+
+    def test_weight_file_for_axes_that_the_method_does_not_have_is_refused(self) -> None:
+        flat = dataclasses.replace(method(), networks={2: {}})
+        with pytest.raises(EngineError, match=r"no 3D weights named 'own\.pt'"):
+            registry.choose_variant(flat, 3, "own.pt")
+
     def test_method_without_any_for_slices_says_so(self) -> None:
         only_3d = dataclasses.replace(method(), variants=method().variants[:1])
         with pytest.raises(EngineError, match=r"no 2D weights \(available: none\)"):
@@ -147,12 +157,13 @@ class TestUsersWeights:
     def file(self, tmp_path: Path) -> Path:
         arguments = registry.load_method("rman").networks[2] | TINY
         torch.save(build("rman", arguments).state_dict(), tmp_path / "own.pt")
-        (tmp_path / "own.json").write_text(json.dumps({"network": TINY, "extent_mm": [5, 50]}), encoding="ascii")
+        told = {"network": TINY, "extent_mm": [5, 50], "anatomy": "Brain", "recursions": 7}
+        (tmp_path / "own.json").write_text(json.dumps(told), encoding="ascii")
         return tmp_path / "own.pt"
 
     def test_file_is_loaded_with_what_is_told_beside_it(self, file: Path) -> None:
         variant = registry.choose_variant(registry.load_method("rman"), 2, str(file))
-        assert variant.extent_mm == (5, 50)
+        assert (variant.extent_mm, variant.anatomy, variant.recursions) == ((5, 50), "Brain", 7)
         assert load_network("rman", variant).settings.widths == "tiny"
 
     def test_method_file_says_what_is_not_told(self, tmp_path: Path) -> None:
@@ -219,6 +230,7 @@ class TestUsersWeights:
             *("{", "[1]", "null", '"text"', "[" * 100_000, '{"network": 5}', '{"network": [["nd", 2]]}'),
             *('{"extent_mm": 5}', '{"extent_mm": ["a", "b"]}', '{"extent_mm": [5]}', '{"extent_mm": [50, 5]}'),
             *('{"extent_mm": [-1, 5]}', '{"extent_mm": [NaN, 5]}', '{"extent_mm": [1, 1e400]}', '{"sha256": 5}'),
+            *('{"recursions": 11}', '{"recursions": 0}', '{"recursions": "many"}', '{"anatomy": 5}'),
             *('{"extent_mm": [1, %s]}' % ("9" * 400), '{"refinement": [1]}', '{"refinement": "fast"}', "\xff"),
         ],
         ids=lambda text: text[:30],
@@ -238,6 +250,14 @@ class TestDamagedInstallation:
         with pytest.raises(EngineError, match=r"weights\.json is damaged"):
             registry.load_weights()
 
+    def test_method_whose_weights_need_more_recursions_than_it_takes_is_a_sentence(self, shelf: Path) -> None:
+        told = json.loads((REAL / "Methods" / "rman.json").read_text(encoding="ascii"))
+        told["variants"][0]["recursions"] = 11
+        (shelf.parents[1] / "Methods").mkdir()
+        (shelf.parents[1] / "Methods" / "mine.json").write_text(json.dumps(told), encoding="ascii")
+        with pytest.raises(EngineError, match=r"mine\.json is damaged.*are 11, but the method takes 1 to 10"):
+            registry.load_method("mine")
+
     @pytest.mark.parametrize("content", ["", "[]", "{}", '{"title": 1}'])
     def test_damaged_method_is_a_sentence(self, shelf: Path, content: str) -> None:
         (shelf.parents[1] / "Methods").mkdir()
@@ -249,6 +269,14 @@ class TestDamagedInstallation:
 class TestRecursions:
     def test_usual_number_is_taken_where_none_is_wanted(self) -> None:
         assert registry.load_method("rman").recursions_for(None) == 3
+
+    def test_usual_number_is_that_of_the_weights(self) -> None:
+        found = registry.load_method("agf-diffeo")
+        variants = [registry.choose_variant(found, dimensions, None) for dimensions in (2, 3)]
+        assert [found.recursions_for(None, variant) for variant in variants] == [2, 5]
+        with pytest.raises(EngineError, match="not 6") as caught:
+            found.recursions_for(6, variants[1])
+        assert caught.value.hint == "5 is the usual number."
 
     @pytest.mark.parametrize("wanted", [0, 11])
     def test_number_out_of_range_is_refused(self, wanted: int) -> None:

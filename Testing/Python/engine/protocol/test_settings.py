@@ -6,8 +6,8 @@ import typing
 
 import pytest
 
+from DeepAttentionRegEngine.arguments import add_settings, option_of
 from DeepAttentionRegEngine.protocol import contract, errors, registry
-from DeepAttentionRegEngine.protocol.arguments import add_settings, option_of
 from DeepAttentionRegEngine.protocol.quality import EFFORTS, resolve
 from DeepAttentionRegEngine.protocol.settings import (
     QUALITIES,
@@ -104,6 +104,15 @@ class TestQuality:
         method = registry.load_method("rman")
         found = resolve(Settings(), method)
         assert (found.recursions, found.refinement_steps) == (method.recursions.default, 40)
+
+    def test_scales_the_usual_number_of_the_weights(self) -> None:
+        method = registry.load_method("agf-diffeo")
+        variant = registry.choose_variant(method, 3, "agf-hippocampus-mr")
+        usual = dataclasses.replace(variant, recursions=3)
+        found = [resolve(Settings(quality=quality), method, usual).recursions for quality in QUALITIES]
+        assert found == [2, 3, 4]
+        assert resolve(Settings(quality="best"), method, variant).recursions == method.recursions.maximum
+        assert resolve(Settings(recursions=1), method, variant).recursions == 1
 
     def test_recursions_that_the_method_does_not_know_are_refused(self) -> None:
         with pytest.raises(errors.EngineError, match="1 to 10 recursions, not 50"):

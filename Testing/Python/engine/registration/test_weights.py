@@ -9,10 +9,13 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from DeepAttentionRegEngine import Settings, structures
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.protocol.contract import RegisterJob
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.volume.images import read_displacement
+from DeepAttentionRegEngine.volume.metrics import dice
+from DeepAttentionRegEngine.volume.segments import as_segments
 
 ROOT = Path(__file__).resolve().parents[4]
 FOLDER = Path(os.environ.get("DAR_DATA") or ROOT.parent / "shared" / "data") / "hippocampus"
@@ -75,3 +78,12 @@ def test_half_precision_moves_nothing_by_a_twentieth_of_a_voxel(names: list[str]
         register(names[0], names[4], half_precision=half_precision, output_transform=str(tmp_path / "t.nrrd"))
         fields.append(read_displacement(tmp_path / "t.nrrd")[0])
     assert 0 < np.abs(fields[1] - fields[0]).max() < 0.05  # mm, at voxels of 1 mm
+
+
+def test_structures_of_a_network_are_those_that_people_have_drawn(names: list[str]) -> None:
+    settings = Settings(method="agf-diffeo", weights="agf-hippocampus-mr", device="cpu")
+    for name in names[:PAIRS]:
+        found = structures(FOLDER / "images" / name, settings)
+        drawn = as_segments(FOLDER / "labels" / name)
+        assert found.geometry.matches(drawn.geometry)
+        assert min(dice(found.layers[0], drawn.layers[0], (1, 2)).values()) > 0.8

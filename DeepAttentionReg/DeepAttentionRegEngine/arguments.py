@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import Field, fields
 from typing import Any
 
-from .settings import Settings
+from .protocol.settings import Settings
 
 
 def add_settings(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:

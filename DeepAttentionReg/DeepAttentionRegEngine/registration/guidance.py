@@ -1,0 +1,134 @@
+"""Segments of the user's that steer a registration: in the place of what a network sees, or beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..deform.pairs import Masks
+from ..protocol import errors
+from ..volume.geometry import index_map
+from ..volume.segment_pairs import Segment, pair_up
+from ..volume.segments import Segments
+from .evaluation import Reference
+from .preprocess import WorkingPair
+from .resampling import resample
+
+WEIGHT = 5.0  # of the overlap of segments where weights name none of their own
+
+
+@dataclass(frozen=True)
+class Within:
+    """Whether voxels belong to a segment, 1 or 0, made part by part."""
+
+    labels: np.ndarray
+    value: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of the label map."""
+        return self.labels.shape
+
+    def __getitem__(self, part: Any, /) -> np.ndarray:
+        """Return a part of it."""
+        return (self.labels[part] == self.value).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What the user segmented on both images; a side may have nothing.
+
+    Attributes:
+        fixed: Segments of the fixed image.
+        moving: Those of the moving image.
+    """
+
+    fixed: Segments | None
+    moving: Segments | None
+
+    @classmethod
+    def of(cls, reference: Reference, names: Sequence[str]) -> "Guidance":
+        """Return that of what is measured with.
+
+        Args:
+            reference: Its segments steer.
+            names: Of the structures that the network sees; none if it sees none.
+
+        Raises:
+            EngineError: If there is nothing that could steer.
+        """
+        found = cls(reference.fixed_labels, reference.moving_labels)
+        sides = [found._chosen(segments, names) for segments in (found.fixed, found.moving)]
+        if reference.pairing is None and not any(item is not None for side in sides for item in side):
+            raise errors.EngineError(
+                errors.INPUT_INVALID,
+                "There are no segments that could steer the registration.",
+                "Give segmentations of both images with the same names, or with names of structures of the weights.",
+            )
+        return found
+
+    def known(self, view: WorkingPair, names: Sequence[str]) -> Masks | None:
+        """Return masks `(1, S, *spatial)` of the structures of a network, NaN of those that nobody segmented.
+
+        Args:
+            view: The pair as the network sees it.
+            names: Of its structures, in their order.
+        """
+        sides = [
+            (segments, matrix, self._chosen(segments, names))
+            for segments, matrix in ((self.fixed, np.eye(4)), (self.moving, view.alignment))
+        ]
+        if not any(item is not None for *_, items in sides for item in items):
+            return None
+        fixed, moving = (_masks(view, segments, matrix, items) for segments, matrix, items in sides)
+        return fixed, moving
+
+    def beside(self, view: WorkingPair, names: Sequence[str]) -> Masks | None:
+        """Return masks `(1, N, *spatial)` of the segments of both images that are no structures of the network."""
+        if self.fixed is None or self.moving is None:
+            return None
+        taken = {_plain(name) for name in names}
+        pairs = [
+            pair
+            for pair in pair_up(self.fixed.items, self.moving.items).pairs
+            if not {_plain(pair.fixed.name), _plain(pair.moving.name)} & taken
+        ]
+        if not pairs:
+            return None
+        fixed = _masks(view, self.fixed, np.eye(4), [pair.fixed for pair in pairs])
+        return fixed, _masks(view, self.moving, view.alignment, [pair.moving for pair in pairs])
+
+    @staticmethod
+    def _chosen(segments: Segments | None, names: Sequence[str]) -> list[Segment | None]:
+        """Return the segment of each name, but for case and spaces; None where there is none."""
+        by_name = {_plain(item.name): item for item in reversed(segments.items if segments else []) if item.name}
+        return [by_name.get(_plain(name)) for name in names]
+
+
+def joined(first: Masks | None, second: Masks | None) -> Masks | None:
+    """Return all masks of two sets on one grid."""
+    if first is None or second is None:
+        return first or second
+    return torch.cat([first[0], second[0]], 1), torch.cat([first[1], second[1]], 1)
+
+
+def _masks(view: WorkingPair, segments: Segments | None, matrix: np.ndarray, items: Sequence[Segment | None]) -> Tensor:
+    """Return a mask `(1, N, *spatial)` in [0, 1] of each segment, NaN for None."""
+    spatial, device = view.fixed.shape[2:], view.fixed.device
+    result = torch.full((1, len(items), *spatial), torch.nan, device=device)
+    if segments is None:
+        return result
+    to_labels = index_map(view.geometry, segments.geometry, matrix)
+    for channel, item in enumerate(items):
+        if item is not None:
+            within = Within(segments.layers[item.layer], item.value)
+            values, inside = resample(within, to_labels, view.geometry.shape, device)
+            result[0, channel] = (values * inside).view(*spatial)
+    return result
+
+
+def _plain(name: str) -> str:
+    return "".join(name.casefold().split())
