@@ -297,6 +297,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in ("inputs", "method", "refinement", "outputs", "inspection", "warp", "sequence", "batch"):
             getattr(ui, f"{name}CollapsibleButton").enabled = not isRunning
         ui.previewCheckBox.enabled = not isRunning
+        ui.structuresCheckBox.enabled = self._arguments.seesStructures(parameters)
         ui.alignmentComboBox.enabled = parameters.initialTransform is None
         for widget in (ui.refinementStepsSlider, ui.similarityComboBox, ui.smoothnessSlider, ui.velocityCheckBox):
             widget.enabled = parameters.refine

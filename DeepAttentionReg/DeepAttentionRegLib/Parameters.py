@@ -141,7 +141,8 @@ def _withSettings(kind: type) -> type:
     """Add a parameter for every setting that the panel offers: its name in this side's spelling, range and default."""
     usual = Settings()
     if usual.method in registry.method_names():
-        usual = resolve(usual, registry.load_method(usual.method))
+        method = registry.load_method(usual.method)
+        usual = resolve(usual, method, registry.find_variant(method, 3, None))
     hints = get_type_hints(Settings)
     for item in fields(Settings):
         if item.name not in NOT_OFFERED:
@@ -203,6 +204,7 @@ class DeepAttentionRegParameterNode:
     outputVolume: vtkMRMLScalarVolumeNode
     outputJacobian: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode
+    keepStructures: bool = False
     preview: bool = True
 
     inspected: vtkMRMLTransformNode

@@ -4,8 +4,11 @@ import importlib
 from types import ModuleType
 
 _HOMES = {
-    "engine": ("Callbacks", "Engine", "Folders", "Install", "Interpreter", "Weights"),
-    "nodes": ("Deformation", "InputNodes", "Overlays", "Record", "SampleCases", "Transforms", "Volumes", "Warping"),
+    "engine": ("Anatomies", "Callbacks", "Engine", "Folders", "Install", "Interpreter", "Weights"),
+    "nodes": (
+        *("Deformation", "InputNodes", "Overlays", "Record", "SampleCases", "Structures"),
+        *("Transforms", "Volumes", "Warping"),
+    ),
     "tasks": ("Batch", "Registration", "Request", "Results", "Sequences"),
     "views": ("Comparison", "MapView", "Mixing", "SavedViews"),
     "evidence": (

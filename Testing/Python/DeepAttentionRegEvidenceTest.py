@@ -80,6 +80,39 @@ class DeepAttentionRegEvidenceTest(PanelCase):
             self.assertFalse(button.enabled)
             self.assertIn("Choose the transform", button.toolTip)
 
+    def test_structures_of_the_network_are_offered_where_it_tells_some_apart(self):
+        self.assertFalse(self.ui.structuresCheckBox.enabled)
+        self.parameters.keepStructures = True  # as another method left it
+        self.assertFalse(self.widget.logic.argumentsFrom(self.parameters)["keepStructures"])
+        self.register()
+        self.assertIsNone(self.attached("StructuresFixed"))
+
+    def registerStructures(self):
+        """Register with a method that tells structures apart, and keep them."""
+        self.parameters.method = self.lib.Parameters.MethodChoice("agf-diffeo")
+        self.assertTrue(self.ui.structuresCheckBox.enabled)
+        self.ui.structuresCheckBox.checked = True
+        self.register()
+
+    def test_structures_of_the_network_are_shown_and_told_without_any_segmentation(self):
+        self.registerStructures()
+        for side in ("Fixed", "Moving", "Warped"):
+            self.assertEqual(self.attached(f"Structures{side}").GetSegmentation().GetNumberOfSegments(), 2)
+        self.assertIn("2 segments. Mean Dice 0.500 before, 0.800 after", self.ui.segmentsLabel.text)
+        self.assertIn("prove nothing by themselves", self.ui.segmentsLabel.text)
+        self.assertIn("prove nothing by themselves", self.ui.statusLabel.text)
+        self.choose(self.ui.segmentComboBox, "liver")
+        self.assertIn("Jacobian determinant within the fixed segment: mean 1", self.ui.segmentsLabel.text)
+
+    def test_structures_of_the_network_are_compared_unless_segmentations_are_chosen(self):
+        self.registerStructures()
+        self.ui.compareSegmentsButton.click()
+        self.assertIsNotNone(self.attached("SegmentsAfter"))
+        self.assertIn("prove nothing by themselves", self.ui.statusLabel.text)
+        self.compare()
+        self.assertNotIn("prove nothing by themselves", self.ui.segmentsLabel.text)
+        self.assertIn("2 segments. Mean Dice 0.667 before", self.ui.segmentsLabel.text)
+
     def test_segments_are_compared_and_told(self):
         self.compare()
         self.assertIn("segments", self.ui.statusLabel.text)

@@ -323,10 +323,11 @@ class DeepAttentionRegGuiTest(PanelCase):
         for method in type(parameters.method):
             if method is not self.lib.Parameters.MethodChoice.REFINEMENT_ONLY:
                 parameters.method = method
-                limits = registry.load_method(method.value).recursions
-                slider = self.ui.recursionsSlider
+                described = registry.load_method(method.value)
+                limits, slider = described.recursions, self.ui.recursionsSlider
                 self.assertEqual((slider.minimum, slider.maximum), (limits.minimum, limits.maximum))
-                self.assertEqual(slider.value, limits.default)
+                first = registry.find_variant(described, 3, None)
+                self.assertEqual(slider.value, described.usual_recursions(first))
 
     def test_choices_are_let_go_when_the_panel_is_left(self):
         reference = weakref.ref(self.widget._parameterNode)

@@ -3,8 +3,6 @@
 # ruff: noqa: PT009 - Slicer has unittest, not pytest
 
 import sys
-import zipfile
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -19,42 +17,9 @@ class DeepAttentionRegSectionsTest(PanelCase):
     """Chooses what is known only at run time, and uses what is beside the registration of two volumes."""
 
     def setUp(self):
-        """Keep imported weights in a folder of the test."""
+        """Know the choices."""
         super().setUp()
-        self.weights = sys.modules["DeepAttentionRegLib.engine.Weights"]
-        patch = mock.patch.object(self.weights, "userFolder", return_value=self.folder / "Weights")
-        patch.start()
-        self.addCleanup(patch.stop)
         self.parameters = self.widget._parameterNode
-
-    def choose(self, comboBox, text):
-        """Choose an item by its text."""
-        comboBox.currentIndex = comboBox.findText(text)
-
-    def itemsOf(self, comboBox):
-        """Return the texts of all items."""
-        return [comboBox.itemText(index) for index in range(comboBox.count)]
-
-    def chooseMethod(self, name):
-        """Choose a method by its name in a job."""
-        self.parameters.method = self.lib.Parameters.MethodChoice(name)
-
-    def choosingFile(self, path):
-        """Let the user choose a file in the next dialogs."""
-        parts = sys.modules["DeepAttentionRegLib.panel.Parts"]
-        return mock.patch.object(parts, "chooseFile", return_value=str(path))
-
-    def makeWeights(self):
-        """Write a file that looks like weights and return its path."""
-        path = self.folder / "mine.pt"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("mine/data.pkl", "state")
-        return path
-
-    def importWeights(self):
-        """Import weights by the button."""
-        with self.choosingFile(self.makeWeights()):
-            self.ui.importWeightsButton.click()
 
     def shownNodes(self):
         """Return the nodes of the live view."""
@@ -66,93 +31,6 @@ class DeepAttentionRegSectionsTest(PanelCase):
         return [
             (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID(), view.GetForegroundOpacity()) for view in views
         ]
-
-    def test_method_says_what_it_is(self):
-        for method in type(self.parameters.method):
-            self.parameters.method = method
-            self.assertTrue(self.ui.summaryLabel.text, method)
-            self.assertEqual(self.ui.citationGroupBox.isHidden(), not self.ui.citationLabel.text)
-
-    def test_citation_goes_to_the_clipboard(self):
-        self.ui.citationGroupBox.collapsed = False
-        self.ui.copyCitationButton.click()
-        self.assertIn("MIUA 2022", slicer.app.clipboard().text())
-
-    def test_best_quality_takes_more_than_fast(self):
-        efforts = []
-        for text in ("Fast", "Balanced", "Best"):
-            self.choose(self.ui.presetComboBox, text)
-            efforts.append((self.parameters.recursions, self.parameters.refinementSteps))
-            self.assertEqual(self.ui.presetComboBox.currentText, text)
-        self.assertEqual(efforts, sorted(set(efforts)))
-
-    def test_own_numbers_are_custom_quality(self):
-        self.ui.refinementStepsSlider.value = 41
-        self.assertEqual(self.ui.presetComboBox.currentText, "Custom")
-        self.choose(self.ui.presetComboBox, "Balanced")
-        self.assertEqual(self.itemsOf(self.ui.presetComboBox), ["Fast", "Balanced", "Best"])
-
-    def test_quality_is_kept_with_another_method(self):
-        self.choose(self.ui.presetComboBox, "Best")
-        self.chooseMethod("bspline")
-        self.assertEqual(self.ui.presetComboBox.currentText, "Best")
-
-    def test_own_recursions_outlast_refinement_alone(self):
-        self.ui.recursionsSlider.value = 7
-        for method in (self.lib.Parameters.MethodChoice.REFINEMENT_ONLY, self.lib.Parameters.MethodChoice.RMAN):
-            self.widget._parameterNode.method = method
-        self.assertEqual(self.ui.recursionsSlider.value, 7)
-
-    def test_fast_networks_run_in_16_bits_on_a_graphics_card(self):
-        self.choose(self.ui.presetComboBox, "Fast")
-        self.assertFalse(self.parameters.halfPrecision)
-        self.choose(self.ui.presetComboBox, "Balanced")
-        self.pretendEnvironment({"devices": [CARD]})
-        self.widget._updateGui()
-        self.choose(self.ui.presetComboBox, "Fast")
-        self.assertTrue(self.parameters.halfPrecision)
-
-    def test_weights_are_offered_where_they_are_needed(self):
-        self.assertEqual(self.itemsOf(self.ui.weightsComboBox)[:2], ["rman-general", "rman-hippocampus-mr"])
-        self.chooseMethod("bspline")
-        self.assertTrue(self.ui.weightsComboBox.isHidden())
-
-    def test_imported_weights_are_chosen_and_used(self):
-        self.importWeights()
-        self.assertEqual(self.ui.weightsComboBox.currentText, "mine")
-        self.assertEqual(self.widget.logic.argumentsFrom(self.parameters)["settings"].weights, self.parameters.weights)
-        self.assertIn("is not known", self.ui.licenseLabel.text)
-
-    def test_deleted_weights_are_gone(self):
-        self.importWeights()
-        path = Path(self.parameters.weights)
-        with mock.patch.object(slicer.util, "confirmOkCancelDisplay", return_value=False):
-            self.ui.deleteWeightsButton.click()
-        self.assertTrue(path.exists())
-        with mock.patch.object(slicer.util, "confirmOkCancelDisplay", return_value=True):
-            self.ui.deleteWeightsButton.click()
-        self.assertFalse(path.exists())
-        self.assertEqual(self.parameters.weights, "")
-        self.assertTrue(self.ui.deleteWeightsButton.isHidden())
-
-    def test_file_that_holds_no_weights_is_refused_with_a_reason(self):
-        path = self.folder / "text.pt"
-        path.write_text("no weights", encoding="ascii")
-        with self.choosingFile(path):
-            self.ui.importWeightsButton.click()
-        self.assertIn("text.pt is no", self.ui.statusLabel.text)
-
-    def test_method_without_weights_offers_to_import_some(self):
-        with mock.patch.object(self.weights, "weightsFor", return_value=[]):
-            self.chooseMethod("adregnet")
-            self.assertEqual(self.ui.mendButton.text, "Import weights...")
-            with self.choosingFile("") as choose:
-                self.ui.mendButton.click()
-            self.assertEqual(choose.call_count, 1)
-
-    def test_weights_of_another_computer_are_named(self):
-        self.parameters.weights = "elsewhere.pt"
-        self.assertReason("elsewhere.pt are not here")
 
     def test_devices_are_those_of_the_computer(self):
         self.pretendEnvironment({"devices": [CARD]})

@@ -59,6 +59,19 @@ class PanelCase(unittest.TestCase):
         nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         return [node for node in nodes if not node.GetLayoutName().startswith(NAME)]
 
+    def choose(self, comboBox, text):
+        """Choose an item by its text."""
+        comboBox.currentIndex = comboBox.findText(text)
+
+    def itemsOf(self, comboBox):
+        """Return the texts of all items."""
+        return [comboBox.itemText(index) for index in range(comboBox.count)]
+
+    def choosingFile(self, path):
+        """Let the user choose a file in the next dialogs."""
+        parts = sys.modules["DeepAttentionRegLib.panel.Parts"]
+        return mock.patch.object(parts, "chooseFile", return_value=str(path))
+
     def pretendFinding(self):
         """Let the module find PyTorch in the state that `found` names."""
         self.lib = sys.modules[f"{NAME}Lib"]

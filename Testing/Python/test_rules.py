@@ -384,7 +384,8 @@ class TestPackaging:
     def test_readme_states_the_figures_of_the_weights(self) -> None:
         resources = MODULE / "Resources"
         methods = [json.loads(path.read_text(encoding="ascii")) for path in (resources / "Methods").glob("*.json")]
-        usual = {item["weights"]: method["recursions"]["default"] for method in methods for item in method["variants"]}
+        variants = [(item, method["recursions"]["default"]) for method in methods for item in method["variants"]]
+        usual = {item["weights"]: item.get("recursions", default) for item, default in variants}
         rows = []
         for entry in json.loads((resources / "weights.json").read_text(encoding="ascii"))["weights"]:
             rows += figure_rows(entry, f"K={usual[entry['id']]}")

@@ -1,20 +1,56 @@
 """What the panel says about methods: their range of recursions, what they lack, how long they will take."""
 
+import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import slicer
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol import contract, errors, estimate, registry
+from DeepAttentionRegEngine.protocol.quality import resolve
 from DeepAttentionRegEngine.protocol.settings import Settings
 
-from . import Weights
+
+@dataclass(frozen=True)
+class Form:
+    """A method as it runs on images.
+
+    :param method: its name, or "none".
+    :param weights: as in `contract.RegisterJob`; None takes the method's first for these images.
+    :param axes: of the images: 2 of single slices, 3 of volumes.
+    """
+
+    method: str
+    weights: str | None
+    axes: int
+
+    @property
+    def isNetwork(self) -> bool:
+        """Whether there is a method at all."""
+        return self.method != contract.METHOD_NONE
+
+    def resolved(self, settings: Settings, onGpu: bool = False) -> Settings:
+        """Return settings with no number left open, as the engine does for this form.
+
+        :param settings: whose method and weights do not matter.
+        :param onGpu: whether a graphics card computes.
+        :raises EngineError: if there is no such method, its file is damaged, or it takes no such settings.
+        """
+        settings = replace(settings, method=self.method, weights=self.weights)
+        if not self.isNetwork:
+            return resolve(settings, None, on_gpu=onGpu)
+        method = registry.load_method(self.method)
+        try:
+            variant = registry.find_variant(method, self.axes, self.weights)
+        except errors.EngineError:  # the panel tells what is wrong with weights, and has a number all the same
+            variant = None
+        return resolve(settings, method, variant, on_gpu=onGpu)
 
 
 @dataclass(frozen=True)
 class RecursionChoice:
-    """What the slider of the recursions offers for a method.
+    """What the slider of the recursions offers for a method with weights.
 
     :param minimum: fewest recursions.
     :param maximum: most recursions.
@@ -28,19 +64,27 @@ class RecursionChoice:
     toolTip: str
 
 
-def recursionChoice(name: str, value: int, previous: str | None = None) -> RecursionChoice:
-    """Return what the slider offers once a method is chosen.
+def usualRecursions(form: Form) -> int:
+    """Return the usual number of recursions of a network, which belongs to its weights.
 
-    :param name: the method.
-    :param value: number of recursions so far; kept if it fits, unless it is only what was usual so far.
-    :param previous: the method chosen before; None if there was none.
+    :raises EngineError: if there is no such method, or its file is damaged.
     """
-    limits = registry.load_method(name).recursions
-    wasUsual = previous is not None and value == registry.load_method(previous).recursions.default
-    isKept = limits.minimum <= value <= limits.maximum and not wasUsual
-    text = _("{meaning} ({minimum} to {maximum}, usually {default})")
-    toolTip = f"<p>{text.format(**{**vars(limits), 'meaning': limits.meaning.rstrip('.')})}</p>"
-    return RecursionChoice(limits.minimum, limits.maximum, value if isKept else limits.default, toolTip)
+    return form.resolved(Settings()).recursions or 0
+
+
+def recursionChoice(form: Form, value: int, previous: Form | None = None) -> RecursionChoice:
+    """Return what the slider offers once a method or its weights are chosen.
+
+    :param form: the method and its weights.
+    :param value: number of recursions so far; kept if it fits, unless it is only what was usual so far.
+    :param previous: what was chosen before; None if there was nothing.
+    """
+    limits, usual = registry.load_method(form.method).recursions, usualRecursions(form)
+    wasUsual = previous is not None and value == usualRecursions(previous)
+    text = _("{meaning} ({minimum} to {maximum}, usually {usual})")
+    toolTip = f"<p>{text.format(**{**vars(limits), 'meaning': limits.meaning.rstrip('.'), 'usual': usual})}</p>"
+    number = value if limits.holds(value) and not wasUsual else usual
+    return RecursionChoice(limits.minimum, limits.maximum, number, toolTip)
 
 
 def checkMethod(name: str, fixedVolume: slicer.vtkMRMLScalarVolumeNode | None, weights: str | None = None) -> list[str]:
@@ -66,6 +110,18 @@ def checkMethod(name: str, fixedVolume: slicer.vtkMRMLScalarVolumeNode | None, w
     return []
 
 
+def structuresOf(
+    name: str, fixedVolume: slicer.vtkMRMLScalarVolumeNode | None, weights: str | None = None
+) -> tuple[str, ...]:
+    """Return the names of the structures that a method tells apart on a volume; arguments as of `checkMethod`."""
+    if name == contract.METHOD_NONE:
+        return ()
+    try:
+        return registry.choose_variant(registry.load_method(name), axesOf(fixedVolume), weights).structures
+    except errors.EngineError:
+        return ()
+
+
 def describe(name: str | None) -> dict[str, str]:
     """Return title, summary and citation of a method; nothing for the refinement alone and what is not known.
 
@@ -85,17 +141,10 @@ def axesOf(volume: slicer.vtkMRMLScalarVolumeNode | None) -> int:
     return 2 if (_sizeOf(volume) or ()).count(1) == 1 else 3
 
 
-def usableWeights(name: str, wanted: str, volume: slicer.vtkMRMLScalarVolumeNode | None) -> str | None:
-    """Return the weights of a registration as `contract.RegisterJob` takes them.
-
-    :param name: the method, or "none".
-    :param wanted: id of the chosen weights; empty takes those of the extension, else the first imported ones.
-    :param volume: the fixed volume.
-    """
-    if name == contract.METHOD_NONE:
-        return None
-    first = None if wanted else next(iter(Weights.weightsFor(name, axesOf(volume))), None)
-    return first.id if first is not None and first.isImported else wanted or None
+def extentOf(volume: slicer.vtkMRMLScalarVolumeNode | None) -> float | None:
+    """Return the field of view along its longest axis in mm; None without a volume or its voxels."""
+    size = _sizeOf(volume)
+    return None if size is None or volume is None else max(map(operator.mul, size, volume.GetSpacing()))
 
 
 def estimateText(

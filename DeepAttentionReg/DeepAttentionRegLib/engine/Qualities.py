@@ -5,9 +5,10 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.protocol import contract, registry
-from DeepAttentionRegEngine.protocol.quality import resolve
+from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.settings import QUALITIES, Settings
+
+from .Methods import Form
 
 CUSTOM = "custom"  # the numbers are the user's own
 NUMBERS = ("recursions", "refinement_steps", "half_precision")
@@ -18,28 +19,28 @@ def labelOf(quality: str) -> str:
     return _("Custom") if quality == CUSTOM else _(QUALITIES[quality])
 
 
-def numbersOf(quality: str, method: str, onGpu: bool = False) -> dict[str, Any]:
+def numbersOf(quality: str, form: Form, onGpu: bool = False) -> dict[str, Any]:
     """Return what a quality means for a method: recursions, refinement steps and precision, as `Settings` has them.
 
     :param quality: any but `CUSTOM`.
-    :param method: name of a method, or "none", which has no recursions.
+    :param form: the method and its weights; the method "none" has no recursions.
     :param onGpu: whether a graphics card computes.
     :raises EngineError: if there is no such method, or its file is damaged.
     """
-    described = None if method == contract.METHOD_NONE else registry.load_method(method)
-    found = resolve(Settings(method=method, quality=quality), described, on_gpu=onGpu)
+    found = form.resolved(Settings(quality=quality), onGpu)
     return {name: getattr(found, name) for name in NUMBERS}
 
 
-def qualityOf(settings: Settings, onGpu: bool = False) -> str:
+def qualityOf(settings: Settings, axes: int, onGpu: bool = False) -> str:
     """Return the quality whose numbers the settings have; `CUSTOM` if there is none.
 
     :param settings: recursions and precision do not matter to the method "none".
+    :param axes: of the images: 2 of single slices, 3 of volumes.
     :param onGpu: as in `numbersOf`.
     :raises EngineError: as `numbersOf`.
     """
     if settings.method == contract.METHOD_NONE:
         settings = replace(settings, recursions=None, half_precision=False)
-    chosen = {name: getattr(settings, name) for name in NUMBERS}
-    matching = (quality for quality in QUALITIES if numbersOf(quality, settings.method, onGpu) == chosen)
+    chosen, form = {name: getattr(settings, name) for name in NUMBERS}, Form(settings.method, settings.weights, axes)
+    matching = (quality for quality in QUALITIES if numbersOf(quality, form, onGpu) == chosen)
     return next(matching, CUSTOM)

@@ -1,9 +1,9 @@
 """The weights there are: those of the extension, and those that the user has imported and may delete.
 
 Imported weights lie in a folder of the user, never in that of the extension: NAME.pt, and beside it NAME.json with what
-registry.py of the engine reads there ("network", "extent_mm", "refinement") and what the panel tells of them: "method",
-"dimensions", "title", "licence", "training_data", "sha256" and "bytes". Weights to import may come with such a file,
-which need not hold more than is known.
+registry.py of the engine reads there ("network", "extent_mm", "refinement", "anatomy", "structures", "recursions") and
+what the panel tells of them: "method", "dimensions", "title", "licence", "training_data", "sha256" and "bytes".
+Weights to import may come with such a file, which need not hold more than is known.
 """
 
 import functools
@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +29,7 @@ from DeepAttentionRegEngine.protocol import errors, registry
 from DeepAttentionRegEngine.protocol.errors import shown, unreachable
 from DeepAttentionRegEngine.protocol.files import require_readable
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
-from DeepAttentionRegEngine.protocol.registry import Told, told_beside
+from DeepAttentionRegEngine.protocol.told import Told, told_beside
 
 logger = discreet_logger(__name__)
 
@@ -51,6 +51,8 @@ class Entry:
     :param path: of the file.
     :param isImported: whether the user has imported them, and may delete them.
     :param problem: a sentence on why they cannot be used; empty if they can.
+    :param anatomy: what the images show that they are for, as the methods' files call it; empty for anything.
+    :param extentMm: shortest and longest field of view that they know; None for any.
     """
 
     id: str
@@ -62,6 +64,8 @@ class Entry:
     path: Path
     isImported: bool
     problem: str
+    anatomy: str = ""
+    extentMm: tuple[float, float] | None = None
 
 
 def userFolder() -> Path:
@@ -156,25 +160,29 @@ def _shippedEntries() -> list[Entry]:
         logger.warning("%s", error)
         return []
     methods = registry.resources() / "Methods"
-    serves = _methodsByWeights(methods, methods.stat().st_mtime_ns)
+    variants = _variantsByWeights(methods, methods.stat().st_mtime_ns)
     entries = []
     for weights in listed:
         path = registry.resources() / "Models" / weights.file
         problem = _problemOf(path, weights.sha256, _("Install the extension again."))
-        texts = weights.id, weights.id, serves.get(weights.id, ()), weights.licence, weights.training_data
-        entries.append(Entry(*texts, weights.bytes, path, isImported=False, problem=problem))
+        served = variants.get(weights.id, ())
+        serves = tuple((name, variant.dimensions) for name, variant in served)
+        texts = weights.id, weights.id, serves, weights.licence, weights.training_data
+        entry = Entry(*texts, weights.bytes, path, isImported=False, problem=problem)
+        known = served[0][1] if served else None
+        entries.append(replace(entry, anatomy=known.anatomy, extentMm=known.extent_mm) if known else entry)
     return entries
 
 
 @functools.lru_cache(maxsize=1)
-def _methodsByWeights(_folder: Path, _modified: int) -> dict[str | None, tuple[tuple[str, int], ...]]:
-    """Return what the weights of the extension serve; the arguments change when its methods do."""
-    serves: dict[str | None, tuple[tuple[str, int], ...]] = {}
+def _variantsByWeights(_folder: Path, _modified: int) -> dict[str | None, tuple[tuple[str, registry.Variant], ...]]:
+    """Return the methods that have the weights of the extension, and how; the arguments change when its methods do."""
+    variants: dict[str | None, tuple[tuple[str, registry.Variant], ...]] = {}
     for name in registry.method_names():
         with suppress(errors.EngineError):
             for variant in registry.load_method(name).variants:
-                serves[variant.weights] = (*serves.get(variant.weights, ()), (name, variant.dimensions))
-    return serves
+                variants[variant.weights] = (*variants.get(variant.weights, ()), (name, variant))
+    return variants
 
 
 def _importedEntry(description: Path) -> Entry:
@@ -185,12 +193,13 @@ def _importedEntry(description: Path) -> Entry:
         told = told_beside(path, _completeOnly)
         serves = tuple((str(told.method), axis) for axis in told.dimensions)
         texts, size = (str(told.title), serves, told.licence, told.training_data), told.bytes
+        known: dict[str, Any] = {"anatomy": told.anatomy, "extentMm": told.extent_mm}
         problem = _problemOf(path, str(told.sha256), hint)
     except (errors.EngineError, ValueError) as error:
-        texts, size, problem = (description.stem, (), "", ""), 0, str(error)
+        texts, size, known, problem = (description.stem, (), "", ""), 0, {}, str(error)
         if getattr(error, "code", errors.WEIGHTS_CORRUPT) == errors.WEIGHTS_CORRUPT:
             problem = _("The file {name} is damaged. {hint}").format(name=description.name, hint=hint)
-    return Entry(str(path), *texts, size, path, isImported=True, problem=problem)
+    return Entry(str(path), *texts, size, path, isImported=True, problem=problem, **known)
 
 
 def _completeOnly(told: Told) -> Told:

@@ -14,13 +14,13 @@ from vtk.util.numpy_support import vtk_to_numpy
 from DeepAttentionRegEngine.volume import metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..nodes import Metrics, Record, Volumes, Warping
+from ..nodes import Metrics, Record, SegmentTable, Structures, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..tasks import Results
-from .Segments import AFTER, BEFORE, STATES, Part, SegmentComparison, Structure
+from .Segments import AFTER, BEFORE, Part, SegmentComparison
 
 ROLES = {BEFORE: "SegmentsBefore", AFTER: "SegmentsAfter"}
-TABLE_ROLE = "Segments"
+TABLE_ROLE = SegmentTable.ROLE
 STRUCTURE_TAG, KIND_TAG = "DeepAttentionReg.Structure", "DeepAttentionReg.Region"
 # Thin regions would vanish by the usual smoothing of surfaces.
 SMOOTHING = "0.2"
@@ -75,13 +75,14 @@ def create(comparison: SegmentComparison) -> SegmentNodes:
     deformation = comparison.deformation
     transform = deformation.transformNode
     with Results.allOrNothing(Record.attached(transform, role) for role in (*ROLES.values(), TABLE_ROLE)):
-        overlays = {state: _createOverlay(comparison, state) for state in STATES}
-        table = Metrics.createTable(
-            makeTable(comparison.structures),
+        overlays = {state: _createOverlay(comparison, state) for state in ROLES}
+        table = SegmentTable.put(
+            SegmentTable.make(list(comparison.structures)),
             _("{name} segments").format(name=deformation.name),
+            comparison.warnings,
             Record.attached(transform, TABLE_ROLE),
         )
-        table.SetDescription(" ".join(comparison.warnings))
+        Structures.mark(table, isPredicted=comparison.isPredicted)
         for state, node in overlays.items():
             Record.attach(transform, ROLES[state], node)
         Record.attach(transform, TABLE_ROLE, table)
@@ -143,11 +144,14 @@ def describe(deformation: Deformation, structure: str = "") -> str:
     """Return what the table says of a segment, or of all if none is named, in words; empty without a table."""
     table = Record.attached(deformation.transformNode, TABLE_ROLE)
     rows = [] if table is None else Metrics.rowsOf(table)
-    named = [row for row in rows if row[_("Segment")] == structure]
-    if named:
-        return _describeOne(named[0])
     if not rows:
         return ""
+    named = [row for row in rows if row[_("Segment")] == structure]
+    text = _describeOne(named[0]) if named else _describeAll(rows)
+    return "\n".join([text, *Structures.tell([table])])
+
+
+def _describeAll(rows: list[dict[str, Any]]) -> str:
     before, after = ([row[name] for row in rows] for name in (_("Dice before"), _("Dice after")))
     worst = min(rows, key=lambda row: _orZero(row[_("Dice after")]))
     text = _("{count} segments. Mean Dice {before} before, {after} after; lowest after: {name}, {least}.")
@@ -199,36 +203,6 @@ def _orZero(value: float) -> float:
 def _tagOf(segment: slicer.vtkSegment, tag: str) -> str:
     value = vtk.reference("")
     return str(value) if segment.GetTag(tag, value) else ""
-
-
-def makeTable(structures: list[Structure]) -> vtk.vtkTable:
-    """Return a table with a row for each structure, outside of any scene; what cannot be measured is NaN."""
-
-    def scores(state: str, measure: str) -> list[float]:
-        return [getattr(item.scores[state], measure) for item in structures]
-
-    def jacobian(measure: str) -> list[float]:
-        return [math.nan if item.jacobian is None else float(getattr(item.jacobian, measure)) for item in structures]
-
-    return Metrics.tableOf(
-        {
-            _("Segment"): [item.name for item in structures],
-            _("Dice before"): scores(BEFORE, "dice"),
-            _("Dice after"): scores(AFTER, "dice"),
-            _("HD95 before (mm)"): scores(BEFORE, "hd95_mm"),
-            _("HD95 after (mm)"): scores(AFTER, "hd95_mm"),
-            _("ASSD before (mm)"): scores(BEFORE, "assd_mm"),
-            _("ASSD after (mm)"): scores(AFTER, "assd_mm"),
-            _("Volume change (%)"): [item.changePercent for item in structures],
-            _("Fixed volume (ml)"): [item.fixedMl for item in structures],
-            _("Moving volume before (ml)"): [item.movingMl for item in structures],
-            _("Moving volume after (ml)"): scores(AFTER, "volume_ml"),
-            _("Jacobian mean"): jacobian("mean"),
-            _("Jacobian min"): jacobian("minimum"),
-            _("Jacobian max"): jacobian("maximum"),
-            _("Folded voxels"): jacobian("folds"),
-        }
-    )
 
 
 def _createOverlay(comparison: SegmentComparison, state: str) -> slicer.vtkMRMLSegmentationNode:

@@ -16,13 +16,11 @@ from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields, metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..nodes import FieldMaps, Record, SegmentPairs, Transforms, Volumes, Warping
+from ..nodes import FieldMaps, Record, SegmentPairs, Structures, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
+from ..nodes.SegmentTable import AFTER, BEFORE, MeasuredSegment
 from ..nodes.Volumes import BINARY_LABELMAP
-
-BEFORE, AFTER = "before", "after"
-STATES = (BEFORE, AFTER)
 
 
 @dataclass(frozen=True)
@@ -38,28 +36,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Structure:
+class Structure(MeasuredSegment):
     """A pair of segments.
 
-    :param name: of the fixed segment.
-    :param fixedMl: volume of the fixed segment.
-    :param movingMl: volume of the moving segment as it was, in all of its own volume.
-    :param scores: agreement with the moving segment, by state.
-    :param jacobian: of the deformation within the fixed segment; None if that is empty.
     :param parts: regions, by state.
     """
 
-    name: str
-    fixedMl: float
-    movingMl: float
-    scores: dict[str, metrics.Agreement]
-    jacobian: fields.JacobianSummary | None
     parts: dict[str, Part] = field(repr=False)
-
-    @property
-    def changePercent(self) -> float:
-        """By how many percent the deformation has made the moving segment larger (negative: smaller)."""
-        return metrics.change_percent(self.movingMl, self.scores[AFTER].volume_ml)
 
 
 @dataclass(frozen=True)
@@ -70,12 +53,14 @@ class SegmentComparison:
     :param geometry: grid of the fixed volume.
     :param structures: the pairs, in the order of the fixed segments.
     :param warnings: sentences.
+    :param isPredicted: whether a network has drawn the segments.
     """
 
     deformation: Deformation
     geometry: Geometry = field(repr=False)
     structures: list[Structure]
     warnings: list[str]
+    isPredicted: bool = False
 
 
 def checkSegments(deformation: Deformation, fixed: slicer.vtkMRMLNode | None, moving: slicer.vtkMRMLNode | None) -> str:
@@ -140,7 +125,8 @@ def compare(
     ]
     lonely = [name for value, name in {**_namesOf(moving, movingNumbers), **names}.items() if value not in common]
     warnings = [*SegmentPairs.tellPairs(fixed, moving), *_tellLonely(lonely), *_tellCut(structures, geometry)]
-    return SegmentComparison(deformation, geometry, structures, warnings)
+    predicted = Structures.tell((fixed, moving))
+    return SegmentComparison(deformation, geometry, structures, [*warnings, *predicted], bool(predicted))
 
 
 @dataclass(frozen=True)

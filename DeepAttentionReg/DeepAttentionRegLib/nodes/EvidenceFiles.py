@@ -43,12 +43,16 @@ COUNT, NAME, IMAGE, HEADS, TOKENS = (
 AXES = 3
 
 
-def stepVoxels(settings: Settings) -> int:
+def stepVoxels(settings: Settings, axes: int) -> int:
     """Return how many voxels the field of a step may have.
 
     :param settings: of a method with recursions.
+    :param axes: of the images: 2 of single slices, 3 of volumes.
+    :raises EngineError: if the method or its weights cannot be read.
     """
-    count = settings.recursions or resolve(settings, registry.load_method(settings.method)).recursions or 0
+    method = registry.load_method(settings.method)
+    variant = registry.find_variant(method, axes, settings.weights)
+    count = settings.recursions or resolve(settings, method, variant).recursions or 0
     return min(STEP_VOXELS, ALL_VOXELS // (count + 2))
 
 

@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol.settings import Settings
 
-from ..engine import Methods
+from ..engine import Anatomies, Methods
 from ..engine.Qualities import CUSTOM, qualityOf
 from ..nodes.InputNodes import InputNodes
 from ..Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice, settingsOf
@@ -17,7 +17,7 @@ from ..tasks.Request import OUTPUT_NAMES
 
 def ofPair(parameters: DeepAttentionRegParameterNode) -> dict[str, Any]:
     """Return the arguments of `register` for the choices of the panel."""
-    settings = usable(parameters, parameters.fixedVolume)
+    settings = usable(parameters)
     if parameters.initialTransform is not None:
         settings = replace(settings, alignment=Alignment.NONE.value)
     return {
@@ -26,7 +26,14 @@ def ofPair(parameters: DeepAttentionRegParameterNode) -> dict[str, Any]:
         "showRecursions": parameters.preview,
         "keepRecursions": parameters.inspectEvidence,
         "keepAttention": parameters.inspectEvidence,
+        "keepStructures": parameters.keepStructures and seesStructures(parameters),
     }
+
+
+def seesStructures(parameters: DeepAttentionRegParameterNode) -> bool:
+    """Return whether the chosen method and weights tell structures apart."""
+    chosen = usable(parameters, parameters.fixedVolume)
+    return bool(Methods.structuresOf(chosen.method, parameters.fixedVolume, chosen.weights))
 
 
 def ofSequence(parameters: DeepAttentionRegParameterNode) -> dict[str, Any]:
@@ -41,19 +48,19 @@ def ofSequence(parameters: DeepAttentionRegParameterNode) -> dict[str, Any]:
     }
 
 
-def usable(parameters: DeepAttentionRegParameterNode, volume: slicer.vtkMRMLScalarVolumeNode | None = None) -> Settings:
-    """Return the settings of the panel with weights that can register a volume.
+def usable(parameters: DeepAttentionRegParameterNode, frame: slicer.vtkMRMLScalarVolumeNode | None = None) -> Settings:
+    """Return the settings of the panel with weights that suit the images.
 
     :param parameters: the choices.
-    :param volume: the one that stays; None takes the chosen one.
+    :param frame: what is registered in place of the chosen volumes.
     """
-    settings = settingsOf(parameters)
-    volume = parameters.fixedVolume if volume is None else volume
-    weights = Methods.usableWeights(settings.method, parameters.weights, volume)
+    volumes = (parameters.fixedVolume, parameters.movingVolume) if frame is None else (frame, None)
+    settings, axes = settingsOf(parameters), Methods.axesOf(volumes[0])
+    settings = replace(settings, weights=Anatomies.usableWeights(settings.method, parameters.weights, *volumes))
     # The numbers win anyhow; the quality is what reports tell.
-    found = (qualityOf(settings, onGpu) for onGpu in (False, True))
+    found = (qualityOf(settings, axes, onGpu) for onGpu in (False, True))
     quality = next((quality for quality in found if quality != CUSTOM), settings.quality)
-    return replace(settings, weights=weights, quality=quality)
+    return replace(settings, quality=quality)
 
 
 def checkChoice(parameters: DeepAttentionRegParameterNode) -> str:

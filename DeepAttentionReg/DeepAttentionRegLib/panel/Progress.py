@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.settings import choices_of
 
+from ..nodes import Structures
 from ..Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice
 
 # Share of the time that the stages of a registration take, in their order.
@@ -89,8 +90,18 @@ def summaryOf(outcome: Any) -> str:
         means = [scores.get(measure, {}).get("mean") for scores in (before, after)]
         if None not in means:
             sentences.append(text.format(before=means[0], after=means[1]))
+    sentences += _structuresOf(values.get("structures", {}))
     sentences.append(_("{percent:.2f} % of the voxels are folded.").format(percent=values["jacobian"]["fold_percent"]))
     return "\n".join([*sentences, *outcome.result.warnings])
+
+
+def _structuresOf(values: dict[str, Any]) -> list[str]:
+    """Return what became of the structures that the network tells apart, as sentences."""
+    means = [values.get(state, {}).get("dice", {}).get("mean") for state in ("before", "after")]
+    if None in means:
+        return []
+    text = _("Structures seen by the network: overlap (Dice) {before:.2f} before, {after:.2f} after. {note}")
+    return [text.format(before=means[0], after=means[1], note=Structures.note())]
 
 
 def sequenceSummaryOf(outcome: Any) -> str:

@@ -3,9 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
+from DeepAttentionRegEngine.protocol.reporting import Pause
+
 from ..evidence import SegmentNodes, Segments
+from ..nodes import Structures
+from ..nodes.Deformation import Deformation
 from . import Parts
 from .InspectionTool import TableTool
 from .RunSection import RunSection
@@ -29,7 +34,7 @@ class SegmentsTool(TableTool):
         ui, chosen = self._ui, self.chosen
         deformation = None if problem else self.deformation()
         if deformation is not None:
-            problem = Segments.checkSegments(deformation, chosen.fixedSegmentation, chosen.movingSegmentation)
+            problem = Segments.checkSegments(deformation, *self._pair(deformation))
         self.offer(["compareSegmentsButton"], problem)
         names = [] if deformation is None else SegmentNodes.structures(deformation)
         structure = chosen.inspectSegment if chosen.inspectSegment in names else ""
@@ -43,8 +48,18 @@ class SegmentsTool(TableTool):
 
     def onCompare(self) -> None:
         """Compare the segmentations."""
-        pair = self.chosen.fixedSegmentation, self.chosen.movingSegmentation
-        self.make(lambda pause: SegmentNodes.create(Segments.compare(self.deformation(), *pair, pause)))
+
+        def compare(pause: Pause) -> SegmentNodes.SegmentNodes:
+            deformation = self.deformation()
+            return SegmentNodes.create(Segments.compare(deformation, *self._pair(deformation), pause))
+
+        self.make(compare)
+
+    def _pair(self, deformation: Deformation) -> tuple[slicer.vtkMRMLNode | None, slicer.vtkMRMLNode | None]:
+        """Return what is compared: the segmentations chosen as inputs, without them the structures the network saw."""
+        chosen = self.chosen.fixedSegmentation, self.chosen.movingSegmentation
+        predicted = Structures.pairOf(deformation.transformNode)
+        return predicted if None in chosen and None not in predicted else chosen
 
     def onSegment(self, index: int) -> None:
         """Show another segment."""

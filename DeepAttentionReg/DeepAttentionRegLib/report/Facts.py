@@ -15,7 +15,7 @@ from DeepAttentionRegEngine.volume import fields
 
 from ..engine import Methods, Weights
 from ..evidence import Landmarks, Maps, SegmentNodes
-from ..nodes import Metrics, Overlays, Record, Transforms, Volumes, Warping
+from ..nodes import Metrics, Overlays, Record, Structures, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 
 TG132 = (
@@ -182,7 +182,7 @@ def _overlapText(
 ) -> str:
     """Return mean and worst value of a measure after the registration, over all segments."""
     table = Record.attached(deformation.transformNode, SegmentNodes.TABLE_ROLE)
-    if table is not None:
+    if table is not None and not Structures.arePredicted([table]):
         values = [float(row[column]) for row in Metrics.rowsOf(table)]
     else:
         scores = record.values.get("after", {}).get(measure, {})

@@ -71,7 +71,8 @@ class PairRegistration(Task):
         """
         inputs, settings = self._request.inputs, self._request.settings
         files = {**OUTPUT_FILES, "fixed": "fixed.nrrd", "moving": "moving.nrrd"}
-        values = {**asdict(settings), **self._request.kept.outputs(settings), **files}
+        kept = self._request.kept.outputs(settings, Methods.axesOf(inputs.fixedVolume))
+        values = {**asdict(settings), **kept, **files}
         contract.build(contract.RegisterJob, values)  # refuses wrong settings before the slow part
         self._case = Results.Case(
             fixed=Results.NodeReference(inputs.fixedVolume),
@@ -146,7 +147,7 @@ def keepEvidence(result: contract.Result, folder: Path) -> contract.Result:
     with OwnedFolder(folder, FOLDER_PREFIX) as part:
         for name in EVIDENCE.keys() & outputs.keys():
             source = Path(outputs[name])
-            if name == "recursions":
+            if source.parent.name == EVIDENCE[name]:  # a folder, by the file that names the others
                 shutil.copytree(source.parent, part.path / EVIDENCE[name])
                 outputs[name] = str(folder / EVIDENCE[name] / source.name)
             else:
@@ -186,9 +187,18 @@ def checkAll(request: Request) -> list[str]:
     return [
         *checkInputs(inputs),
         *wrongMethod,
+        *(checkStructures(request) if request.kept.keepStructures and not wrongMethod else ()),
         *checkOutputs(inputs, request.outputs),
         *request.kept.problems(),
     ]
+
+
+def checkStructures(request: Request) -> list[str]:
+    """Return that the network of a registration tells no structures apart, as a sentence; nothing if it does."""
+    settings = request.settings
+    if Methods.structuresOf(settings.method, request.inputs.fixedVolume, settings.weights):
+        return []
+    return [_("This method and its weights tell no structures apart; choose AGF, or keep no structures.")]
 
 
 def checkOutputs(inputs: InputNodes, outputs: OutputNodes) -> list[str]:

@@ -14,7 +14,7 @@ from ..nodes import EvidenceFiles
 from ..nodes.InputNodes import InputNodes
 from .Results import OutputNodes
 
-EVIDENCE = {"recursions": "recursions", "gaussians": "gaussians.json"}
+EVIDENCE = {"recursions": "recursions", "gaussians": "gaussians.json", "structures": "structures"}
 # Arguments that name existing nodes to write into, and what they become in `OutputNodes`.
 OUTPUT_NAMES = {
     "outputTransform": "transformNode",
@@ -30,15 +30,18 @@ class Kept:
 
     Recursions that are kept, and with `keepAttention` also what the network attended to in them, become nodes: see
     RecursionEvidence.py. Those shown (`showRecursions`) are only told, as the `file` of a `contract.Progress` that is
-    there until the callback returns. Where an `evidenceFolder` is given, their files are kept there, too, and a
-    sequence of Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and recursions.py and
-    gaussian_files.py of the engine say what they hold. Nothing in that folder is overwritten.
+    there until the callback returns. The structures that the network tells apart (`keepStructures`) become
+    segmentations and a table: see Structures.py. Where an `evidenceFolder` is given, the files of all these are kept
+    there, too, and a sequence of Gaussians (`keepGaussians`); the outputs of `Outcome.result` name them, and
+    recursions.py, structures.py and gaussian_files.py of the engine say what they hold. Nothing in that folder is
+    overwritten.
     """
 
     showRecursions: bool = False
     keepRecursions: bool = False
     keepAttention: bool = False
     keepGaussians: bool = False
+    keepStructures: bool = False
     evidenceFolder: str | Path | None = None
 
     @property
@@ -46,15 +49,19 @@ class Kept:
         """Whether recursions become nodes."""
         return self.keepRecursions or self.keepAttention
 
-    def outputs(self, settings: Settings) -> dict[str, Any]:
+    def outputs(self, settings: Settings, axes: int) -> dict[str, Any]:
         """Return the fields of a job that ask for it; refinement alone has no recursions.
 
         :param settings: of the same job.
+        :param axes: of the images: 2 of single slices, 3 of volumes.
         """
-        values: dict[str, Any] = {"output_gaussians": EVIDENCE["gaussians"] if self.keepGaussians else None}
+        values: dict[str, Any] = {
+            "output_gaussians": EVIDENCE["gaussians"] if self.keepGaussians else None,
+            "output_structures": EVIDENCE["structures"] if self.keepStructures else None,
+        }
         if settings.method != contract.METHOD_NONE and (self.asNodes or self.showRecursions):
             values["output_recursions"] = EVIDENCE["recursions"]
-            values["recursion_voxels"] = EvidenceFiles.stepVoxels(settings)
+            values["recursion_voxels"] = EvidenceFiles.stepVoxels(settings, axes)
             values["attention"] = self.keepAttention
         return values
 

@@ -14,7 +14,7 @@ from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.segments import as_segments
 
-from ..nodes import EvidenceFiles, Metrics, Overlays, Record, Transforms, Volumes
+from ..nodes import EvidenceFiles, Metrics, Overlays, Record, Structures, Transforms, Volumes
 
 WARPED_ATTRIBUTE = "DeepAttentionReg.Warped"  # of the segmentations of results
 
@@ -41,6 +41,8 @@ class Outcome:
     :param warpedSegmentationNode: moving segmentation on the fixed grid; None without one.
     :param tableNode: measures before and after.
     :param stepsNode: the deformation after every recursion, if that was to be kept; see RecursionEvidence.py.
+    :param structureNodes: the structures that the network tells apart, by "fixed", "moving" and "warped", as far as
+        they were to be kept and there are any; see Structures.py.
     :param result: what the engine said.
     """
 
@@ -50,6 +52,7 @@ class Outcome:
     warpedSegmentationNode: slicer.vtkMRMLSegmentationNode | None
     tableNode: slicer.vtkMRMLTableNode
     stepsNode: slicer.vtkMRMLSequenceNode | None
+    structureNodes: dict[str, slicer.vtkMRMLSegmentationNode]
     result: contract.Result
 
 
@@ -80,6 +83,11 @@ class Case:
     record: Record.Record = field(default_factory=Record.Record)
     movingSegmentation: NodeReference = field(default_factory=lambda: NodeReference(None))
 
+    @property
+    def start(self) -> np.ndarray:
+        """The 4x4 RAS matrix from world to moving coordinates where the registration started."""
+        return np.eye(4) if self.record.start is None else np.reshape(self.record.start, (4, 4))
+
 
 @dataclass(frozen=True)
 class LoadedResult:
@@ -91,6 +99,7 @@ class LoadedResult:
     segmentation: slicer.vtkSegmentation | None
     table: vtk.vtkTable
     evidence: EvidenceFiles.LoadedEvidence | None
+    structures: Structures.LoadedStructures | None
     result: contract.Result
 
 
@@ -118,6 +127,7 @@ def read(result: contract.Result, case: Case, *, withEvidence: bool, pause: Paus
         segmentation=segmentation,
         table=Metrics.makeTable(result.values, case.labelNames),
         evidence=EvidenceFiles.read(result, displacement, grid, pause) if withEvidence else None,
+        structures=Structures.read(result, case.start, pause) if "structures" in result.outputs else None,
         result=result,
     )
 
@@ -156,20 +166,30 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
             ),
             tableNode=Metrics.createTable(material.table, f"{name} metrics", nodes["tableNode"]),
             stepsNode=material.evidence and material.evidence.steps,
+            structureNodes={},
             result=material.result,
         )
-        values = material.result.values
-        # What the quality meant here is what another run has to repeat.
-        settings = values.get("settings", case.record.settings)
-        record = replace(case.record, settings=settings, values=values, warnings=material.result.warnings)
-        Record.remember(outcome.transformNode, record)
-        Record.attach(outcome.transformNode, "Metrics", outcome.tableNode)
-        Record.attach(outcome.transformNode, Overlays.Map.JACOBIAN.value, outcome.jacobianVolumeNode)
-        if outcome.warpedSegmentationNode is not None:
-            outcome.warpedSegmentationNode.SetAttribute(WARPED_ATTRIBUTE, "1")
+        _remember(outcome, case)
         if material.evidence is not None:
             EvidenceFiles.commit(material.evidence, outcome.transformNode)
+        if material.structures is not None:
+            found = Structures.commit(material.structures, outcome.transformNode, fixed, moving)
+            outcome.structureNodes.update(found)
+        for node in (outcome.warpedSegmentationNode, outcome.structureNodes.get(Structures.WARPED)):
+            if node is not None:
+                node.SetAttribute(WARPED_ATTRIBUTE, "1")
         return outcome
+
+
+def _remember(outcome: Outcome, case: Case) -> None:
+    """Let the transform know how it was made, and the nodes that judge it."""
+    transform, result = outcome.transformNode, outcome.result
+    # What the quality meant here is what another run has to repeat.
+    settings = result.values.get("settings", case.record.settings)
+    record = replace(case.record, settings=settings, values=result.values, warnings=result.warnings)
+    Record.remember(transform, record)
+    Record.attach(transform, "Metrics", outcome.tableNode)
+    Record.attach(transform, Overlays.Map.JACOBIAN.value, outcome.jacobianVolumeNode)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import slicer
 
+from ..nodes import Structures
 from ..tasks.Results import WARPED_ATTRIBUTE, Outcome
 from . import Layers
 
@@ -18,7 +19,8 @@ def show(outcome: Outcome) -> None:
         fit=True,
     )
     Layers.tellLegends()
+    shown = outcome.warpedSegmentationNode, outcome.structureNodes.get(Structures.WARPED)
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        isFormer = node.GetAttribute(WARPED_ATTRIBUTE) and node is not outcome.warpedSegmentationNode
+        isFormer = node.GetAttribute(WARPED_ATTRIBUTE) and all(node is not other for other in shown)
         if isFormer and node.GetDisplayNode() is not None:
             node.GetDisplayNode().SetVisibility(False)

@@ -47,6 +47,8 @@ def test_scripts_register_and_judge(inputs, monkeypatch, tmp_path):
     exec(compile(script("loadVolume"), "README.md", "exec"), names)
     assert saved[0]["background"] is inputs.fixedVolume
     assert saved[1] == (names["outcome"].transformNode, "transform.h5")
+    exec(compile(script("Anatomies"), "README.md", "exec"), names)
+    assert names["proposal"].weights == "rman-general"
     organs = mrml_cases.with_segmentations(inputs)
     points = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode") for _ in range(2)]
     for node in points:

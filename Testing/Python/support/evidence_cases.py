@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from DeepAttentionRegEngine.protocol import contract
+from DeepAttentionRegEngine.protocol.result_files import STRUCTURE_FILES, STRUCTURES
 from DeepAttentionRegEngine.volume import images, recursions
 from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegEngine.volume.segment_pairs import Segment
+from DeepAttentionRegEngine.volume.segments import Segments, write_segments
 
 STRIDE = 4  # voxels per token
 SHARP = 40.0  # so that a token looks at one other alone
 LAYER, RELEVANCE, MASK = "level 2", "relevance, level 1", "attention mask"
 SIGMA_MM = (6.0, 4.0, 3.0)
+STRUCTURE_COLORS = {"liver": (221, 130, 101), "spleen": (157, 108, 162)}
 
 
 def similarity_after(step: int) -> float:
@@ -74,3 +78,28 @@ def write_recursions(folder: Path, grid: Geometry, displacements: list[np.ndarra
     recursions.write_index(folder, index)
     similarity = [similarity_after(number) for number in range(len(displacements) + 1)]
     return contract.Result({"recursions": str(folder / recursions.INDEX)}, {"similarity": similarity})
+
+
+def write_structures(folder: Path, grids: dict[str, Geometry]) -> tuple[str, dict]:
+    """Write two boxes as structures on grids by "fixed", "moving" and "warped"; return their index and measures."""
+    folder.mkdir()
+    items = [
+        Segment(name, number, 0, {"Color": " ".join(str(part / 255) for part in color)})
+        for number, (name, color) in enumerate(STRUCTURE_COLORS.items(), start=1)
+    ]
+    for side, grid in grids.items():
+        labels = np.zeros(grid.shape, np.uint8)
+        labels[1:4, 2:5, 2:5], labels[1:4, 2:5, 6:9] = 1, 2
+        write_segments(folder / STRUCTURE_FILES[side], Segments([labels], grid, items))
+    (folder / STRUCTURES).write_text("{}", encoding="ascii")
+    scores = {"hd95_mm": 2.0, "assd_mm": 1.0}
+    states = {"before": 0.5, "aligned": 0.6, "after": 0.8}
+    keys = [*STRUCTURE_COLORS, "mean"]
+    values = {
+        state: {name: dict.fromkeys(keys, value) for name, value in {"dice": dice, **scores}.items()}
+        for state, dice in states.items()
+    }
+    volumes = {name: {"fixed": 2.0, "moving": 4.0, "warped": 3.0} for name in STRUCTURE_COLORS}
+    ones = ("minimum", "maximum", "mean", "sd", "fold_percent", "sd_log_jacobian", "sd_log_jacobian_l2r")
+    jacobian = {"liver": {**dict.fromkeys(ones, 1.0), "folds": 3}}
+    return str(folder / STRUCTURES), {"predicted": True, **values, "volume_ml": volumes, "jacobian": jacobian}

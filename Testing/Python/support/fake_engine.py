@@ -142,12 +142,22 @@ def register(job: contract.RegisterJob) -> contract.Result:
     if job.moving_labels is not None and job.output_warped_labels is not None:
         segments.write_segments(job.output_warped_labels, segments.as_segments(job.fixed_labels or job.moving_labels))
         outputs["warped_labels"] = job.output_warped_labels
+    values = measures_of(job)
+    if job.output_structures is not None:
+        grids = {"fixed": fixed.geometry, "moving": images.read_volume(job.moving).geometry, "warped": fixed.geometry}
+        folder = Path(job.output_structures)
+        outputs["structures"], values["structures"] = evidence_cases.write_structures(folder, grids)
+    return contract.Result({name: path for name, path in outputs.items() if path}, values, ["A warning."])
+
+
+def measures_of(job: contract.RegisterJob) -> dict[str, Any]:
+    """Return what this engine always measures, as far as the job leads to it."""
     values = by_name(job.fixed_labels)
     if job.output_recursions is not None:
         values["similarity"] = [evidence_cases.similarity_after(step) for step in range((job.recursions or 3) + 1)]
     if job.refinement_steps:
         values["refined_similarity"] = REFINED_SIMILARITY
-    return contract.Result({name: path for name, path in outputs.items() if path}, values, ["A warning."])
+    return values
 
 
 def by_name(labels: str | None) -> dict[str, Any]:

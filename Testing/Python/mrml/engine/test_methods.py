@@ -40,6 +40,10 @@ def scene(application, monkeypatch):
     application.scene.Clear(True)
 
 
+def form(method: str, axes: int = 3) -> Methods.Form:
+    return Methods.Form(method, None, axes)
+
+
 def grid(size: tuple[int, int, int]) -> Geometry:
     return Geometry.from_arrays(size, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
 
@@ -71,7 +75,7 @@ class TestChoice:
 
 class TestRecursions:
     def test_have_the_range_and_meaning_of_the_method(self):
-        choice = Methods.recursionChoice("long", 10)
+        choice = Methods.recursionChoice(form("long"), 10)
         assert (choice.minimum, choice.maximum) == (5, 40)
         assert "Small steps (5 to 40, usually 25)" in choice.toolTip
 
@@ -81,13 +85,20 @@ class TestRecursions:
         ids=["fits", "fits the next method, too", "too few", "too many"],
     )
     def test_are_kept_where_they_fit(self, value, previous, expected):
-        assert Methods.recursionChoice("long", value, previous).value == expected
+        before = previous and form(previous)
+        assert Methods.recursionChoice(form("long"), value, before).value == expected
 
     def test_usual_number_becomes_the_usual_number(self):
-        assert Methods.recursionChoice("rman", 25, "long").value == RMAN.recursions.default
+        assert Methods.recursionChoice(form("rman"), 25, form("long")).value == RMAN.recursions.default
+
+    def test_usual_number_is_that_of_the_weights(self):
+        choice = Methods.recursionChoice(form("agf-diffeo"), 2, form("agf-diffeo", axes=2))
+        assert (choice.value, choice.maximum) == (5, 5)
+        assert "usually 5" in choice.toolTip
+        assert Methods.recursionChoice(form("agf-diffeo"), 3, form("agf-diffeo", axes=2)).value == 3
 
     def test_usual_number_that_was_loaded_is_kept(self):
-        assert Methods.recursionChoice("long", 6).value == 6
+        assert Methods.recursionChoice(form("long"), 6).value == 6
 
 
 class TestWeights:
@@ -235,14 +246,3 @@ class TestEngine:
         monkeypatch.setattr(Interpreter, "saveInterpreter", saved.append)
         logic.useOwnPython()
         assert (logic.otherPython, saved) == (None, [None])
-
-
-class TestUsableWeights:
-    def test_are_none_for_no_network(self, volume):
-        assert Methods.usableWeights("none", "some", volume) is None
-
-    def test_are_left_to_the_engine_where_the_extension_has_some(self, volume):
-        assert Methods.usableWeights("rman", "", volume) is None
-
-    def test_are_those_chosen(self, volume):
-        assert Methods.usableWeights("rman", "mine.pt", volume) == "mine.pt"

@@ -66,7 +66,7 @@ class TestShipped:
     def test_tell_what_they_are_for(self, folder):
         entry = shipped(folder)
         assert (entry.serves, entry.isImported, entry.problem) == ((("rman", 3),), False, "")
-        assert entry.licence == "CC-BY-SA-4.0"
+        assert (entry.licence, entry.anatomy, entry.extentMm) == ("CC-BY-SA-4.0", "Hippocampus", (30.0, 80.0))
         assert "Hippocampus" in entry.trainingData
         assert entry.bytes == entry.path.stat().st_size
 
@@ -98,11 +98,13 @@ class TestShipped:
 
 class TestImport:
     def test_is_listed_with_what_is_known(self, folder, make_file):
-        told = {"title": "Thorax CT", "licence": "CC0-1.0", "training_data": "40 scans", "extent_mm": [200, 500]}
+        told = {"title": "Thorax CT", "licence": "CC0-1.0", "training_data": "40 scans"}
+        told |= {"extent_mm": [200, 500], "anatomy": "Thorax"}
         path = make_file(told=told)
         entry = Weights.importWeights(path, "rman", 3, folder)
         assert imported(folder) == [entry]
         assert (entry.title, entry.licence, entry.trainingData) == ("Thorax CT", "CC0-1.0", "40 scans")
+        assert (entry.anatomy, entry.extentMm) == ("Thorax", (200.0, 500.0))
         assert (entry.serves, entry.problem, entry.bytes) == ((("rman", 3),), "", path.stat().st_size)
         assert entry.path.read_bytes() == path.read_bytes()
 
@@ -127,6 +129,11 @@ class TestImport:
         shutil.copy(MODELS / f"{SHIPPED}.pt", path)
         entry = Weights.importWeights(path, "rman", 3, folder)
         load_network("rman", registry.choose_variant(registry.load_method("rman"), 3, entry.id))
+
+    def test_more_recursions_than_the_method_takes_are_refused(self, folder, make_file):
+        with pytest.raises(ValueError, match=r"thorax\.json is damaged.*are 11, but the method takes 1 to 10"):
+            Weights.importWeights(make_file(told={"recursions": 11}), "rman", 3, folder)
+        assert not folder.exists()
 
     def test_file_beside_tells_method_and_axes(self, folder, make_file):
         entry = Weights.importWeights(make_file(told={"method": "r2n2", "network": {"nd": 2}}), folder=folder)

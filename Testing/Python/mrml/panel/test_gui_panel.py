@@ -16,6 +16,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_
 import DeepAttentionRegEvidenceTest as evidence
 import DeepAttentionRegGuiTest as whole
 import DeepAttentionRegMapsTest as maps
+import DeepAttentionRegMethodTest as method
 import DeepAttentionRegRecursionsTest as recursions
 import DeepAttentionRegSectionsTest as sections
 import DeepAttentionRegViewsTest as views
@@ -28,6 +29,7 @@ SELF_TEST = ast.parse((SUPPORT / "gui_stand_ins" / "self_test.py").read_text(enc
 PANELS = (
     whole.DeepAttentionRegGuiTest,
     sections.DeepAttentionRegSectionsTest,
+    method.DeepAttentionRegMethodTest,
     views.DeepAttentionRegViewsTest,
     maps.DeepAttentionRegMapsTest,
     recursions.DeepAttentionRegRecursionsTest,

@@ -146,7 +146,7 @@ class TestOutcome:
 
     def test_settings_are_those_of_the_contract(self):
         request = requestOf({"halfPrecision": True, "keepAttention": True, "keepGaussians": True})
-        job = {**asdict(request.settings), **request.kept.outputs(request.settings)}
+        job = {**asdict(request.settings), **request.kept.outputs(request.settings, 3)}
         assert (job["half_precision"], job["attention"]) == (True, True)
         assert (job["output_recursions"], job["output_gaussians"]) == ("recursions", "gaussians.json")
         assert set(job) <= {field.name for field in dataclasses.fields(contract.RegisterJob)}

@@ -17,6 +17,7 @@ TESTS = (
     "gui_stand_ins.self_test",
     "DeepAttentionRegGuiTest",
     "DeepAttentionRegSectionsTest",
+    "DeepAttentionRegMethodTest",
     "DeepAttentionRegMapsTest",
     "DeepAttentionRegViewsTest",
     "DeepAttentionRegRecursionsTest",

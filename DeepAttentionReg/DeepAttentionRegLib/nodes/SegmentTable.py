@@ -1,0 +1,84 @@
+"""The table of segments: how they agree before and after a registration, their volumes, the Jacobian within them."""
+
+import math
+from dataclasses import dataclass
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from DeepAttentionRegEngine.volume import fields, metrics
+
+from . import Metrics
+
+ROLE = "Segments"
+BEFORE, AFTER = "before", "after"
+STATES = (BEFORE, AFTER)
+
+
+@dataclass(frozen=True)
+class MeasuredSegment:
+    """A pair of segments in numbers.
+
+    :param name: of the fixed segment.
+    :param fixedMl: volume of the fixed segment.
+    :param movingMl: volume of the moving segment as it was, in all of its own volume.
+    :param scores: agreement with the moving segment, by state.
+    :param jacobian: of the deformation within the fixed segment; None if that is empty.
+    """
+
+    name: str
+    fixedMl: float
+    movingMl: float
+    scores: dict[str, metrics.Agreement]
+    jacobian: fields.JacobianSummary | None
+
+    @property
+    def changePercent(self) -> float:
+        """By how many percent the deformation has made the moving segment larger (negative: smaller)."""
+        return metrics.change_percent(self.movingMl, self.scores[AFTER].volume_ml)
+
+
+def make(segments: list[MeasuredSegment]) -> vtk.vtkTable:
+    """Return a table with a row for each pair, outside of any scene; what cannot be measured is NaN."""
+
+    def scores(state: str, measure: str) -> list[float]:
+        return [getattr(item.scores[state], measure) for item in segments]
+
+    def jacobian(measure: str) -> list[float]:
+        return [math.nan if item.jacobian is None else float(getattr(item.jacobian, measure)) for item in segments]
+
+    return Metrics.tableOf(
+        {
+            _("Segment"): [item.name for item in segments],
+            _("Dice before"): scores(BEFORE, "dice"),
+            _("Dice after"): scores(AFTER, "dice"),
+            _("HD95 before (mm)"): scores(BEFORE, "hd95_mm"),
+            _("HD95 after (mm)"): scores(AFTER, "hd95_mm"),
+            _("ASSD before (mm)"): scores(BEFORE, "assd_mm"),
+            _("ASSD after (mm)"): scores(AFTER, "assd_mm"),
+            _("Volume change (%)"): [item.changePercent for item in segments],
+            _("Fixed volume (ml)"): [item.fixedMl for item in segments],
+            _("Moving volume before (ml)"): [item.movingMl for item in segments],
+            _("Moving volume after (ml)"): scores(AFTER, "volume_ml"),
+            _("Jacobian mean"): jacobian("mean"),
+            _("Jacobian min"): jacobian("minimum"),
+            _("Jacobian max"): jacobian("maximum"),
+            _("Folded voxels"): jacobian("folds"),
+        }
+    )
+
+
+def put(
+    table: vtk.vtkTable, name: str, notes: list[str], node: slicer.vtkMRMLTableNode | None = None
+) -> slicer.vtkMRMLTableNode:
+    """Put a table into a node.
+
+    :param table: from `make`.
+    :param name: of a new node.
+    :param notes: what has to be known to read it, as sentences.
+    :param node: existing node to write into; None adds one.
+    """
+    node = Metrics.createTable(table, name, node)
+    node.SetDescription(" ".join(notes))
+    return node
