@@ -99,7 +99,7 @@ class TestPretence:
     ) -> None:
         from DeepAttentionRegEngine.deform import refine
 
-        monkeypatch.setattr(refine, "diffusion", lambda field: (field * torch.ones(field.shape[2:])).mean())
+        monkeypatch.setattr(refine, "diffusion", lambda field, weight: (field * torch.ones(field.shape[2:])).mean())
         with pytest.raises(RuntimeError, match="same device"):
             registered_there(QUICK, 3)
 

@@ -61,7 +61,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         return ["register", *files, *OPTIONS, "--output-transform", str(folder / name / "t.nrrd")]
 
     batch = ["batch", str(folder / "pairs.csv"), str(folder / "batch"), *OPTIONS]
-    jobs = [[None, pair("first")], [0.75, pair("coarser")], [0.2, pair("none")], [0.35, batch]]
+    jobs = [[None, pair("first")], [0.75, pair("coarser")], [0.2, pair("none")], [0.45, batch]]
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="ascii")
     # Further threads and their pools would take addresses at will.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}

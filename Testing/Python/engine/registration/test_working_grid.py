@@ -127,6 +127,14 @@ class TestThinVolumes:
         assert np.prod(seen) < policy.network_voxels * 1.05
         assert min(seen) >= policy.minimum_size
 
+    def test_networks_see_the_voxel_size_that_they_know(self) -> None:
+        policy = GridPolicy(minimum_size=16)
+        assert policy.network_size((80, 96, 100), 2.0) == (40, 48, 50)
+        assert policy.network_size((40, 48, 50), 0.5) == (80, 96, 100)
+        assert policy.network_size((20, 96, 100), 2.0) == (16, 48, 50)
+        limited = GridPolicy(minimum_size=16, network_voxels=40 * 48 * 50 // 8)
+        assert limited.network_size((80, 96, 100), 2.0) == (20, 24, 25)
+
     def test_three_slices_cost_refinement_little_more_than_their_voxels(self) -> None:
         assert REFINEMENT_ALONE.working_size((512, 512, 3), (0.1, 0.1, 0.1)) == (512, 512, 8)
 
