@@ -99,7 +99,7 @@ class TestLimitedProcess:
 
     def test_pair_of_a_batch_fails_alone(self, limited: SimpleNamespace) -> None:
         code, events = limited.batch
-        assert code == 0
+        assert code == 0, events[-1]
         assert (events[-1].values["done"], events[-1].values["failed"]) == (1, 1)
         assert "not enough memory" in events[-1].warnings[0]
         assert (limited.folder / "batch" / "small" / "transform.nrrd").exists()
