@@ -210,13 +210,14 @@ class Registrar:
         settings = self.resolved(_axes(fixed))
         use_full_precision()
         percentiles = PERCENTILES if self.method is None else self.method.normalization
+        warnings = list(inputs.warnings)
+        guidance = self._guidance(inputs, warnings)
         with reporter.stage("align", "Aligning the volumes."):
             chosen = settings.alignment, inputs.initial, settings.seed, self.device
             start = find_start(inputs.fixed, inputs.moving, *chosen)
             matrix = start.matrix
             pair = prepare(inputs.fixed, inputs.moving, matrix, self.policy(fixed), self.device, percentiles)
-        warnings = [*inputs.warnings, *start.warnings]
-        search = Search(settings, pair, fixed, reporter, self._guidance(inputs, warnings), warnings=warnings)
+        search = Search(settings, pair, fixed, reporter, guidance, warnings=[*warnings, *start.warnings])
         self._tell_economy(search)
         search.values.update(start=start.chosen, start_similarity=start.similarities)
         search.warnings += doubts(inputs.fixed, inputs.moving, inputs.reference)
