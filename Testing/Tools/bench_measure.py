@@ -38,7 +38,7 @@ from DeepAttentionRegEngine.protocol import contract, registry
 from DeepAttentionRegEngine.protocol.grid import REFINEMENT_ALONE, GridPolicy
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.protocol.settings import AS_FOUND, AUTOMATIC, Settings
-from DeepAttentionRegEngine.registration.method_run import similarity
+from DeepAttentionRegEngine.registration.method_run import Tool, similarity
 from DeepAttentionRegEngine.registration.preprocess import Source, WorkingPair, prepare, warp_volume
 from DeepAttentionRegEngine.registration.search import refine_settings
 from DeepAttentionRegEngine.registration.starts import find_start
@@ -109,12 +109,6 @@ def prepared(size: tuple[int, int, int], policy: GridPolicy, device: torch.devic
     return prepare(*make_sources(size), np.eye(4), policy, device)
 
 
-def seen(pair: WorkingPair, method: registry.Method, variant: registry.Variant) -> WorkingPair:
-    """Return a pair as the network of a method sees it."""
-    spatial = tuple(pair.fixed.shape[2:])
-    return pair.at(method.grid[len(spatial)].network_size(spatial, pair.edge_of(variant.spacing_mm)))
-
-
 def grids(pair: WorkingPair, size: tuple[int, int, int], network: tuple[int, ...] = ()) -> Numbers:
     """Return how many voxels each grid has."""
     return {"fixed": int(np.prod(size)), "working": pair.fixed.numel(), "network": int(np.prod(network))}
@@ -178,7 +172,7 @@ def measure_method(name: str, size: tuple[int, int, int], device: torch.device) 
     variant, usual = shortened(method, variant) if is_iterative else (variant, ())
     network = load_network(method.architecture, variant).to(device)
     network.on_step = steps = StepTimes(device)
-    view = seen(pair, method, variant)
+    view = pair.at(Tool(method, variant, network).network_size(pair.geometry))
     times = [clock(device)]
     for state in network.recurse(view.for_network(), timed_recursions(method)):
         similarity(view, state.displacement)
@@ -232,7 +226,7 @@ def measure_own(name: str, size: tuple[int, int, int], device: torch.device) -> 
     seconds = 0.0
     if variant.refinement.get("structures"):
         network = load_network(method.architecture, variant).to(device)
-        view = seen(pair, method, variant).for_network()
+        view = pair.at(Tool(method, variant, network).network_size(pair.geometry)).for_network()
         started = clock(device)
         with torch.no_grad():
             pair = replace(pair, structures=network.attended(view))

@@ -28,11 +28,12 @@ from ..protocol.registry import Method, Variant, choose_variant
 from ..protocol.result_files import STRUCTURE_FILES, STRUCTURES, write_text
 from ..protocol.settings import Settings
 from ..registration.evaluation import Reference, finite, score_states
+from ..registration.method_run import Tool
 from ..registration.preprocess import Source, slabs, warp_segments
 from ..registration.registered import Registered
 from ..registration.registrar import Registrar
 from ..registration.resampling import mapped_indices, resample
-from ..registration.search import Tool
+from ..registration.search import misfit
 from ..registration.working_grid import plan_grid, spatial_shape
 from ..volume import fields, images, metrics
 from ..volume.geometry import Geometry, index_map
@@ -120,8 +121,7 @@ def _network_view(image: Source, working: Geometry, tool: Tool, device: torch.de
     spatial = spatial_shape(working)
     normalized = image.normalized("image", tool.method.normalization)
     values, _inside = resample(normalized, index_map(working, image.geometry, np.eye(4)), working.shape, device)
-    edge = 1.0 if tool.variant.spacing_mm is None else tool.variant.spacing_mm / working.spacing[0]
-    size = tool.method.grid[len(spatial)].network_size(spatial, edge)
+    size = tool.network_size(working)
     i, j, *k = reversed(size)
     return shrink(values.view(1, 1, *spatial), size), working.resized((i, j, k[0] if k else 1))
 
@@ -157,14 +157,8 @@ def _color(name: str, number: int) -> dict[str, str]:
 
 
 def _misfit(variant: Variant, geometry: Geometry) -> list[str]:
-    extent = max(geometry.extent_mm)
-    if variant.extent_mm is None or variant.suits(extent):
-        return []
-    low, high = variant.extent_mm
-    return [
-        f"The weights {variant.weights} were trained on fields of view of {low:g} to {high:g} mm, this one has "
-        f"{extent:.0f} mm; do not rely on what they find."
-    ]
+    reason = misfit(variant, geometry)
+    return [f"{reason}; do not rely on what they find."] if reason else []
 
 
 def _nothing(variant: Variant, found: Segments, image: str) -> list[str]:

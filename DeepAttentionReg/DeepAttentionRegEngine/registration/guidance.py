@@ -11,7 +11,7 @@ from torch import Tensor
 from ..deform.pairs import Masks
 from ..protocol import errors
 from ..volume.geometry import index_map
-from ..volume.segment_pairs import Segment, pair_up
+from ..volume.segment_pairs import Segment, pair_up, plain
 from ..volume.segments import Segments
 from .evaluation import Reference
 from .preprocess import WorkingPair
@@ -90,11 +90,11 @@ class Guidance:
         """Return masks `(1, N, *spatial)` of the segments of both images that are no structures of the network."""
         if self.fixed is None or self.moving is None:
             return None
-        taken = {_plain(name) for name in names}
+        taken = {plain(name) for name in names}
         pairs = [
             pair
             for pair in pair_up(self.fixed.items, self.moving.items).pairs
-            if not {_plain(pair.fixed.name), _plain(pair.moving.name)} & taken
+            if not {plain(pair.fixed.name), plain(pair.moving.name)} & taken
         ]
         if not pairs:
             return None
@@ -104,8 +104,8 @@ class Guidance:
     @staticmethod
     def _chosen(segments: Segments | None, names: Sequence[str]) -> list[Segment | None]:
         """Return the segment of each name, but for case and spaces; None where there is none."""
-        by_name = {_plain(item.name): item for item in reversed(segments.items if segments else []) if item.name}
-        return [by_name.get(_plain(name)) for name in names]
+        by_name = {plain(item.name): item for item in reversed(segments.items if segments else []) if item.name}
+        return [by_name.get(plain(name)) for name in names]
 
 
 def joined(first: Masks | None, second: Masks | None) -> Masks | None:
@@ -128,7 +128,3 @@ def _masks(view: WorkingPair, segments: Segments | None, matrix: np.ndarray, ite
             values, inside = resample(within, to_labels, view.geometry.shape, device)
             result[0, channel] = (values * inside).view(*spatial)
     return result
-
-
-def _plain(name: str) -> str:
-    return "".join(name.casefold().split())

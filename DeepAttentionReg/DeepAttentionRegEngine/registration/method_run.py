@@ -19,6 +19,7 @@ from ..protocol.reporting import Reporter
 from ..volume.geometry import Geometry
 from .guidance import Guidance
 from .preprocess import WorkingPair
+from .working_grid import spatial_shape
 
 SIMILARITY_WINDOW = 7
 
@@ -121,25 +122,35 @@ class Applied:
 
 
 @dataclass(frozen=True)
+class Tool:
+    """A method ready to be applied: its description, its weights and its network."""
+
+    method: Method
+    variant: Variant
+    network: RegistrationNetwork
+
+    def network_size(self, working: Geometry) -> tuple[int, ...]:
+        """Return the size, in array order, of the grid that the network sees over a working grid."""
+        spatial, known = spatial_shape(working), self.variant.spacing_mm
+        return self.method.grid[len(spatial)].network_size(spatial, known / working.spacing[0] if known else 1.0)
+
+
+@dataclass(frozen=True)
 class MethodRun:
     """A method about to be applied.
 
     Attributes:
-        method: The method.
-        network: Its network.
+        tool: The method.
         count: Number of recursions.
         reporter: Told of every recursion.
         observer: Shown every recursion.
-        variant: The weights of the network.
         guidance: Segments that steer; None if none do.
     """
 
-    method: Method
-    network: RegistrationNetwork
+    tool: Tool
     count: int
     reporter: Reporter
     observer: Observer
-    variant: Variant
     guidance: Guidance | None = None
 
     @torch.no_grad()
@@ -161,31 +172,29 @@ class MethodRun:
             self.reporter.step("recursion", ended, self.count, f"Iteration {done} of {of}, loss {loss:.4f}.")
             return self.reporter.enough()
 
-        self.network.on_step = on_step
+        self.tool.network.on_step = on_step
         attend = observer.attends or observer.keeps_gaussians
         steps: list[Gaussians] = []
         self._report(0)
-        for index, state in enumerate(self.network.recurse(images, self.count, attend=attend), start=1):
+        for index, state in enumerate(self.tool.network.recurse(images, self.count, attend=attend), start=1):
             if state.evidence is not None and state.evidence.gaussians is not None:
                 steps.append(state.evidence.gaussians)
             similarities.append(similarity(view, state.displacement))
             self._report(index, observer.see(state, similarities[-1]))
             if self.reporter.enough():
                 break
-        proposal = Proposal(steps, view, self.network.settings) if steps else None
+        proposal = Proposal(steps, view, self.tool.network.settings) if steps else None
         observer.end()
-        return Applied(state.displacement, view, similarities, self.network.attended(images), proposal)
+        return Applied(state.displacement, view, similarities, self.tool.network.attended(images), proposal)
 
     def _view(self, pair: WorkingPair) -> WorkingPair:
         """Return the pair as the network sees it."""
-        spatial = tuple(pair.fixed.shape[2:])
-        edge = pair.edge_of(self.variant.spacing_mm)
-        view = pair.at(self.method.grid[len(spatial)].network_size(spatial, edge))
+        view = pair.at(self.tool.network_size(pair.geometry))
         if self.guidance is None:
             return view
-        return replace(view, known=self.guidance.known(view, self.variant.structures))
+        return replace(view, known=self.guidance.known(view, self.tool.variant.structures))
 
     def _report(self, index: int, file: str | None = None) -> None:
-        unit = self.method.recursions.unit
+        unit = self.tool.method.recursions.unit
         message = f"{unit[:1].upper()}{unit[1:]} {index} of {self.count}." if index else "Running the method."
         self.reporter.step("recursion", index, self.count, message, file)

@@ -51,10 +51,6 @@ class WorkingPair(ImagePair):
         i, j, *k = spatial[::-1]
         return replace(super().at(spatial), geometry=self.geometry.resized((i, j, k[0] if k else 1)))
 
-    def edge_of(self, spacing_mm: float | None) -> float:
-        """Return a voxel size in voxels of this grid; 1 for None."""
-        return 1.0 if spacing_mm is None else spacing_mm / self.geometry.spacing[0]
-
     def for_network(self) -> ImagePair:
         """Return what a network is given; masks are 0 or 1 again after resampling."""
         fixed, moving = (

@@ -29,10 +29,10 @@ from .free_memory import free_memory, held_memory
 from .guidance import Guidance
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import COARSEST, LEAST_VOXELS, NETWORK_STAGES, NO_ECONOMY, WORKING_STAGES, Economy, run_where_it_fits
-from .method_run import Observer
+from .method_run import Observer, Tool
 from .preprocess import prepare
 from .registered import Registered
-from .search import Search, Tool
+from .search import Search
 from .starts import find_start
 from .transform_grid import described, store
 from .versions import versions
@@ -239,8 +239,8 @@ class Registrar:
         """Return the segments that steer; None unless they are to."""
         if not self.settings.steered:
             return None
-        axes = 2 if inputs.fixed.geometry.is_flat else 3
-        names = () if self.method is None else choose_variant(self.method, axes, self.settings.weights).structures
+        axes, weights = _axes(inputs.fixed.geometry), self.settings.weights
+        names = () if self.method is None else choose_variant(self.method, axes, weights).structures
         warnings.append("The segments steered the registration, so that their overlap does not prove it right.")
         return Guidance.of(inputs.reference, names)
 

@@ -11,25 +11,15 @@ from torch import Tensor
 from ..deform.pairs import Masks
 from ..deform.refine import RefineSettings, level_size, refine, usual_settings
 from ..deform.warp import resize_displacement
-from ..networks.base import RegistrationNetwork
 from ..protocol import errors
 from ..protocol.contract import build
-from ..protocol.registry import Method, Variant
+from ..protocol.registry import Variant
 from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
 from ..volume.geometry import Geometry
 from .guidance import WEIGHT, Guidance, joined
-from .method_run import Applied, MethodRun, Observer, Proposal, similarity, structures_closer
+from .method_run import Applied, MethodRun, Observer, Proposal, Tool, similarity, structures_closer
 from .preprocess import WorkingPair
-
-
-@dataclass(frozen=True)
-class Tool:
-    """A method ready to be applied: its description, its weights and its network."""
-
-    method: Method
-    variant: Variant
-    network: RegistrationNetwork
 
 
 @dataclass
@@ -75,8 +65,7 @@ class Search:
         """Apply the method; a deformation worse than the alignment alone is not used."""
         settings, title = self.settings, tool.method.title
         self.values.update(weights=tool.variant.weights)
-        count = settings.recursions or 1
-        run = MethodRun(tool.method, tool.network, count, self.reporter, observer, tool.variant, self.guidance)
+        run = MethodRun(tool, settings.recursions or 1, self.reporter, observer, self.guidance)
         found = run.apply(self.pair, self.fixed)
         self.view = found.view
         self._see(found, tool.variant)
@@ -101,7 +90,7 @@ class Search:
     def _see(self, found: Applied, variant: Variant) -> None:
         """Keep the structures that the network sees for the refinement, even if its deformation is of no use."""
         self.names = variant.structures
-        if variant.refinement.get("structures") and variant.suits(self._extent):
+        if variant.refinement.get("structures") and variant.suits(max(self.fixed.extent_mm)):
             self.structures = found.structures
         if variant.anatomy and variant.structures and found.structures is None:
             self.warnings.append(
@@ -117,22 +106,12 @@ class Search:
         if observer.keeps_gaussians:
             self.proposal = found.proposal
 
-    @property
-    def _extent(self) -> float:
-        """Field of view along its longest axis in mm."""
-        return max(n * spacing for n, spacing in zip(self.fixed.size, self.fixed.spacing, strict=True))
-
     def _fits(self, variant: Variant) -> bool:
         """Return whether the weights were trained on fields of view of this size; warn if not."""
-        extent = self._extent
-        if variant.extent_mm is None or variant.suits(extent):
-            return True
-        low, high = variant.extent_mm
-        self.warnings.append(
-            f"The weights {variant.weights} were trained on fields of view of {low:g} to {high:g} mm, this one has "
-            f"{extent:.0f} mm; do not rely on the network alone."
-        )
-        return False
+        reason = misfit(variant, self.fixed)
+        if reason:
+            self.warnings.append(f"{reason}; do not rely on the network alone.")
+        return not reason
 
     def run_refinement(self) -> None:
         """Improve the displacement on this pair; a sequence of Gaussians that is to be kept stays one."""
@@ -162,6 +141,18 @@ class Search:
         if found is not None and not chosen.structures:
             chosen = replace(chosen, structures=WEIGHT)
         return replace(self.pair, structures=found), chosen
+
+
+def misfit(variant: Variant, image: Geometry) -> str:
+    """Return that weights were trained on fields of view of another size than an image's; empty if they suit it."""
+    extent = max(image.extent_mm)
+    if variant.extent_mm is None or variant.suits(extent):
+        return ""
+    low, high = variant.extent_mm
+    return (
+        f"The weights {variant.weights} were trained on fields of view of {low:g} to {high:g} mm, this one has "
+        f"{extent:.0f} mm"
+    )
 
 
 def refine_settings(settings: Settings, axes: int, trusted: dict[str, Any]) -> RefineSettings:

@@ -71,7 +71,7 @@ def pair_up(fixed: Sequence[Segment], moving: Sequence[Segment]) -> SegmentPairi
         'Paired though case or spaces differ: Liver with liver .'
     """
     found = _match(fixed, moving, lambda segment: segment.name, {})
-    forgiven = _match(fixed, moving, lambda segment: _plain(segment.name), found)
+    forgiven = _match(fixed, moving, lambda segment: plain(segment.name), found)
     named = {**found, **forgiven}
     alike = {**named, **_match_values(fixed, moving, named)}
     keys = unique_keys([_title(fixed[a], moving[alike[a]]) for a in sorted(alike)])
@@ -112,7 +112,8 @@ def unique_keys(titles: Sequence[str]) -> list[str]:
     return keys
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name without what does not tell segments apart: case and spaces."""
     return "".join(name.casefold().split())
 
 

@@ -22,10 +22,9 @@ from DeepAttentionRegEngine.protocol.registry import Variant
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.protocol.settings import SIMILARITIES, Settings
 from DeepAttentionRegEngine.registration.inputs import Given, load_inputs
-from DeepAttentionRegEngine.registration.method_run import Observer
+from DeepAttentionRegEngine.registration.method_run import Observer, Tool
 from DeepAttentionRegEngine.registration.registered import Registered
 from DeepAttentionRegEngine.registration.registrar import Registrar
-from DeepAttentionRegEngine.registration.search import Tool
 from engine_cases import blob_source, centered, matrix4
 from other_device import OTHER, OtherDevice
 
