@@ -1,12 +1,15 @@
 """Self-attention of displacement fields (DFSA): how much of a coarser field a finer scale takes over."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import CONVOLUTIONS
 
 CHANNELS = 16
 SLOPE = 0.1
+FEW_ROWS = 20480  # rows, of all channels together, up to which PyTorch convolves an ungrouped map slowly on the CPU
+GROUPED = {4: F.conv2d, 5: F.conv3d}  # by axes of a tensor
 EXTENT = 8.0  # an eighth of the grid counts as a displacement of 1, at every scale
 
 
@@ -40,5 +43,17 @@ class FieldAttention(nn.Module):
         """Return the weights of a displacement; both `(B, nd, *spatial)`, the displacement in voxels."""
         size = torch.tensor(displacement.shape[2:], device=displacement.device, dtype=displacement.dtype)
         scaled = displacement * (EXTENT / size).view(1, -1, *[1] * (displacement.ndim - 2))
+        if CHANNELS * displacement[0, 0, ..., 0].numel() <= FEW_ROWS:
+            return self._together(scaled).sigmoid()
         components = scaled.split(1, dim=1)
         return torch.cat([branch(part) for branch, part in zip(self.branches, components, strict=True)], 1).sigmoid()
+
+    def _together(self, x: Tensor) -> Tensor:
+        """Return what the branches make of components `(B, nd, *spatial)`, by one grouped convolution a layer."""
+        for layers in zip(*self.branches, strict=True):
+            if isinstance(layers[0], nn.LeakyReLU):
+                x = layers[0](x)
+                continue
+            weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+            x = GROUPED[x.ndim](x, weight, bias, padding=1, groups=len(layers))
+        return x

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from DeepAttentionRegEngine.deform.warp import resize_displacement
+from DeepAttentionRegEngine.networks import fusion
 from DeepAttentionRegEngine.networks.fusion import FieldAttention
 from engine_cases import count_weights, smooth_displacement
 
@@ -68,6 +69,15 @@ class TestFieldAttention:
         # Away from the border, which zeros surround, weights of a constant field are constant.
         small, large = (weights_of(module, field)[:, :, 10, 15] for field in (displacement, larger))
         torch.testing.assert_close(small, large)
+
+    @sizes
+    def test_small_and_large_maps_are_weighted_alike(
+        self, spatial: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module, displacement = make_attention(len(spatial)), smooth_displacement(spatial, peak=4.0)
+        together = weights_of(module, displacement)
+        monkeypatch.setattr(fusion, "FEW_ROWS", 0)
+        torch.testing.assert_close(weights_of(module, displacement), together)
 
     def test_every_weight_learns(self) -> None:
         module = make_attention(2)
