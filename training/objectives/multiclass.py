@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from DeepAttentionRegEngine.networks.segmentation import Segmenter
+from DeepAttentionRegEngine.networks.segmentation import Segmenter, with_none
 
 from ..configs.schema import Config, ConfigError
 from ..data.batches import Batch
@@ -52,7 +52,7 @@ class MulticlassSegmentation(TrainingTask):
     def forward(self, batch: Batch, recursions: int) -> Terms:
         """Return cross-entropy and overlap."""
         scores = self.network.scores(batch["image"]).float()
-        logarithms = with_outside(scores).log_softmax(1)
+        logarithms = with_none(scores).log_softmax(1)
         target = batch["labels"].long()
         terms = {
             "cross_entropy": lambda: F.nll_loss(logarithms, target),
@@ -64,7 +64,7 @@ class MulticlassSegmentation(TrainingTask):
     def answers(self, found: CaseSet, device: torch.device) -> Iterator[tuple[ImageCase, Tensor]]:
         """Yield cases, those of label maps alone as drawn images, and the labels `(*spatial)` that are found."""
         for case in drawn_cases(self.config, found):
-            yield case, with_outside(self.network.scores(case.image[None].to(device)).float()).argmax(1)[0].cpu()
+            yield case, with_none(self.network.scores(case.image[None].to(device)).float()).argmax(1)[0].cpu()
 
     def validate(self, found: CaseSet, device: torch.device) -> Score:
         """Return the mean Dice on images drawn from held-out label maps.
@@ -93,11 +93,6 @@ class MulticlassSegmentation(TrainingTask):
         if case.subset == ABSENT:
             return labels.gt(0).float().mean()[None]
         return label_dice(labels, case.label_map, self.structures)
-
-
-def with_outside(scores: Tensor) -> Tensor:
-    """Put a score of 0, which stands for none of the structures, ahead of theirs `(B, C, *spatial)`."""
-    return torch.cat([scores.new_zeros(len(scores), 1, *scores.shape[2:]), scores], 1)
 
 
 def overlap(probabilities: Tensor, target: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ class AgfSettings:
         soft_mask: Weight voxels by their probabilities instead, which keeps where within a voxel a boundary lies.
         structures: That the segmenter tells apart. The paper has 1.
         segmenter_widths: Channels of the segmentation network at each of its resolutions, instead of `segmenter_width`.
-        segmenter_detail: Channels for what is finer than the half of the resolution that the segmentation network then
-            works at; 0: it works at the whole.
+        segmenter_step: Voxels of the images, along each axis, to one that the segmentation network sees.
+        intensities: The structures end where the intensities say that they have in this very image.
         exclusive: The segmenter gives a voxel to one structure or to none.
         groups: Structures, numbered from 1, that share a mask, for what is far apart need not be told apart; none: each
             has its own.
@@ -68,7 +68,8 @@ class AgfSettings:
     soft_mask: bool = False
     structures: int = 1
     segmenter_widths: tuple[int, ...] | None = None
-    segmenter_detail: int = 0
+    segmenter_step: int = 1
+    intensities: bool = False
     exclusive: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
     sight: str = "images"
@@ -127,7 +128,8 @@ class Agf(StepNetwork):
                 settings.structures,
                 settings.segmenter_widths,
                 exclusive=settings.exclusive,
-                detail=settings.segmenter_detail,
+                step=settings.segmenter_step,
+                intensities=settings.intensities,
             )
             self.segmenter = segmenter.requires_grad_(False).eval()
 

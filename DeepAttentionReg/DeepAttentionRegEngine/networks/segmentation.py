@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..deform.warp import resize, shrink
 from .blocks import CONVOLUTIONS, SMALLEST_HALF, norm_layer, single_precision
+from .intensities import sharpened
 
 POOLINGS = 4
 STRIDE = 2**POOLINGS
@@ -33,7 +34,8 @@ class Segmenter(nn.Module):
         widths: Sequence[int] | None = None,
         *,
         exclusive: bool = False,
-        detail: int = 0,
+        step: int = 1,
+        intensities: bool = False,
     ) -> None:
         """Build the network.
 
@@ -44,11 +46,19 @@ class Segmenter(nn.Module):
             structures: Told apart; the paper has 1.
             widths: Channels at each of the five resolutions; None for those that follow from `width`.
             exclusive: A voxel belongs to one structure or to none, instead of to any number of them.
-            detail: Above 0 the U-Net sees the image at half its resolution, and a single layer of so many channels what
-                is finer: most of the knowledge for a fraction of the cost.
+            step: Voxels of the image, along each axis, to one of the grid that the U-Net sees; most of the knowledge is
+                coarse.
+            intensities: What the network has learned is taken as a prior for the intensities of the image; exclusive
+                structures alone (`intensities.sharpened`).
+
+        Raises:
+            ValueError: If intensities are to be looked at of structures that do not exclude each other.
         """
         super().__init__()
-        self.exclusive = exclusive
+        if intensities and not exclusive:
+            msg = "intensities tell structures apart only if these are exclusive"
+            raise ValueError(msg)
+        self.exclusive, self.step, self.intensities = exclusive, step, intensities
         widths = list(widths or (width * 2**level for level in range(POOLINGS + 1)))
         self.down = nn.ModuleList(
             _stage(nd, c_in, c_out, norm) for c_in, c_out in zip((1, *widths[:-1]), widths, strict=True)
@@ -59,10 +69,6 @@ class Segmenter(nn.Module):
             self.up.append(TRANSPOSED[nd](below, channels, 2, stride=2))
             self.merge.append(_stage(nd, 2 * channels, channels, norm))
         self.output = CONVOLUTIONS[nd](widths[0], structures, 1)
-        self.detail: nn.Module | None = None
-        if detail:
-            self.detail = _layer(nd, 1, detail, norm)
-            self.join = _layer(nd, widths[0] + detail, widths[0], norm)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(B, structures, *spatial)` of an image `(B, 1, *spatial)` in [0, 1], of any size.
@@ -70,7 +76,12 @@ class Segmenter(nn.Module):
         Their sigmoid is the probability of each structure.
         """
         scores = self.scores(image)
-        return log_odds(scores) if self.exclusive else scores
+        if not self.exclusive:
+            return scores
+        logarithms = with_none(scores).float().log_softmax(1)
+        if self.intensities:
+            logarithms = sharpened(image.float(), logarithms.exp()).clamp_min(LEAST).log()
+        return log_odds(logarithms[:, 1:])
 
     def memberships(self, image: Tensor) -> Tensor:
         """Return how much of each voxel each structure has, `(B, 1 + structures, *spatial)`; arguments as of `forward`.
@@ -84,11 +95,11 @@ class Segmenter(nn.Module):
 
     def scores(self, image: Tensor) -> Tensor:
         """Return logits as `forward`; of structures that exclude each other, those of a softmax with background 0."""
-        if self.detail is None:
-            return self.output(self._features(image))
         spatial = image.shape[2:]
-        coarse = self._features(shrink(image, [-(-n // 2) for n in spatial]))
-        return self.output(self.join(torch.cat([resize(coarse, spatial), self.detail(image)], 1)))
+        if self.step == 1:
+            return self.output(self._features(image))
+        coarse = shrink(image, [-(-n // self.step) for n in spatial])
+        return resize(self.output(self._features(coarse)), spatial)
 
     def _features(self, image: Tensor) -> Tensor:
         """Return what the U-Net makes of an image, `(B, widths[0], *spatial)`."""
@@ -109,10 +120,13 @@ class Segmenter(nn.Module):
         return x
 
 
-def log_odds(scores: Tensor) -> Tensor:
-    """Return the log-odds of each channel `(B, C, *spatial)` under a softmax with a background of score 0."""
-    background = scores.new_zeros(1).expand(len(scores), 1, *scores.shape[2:])
-    logarithms = torch.cat([background, scores], 1).float().log_softmax(1)[:, 1:]
+def with_none(scores: Tensor) -> Tensor:
+    """Put a score of 0, which stands for none of the structures, ahead of theirs `(B, C, *spatial)`."""
+    return torch.cat([scores.new_zeros(len(scores), 1, *scores.shape[2:]), scores], 1)
+
+
+def log_odds(logarithms: Tensor) -> Tensor:
+    """Return the log-odds of probabilities of which logarithms are given."""
     return logarithms - torch.log1p(-logarithms.exp().clamp(max=1 - LEAST))
 
 

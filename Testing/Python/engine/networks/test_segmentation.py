@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from DeepAttentionRegEngine.deform.overlap_losses import contour
-from DeepAttentionRegEngine.networks.segmentation import Segmenter, log_odds
+from DeepAttentionRegEngine.deform.warp import resize, shrink
+from DeepAttentionRegEngine.networks.intensities import sharpened
+from DeepAttentionRegEngine.networks.segmentation import Segmenter, log_odds, with_none
 from engine_cases import count_weights, smooth_noise
 
 pytestmark = pytest.mark.torch
@@ -55,51 +57,37 @@ class TestSize:
             assert torch.equal(network(image), padded)
 
 
-class TestDetail:
-    """A U-Net at half the resolution and one layer for what is finer."""
-
-    @staticmethod
-    def network(nd: int, detail: int = 3) -> Segmenter:
-        torch.manual_seed(0)
-        return Segmenter(nd, width=4, norm="instance", structures=2, detail=detail)
+class TestStep:
+    """A U-Net that sees fewer voxels than the image has."""
 
     @pytest.mark.parametrize("spatial", [(33, 50), (64, 48), (33, 35, 40)])
-    def test_output_has_the_size_of_the_input(self, spatial: tuple[int, ...]) -> None:
-        network, image = self.network(len(spatial)), smooth_noise(spatial)
+    def test_output_is_that_of_the_smaller_image(self, spatial: tuple[int, ...]) -> None:
+        torch.manual_seed(0)
+        network, image = Segmenter(len(spatial), 4, "instance", structures=2, step=2), smooth_noise(spatial)
         logits = network(image)
         assert logits.shape == (1, 2, *spatial)
-        logits.square().mean().backward()
-        assert all(weight.grad is not None and bool(weight.grad.any()) for weight in network.parameters())
-
-    def test_what_is_finer_than_half_the_resolution_is_seen(self) -> None:
-        network = self.network(2)
-        image = torch.full((1, 1, 32, 32), 0.5)
-        # Rows that average out in pairs: the U-Net sees none of them.
-        rows = image + 0.3 * torch.tensor([1.0, -1.0]).repeat(16).view(1, 1, 32, 1)
-        assert not torch.allclose(network.scores(image), network.scores(rows), atol=1e-3)
-
-    def test_weights_of_the_coarse_network_fit(self) -> None:
-        coarse, fine = self.network(3, detail=0), self.network(3)
-        found = fine.load_state_dict(coarse.state_dict(), strict=False)
-        assert not found.unexpected_keys
-        assert {name.split(".")[0] for name in found.missing_keys} == {"detail", "join"}
+        network.step = 1
+        smaller = network(shrink(image, [-(-n // 2) for n in spatial]))
+        torch.testing.assert_close(logits, resize(smaller, spatial))
 
 
 class TestExclusive:
     def test_probabilities_are_those_of_a_softmax_with_background(self) -> None:
         scores = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
         expected = torch.cat([torch.zeros(2, 1, 5, 6), scores], 1).softmax(1)[:, 1:]
-        torch.testing.assert_close(log_odds(scores).sigmoid(), expected)
+        torch.testing.assert_close(log_odds(with_none(scores).log_softmax(1)[:, 1:]).sigmoid(), expected)
 
     @pytest.mark.parametrize("score", [-100.0, 0.0, 100.0])
     def test_certainty_stays_finite(self, score: float) -> None:
-        assert bool(log_odds(torch.full((1, 1, 2, 2), score)).isfinite().all())
+        scores = torch.full((1, 1, 2, 2), score)
+        assert bool(log_odds(with_none(scores).log_softmax(1)[:, 1:]).isfinite().all())
 
     def test_network_answers_with_them(self) -> None:
         torch.manual_seed(0)
         network, image = Segmenter(2, 4, "instance", structures=3, exclusive=True), smooth_noise((32, 32))
         with torch.no_grad():
-            assert torch.equal(network(image), log_odds(network.scores(image)))
+            expected = with_none(network.scores(image)).softmax(1)[:, 1:]
+            torch.testing.assert_close(network(image).sigmoid(), expected)
             assert float(network(image).sigmoid().sum(1).max()) < 1
 
 
@@ -150,3 +138,15 @@ class TestLearning:
         with torch.no_grad():
             found = (network.eval()(image) > 0).float()
         assert float(2 * (found * disc).sum() / (found.sum() + disc.sum())) > 0.95
+
+    def test_intensities_need_them(self) -> None:
+        with pytest.raises(ValueError, match="only if these are exclusive"):
+            Segmenter(2, 4, "instance", structures=3, intensities=True)
+
+    def test_intensities_come_after_what_was_learned(self) -> None:
+        torch.manual_seed(0)
+        network = Segmenter(2, 4, "instance", structures=3, exclusive=True, intensities=True)
+        image = smooth_noise((32, 32))
+        with torch.no_grad():
+            expected = sharpened(image, with_none(network.scores(image)).softmax(1))
+            torch.testing.assert_close(network.memberships(image), expected, atol=1e-5, rtol=1e-4)
