@@ -223,16 +223,12 @@ def measure_own(name: str, size: tuple[int, int, int], device: torch.device) -> 
     method, variant = form(name, axes_of(size))
     before = peak_bytes(device)
     pair = prepared(size, method.grid[axes_of(size)], device)
-    seconds = 0.0
     if variant.refinement.get("structures"):
         network = load_network(method.architecture, variant).to(device)
         view = pair.at(Tool(method, variant, network).network_size(pair.geometry)).for_network()
-        started = clock(device)
         with torch.no_grad():
-            pair = replace(pair, structures=network.attended(view))
-        seconds = clock(device) - started
+            pair = replace(pair, structures=next(network.recurse(view, 1)).structures)
     times = refinement_seconds(pair, Settings(), variant.refinement, device)
-    times["setup"] += seconds
     return {**times, "bytes": peak_bytes(device) - before, "voxels": grids(pair, size)}
 
 

@@ -153,7 +153,7 @@ class Agf(StepNetwork):
         for state in super().recurse(seen, recursions, attend=attend):
             if state.evidence is not None:
                 state.evidence.maps += maps
-            yield _on_grid(state, pair.moving)
+            yield replace(_on_grid(state, pair.moving), structures=_shown(masked))
 
     def masked(self, pair: ImagePair) -> ImagePair:
         """Return what the network sees of the images, with the masks that were applied; unchanged without attention.
@@ -170,15 +170,6 @@ class Agf(StepNetwork):
         if self.settings.sight == "masks":
             return ImagePair(fixed_mask, moving_mask, fixed_mask, moving_mask)
         return ImagePair(pair.fixed * fixed_mask, pair.moving * moving_mask, fixed_mask, moving_mask)
-
-    @torch.no_grad()
-    def attended(self, pair: ImagePair) -> Masks | None:
-        """Return the masks, as `RegistrationNetwork.attended`."""
-        seen = self.masked(pair)
-        if seen.fixed_mask is None or seen.moving_mask is None:
-            return None
-        masks = seen.fixed_mask, seen.moving_mask
-        return None if any(bool((mask == 1).all()) for mask in masks) else masks
 
     @torch.no_grad()
     def memberships(self, image: Tensor) -> Tensor | None:
@@ -282,6 +273,14 @@ class Agf(StepNetwork):
                 field = field + gated if self.settings.fusion == "add" else compose(gated, field)
             fields[k] = field
         return fields
+
+
+def _shown(masked: ImagePair) -> Masks | None:
+    """Return the masks that were applied; None unless both images show what they are of."""
+    if masked.fixed_mask is None or masked.moving_mask is None:
+        return None
+    masks = masked.fixed_mask, masked.moving_mask
+    return None if any(bool((mask == 1).all()) for mask in masks) else masks
 
 
 def _on_grid(state: Recursion, moving: Tensor) -> Recursion:

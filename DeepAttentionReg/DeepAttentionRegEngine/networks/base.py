@@ -85,12 +85,15 @@ class Recursion:
         increment: psi_k, what this recursion added.
         warped: The original moving image warped once by phi_k.
         evidence: What the network attended to; None unless asked for.
+        structures: Masks of the structures that the network sees, `(B, structures, *spatial)` in [0, 1], fixed first;
+            None if it sees whole images, or an image shows none of them.
     """
 
     displacement: Tensor
     increment: Tensor
     warped: Tensor
     evidence: Evidence | None = None
+    structures: Masks | None = None
 
 
 class RegistrationNetwork(nn.Module):
@@ -126,13 +129,6 @@ class RegistrationNetwork(nn.Module):
             ValueError: If an axis is shorter than `minimum_size`.
         """
         raise NotImplementedError
-
-    def attended(self, pair: ImagePair) -> Masks | None:
-        """Return the masks of the structures that the network sees, `(B, structures, *spatial)` in [0, 1], fixed first.
-
-        None if it sees whole images, or an image shows none of them.
-        """
-        return None
 
     def memberships(self, image: Tensor) -> Tensor | None:
         """Return how much of each voxel each structure has that the network tells apart; None if it tells none apart.

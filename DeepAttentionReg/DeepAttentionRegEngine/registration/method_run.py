@@ -185,7 +185,7 @@ class MethodRun:
                 break
         proposal = Proposal(steps, view, self.tool.network.settings) if steps else None
         observer.end()
-        return Applied(state.displacement, view, similarities, self.tool.network.attended(images), proposal)
+        return Applied(state.displacement, view, similarities, state.structures, proposal)
 
     def _view(self, pair: WorkingPair) -> WorkingPair:
         """Return the pair as the network sees it."""

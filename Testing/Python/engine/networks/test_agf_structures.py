@@ -1,6 +1,7 @@
 """AGF that attends to several structures apart."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from agf_cases import FLAT, VOLUME, halves, image_pair, make_agf, states
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.networks.agf import Agf, AgfSettings
-from DeepAttentionRegEngine.networks.base import Evidence, ImagePair, StepNetwork
+from DeepAttentionRegEngine.networks.base import Evidence, ImagePair, Recursion, StepNetwork
 from DeepAttentionRegEngine.protocol.contract import RegisterJob
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.registration import registrar, search
@@ -84,17 +85,17 @@ class TestStructures:
         assert torch.equal(seen.fixed, torch.cat([pair.fixed] * 2, 1))
         assert torch.equal(seen.moving, torch.cat([pair.moving] * 2, 1))
 
-    def test_attended_are_the_masks_seen(self) -> None:
+    def test_masks_seen_come_with_every_recursion(self) -> None:
         network, pair = self.network(2), image_pair(FLAT)
         seen = network.masked(pair)
-        fixed, moving = network.attended(pair)
-        assert torch.equal(fixed, seen.fixed_mask)
-        assert torch.equal(moving, seen.moving_mask)
+        for state in states(network, pair):
+            assert torch.equal(state.structures[0], seen.fixed_mask)
+            assert torch.equal(state.structures[1], seen.moving_mask)
 
-    def test_nothing_is_attended_where_an_image_shows_no_structure(self) -> None:
+    def test_no_masks_come_where_an_image_shows_no_structure(self) -> None:
         network, pair = self.network(2), image_pair(FLAT)
-        assert network.attended(replace(pair, moving_mask=torch.zeros(1, 2, *FLAT))) is None
-        assert make_agf(2, attention=False).attended(pair) is None
+        assert states(network, replace(pair, moving_mask=torch.zeros(1, 2, *FLAT)))[-1].structures is None
+        assert states(make_agf(2, attention=False), pair)[-1].structures is None
 
     def test_evidence_has_a_mask_of_each(self) -> None:
         *_, last = states(self.network(2), image_pair(FLAT), attend=True)
@@ -152,8 +153,9 @@ class TestGroups:
         shared = network.masked(pair).fixed_mask
         assert shared.shape[1] == expected == network.settings.masks
         torch.testing.assert_close(shared[:, -1], apart.sum(1).clamp(max=1))
-        assert network.attended(pair)[0].shape[1] == expected
-        assert states(network, pair)[-1].displacement.shape == (1, 2, *FLAT)
+        last = states(network, pair)[-1]
+        assert last.structures[0].shape[1] == expected
+        assert last.displacement.shape == (1, 2, *FLAT)
 
     def test_groups_are_of_structures_there_are(self) -> None:
         with pytest.raises(ValueError, match="must be of structures 1 to 2"):
@@ -177,13 +179,14 @@ class TestSight:
 
 
 class Bright(StepNetwork):
-    """Moves nothing and attends to what is bright."""
+    """Moves nothing and sees what is bright."""
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         return torch.zeros(1, 3, *fixed.shape[2:])
 
-    def attended(self, pair: ImagePair) -> tuple[Tensor, Tensor]:
-        return pair.fixed, pair.moving
+    def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
+        for state in super().recurse(pair, recursions, attend=attend):
+            yield replace(state, structures=(pair.fixed, pair.moving))
 
 
 class TestJob:
