@@ -15,6 +15,7 @@ ITERATIONS = 3
 BINS = 64
 BLUR = torch.exp(-0.125 * torch.arange(-6.0, 7.0) ** 2)  # of the histograms, for two bins
 FLAT = 1e-3  # of all intensities, at any structure
+BELIEF = 0.5  # power of the prior, for networks are surer than they should be
 TRUST = 0.7  # power of the likelihood, for the noise of neighbours is not independent
 SEEN = 0.01  # probability of any structure where one is looked for
 MARGIN = 2  # voxels around that
@@ -43,11 +44,11 @@ def _one(image: Tensor, prior: Tensor) -> Tensor:
     whole = slice(None), slice(None)
     within = prior[whole + box]
     bins = (image[whole + box][0, 0].clamp(0, 1) * (BINS - 1)).round().long()
-    logarithms, found = within.clamp_min(LEAST).log(), within
+    believed, found = BELIEF * within.clamp_min(LEAST).log(), within
     for _ in range(ITERATIONS):
         likelihood = _histograms(bins, found[0]).log()[:, bins][None]
         agreed = box_sum(found, 3).clamp_min(LEAST).log()
-        found = (logarithms + agreed + TRUST * likelihood).softmax(1)
+        found = (believed + agreed + TRUST * likelihood).softmax(1)
     result = prior.clone()
     result[whole + box] = found
     return result
