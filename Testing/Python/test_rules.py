@@ -33,6 +33,7 @@ ENGINE_LAYERS: dict[str, set[str]] = {
     "protocol": set(),
     "volume": NUMPY,
     "deform": TORCH,
+    "constraints": TORCH,
     "networks": TORCH,
     "registration": TORCH,
     "evidence": TORCH,

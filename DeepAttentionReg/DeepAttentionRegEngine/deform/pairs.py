@@ -5,14 +5,54 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from .losses import inside_image, local_ncc, mean_squared
-from .warp import shrink, warp, warp_evenly
+from .warp import sample, shrink, warp, warp_evenly
 
 Masks = tuple[Tensor, Tensor]  # of structures on the fixed and on the moving image
 OnStep = Callable[[int, int, float], bool]  # told (done, of, loss); returns whether that is enough, may raise
 P = TypeVar("P", bound="ImagePair")
+
+
+def at_points(field: Tensor, places: Tensor) -> Tensor:
+    """Return the values `(N, C)` of a field `(1, C, *spatial)` at places `(N, nd)` in its voxels."""
+    nd = places.shape[1]
+    return sample(field, places.T.reshape(1, nd, -1, *[1] * (nd - 1))).flatten(2)[0].T
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Points of the fixed image whose partners on the moving image are known.
+
+    Attributes:
+        places: `(N, nd)` in voxels of a grid.
+        partners: The same of the partners.
+        spatial: Size of that grid.
+        tolerance: How far in its voxels a point may end from its partner.
+    """
+
+    places: Tensor
+    partners: Tensor
+    spatial: tuple[int, ...]
+    tolerance: float = 0.0
+
+    def missed(self, displacement: Tensor) -> Tensor:
+        """Return by how much `(N, nd)`, in voxels of their grid, a displacement misses the partners.
+
+        Args:
+            displacement: `(1, nd, *any)` in voxels of any grid over the same field of view.
+        """
+        factor = [there / here for there, here in zip(displacement.shape[2:], self.spatial, strict=True)]
+        scale = self.places.new_tensor(factor)
+        places = (self.places + 0.5) * scale - 0.5
+        return self.partners - self.places - at_points(displacement, places) / scale
+
+    def distance(self, displacement: Tensor) -> Tensor:
+        """Return the mean square of what is missed beyond the tolerance; arguments as of `missed`."""
+        lengths = self.missed(displacement).square().sum(1).clamp_min(1e-12).sqrt()
+        return torch.relu(lengths - self.tolerance).square().mean()
 
 
 @dataclass(frozen=True)
@@ -29,6 +69,7 @@ class ImagePair:
             the same field of view.
         known: Masks `(B, S, *spatial)` in [0, 1] of the structures that a network looks for, as somebody segmented them
             on either image; NaN where nobody did.
+        landmarks: Points that are to meet their partners, on any grid over the same field of view.
     """
 
     fixed: Tensor
@@ -38,6 +79,7 @@ class ImagePair:
     weight: Tensor | None = None
     structures: Masks | None = None
     known: Masks | None = None
+    landmarks: Landmarks | None = None
 
     @cached_property
     def contrast(self) -> Tensor:
@@ -47,7 +89,7 @@ class ImagePair:
     def at(self: P, spatial: Sequence[int]) -> P:
         """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing.
 
-        Its structures stay on their grid.
+        Its structures and landmarks stay on their grid.
         """
 
         def resized(image: Tensor | None) -> Tensor | None:

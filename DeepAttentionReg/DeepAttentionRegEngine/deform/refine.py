@@ -19,6 +19,7 @@ from .warp import integrate_velocity, resize_displacement, shrink, warp_evenly
 
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
+LANDMARK_WEIGHT = 1.0  # of their mean squared distance in voxels: next to the others almost a condition
 VELOCITY_STEPS = 5
 LEAST_STIFFNESS = 0.1  # of what nothing steers, in units of that of the rest
 FINEST_SHARE = 0.3  # of the iterations
@@ -161,6 +162,10 @@ class Objective:
         fixed, moving = self.structures
         return mean_squared(warp_evenly(moving, coarse), fixed) * fixed.shape[1]
 
+    def missed(self, coarse: Tensor) -> Tensor:
+        """Return how far landmarks stay from their partners, mean squared voxels beyond what is tolerated."""
+        return coarse.new_zeros(()) if self.pair.landmarks is None else self.pair.landmarks.distance(coarse)
+
     def __call__(self, displacement: Tensor, coarse: Tensor) -> Tensor:
         """Return the loss of a displacement.
 
@@ -175,6 +180,7 @@ class Objective:
         return (
             self.dissimilarity(displacement)
             + settings.structures * self.apart(coarse)
+            + LANDMARK_WEIGHT * self.missed(coarse)
             + settings.smoothness * diffusion(added, self.stiffness)
             + settings.anchor * (squares * squares.new_tensor(scale).square()).sum()
             + FOLD_WEIGHT * fold_penalty(coarse, FOLD_MARGIN)
@@ -191,7 +197,7 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
 
     Args:
         pair: The images, B = 1. Its weight says where the similarity counts; the overlap of its structures counts as
-            much as `settings.structures` says. Its masks are not looked at.
+            much as `settings.structures` says, and its landmarks are met. Its masks are not looked at.
         initial: `(1, nd, *spatial)` in voxels, from a network or zero.
         settings: How to refine.
         on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
@@ -202,9 +208,8 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
     if settings.steps == 0:
         return initial
     full = tuple(pair.fixed.shape[2:])
-    whole = ImagePair(
-        pair.fixed, pair.moving, weight=pair.weight, structures=pair.structures if settings.structures else None
-    )
+    structures = pair.structures if settings.structures else None
+    whole = ImagePair(pair.fixed, pair.moving, weight=pair.weight, structures=structures, landmarks=pair.landmarks)
     if settings.similarity == "mind":
         whole = replace(whole, fixed=mind_ssc(pair.fixed), moving=mind_ssc(pair.moving))
     displacement, enough, done = initial, False, 0

@@ -167,6 +167,23 @@ class Settings:
         "are named like its structures, else where both images have them, by their overlap in the refinement",
         group=_REFINEMENT,
     )
+    guided: bool = option(
+        False,
+        label=_("Guide by landmarks"),
+        help="landmarks lead the registration: each point of the fixed list to its partner in the moving list, but for "
+        "those that contradict the others; then they no longer measure it",
+        group=_REFINEMENT,
+    )
+    landmark_tolerance: float = option(
+        0.0,
+        label=_("Tolerance of landmarks"),
+        help="how far a landmark that guides may end from its partner",
+        at_least=0.0,
+        at_most=100.0,
+        shown=(0.0, 10.0),
+        unit="MM",
+        group=_REFINEMENT,
+    )
     velocity: bool = option(
         False,
         label=_("Velocity field"),

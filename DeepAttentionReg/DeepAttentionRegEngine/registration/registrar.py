@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..constraints.guide import LandmarkGuide
 from ..deform.tensors import choose_device, use_full_precision
 from ..networks import load_network
 from ..protocol import contract, errors
@@ -217,7 +218,8 @@ class Registrar:
             start = find_start(inputs.fixed, inputs.moving, *chosen)
             matrix = start.matrix
             pair = prepare(inputs.fixed, inputs.moving, matrix, self.policy(fixed), self.device, percentiles)
-        search = Search(settings, pair, fixed, reporter, guidance, warnings=[*warnings, *start.warnings])
+        guide = self._guide(inputs, matrix, pair.geometry)
+        search = Search(settings, pair, fixed, reporter, guidance, guide, warnings=[*warnings, *start.warnings])
         self._tell_economy(search)
         search.values.update(start=start.chosen, start_similarity=start.similarities)
         search.warnings += doubts(inputs.fixed, inputs.moving, inputs.reference)
@@ -228,6 +230,8 @@ class Registrar:
         deformation = store(search.displacement, search.pair, fixed, settings.transform_grid)
         with reporter.stage("evaluate", "Measuring the deformation."):
             measures = {**search.values, **_measures(deformation, inputs, matrix, self.device)}
+            if search.guide is not None:
+                measures["after"].pop("tre_mm", None)
         search.warnings += missed(measures["after"])
         folds = measures["jacobian"]["folds"]
         if folds:
@@ -244,6 +248,19 @@ class Registrar:
         warnings.append("The segments steered the registration, so that their overlap does not prove it right.")
         return Guidance.of(inputs.reference, names)
 
+    def _guide(self, inputs: Inputs, alignment: np.ndarray, working: Geometry) -> LandmarkGuide | None:
+        """Return the landmarks that guide; None unless they are to."""
+        fixed, moving = inputs.reference.fixed_points_lps, inputs.reference.moving_points_lps
+        if not self.settings.guided:
+            return None
+        if fixed is None or moving is None:
+            raise errors.EngineError(
+                errors.INPUT_INVALID,
+                "There are no landmarks that could guide the registration.",
+                "Give the same landmarks in the same order on both images.",
+            )
+        return LandmarkGuide.of((fixed, moving), alignment, working, self.settings.landmark_tolerance)
+
     def _tell_economy(self, search: Search) -> None:
         if self.economy != NO_ECONOMY:
             search.warnings.append(self.economy.sentence)
@@ -254,9 +271,11 @@ class Registrar:
         if self.method is not None:
             with search.reporter.stage("recursion", "Preparing the method."):
                 search.run_method(self.tool(search.pair.fixed.ndim - 2), observer or Observer())
+        search.follow_landmarks()
         if search.settings.refinement_steps and not search.reporter.enough():
             with search.reporter.stage("refine", "Refining the deformation on this pair."):
                 search.run_refinement()
+        search.meet_landmarks()
 
     def tool(self, axes: int) -> Tool:
         """Return the method with its network for images of so many axes; loaded once."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..constraints.guide import LandmarkGuide
 from ..deform.pairs import Masks
 from ..deform.refine import RefineSettings, level_size, refine, usual_settings
 from ..deform.warp import resize_displacement
@@ -32,6 +33,7 @@ class Search:
         fixed: Grid of the fixed volume.
         reporter: Told how it goes.
         guidance: Segments that steer; None if none do.
+        guide: Landmarks that guide; None if none do.
         displacement: `(1, nd, *spatial)` in voxels of the working grid.
         view: The pair on the grid on which similarity is told, that of the method.
         trusted: Refinement settings of the weights, where the pair suits them.
@@ -47,6 +49,7 @@ class Search:
     fixed: Geometry
     reporter: Reporter
     guidance: Guidance | None = None
+    guide: LandmarkGuide | None = None
     displacement: Tensor = field(init=False)
     view: WorkingPair = field(init=False)
     trusted: dict[str, Any] = field(default_factory=dict)
@@ -113,6 +116,28 @@ class Search:
             self.warnings.append(f"{reason}; do not rely on the network alone.")
         return not reason
 
+    def follow_landmarks(self) -> None:
+        """Lead the displacement to the landmarks that guide, from where refinement starts."""
+        if self.guide is None:
+            return
+        if self.proposal is not None:
+            self.guide = None
+            self.warnings.append("A sequence of Gaussians cannot be guided by landmarks; they measure it instead.")
+            return
+        self.displacement, field = self.guide.led(self.displacement)
+        told = self.guide.told(field)
+        self.values["landmarks"] = told
+        self.warnings += told["contradictions"]
+        self.warnings.append(
+            f"{told['guided']} landmarks guided the registration, so that their distance does not measure it. Each was "
+            f"foretold by the others to {told['left_out_mm']['mean']:.1f} mm (mean)."
+        )
+
+    def meet_landmarks(self) -> None:
+        """Bring the landmarks that guide within their tolerance."""
+        if self.guide is not None:
+            self.displacement = self.guide.met(self.displacement)
+
     def run_refinement(self) -> None:
         """Improve the displacement on this pair; a sequence of Gaussians that is to be kept stays one."""
         settings, steps = self.settings, self.settings.refinement_steps or 0
@@ -127,6 +152,7 @@ class Search:
         else:
             chosen = refine_settings(settings, self.pair.fixed.ndim - 2, self.trusted)
             pair, chosen = self._steered(chosen)
+            pair = pair if self.guide is None else replace(pair, landmarks=self.guide.landmarks)
             self.displacement = refine(pair, self.displacement, chosen, on_step)
         seen = resize_displacement(self.displacement, tuple(self.view.fixed.shape[2:]))
         self.values["refined_similarity"] = similarity(self.view, seen)

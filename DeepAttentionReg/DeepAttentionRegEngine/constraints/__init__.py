@@ -1,0 +1,1 @@
+"""What a deformation is held to besides the likeness of the images."""

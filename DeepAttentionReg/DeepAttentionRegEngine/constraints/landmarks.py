@@ -1,0 +1,91 @@
+"""Landmark pairs that guide a registration: which of them to believe, and where they say that points belong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from .interpolation import Interpolation, interpolate
+
+JUDGES = 5  # landmarks at least, below which none can be told from the others
+OUTLYING = 6.0  # times the usual disagreement, for organs that slide make some of it
+LEAST = 0.02  # of the extent, of disagreement that is worth a word
+SHARE = 1 / 3  # of the landmarks that may be wrong
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A landmark that the others contradict.
+
+    Attributes:
+        number: Counted from 1.
+        error_mm: How far its partner lies from where the others have it.
+        partner: Number of another with which its partner seems to be exchanged; None if there is none.
+    """
+
+    number: int
+    error_mm: float
+    partner: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What to tell of it."""
+        if self.partner is not None:
+            return f"Landmarks {self.number} and {self.partner} seem to be exchanged on one image; neither guided."
+        return f"Landmark {self.number} contradicts its neighbours by {self.error_mm:.0f} mm; it did not guide."
+
+
+def contradictions(points: np.ndarray, vectors: np.ndarray, extent: float) -> list[Contradiction]:
+    """Return the landmarks that the others contradict, worst first.
+
+    One after the other is left out, for a wrong one makes its neighbours look wrong, too.
+
+    Args:
+        points: `(N, nd)` mm, on the fixed image, all different.
+        vectors: `(N, nd)` mm, from there to their partners.
+        extent: Of the image, in mm.
+    """
+    kept, suspects = list(range(len(points))), []
+    while len(kept) > max(JUDGES, (1 - SHARE) * len(points)):
+        agreement = interpolate(points[kept], vectors[kept], extent)
+        worst = int(np.linalg.norm(agreement.left_out, axis=1).argmax())
+        if np.linalg.norm(agreement.left_out[worst]) <= _tolerated(agreement, extent):
+            break
+        suspects.append(kept.pop(worst))
+    if not suspects:
+        return []
+    trusted = interpolate(points[kept], vectors[kept], extent)
+    expected = points[suspects] + trusted.at(points[suspects])
+    return _named(suspects, expected, (points + vectors)[suspects], _tolerated(trusted, extent))
+
+
+def _tolerated(agreement: Interpolation, extent: float) -> float:
+    """Return the disagreement in mm that is still usual."""
+    return max(LEAST * extent, OUTLYING * float(np.median(np.linalg.norm(agreement.left_out, axis=1))))
+
+
+def _named(
+    suspects: Sequence[int], expected: np.ndarray, partners: np.ndarray, tolerated: float
+) -> list[Contradiction]:
+    """Return the contradictions among suspects; who agrees with those that are trusted is none of them.
+
+    Args:
+        suspects: Indices of landmarks.
+        expected: `(S, nd)` mm, where the others have their partners.
+        partners: `(S, nd)` mm, where they are.
+        tolerated: Disagreement in mm that is still usual.
+    """
+    errors = np.linalg.norm(expected[:, None] - partners[None], axis=2)  # of each with the partner of each
+    exchanged: dict[int, int] = {}
+    for one, other in combinations(range(len(suspects)), 2):
+        crossed = max(errors[one, other], errors[other, one])
+        if not {one, other} & set(exchanged) and crossed <= tolerated < min(errors[one, one], errors[other, other]):
+            exchanged |= {one: suspects[other] + 1, other: suspects[one] + 1}
+    told = [
+        Contradiction(number + 1, float(errors[index, index]), exchanged.get(index))
+        for index, number in enumerate(suspects)
+        if errors[index, index] > tolerated
+    ]
+    told = [one for one in told if one.partner is None or one.number < one.partner]
+    return sorted(told, key=lambda one: -one.error_mm)
