@@ -119,9 +119,10 @@ class LandmarkGuide:
     def told(self, field: Interpolation) -> dict[str, Any]:
         """Return what a result says of them."""
         errors = np.linalg.norm(field.left_out, axis=1)
+        foretold = {"mean": float(errors.mean()), "max": float(errors.max())}
         return {
-            "guided": len(self.landmarks.places),
+            "guided": len(errors),
             "tolerance_mm": self.tolerance_mm,
             "contradictions": [one.sentence for one in self.contradictions],
-            "left_out_mm": {"mean": float(errors.mean()), "max": float(errors.max())},
+            "left_out_mm": foretold if len(errors) > 1 else None,
         }

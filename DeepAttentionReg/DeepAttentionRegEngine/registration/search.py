@@ -128,10 +128,11 @@ class Search:
         told = self.guide.told(field)
         self.values["landmarks"] = told
         self.warnings += told["contradictions"]
-        self.warnings.append(
-            f"{told['guided']} landmarks guided the registration, so that their distance does not measure it. Each was "
-            f"foretold by the others to {told['left_out_mm']['mean']:.1f} mm (mean)."
-        )
+        count, foretold = told["guided"], told["left_out_mm"]
+        text = f"Landmarks guided the registration ({count}), so that their distance does not measure it."
+        if foretold:
+            text += f" Each was foretold by the others to {foretold['mean']:.1f} mm (mean)."
+        self.warnings.append(text)
 
     def meet_landmarks(self) -> None:
         """Bring the landmarks that guide within their tolerance."""

@@ -90,6 +90,14 @@ class TestGuided:
         assert found.measures["landmarks"]["left_out_mm"]["mean"] < 1
         assert any("does not measure it" in warning for warning in found.warnings)
 
+    def test_a_single_one_guides_and_nothing_foretells_it(self) -> None:
+        array, point = blob_image(positions(GRID)).astype(np.float32), landmarks(GRID, 1)
+        settings = Settings(method="none", alignment="none", refinement_steps=5, device="cpu", guided=True)
+        found = register((array, GRID), (array, GRID), settings, fixed_points=point, moving_points=point + 4)
+        assert self.errors(found, point, point + 4).max() < 0.3
+        assert found.measures["landmarks"]["left_out_mm"] is None
+        assert not any("foretold" in warning for warning in found.warnings)
+
     def test_samples_are_guided_too(self) -> None:
         found = self.run(GRID, samples=3)[0]
         places = tuple(np.round(found.deformation.geometry.lps_to_index(landmarks(GRID))).astype(int).T[::-1])
