@@ -50,6 +50,36 @@ class Interpolation:
         count = len(self.points)
         return self._weights[:count] / np.diag(self._inverse)[:count, None]
 
+    @cached_property
+    def disagreement(self) -> np.ndarray:
+        """The lengths `(N,)` of `left_out`."""
+        return np.linalg.norm(self.left_out, axis=1)
+
+    def on_grid(self, axes: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the field `(nd, *spatial)` in mm where the coordinates along each axis, `(n,)` mm, meet.
+
+        A Gaussian is the product of those along the axes, so that all voxels are one product of matrices.
+        """
+        count, spatial = len(self.points), [len(axis) for axis in axes]
+        first, *others = (
+            np.exp(-0.5 * ((axis[:, None] - along) / self.reach) ** 2)
+            for axis, along in zip(axes, self.points.T, strict=True)
+        )
+        rest = np.ones((1, count))
+        for other in others:
+            rest = (rest[:, None] * other).reshape(-1, count)
+        near = self._weights[:count].T[:, None] * first
+        field = (near @ rest.T).reshape(-1, *spatial)
+        trend = self._weights[count:].reshape(-1, len(spatial), *[1] * len(spatial))
+        for number, factor in enumerate(trend):
+            field += factor if number == 0 else factor * self._along(axes, number - 1)
+        return field
+
+    def _along(self, axes: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        """Return what the trend is linear in, along an axis of a grid, to be broadcast over it."""
+        shape = [-1 if other == axis else 1 for other in range(len(axes))]
+        return ((axes[axis] - self.points[:, axis].mean()) / self.reach).reshape(shape)
+
     def at(self, places: np.ndarray) -> np.ndarray:
         """Return the field `(M, nd)` in mm at places `(M, nd)`."""
         return np.hstack([self._kernel_at(places), self._trend_at(places)]) @ self._weights
@@ -73,7 +103,7 @@ def interpolate(points: np.ndarray, vectors: np.ndarray, extent: float) -> Inter
         extent: Of the image, in mm.
     """
     candidates = list(_candidates(points, vectors, extent))
-    return min(candidates, key=lambda one: float(np.median(np.linalg.norm(one.left_out, axis=1))))
+    return min(candidates, key=lambda one: float(np.median(one.disagreement)))
 
 
 def _candidates(points: np.ndarray, vectors: np.ndarray, extent: float) -> Iterator[Interpolation]:

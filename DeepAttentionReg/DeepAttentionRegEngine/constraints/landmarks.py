@@ -47,22 +47,22 @@ def contradictions(points: np.ndarray, vectors: np.ndarray, extent: float) -> li
         extent: Of the image, in mm.
     """
     kept, suspects = list(range(len(points))), []
+    trusted = interpolate(points, vectors, extent)
     while len(kept) > max(JUDGES, (1 - SHARE) * len(points)):
-        agreement = interpolate(points[kept], vectors[kept], extent)
-        worst = int(np.linalg.norm(agreement.left_out, axis=1).argmax())
-        if np.linalg.norm(agreement.left_out[worst]) <= _tolerated(agreement, extent):
+        worst = int(trusted.disagreement.argmax())
+        if trusted.disagreement[worst] <= _tolerated(trusted, extent):
             break
         suspects.append(kept.pop(worst))
+        trusted = interpolate(points[kept], vectors[kept], extent)
     if not suspects:
         return []
-    trusted = interpolate(points[kept], vectors[kept], extent)
     expected = points[suspects] + trusted.at(points[suspects])
     return _named(suspects, expected, (points + vectors)[suspects], _tolerated(trusted, extent))
 
 
 def _tolerated(agreement: Interpolation, extent: float) -> float:
     """Return the disagreement in mm that is still usual."""
-    return max(LEAST * extent, OUTLYING * float(np.median(np.linalg.norm(agreement.left_out, axis=1))))
+    return max(LEAST * extent, OUTLYING * float(np.median(agreement.disagreement)))
 
 
 def _named(

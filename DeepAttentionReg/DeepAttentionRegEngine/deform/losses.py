@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .warp import identity_grid, jacobian_determinant, sample
+from .warp import identity_grid, jacobian_determinant, sample_points
 
 NCC_EPSILON = 1e-4  # variance of noise in an image scaled to [0, 1]; keeps flat regions silent
 
@@ -214,9 +214,7 @@ def landmark_distance(displacement: Tensor, fixed_points: Tensor, moving_points:
     """
     if fixed_points.shape[1] == 0:
         return displacement.sum() * 0
-    nd = displacement.shape[1]
-    places = fixed_points.transpose(1, 2).unflatten(2, (-1, *[1] * (nd - 1)))
-    moved = fixed_points + sample(displacement, places).flatten(2).transpose(1, 2)
+    moved = fixed_points + sample_points(displacement, fixed_points)
     distance = torch.linalg.vector_norm(spacing * (moved - moving_points), dim=-1)
     return F.huber_loss(distance, torch.zeros_like(distance), delta=1.0)
 

@@ -9,17 +9,11 @@ import torch
 from torch import Tensor
 
 from .losses import inside_image, local_ncc, mean_squared
-from .warp import sample, shrink, warp, warp_evenly
+from .warp import sample_points, shrink, warp, warp_evenly
 
 Masks = tuple[Tensor, Tensor]  # of structures on the fixed and on the moving image
 OnStep = Callable[[int, int, float], bool]  # told (done, of, loss); returns whether that is enough, may raise
 P = TypeVar("P", bound="ImagePair")
-
-
-def at_points(field: Tensor, places: Tensor) -> Tensor:
-    """Return the values `(N, C)` of a field `(1, C, *spatial)` at places `(N, nd)` in its voxels."""
-    nd = places.shape[1]
-    return sample(field, places.T.reshape(1, nd, -1, *[1] * (nd - 1))).flatten(2)[0].T
 
 
 @dataclass(frozen=True)
@@ -38,6 +32,10 @@ class Landmarks:
     spatial: tuple[int, ...]
     tolerance: float = 0.0
 
+    def to(self, device: torch.device) -> "Landmarks":
+        """Return them on a device."""
+        return replace(self, places=self.places.to(device), partners=self.partners.to(device))
+
     def missed(self, displacement: Tensor) -> Tensor:
         """Return by how much `(N, nd)`, in voxels of their grid, a displacement misses the partners.
 
@@ -47,7 +45,7 @@ class Landmarks:
         factor = [there / here for there, here in zip(displacement.shape[2:], self.spatial, strict=True)]
         scale = self.places.new_tensor(factor)
         places = (self.places + 0.5) * scale - 0.5
-        return self.partners - self.places - at_points(displacement, places) / scale
+        return self.partners - self.places - sample_points(displacement, places[None])[0] / scale
 
     def distance(self, displacement: Tensor) -> Tensor:
         """Return the mean square of what is missed beyond the tolerance; arguments as of `missed`."""

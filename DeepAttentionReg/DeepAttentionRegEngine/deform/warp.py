@@ -42,6 +42,12 @@ def sample(image: Tensor, coordinates: Tensor, *, nearest: bool = False) -> Tens
     return _read(image, _normalized(coordinates, image.shape[2:]), "nearest" if nearest else "bilinear")
 
 
+def sample_points(image: Tensor, points: Tensor) -> Tensor:
+    """Return the values `(B, N, C)` of an image `(B, C, *spatial)` at points `(B, N, nd)`, as `sample`."""
+    places = points.transpose(1, 2)[(..., *[None] * (points.shape[2] - 1))]
+    return sample(image, places).flatten(2).transpose(1, 2)
+
+
 def _normalized(coordinates: Tensor, spatial: Sequence[int]) -> Tensor:
     """Return voxel indices `(B, nd, *out)` as `grid_sample` wants them: last, in x, y, z order, edges at -1 and +1."""
     size = torch.tensor(spatial, device=coordinates.device, dtype=coordinates.dtype)

@@ -19,7 +19,7 @@ BELIEF = 0.5  # power of the prior, for networks are surer than they should be
 TRUST = 0.7  # power of the likelihood, for the noise of neighbours is not independent
 SEEN = 0.01  # probability of any structure where one is looked for
 MARGIN = 2  # voxels around that
-LEAST = 1e-6  # probability
+LEAST = 1e-6  # probability that remains for every class, so that logarithms stay finite
 STRIDE = 2  # of the voxels that a histogram counts
 
 

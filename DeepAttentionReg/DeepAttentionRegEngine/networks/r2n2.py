@@ -28,7 +28,7 @@ from ..deform.gaussians import (
     rotation_2d,
     rotation_3d,
 )
-from ..deform.warp import compose, sample, shrink, warp
+from ..deform.warp import compose, sample_points, shrink, warp
 from .base import AttentionMap, Evidence, ImagePair, Recursion, RegistrationNetwork
 from .blocks import CONVOLUTIONS, SMALLEST_HALF, single_precision, use_channels_last
 from .forces import demons_force, lucas_kanade
@@ -230,8 +230,7 @@ def _at(features: Tensor, center: Tensor, full: Sequence[int]) -> Tensor:
     """Return features `(B, C, *spatial)` at positions `(B, G, nd)`, as `(B, G, C)`."""
     size, whole = (torch.tensor(list(n), device=center.device) for n in (features.shape[2:], full))
     voxels = (center * half_extent(full) / whole + 0.5) * size - 0.5
-    places = voxels.transpose(1, 2)[(..., *[None] * (len(full) - 1))]
-    return sample(features, places).flatten(2).transpose(1, 2)
+    return sample_points(features, voxels)
 
 
 @dataclass(frozen=True)

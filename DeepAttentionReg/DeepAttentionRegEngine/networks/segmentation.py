@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from ..deform.warp import resize, shrink
 from .blocks import CONVOLUTIONS, SMALLEST_HALF, norm_layer, single_precision
-from .intensities import sharpened
+from .intensities import LEAST, sharpened
 
 POOLINGS = 4
 STRIDE = 2**POOLINGS
 BELONGS = 0.5  # probability from which a voxel is a structure's that may share it with others
-LEAST = 1e-6  # probability that remains for all but one structure, so that log-odds stay finite
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 

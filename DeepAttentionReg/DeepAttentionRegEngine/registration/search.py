@@ -153,7 +153,8 @@ class Search:
         else:
             chosen = refine_settings(settings, self.pair.fixed.ndim - 2, self.trusted)
             pair, chosen = self._steered(chosen)
-            pair = pair if self.guide is None else replace(pair, landmarks=self.guide.landmarks)
+            if self.guide is not None:
+                pair = replace(pair, landmarks=self.guide.landmarks.to(pair.fixed.device))
             self.displacement = refine(pair, self.displacement, chosen, on_step)
         seen = resize_displacement(self.displacement, tuple(self.view.fixed.shape[2:]))
         self.values["refined_similarity"] = similarity(self.view, seen)

@@ -157,6 +157,11 @@ class TestEverythingStays:
         registered_there(replace(QUICK, method=method, recursions=1), axes, folder)
         assert folder.steps[0].maps or folder.steps[0].attention
 
+    def test_with_landmarks_that_guide(self, axes: int, device: OtherDevice) -> None:
+        found = registered_there(replace(QUICK, guided=True), axes)
+        assert found.measures["landmarks"]["guided"] == 2
+        assert found.search.displacement.device == OTHER
+
     def test_with_uncertainty_and_warped_images(self, axes: int, device: OtherDevice) -> None:
         found = registered_there(QUICK, axes)
         assert measure_spread(found, Reporter()).count == 2

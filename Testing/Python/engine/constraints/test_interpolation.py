@@ -53,6 +53,13 @@ class TestInterpolation:
         found = interpolate(points, waves(points), EXTENT).at(between)
         assert np.linalg.norm(found - waves(between), axis=1).mean() < 0.8
 
+    @pytest.mark.parametrize("trend", ["none", "shift", "affine"])
+    def test_grid_is_what_its_places_are(self, nd: int, trend: str) -> None:
+        field = Interpolation(scattered(nd), waves(scattered(nd)), trend, 30.0)
+        axes = [np.linspace(-50, 70, n) for n in (5, 7, 4)[:nd]]
+        places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, nd)
+        np.testing.assert_allclose(field.on_grid(axes).reshape(nd, -1).T, field.at(places), atol=1e-9)
+
     def test_one_point_moves_its_surroundings(self, nd: int) -> None:
         field = interpolate(np.zeros((1, nd)), np.full((1, nd), 5.0), EXTENT)
         assert field.trend == "none"

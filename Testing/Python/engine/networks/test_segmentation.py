@@ -120,6 +120,18 @@ class TestExclusive:
             torch.testing.assert_close(network(image).sigmoid(), expected)
             assert float(network(image).sigmoid().sum(1).max()) < 1
 
+    def test_intensities_need_them(self) -> None:
+        with pytest.raises(ValueError, match="only if these are exclusive"):
+            Segmenter(2, 4, "instance", structures=3, intensities=True)
+
+    def test_intensities_come_after_what_was_learned(self) -> None:
+        torch.manual_seed(0)
+        network = Segmenter(2, 4, "instance", structures=3, exclusive=True, intensities=True)
+        image = smooth_noise((32, 32))
+        with torch.no_grad():
+            expected = sharpened(image, with_none(network.scores(image)).softmax(1))
+            torch.testing.assert_close(network.memberships(image), expected, atol=1e-5, rtol=1e-4)
+
 
 class Stated(Segmenter):
     """Says what it is told."""
@@ -168,15 +180,3 @@ class TestLearning:
         with torch.no_grad():
             found = (network.eval()(image) > 0).float()
         assert float(2 * (found * disc).sum() / (found.sum() + disc.sum())) > 0.95
-
-    def test_intensities_need_them(self) -> None:
-        with pytest.raises(ValueError, match="only if these are exclusive"):
-            Segmenter(2, 4, "instance", structures=3, intensities=True)
-
-    def test_intensities_come_after_what_was_learned(self) -> None:
-        torch.manual_seed(0)
-        network = Segmenter(2, 4, "instance", structures=3, exclusive=True, intensities=True)
-        image = smooth_noise((32, 32))
-        with torch.no_grad():
-            expected = sharpened(image, with_none(network.scores(image)).softmax(1))
-            torch.testing.assert_close(network.memberships(image), expected, atol=1e-5, rtol=1e-4)
