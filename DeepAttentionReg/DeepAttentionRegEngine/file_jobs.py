@@ -77,7 +77,8 @@ class FileJob:
         registered = self._register(self._observer())
         self.registrar, self.fixed = registered.registrar, registered.geometry
         warnings, values = registered.warnings, dict(registered.measures)
-        if self.job.moving_labels and not (self.job.fixed_labels or self.job.output_warped_labels):
+        used = self.job.fixed_labels or self.job.output_warped_labels or self.registrar.settings.led_by_segments
+        if self.job.moving_labels and not used:
             warnings.append(UNUSED_LABELS)
         predicted = None
         if self.job.output_structures is not None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .bodies import Bodies
 from .losses import inside_image, local_ncc, mean_squared
 from .warp import sample_points, shrink, warp, warp_evenly
 
@@ -68,6 +69,7 @@ class ImagePair:
         known: Masks `(B, S, *spatial)` in [0, 1] of the structures that a network looks for, as somebody segmented them
             on either image; NaN where nobody did.
         landmarks: Points that are to meet their partners, on any grid over the same field of view.
+        bodies: Segments that are to move as one piece each, likewise.
     """
 
     fixed: Tensor
@@ -78,6 +80,7 @@ class ImagePair:
     structures: Masks | None = None
     known: Masks | None = None
     landmarks: Landmarks | None = None
+    bodies: Bodies | None = None
 
     @cached_property
     def contrast(self) -> Tensor:
@@ -87,7 +90,7 @@ class ImagePair:
     def at(self: P, spatial: Sequence[int]) -> P:
         """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing.
 
-        Its structures and landmarks stay on their grid.
+        Its structures, landmarks and bodies stay on their grid.
         """
 
         def resized(image: Tensor | None) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ..protocol.settings import option
+from .bodies import Placed
 from .descent import descend
 from .folds import unfolded
 from .losses import LocalNcc, diffusion, fold_penalty, mean_squared
@@ -92,11 +93,13 @@ class Objective:
         pair: The images at this level.
         prior: `(1, nd, *coarse)` in voxels of half the level's grid; None: no motion.
         settings: The weights of the terms.
+        bodies: What moves as one piece each, where it lies now; None: nothing does.
     """
 
     pair: ImagePair
     prior: Tensor | None
     settings: RefineSettings
+    bodies: Placed | None = None
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -197,8 +200,8 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
 
     Args:
         pair: The images, B = 1. Its weight says where the similarity counts; the overlap of its structures counts as
-            much as `settings.structures` says, and its landmarks are met. Its masks are not looked at.
-        initial: `(1, nd, *spatial)` in voxels, from a network or zero.
+            much as `settings.structures` says, its landmarks are met, and its bodies kept. Its masks are not looked at.
+        initial: `(1, nd, *spatial)` in voxels, from a network or zero; it keeps the bodies.
         settings: How to refine.
         on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
 
@@ -217,7 +220,8 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
     for factor, count in zip(settings.levels, steps, strict=True):
         if enough:
             break
-        objective = Objective(whole.at(level_size(full, factor)), None, settings)
+        bodies = None if pair.bodies is None else pair.bodies.placed(displacement)
+        objective = Objective(whole.at(level_size(full, factor)), None, settings, bodies)
         if settings.anchor:
             objective = replace(objective, prior=resize_displacement(initial, objective.coarse))
 
@@ -225,12 +229,13 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
             return on_step is not None and on_step(done + step, sum(steps), loss)
 
         change, enough = _best_change(objective, displacement, count, report)
-        # Only the change is enlarged: the fine detail of the initial field survives the coarse levels.
-        displacement = _changed(displacement, resize_displacement(change, full), settings)
+        displacement, _ = _moved(objective, displacement, resize_displacement(displacement, objective.coarse), change)
         done += count
     # What helped at a coarse level may have done harm at the last.
     best = min((initial, displacement), key=objective.of)
-    return best if best is initial else unfolded(best)
+    if best is initial:
+        return best
+    return unfolded(best) if pair.bodies is None else pair.bodies.settled(best)
 
 
 def _best_change(
@@ -245,9 +250,7 @@ def _best_change(
     unknown = torch.zeros_like(coarse_start, requires_grad=True)
 
     def loss_of(unknowns: Sequence[Tensor]) -> Tensor:
-        change = _flow(unknowns[0], settings)
-        fine = resize_displacement(change, objective.size)
-        return objective(_changed(start, fine, settings), _changed(coarse_start, change, settings))
+        return objective(*_moved(objective, start, coarse_start, _flow(unknowns[0], settings)))
 
     optimizer = torch.optim.Adam([unknown], lr=settings.learning_rate)
     (best,), enough = descend([unknown], loss_of, optimizer, steps, report)
@@ -258,6 +261,26 @@ def _best_change(
 def _flow(unknown: Tensor, settings: RefineSettings) -> Tensor:
     """Return the displacement that the unknown stands for, on its grid."""
     return integrate_velocity(unknown, VELOCITY_STEPS) if settings.velocity else unknown
+
+
+def _moved(objective: Objective, start: Tensor, coarse_start: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what becomes of a displacement on its own grid, and on half the level's grid.
+
+    Only the change is enlarged: the fine detail of where it starts survives the coarse levels.
+
+    Args:
+        objective: Of the level; its bodies are kept.
+        start: `(1, nd, *any)` in voxels of its grid.
+        coarse_start: The same on half the level's grid.
+        change: What is added, on half the level's grid.
+    """
+    settings, size = objective.settings, start.shape[2:]
+    coarse = _changed(coarse_start, change, settings)
+    fine = _changed(start, resize_displacement(change, size), settings)
+    if objective.bodies is None:
+        return fine, coarse
+    kept = objective.bodies.kept(coarse)
+    return objective.bodies.kept(fine + resize_displacement(kept - coarse, size)), kept
 
 
 def _changed(start: Tensor, change: Tensor, settings: RefineSettings) -> Tensor:

@@ -139,6 +139,8 @@ def measure_spread(registered: Registered, reporter: Reporter, observer: Observe
         sample = Search(altered, changed.pair, registered.geometry, told, guide=guide)
         registrar.find(sample, observer)
         undone = changed.undo(sample.displacement)
+        if registered.search.bodies is not None:
+            undone = registered.search.bodies.settled(undone)
         spread.add(field_on(undone, registered.search.pair, grid))
     return spread
 

@@ -184,6 +184,21 @@ class Settings:
         unit="MM",
         group=_REFINEMENT,
     )
+    rigid: str = option(
+        "",
+        label=_("Rigid segments"),
+        help="segments that move as rigid bodies, such as bones and implants, of either segmentation: names or label "
+        'values, ";" between them, * for any text',
+        unit="NAMES",
+        group=_REFINEMENT,
+    )
+    volume_keeping: str = option(
+        "",
+        label=_("Volume-keeping segments"),
+        help="segments that keep their volume, such as tumors: names as of rigid ones; each moves by one linear map",
+        unit="NAMES",
+        group=_REFINEMENT,
+    )
     velocity: bool = option(
         False,
         label=_("Velocity field"),
@@ -207,6 +222,16 @@ class Settings:
             value = getattr(self, item.name)
             if hasattr(value, "item"):
                 object.__setattr__(self, item.name, value.item())
+
+    @property
+    def holds_segments(self) -> bool:
+        """Whether any segments are to keep their shape or volume."""
+        return bool(self.rigid.strip() or self.volume_keeping.strip())
+
+    @property
+    def led_by_segments(self) -> bool:
+        """Whether segments do more than measure, so that those of one image may do."""
+        return self.steered or self.holds_segments
 
 
 def choices_of(name: str) -> Mapping[str, str]:

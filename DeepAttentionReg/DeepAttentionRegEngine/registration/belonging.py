@@ -11,7 +11,9 @@ from .evaluation import Reference
 from .preprocess import Source, on_grid, warp_volume
 
 
-def require_belonging(reference: Reference, fixed: Geometry, moving: Geometry | None = None) -> None:
+def require_belonging(
+    reference: Reference, fixed: Geometry, moving: Geometry | None = None, *, compared: bool = True
+) -> None:
     """Refuse labels and landmarks of which nothing lies in their image, and labels with nothing to compare them with.
 
     Moving labels alone are welcome, as something to warp.
@@ -20,6 +22,7 @@ def require_belonging(reference: Reference, fixed: Geometry, moving: Geometry | 
         reference: What is given.
         fixed: The fixed grid, or that of a field if there is no fixed image.
         moving: The moving grid; None where there is a field but no moving image.
+        compared: Whether labels are of no use without those of the moving image.
 
     Raises:
         EngineError: Saying what lies elsewhere or is missing.
@@ -27,7 +30,7 @@ def require_belonging(reference: Reference, fixed: Geometry, moving: Geometry | 
     labels = reference.moving_labels
     if reference.fixed_labels is not None:
         _require_labels(_marked_within(reference.fixed_labels, fixed), "fixed")
-        if labels is None:
+        if labels is None and compared:
             raise errors.EngineError(
                 errors.INPUT_MISSING,
                 "The fixed labels have no moving labels to be compared with.",

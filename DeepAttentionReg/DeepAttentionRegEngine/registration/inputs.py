@@ -43,12 +43,14 @@ class Given:
         labels: Segmentations or label maps to measure with: same names, or same label values where there are none.
         points: Landmarks to measure with, in the same order: files, or `(N, 3)` LPS mm.
         initial: Linear map of fixed to moving points that comes first: a file, a SimpleITK transform or 4x4 LPS mm.
+        compared: Whether the labels do nothing but measure, which takes those of both images.
     """
 
     masks: tuple[AnyImage | None, AnyImage | None] = (None, None)
     labels: tuple[AnySegments | None, AnySegments | None] = (None, None)
     points: tuple[AnyPoints | None, AnyPoints | None] = (None, None)
     initial: AnyLinear | None = None
+    compared: bool = True
 
 
 def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
@@ -69,7 +71,7 @@ def load_inputs(fixed: AnyImage, moving: AnyImage, given: Given) -> Inputs:
     initial = _linear(given.initial)
     warnings += _compare_sizes(sources[0].geometry, sources[1].geometry, initial)
     reference = load_reference(given, sources[0].geometry, warnings)
-    require_belonging(reference, sources[0].geometry, sources[1].geometry)
+    require_belonging(reference, sources[0].geometry, sources[1].geometry, compared=given.compared)
     named = [fixed, moving, *given.masks, *given.labels, *given.points, given.initial]
     files = [part for item in named if isinstance(item, (str, Path)) for part in with_data(Path(item))]
     return Inputs(*sources, reference, initial, list(dict.fromkeys(warnings)), files)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from ..constraints.guide import LandmarkGuide
+from ..constraints.held_segments import HeldSegments
+from ..constraints.held_segments import missed as not_held
 from ..deform.tensors import choose_device, use_full_precision
 from ..networks import load_network
 from ..protocol import contract, errors
@@ -18,7 +20,7 @@ from ..protocol.grid import REFINEMENT_ALONE, GridPolicy
 from ..protocol.quality import resolve
 from ..protocol.registry import choose_variant, find_variant, load_method
 from ..protocol.reporting import Reporter
-from ..protocol.settings import Settings
+from ..protocol.settings import AS_FIXED, Settings
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
 from ..volume.intensity import PERCENTILES
@@ -122,7 +124,7 @@ class Registrar:
             EngineError: With a sentence on what is wrong and what to do.
         """
         labels, points = (fixed_labels, moving_labels), (fixed_points, moving_points)
-        given = Given((fixed_mask, moving_mask), labels, points, initial)
+        given = Given((fixed_mask, moving_mask), labels, points, initial, not self.settings.led_by_segments)
         reporter = _reporter(on_progress, cancel, finish)
         with reporter.stage("load", "Reading the volumes."):
             inputs = load_inputs(fixed, moving, given)
@@ -213,13 +215,16 @@ class Registrar:
         percentiles = PERCENTILES if self.method is None else self.method.normalization
         warnings = list(inputs.warnings)
         guidance = self._guidance(inputs, warnings)
+        held = self._held(inputs)
         with reporter.stage("align", "Aligning the volumes."):
             chosen = settings.alignment, inputs.initial, settings.seed, self.device
             start = find_start(inputs.fixed, inputs.moving, *chosen)
             matrix = start.matrix
             pair = prepare(inputs.fixed, inputs.moving, matrix, self.policy(fixed), self.device, percentiles)
         guide = self._guide(inputs, matrix, pair.geometry)
-        search = Search(settings, pair, fixed, reporter, guidance, guide, warnings=[*warnings, *start.warnings])
+        bodies = None if held is None else held.bodies(pair.geometry, matrix, self.device)
+        constraints = guidance, guide, bodies
+        search = Search(settings, pair, fixed, reporter, *constraints, warnings=[*warnings, *start.warnings])
         self._tell_economy(search)
         search.values.update(start=start.chosen, start_similarity=start.similarities)
         search.warnings += doubts(inputs.fixed, inputs.moving, inputs.reference)
@@ -228,10 +233,15 @@ class Registrar:
         if reporter.enough():
             search.warnings.append("Finished early on request; more recursions or refinement might improve the result.")
         deformation = store(search.displacement, search.pair, fixed, settings.transform_grid)
+        if held is not None and search.bodies is not None and settings.transform_grid == AS_FIXED:
+            deformation = StoredDeformation(held.exact(deformation.displacement_lps_mm), fixed)
         with reporter.stage("evaluate", "Measuring the deformation."):
             measures = {**search.values, **_measures(deformation, inputs, matrix, self.device)}
             if search.guide is not None:
                 measures["after"].pop("tre_mm", None)
+            if held is not None and search.bodies is not None:
+                measures["held_segments"] = held.told(deformation)
+                search.warnings += [held.sentence, *not_held(measures["held_segments"])]
         search.warnings += missed(measures["after"])
         folds = measures["jacobian"]["folds"]
         if folds:
@@ -261,6 +271,13 @@ class Registrar:
             )
         return LandmarkGuide.of((fixed, moving), alignment, working, self.settings.landmark_tolerance)
 
+    def _held(self, inputs: Inputs) -> HeldSegments | None:
+        """Return the segments that move as one piece each; None if none are to."""
+        if not self.settings.holds_segments:
+            return None
+        sides = inputs.reference.fixed_labels, inputs.reference.moving_labels
+        return HeldSegments.of(*sides, self.settings.rigid, self.settings.volume_keeping)
+
     def _tell_economy(self, search: Search) -> None:
         if self.economy != NO_ECONOMY:
             search.warnings.append(self.economy.sentence)
@@ -272,10 +289,12 @@ class Registrar:
             with search.reporter.stage("recursion", "Preparing the method."):
                 search.run_method(self.tool(search.pair.fixed.ndim - 2), observer or Observer())
         search.follow_landmarks()
+        search.keep_bodies()
         if search.settings.refinement_steps and not search.reporter.enough():
             with search.reporter.stage("refine", "Refining the deformation on this pair."):
                 search.run_refinement()
         search.meet_landmarks()
+        search.keep_bodies()
 
     def tool(self, axes: int) -> Tool:
         """Return the method with its network for images of so many axes; loaded once."""

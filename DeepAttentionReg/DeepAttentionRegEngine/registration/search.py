@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..constraints.guide import LandmarkGuide
+from ..deform.bodies import Bodies
 from ..deform.pairs import Masks
 from ..deform.refine import RefineSettings, level_size, refine, usual_settings
 from ..deform.warp import resize_displacement
@@ -34,6 +35,7 @@ class Search:
         reporter: Told how it goes.
         guidance: Segments that steer; None if none do.
         guide: Landmarks that guide; None if none do.
+        bodies: Segments that move as one piece each; None if none do.
         displacement: `(1, nd, *spatial)` in voxels of the working grid.
         view: The pair on the grid on which similarity is told, that of the method.
         trusted: Refinement settings of the weights, where the pair suits them.
@@ -50,6 +52,7 @@ class Search:
     reporter: Reporter
     guidance: Guidance | None = None
     guide: LandmarkGuide | None = None
+    bodies: Bodies | None = None
     displacement: Tensor = field(init=False)
     view: WorkingPair = field(init=False)
     trusted: dict[str, Any] = field(default_factory=dict)
@@ -139,6 +142,14 @@ class Search:
         if self.guide is not None:
             self.displacement = self.guide.met(self.displacement)
 
+    def keep_bodies(self) -> None:
+        """Move each segment that keeps its shape or volume as one piece."""
+        if self.bodies is not None and self.proposal is not None:
+            self.bodies = None
+            self.warnings.append("A sequence of Gaussians cannot keep segments rigid or their volume; it did not.")
+        if self.bodies is not None:
+            self.displacement = self.bodies.settled(self.displacement)
+
     def run_refinement(self) -> None:
         """Improve the displacement on this pair; a sequence of Gaussians that is to be kept stays one."""
         settings, steps = self.settings, self.settings.refinement_steps or 0
@@ -155,6 +166,7 @@ class Search:
             pair, chosen = self._steered(chosen)
             if self.guide is not None:
                 pair = replace(pair, landmarks=self.guide.landmarks.to(pair.fixed.device))
+            pair = replace(pair, bodies=self.bodies)
             self.displacement = refine(pair, self.displacement, chosen, on_step)
         seen = resize_displacement(self.displacement, tuple(self.view.fixed.shape[2:]))
         self.values["refined_similarity"] = similarity(self.view, seen)

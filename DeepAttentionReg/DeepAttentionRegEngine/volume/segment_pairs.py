@@ -3,8 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from ..protocol import errors
+
+BETWEEN = ";"  # names in one text
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,21 @@ def unique_keys(titles: Sequence[str]) -> list[str]:
 def plain(name: str) -> str:
     """Return a name without what does not tell segments apart: case and spaces."""
     return "".join(name.casefold().split())
+
+
+def patterns(names: str) -> list[str]:
+    """Return the single names of a text of several.
+
+    Examples:
+        >>> patterns("Vertebra *; Femur;")
+        ['vertebra*', 'femur']
+    """
+    return [name for name in map(plain, names.split(BETWEEN)) if name]
+
+
+def fits(segment: Segment, pattern: str) -> bool:
+    """Return whether a segment is meant by one of `patterns`, in which * stands for any text."""
+    return fnmatchcase(plain(segment.title), pattern)
 
 
 def _title(fixed: Segment, moving: Segment) -> str:

@@ -20,6 +20,8 @@ FIELD_MEASURES = (
     ("jacobian", "folds", "voxels"),
     ("jacobian", "fold_percent", "%"),
 )
+# Of segments that were to keep their shape or volume: unit, and how much of it one is.
+HELD_MEASURES = {"turned_deg": ("degrees", 1), "moved_mm": ("mm", 1), "bent_mm": ("mm", 1), "volume_change": ("%", 100)}
 
 
 def makeTable(values: dict[str, Any], labelNames: dict[str, str]) -> vtk.vtkTable:
@@ -42,6 +44,11 @@ def makeTable(values: dict[str, Any], labelNames: dict[str, str]) -> vtk.vtkTabl
         errorsMm = [values.get(state, {}).get("tre_mm", {}).get(statistic) for state in STATES]
         if any(error is not None for error in errorsMm):
             rows.append((f"tre_mm {statistic}", _("Landmarks"), [_number(error) for error in errorsMm], "mm"))
+    for held in values.get("held_segments", []):
+        for name, (unit, factor) in HELD_MEASURES.items():
+            if name in held:
+                title = labelNames.get(held["name"], held["name"])
+                rows.append((f"held {name}", title, [math.nan, math.nan, factor * held[name]], unit))
     for group, name, unit in FIELD_MEASURES:
         if name in values.get(group, {}):
             rows.append((f"{group} {name}", "", [math.nan, math.nan, _number(values[group][name])], unit))
@@ -59,6 +66,10 @@ def _measureName(measure: str) -> str:
         "assd_mm": _("Surface distance, mean"),
         "tre_mm mean": _("Landmark error, mean"),
         "tre_mm max": _("Landmark error, maximum"),
+        "held turned_deg": _("Held segment, turned by"),
+        "held moved_mm": _("Held segment, moved by"),
+        "held bent_mm": _("Held segment, bent by at most"),
+        "held volume_change": _("Held segment, change of volume"),
         "displacement_mm mean": _("Displacement, mean"),
         "displacement_mm max": _("Displacement, maximum"),
         "jacobian minimum": _("Jacobian determinant, minimum"),

@@ -7,7 +7,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.volume.segment_pairs import Segment, pair_up
+from DeepAttentionRegEngine.volume.segment_pairs import Segment, fits, pair_up, patterns
 
 SegmentNumbers = dict[str, int]
 
@@ -61,6 +61,24 @@ def checkPairs(fixed: slicer.vtkMRMLNode | None, moving: slicer.vtkMRMLNode | No
         return ""
     text = _("No segment of {fixed} has the name or value of one of {moving}; let those that belong together agree.")
     return text.format(fixed=fixed.GetName(), moving=moving.GetName())
+
+
+def checkNames(nodes: Iterable[slicer.vtkMRMLNode | None], names: str) -> str:
+    """Return that one of some names is that of no segment of some nodes, as a sentence; empty if all are.
+
+    The values of a label map are not looked for: that takes a while, and this is asked often.
+
+    :param names: as those of rigid segments in the engine's settings.
+    """
+    chosen = [node for node in nodes if node is not None]
+    if any(isinstance(node, slicer.vtkMRMLLabelMapVolumeNode) for node in chosen):
+        return ""
+    segments = [segment for node in chosen for segment in _listSegments(node)]
+    unknown = [name for name in patterns(names) if not any(fits(segment, name) for segment in segments)]
+    if not unknown:
+        return ""
+    known = ", ".join(dict.fromkeys(segment.title for segment in segments)) or _("none")
+    return _("There is no segment {name}; there are: {known}.").format(name=unknown[0], known=known)
 
 
 def segmentsOf(node: slicer.vtkMRMLNode | None) -> dict[str, slicer.vtkSegment]:

@@ -40,11 +40,13 @@ def ofSequence(parameters: DeepAttentionRegParameterNode) -> dict[str, Any]:
     """Return the arguments of `registerSequence` for the choices of the panel."""
     sequence = parameters.sequence
     isEmpty = sequence is None or sequence.GetNumberOfDataNodes() == 0
+    # Segmentations and landmarks are those of the volumes, not of the frames.
+    settings = usable(parameters, None if isEmpty else sequence.GetNthDataNode(0))
     return {
         "sequenceNode": sequence,
         "referenceFrame": parameters.referenceFrame - 1,
         "withVolumes": parameters.sequenceVolumes,
-        "settings": usable(parameters, None if isEmpty else sequence.GetNthDataNode(0)),
+        "settings": replace(settings, steered=False, guided=False, rigid="", volume_keeping=""),
     }
 
 

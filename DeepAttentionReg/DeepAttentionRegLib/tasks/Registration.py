@@ -11,6 +11,7 @@ from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.owned_folders import OwnedFolder, remove_left
 from DeepAttentionRegEngine.protocol.watchdog import FOLDER_PREFIX
 from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.segment_pairs import BETWEEN
 
 from ..engine import Methods
 from ..engine.Callbacks import Callbacks
@@ -186,11 +187,20 @@ def checkAll(request: Request) -> list[str]:
     wrongMethod = Methods.checkMethod(settings.method, inputs.fixedVolume, settings.weights)
     return [
         *checkInputs(inputs),
+        *checkHeld(request),
         *wrongMethod,
         *(checkStructures(request) if request.kept.keepStructures and not wrongMethod else ()),
         *checkOutputs(inputs, request.outputs),
         *request.kept.problems(),
     ]
+
+
+def checkHeld(request: Request) -> list[str]:
+    """Return that segments which are to keep their shape or volume are not there, as a sentence; nothing if all are."""
+    settings, inputs = request.settings, request.inputs
+    names = BETWEEN.join((settings.rigid, settings.volume_keeping))
+    problem = SegmentPairs.checkNames((inputs.fixedSegmentation, inputs.movingSegmentation), names)
+    return [problem] if problem else []
 
 
 def checkStructures(request: Request) -> list[str]:

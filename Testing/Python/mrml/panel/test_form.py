@@ -24,6 +24,7 @@ OPERABLE = (
     "qMRMLNodeComboBox",
     "QComboBox",
     "QCheckBox",
+    "QLineEdit",
     "QPushButton",
     "QToolButton",
     "QProgressBar",

@@ -1,6 +1,7 @@
 """Segments that overlap, registered in the scene by the engine itself: each comes out as if it were alone."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,9 +43,10 @@ def volumes_of(pair: phantom.PhantomPair) -> list[slicer.vtkMRMLScalarVolumeNode
     ]
 
 
-def register(volumes: list, segmentations: list) -> Results.Outcome:
+def register(volumes: list, segmentations: list, **options: str) -> Results.Outcome:
     inputs = InputNodes(*volumes, fixedSegmentation=segmentations[0], movingSegmentation=segmentations[1])
-    registration = Registration.PairRegistration(Request(inputs, QUICK), engine=Engine(sys.executable))
+    request = Request(inputs, replace(QUICK, **options))
+    registration = Registration.PairRegistration(request, engine=Engine(sys.executable))
     registration.start()
     return registration.wait()
 
@@ -113,3 +115,22 @@ def test_label_map_against_layers_of_its_values_is_paired_by_them(pair):
     wanted = dice_of(register_masks(pair, ("Liver", "Heart")))
     assert {name: dice_of(outcome)[name] for name in ORGANS} == {name: wanted[name] for name in ORGANS}
     assert "Paired by label value, not by name: 1 with Liver, 2 with Heart." in outcome.result.warnings
+
+
+def test_segments_of_one_segmentation_alone_can_be_held(pair):
+    volumes = volumes_of(pair)
+    node = add_segments(volumes[0], masks_of(pair.fixed_labels, ("Liver", "Heart")), "organs")
+    outcome = register(volumes, [node, None], rigid="hea*")
+    rows = {(row["Measure"], row["Structure"]): row["After"] for row in Metrics.rowsOf(outcome.tableNode)}
+    assert rows["Held segment, bent by at most", "Heart"] < 0.1
+    assert abs(rows["Held segment, change of volume", "Heart"]) < 1
+    assert any("rigid bodies: Heart" in warning for warning in outcome.result.warnings)
+
+
+def test_names_that_no_segment_has_are_told_before_anything_runs(pair):
+    volumes = volumes_of(pair)
+    node = add_segments(volumes[0], masks_of(pair.fixed_labels, ("Liver", "Heart")), "organs")
+    inputs = InputNodes(*volumes, fixedSegmentation=node)
+    assert Registration.checkAll(Request(inputs, replace(QUICK, rigid="Liver"))) == []
+    problems = Registration.checkAll(Request(inputs, replace(QUICK, volume_keeping="Heart; Femur")))
+    assert problems == ["There is no segment femur; there are: Liver, Heart."]
