@@ -30,11 +30,13 @@ TESTS = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 # make demo FIXED=a.nii.gz MOVING=b.nii.gz [FIXED_LABELS=... MOVING_LABELS=...] [METHOD=rman QUALITY=best RECURSIONS=3 REFINE=50]
 # make demo FLAT=1 (the phantom as a single slice)
+# make demo RIGID=Spine VOLUME_KEEPING=Tumor SLIDING="* lung; Heart; Liver; Tumor"
 option = $(if $($(1)),--$(2) "$($(1))")
 DEMO_OPTIONS = $(call option,FIXED,fixed) $(call option,MOVING,moving) \
   $(call option,FIXED_LABELS,fixed-labels) $(call option,MOVING_LABELS,moving-labels) \
   $(call option,FIXED_POINTS,fixed-points) $(call option,MOVING_POINTS,moving-points) \
   $(call option,METHOD,method) $(call option,QUALITY,quality) $(call option,RECURSIONS,recursions) $(call option,REFINE,refinement-steps) \
+  $(call option,RIGID,rigid) $(call option,VOLUME_KEEPING,volume-keeping) $(call option,SLIDING,sliding) \
   $(call option,ALIGNMENT,alignment) $(call option,SIMILARITY,similarity) $(call option,DEVICE,device) \
   $(if $(FLAT),--flat) --output "$(OUT)"
 

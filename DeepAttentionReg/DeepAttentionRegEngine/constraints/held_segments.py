@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from ..deform.bodies import Bodies
-from ..protocol import errors
 from ..volume.geometry import Geometry
 from ..volume.intensity import blocks
-from ..volume.segment_pairs import BETWEEN, Segment, fits, patterns, plain
+from ..volume.segment_pairs import Segment, find_named, patterns, plain
 from ..volume.segments import Segments
 
 BENT_MM = 0.1  # of a rigid segment, from which on it is worth a word
@@ -70,17 +69,12 @@ class HeldSegments:
         Raises:
             EngineError: If there are none of a name.
         """
-        sides = [
-            (segments, item, segments is fixed) for segments in (fixed, moving) if segments for item in segments.items
-        ]
+        sides = [side for side in (fixed, moving) if side is not None]
+        homes = [(side, item) for side in sides for item in side.items]
         found: dict[str, Held] = {}
         for names, is_rigid in ((rigid, True), (volume_keeping, False)):
-            for name in patterns(names):
-                fitting = [side for side in sides if fits(side[1], name)]
-                if not fitting:
-                    raise _unknown(name, [item.title for _, item, _ in sides])
-                for segments, item, on_fixed in fitting:
-                    found.setdefault(plain(item.title), Held(item.title, is_rigid, segments, item, on_fixed))
+            for side, item in _named(homes, names):
+                found.setdefault(plain(item.title), Held(item.title, is_rigid, side, item, side is fixed))
         return cls(list(found.values()))
 
     def bodies(self, working: Geometry, alignment: np.ndarray, device: torch.device) -> Bodies:
@@ -171,13 +165,11 @@ def missed(told: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _unknown(name: str, titles: Sequence[str]) -> errors.EngineError:
-    known = ", ".join(dict.fromkeys(titles)) or "none"
-    return errors.EngineError(
-        errors.INPUT_INVALID,
-        f"There is no segment {errors.shown(repr(name))} that could move as one piece.",
-        f"Segments of both images: {known}. Write {BETWEEN!r} between names.",
-    )
+def _named(homes: Sequence[tuple[Segments, Segment]], names: str) -> list[tuple[Segments, Segment]]:
+    """Return those that one of some names means."""
+    items = [item for _side, item in homes]
+    wanted = [item for name in patterns(names) for item in find_named(items, name, "move as one piece")]
+    return [home for home in homes if any(home[1] is item for item in wanted)]
 
 
 def _share(held: Held, to_working: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -79,11 +79,11 @@ class Placed:
         return {}
 
     def kept(self, displacement: Tensor) -> Tensor:
-        """Return a displacement on any grid over the same field of view, `(1, nd, *any)`, that keeps every piece."""
+        """Return displacements on any grid over the same field of view, `(B, nd, *any)`, that keep every piece."""
         size = tuple(displacement.shape[2:])
         if size not in self._grids:
             self._grids[size] = self._on(size)
-        return self._grids[size].kept(displacement)
+        return torch.cat([self._grids[size].kept(one) for one in displacement.split(1)])
 
     def _on(self, size: tuple[int, ...]) -> "Pieces":
         nodes, numbers, shares = [], [], []

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .bodies import Bodies
 from .losses import inside_image, local_ncc, mean_squared
+from .sliding import Sliding
 from .warp import sample_points, shrink, warp, warp_evenly
 
 Masks = tuple[Tensor, Tensor]  # of structures on the fixed and on the moving image
@@ -70,6 +71,7 @@ class ImagePair:
             on either image; NaN where nobody did.
         landmarks: Points that are to meet their partners, on any grid over the same field of view.
         bodies: Segments that are to move as one piece each, likewise.
+        sliding: Where the displacement may jump, likewise.
     """
 
     fixed: Tensor
@@ -81,6 +83,7 @@ class ImagePair:
     known: Masks | None = None
     landmarks: Landmarks | None = None
     bodies: Bodies | None = None
+    sliding: Sliding | None = None
 
     @cached_property
     def contrast(self) -> Tensor:
@@ -90,7 +93,7 @@ class ImagePair:
     def at(self: P, spatial: Sequence[int]) -> P:
         """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing.
 
-        Its structures, landmarks and bodies stay on their grid.
+        What lies on any grid stays on it.
         """
 
         def resized(image: Tensor | None) -> Tensor | None:

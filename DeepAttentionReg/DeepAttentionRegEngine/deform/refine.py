@@ -21,6 +21,7 @@ from .warp import integrate_velocity, resize_displacement, shrink, warp_evenly
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
 LANDMARK_WEIGHT = 1.0  # of their mean squared distance in voxels: next to the others almost a condition
+GAP_WEIGHT = 1.0  # of the mean square in voxels of what opens or overlaps where segments slide, likewise
 VELOCITY_STEPS = 5
 LEAST_STIFFNESS = 0.1  # of what nothing steers, in units of that of the rest
 FINEST_SHARE = 0.3  # of the iterations
@@ -138,13 +139,15 @@ class Objective:
 
     @cached_property
     def stiffness(self) -> Tensor | None:
-        """By how much smoothness counts where, on half the grid; what nothing steers follows the rest."""
+        """By how much smoothness counts where, on half the grid, in each of two fields where segments slide."""
+        shares = None if self.pair.sliding is None else self.pair.sliding.shares(self.coarse)
         if self.pair.weight is None:
-            return None
+            return shares
         steered = shrink(self.pair.weight, self.coarse)
         if self.structures is not None:
             steered = steered.maximum(self.structures[0].amax(1, keepdim=True))
-        return steered.clamp_min(LEAST_STIFFNESS)
+        steered = steered.clamp_min(LEAST_STIFFNESS)
+        return steered if shares is None else steered * shares
 
     @cached_property
     def structures(self) -> Masks | None:
@@ -169,30 +172,40 @@ class Objective:
         """Return how far landmarks stay from their partners, mean squared voxels beyond what is tolerated."""
         return coarse.new_zeros(()) if self.pair.landmarks is None else self.pair.landmarks.distance(coarse)
 
-    def __call__(self, displacement: Tensor, coarse: Tensor) -> Tensor:
+    def joined(self, fields: Tensor) -> Tensor:
+        """Return the displacement `(1, nd, *any)` that fields stand for: one, or two where segments slide."""
+        return fields if self.pair.sliding is None else self.pair.sliding.joined(fields)
+
+    def gap(self, fields: Tensor) -> Tensor:
+        """Return by how much segments that slide open or overlap, mean squared voxels."""
+        return fields.new_zeros(()) if self.pair.sliding is None else self.pair.sliding.gap(fields)
+
+    def __call__(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """Return the loss of a displacement.
 
         Args:
-            displacement: `(1, nd, *size)` in voxels of the level's grid.
+            fine: `(1, nd, *size)` in voxels of the level's grid; where segments slide, the two fields `(2, nd, *size)`.
             coarse: The same on half the grid, in voxels of that.
         """
         settings = self.settings
+        displacement, coarsely = self.joined(fine), self.joined(coarse)
         added = coarse if self.prior is None else coarse - self.prior
         scale = [fine / half for fine, half in zip(self.size, self.coarse, strict=True)]
         squares = added.square().mean((0, *range(2, added.ndim)))
         return (
             self.dissimilarity(displacement)
-            + settings.structures * self.apart(coarse)
-            + LANDMARK_WEIGHT * self.missed(coarse)
-            + settings.smoothness * diffusion(added, self.stiffness)
+            + settings.structures * self.apart(coarsely)
+            + LANDMARK_WEIGHT * self.missed(coarsely)
+            + GAP_WEIGHT * self.gap(coarse)
+            + settings.smoothness * len(added) * diffusion(added, self.stiffness)
             + settings.anchor * (squares * squares.new_tensor(scale).square()).sum()
-            + FOLD_WEIGHT * fold_penalty(coarse, FOLD_MARGIN)
+            + FOLD_WEIGHT * fold_penalty(coarsely, FOLD_MARGIN)
         )
 
-    def of(self, displacement: Tensor) -> float:
+    def of(self, fields: Tensor) -> float:
         """Return the loss of a displacement on any grid over the same field of view."""
         with torch.no_grad():
-            return float(self(*(resize_displacement(displacement, size) for size in (self.size, self.coarse))))
+            return float(self(*(resize_displacement(fields, size) for size in (self.size, self.coarse))))
 
 
 def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: OnStep | None = None) -> Tensor:
@@ -212,18 +225,19 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
         return initial
     full = tuple(pair.fixed.shape[2:])
     structures = pair.structures if settings.structures else None
-    whole = ImagePair(pair.fixed, pair.moving, weight=pair.weight, structures=structures, landmarks=pair.landmarks)
+    whole = replace(pair, fixed_mask=None, moving_mask=None, known=None, structures=structures)
     if settings.similarity == "mind":
         whole = replace(whole, fixed=mind_ssc(pair.fixed), moving=mind_ssc(pair.moving))
-    displacement, enough, done = initial, False, 0
+    start = initial if pair.sliding is None else initial.expand(2, *initial.shape[1:])
+    displacement, enough, done = start, False, 0
     steps = level_steps(settings)
     for factor, count in zip(settings.levels, steps, strict=True):
         if enough:
             break
-        bodies = None if pair.bodies is None else pair.bodies.placed(displacement)
+        bodies = None if pair.bodies is None else pair.bodies.placed(displacement[-1:])
         objective = Objective(whole.at(level_size(full, factor)), None, settings, bodies)
         if settings.anchor:
-            objective = replace(objective, prior=resize_displacement(initial, objective.coarse))
+            objective = replace(objective, prior=resize_displacement(start, objective.coarse))
 
         def report(step: int, loss: float, done: int = done) -> bool:
             return on_step is not None and on_step(done + step, sum(steps), loss)
@@ -232,9 +246,9 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
         displacement, _ = _moved(objective, displacement, resize_displacement(displacement, objective.coarse), change)
         done += count
     # What helped at a coarse level may have done harm at the last.
-    best = min((initial, displacement), key=objective.of)
-    if best is initial:
-        return best
+    if objective.of(start) <= objective.of(displacement):
+        return initial
+    best = objective.joined(displacement)
     return unfolded(best) if pair.bodies is None else pair.bodies.settled(best)
 
 

@@ -199,6 +199,13 @@ class Settings:
         unit="NAMES",
         group=_REFINEMENT,
     )
+    sliding: str = option(
+        "",
+        label=_("Sliding segments"),
+        help="segments of the fixed image along whose boundary tissue may slide, such as lungs: names as of rigid ones",
+        unit="NAMES",
+        group=_REFINEMENT,
+    )
     velocity: bool = option(
         False,
         label=_("Velocity field"),
@@ -231,7 +238,7 @@ class Settings:
     @property
     def led_by_segments(self) -> bool:
         """Whether segments do more than measure, so that those of one image may do."""
-        return self.steered or self.holds_segments
+        return self.steered or self.holds_segments or bool(self.sliding.strip())
 
 
 def choices_of(name: str) -> Mapping[str, str]:

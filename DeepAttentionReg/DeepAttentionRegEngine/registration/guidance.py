@@ -1,7 +1,7 @@
 """Segments of the user's that steer a registration: in the place of what a network sees, or beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..deform.pairs import Masks
+from ..deform.sliding import LAYER, Sliding
 from ..protocol import errors
 from ..volume.geometry import index_map
-from ..volume.segment_pairs import Segment, pair_up, plain
+from ..volume.segment_pairs import Segment, find_named, pair_up, patterns, plain
 from ..volume.segments import Segments
 from .evaluation import Reference
 from .preprocess import WorkingPair
@@ -106,6 +107,26 @@ class Guidance:
         """Return the segment of each name, but for case and spaces; None where there is none."""
         by_name = {plain(item.name): item for item in reversed(segments.items if segments else []) if item.name}
         return [by_name.get(plain(name)) for name in names]
+
+
+def let_slide(pair: WorkingPair, segments: Segments | None, names: str) -> tuple[WorkingPair, str]:
+    """Return a pair that may slide along the boundary of segments, and a sentence that tells it.
+
+    Args:
+        pair: On the working grid.
+        segments: Of the fixed image.
+        names: Theirs, as in the setting `sliding`.
+
+    Raises:
+        EngineError: If there are none of a name.
+    """
+    known = [] if segments is None else segments.items
+    found = [item for name in patterns(names) for item in find_named(known, name, "slide, on the fixed image")]
+    mask = _masks(pair, segments, np.eye(4), found).amax(1, keepdim=True)
+    layer_mm = LAYER * pair.geometry.spacing[0]
+    titles = ", ".join(dict.fromkeys(item.title for item in found))
+    sentence = f"Tissue may slide along {titles}; in the transform it does so within a layer of {layer_mm:.0f} mm."
+    return replace(pair, sliding=Sliding.of(mask)), sentence
 
 
 def joined(first: Masks | None, second: Masks | None) -> Masks | None:

@@ -29,7 +29,7 @@ from .belonging import doubts
 from .deformation import StoredDeformation
 from .evaluation import finite, missed, regularity, score_states
 from .free_memory import free_memory, held_memory
-from .guidance import Guidance
+from .guidance import Guidance, let_slide
 from .inputs import AnyLinear, AnyPoints, Given, Inputs, load_inputs
 from .memory import COARSEST, LEAST_VOXELS, NETWORK_STAGES, NO_ECONOMY, WORKING_STAGES, Economy, run_where_it_fits
 from .method_run import Observer, Tool
@@ -221,6 +221,9 @@ class Registrar:
             start = find_start(inputs.fixed, inputs.moving, *chosen)
             matrix = start.matrix
             pair = prepare(inputs.fixed, inputs.moving, matrix, self.policy(fixed), self.device, percentiles)
+        if settings.sliding.strip():
+            pair, sentence = let_slide(pair, inputs.reference.fixed_labels, settings.sliding)
+            warnings.append(sentence)
         guide = self._guide(inputs, matrix, pair.geometry)
         bodies = None if held is None else held.bodies(pair.geometry, matrix, self.device)
         constraints = guidance, guide, bodies

@@ -144,9 +144,9 @@ class Search:
 
     def keep_bodies(self) -> None:
         """Move each segment that keeps its shape or volume as one piece."""
-        if self.bodies is not None and self.proposal is not None:
-            self.bodies = None
-            self.warnings.append("A sequence of Gaussians cannot keep segments rigid or their volume; it did not.")
+        if self.proposal is not None and (self.bodies is not None or self.pair.sliding is not None):
+            self.bodies, self.pair = None, replace(self.pair, sliding=None)
+            self.warnings.append("A sequence of Gaussians can neither hold segments nor let them slide.")
         if self.bodies is not None:
             self.displacement = self.bodies.settled(self.displacement)
 

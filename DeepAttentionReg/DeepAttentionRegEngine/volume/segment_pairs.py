@@ -135,6 +135,28 @@ def fits(segment: Segment, pattern: str) -> bool:
     return fnmatchcase(plain(segment.title), pattern)
 
 
+def find_named(segments: Sequence[Segment], pattern: str, purpose: str) -> list[Segment]:
+    """Return the segments that one of `patterns` means.
+
+    Args:
+        segments: All there are.
+        pattern: The name.
+        purpose: What they are wanted for, to follow "that could".
+
+    Raises:
+        EngineError: If there are none.
+    """
+    found = [segment for segment in segments if fits(segment, pattern)]
+    if found:
+        return found
+    known = ", ".join(dict.fromkeys(segment.title for segment in segments)) or "none"
+    raise errors.EngineError(
+        errors.INPUT_INVALID,
+        f"There is no segment {errors.shown(repr(pattern))} that could {purpose}.",
+        f"There are: {known}. Write {BETWEEN!r} between names.",
+    )
+
+
 def _title(fixed: Segment, moving: Segment) -> str:
     return fixed.name or moving.name or fixed.title
 

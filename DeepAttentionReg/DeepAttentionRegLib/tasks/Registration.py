@@ -196,11 +196,14 @@ def checkAll(request: Request) -> list[str]:
 
 
 def checkHeld(request: Request) -> list[str]:
-    """Return that segments which are to keep their shape or volume are not there, as a sentence; nothing if all are."""
+    """Return that segments which are to be held or to slide are not there, as sentences; nothing if all are."""
     settings, inputs = request.settings, request.inputs
-    names = BETWEEN.join((settings.rigid, settings.volume_keeping))
-    problem = SegmentPairs.checkNames((inputs.fixedSegmentation, inputs.movingSegmentation), names)
-    return [problem] if problem else []
+    held = BETWEEN.join((settings.rigid, settings.volume_keeping))
+    problems = (
+        SegmentPairs.checkNames((inputs.fixedSegmentation, inputs.movingSegmentation), held),
+        SegmentPairs.checkNames((inputs.fixedSegmentation,), settings.sliding),
+    )
+    return [problem for problem in problems if problem]
 
 
 def checkStructures(request: Request) -> list[str]:

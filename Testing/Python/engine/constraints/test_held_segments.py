@@ -188,7 +188,7 @@ class TestTold:
         settings = replace(QUICK, method="r2n2", rigid="Bone A")
         images = (fixed, FLAT), (moving, FLAT)
         found = register(*images, settings, fixed_labels=labels, observer=KeepGaussians())
-        assert any("cannot keep segments" in warning for warning in found.warnings)
+        assert any("can neither hold segments" in warning for warning in found.warnings)
         assert "held_segments" not in found.measures
 
     def test_samples_keep_them_too(self) -> None:
