@@ -122,6 +122,8 @@ class DeepAttentionRegGuiTest(PanelCase):
                 widget.checked = not before  # which a click does not do to one that is folded away
             elif isinstance(before, (int, float)):
                 widget.value = before + 1
+            elif isinstance(before, str):
+                widget.text = "Spine; Rib *"
             elif hasattr(before, "label"):
                 widget.currentIndex = (widget.currentIndex + 1) % widget.count
             else:
