@@ -225,6 +225,8 @@ class DeepAttentionRegParameterNode:
     inspectSegment: str = ""
     inspectSegments3d: bool = True
     inspectLandmarks: Moment = Moment.AFTER
+    inspectReach: Annotated[float, WithinRange(2.0, 100.0)] = 20.0
+    inspectCorrected: bool = True
     inspectEvidence: bool = False
     inspectSteps: bool = False
     inspectGrid: bool = True

@@ -152,7 +152,7 @@ class DeepAttentionRegEvidenceTest(PanelCase):
 
     def test_failed_comparison_is_told(self):
         self.addSegmentations()
-        segments = sys.modules["DeepAttentionRegLib.panel.SegmentsTool"].Segments
+        segments = sys.modules["DeepAttentionRegLib.panel.inspection.SegmentsTool"].Segments
         with mock.patch.object(segments, "compare", side_effect=ValueError("No segment fits.")):
             self.ui.compareSegmentsButton.click()
         self.assertIn("No segment fits.", self.ui.statusLabel.text)
@@ -229,14 +229,14 @@ class DeepAttentionRegEvidenceTest(PanelCase):
         self.assertIn("Choose the fixed and the moving volume", self.ui.writeReportButton.toolTip)
 
     def test_pictures_are_taken_where_the_views_cross(self):
-        crossing = sys.modules["DeepAttentionRegLib.panel.ReportTool"].crossing
+        crossing = sys.modules["DeepAttentionRegLib.panel.inspection.ReportTool"].crossing
         for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
             node = slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceNode")
             node.SetOrientation(orientation)
             node.JumpSliceByOffsetting(-3.0, -4.0, 5.0)
         np.testing.assert_allclose(crossing(), (-3.0, -4.0, 5.0))
         self.ui.reportViewsCheckBox.checked = True
-        report = sys.modules["DeepAttentionRegLib.panel.ReportTool"].Report
+        report = sys.modules["DeepAttentionRegLib.panel.inspection.ReportTool"].Report
         with self.writing("report.html"), mock.patch.object(report, "write", side_effect=report.write) as write:
             self.ui.writeReportButton.click()
         np.testing.assert_allclose(write.call_args.kwargs["pointRas"], (-3.0, -4.0, 5.0))

@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "DeepAttentionReg"
 ENGINE = MODULE / "DeepAttentionRegEngine"
 LIB = MODULE / "DeepAttentionRegLib"
-TESTING = ROOT / "Testing"
-TRAINING = ROOT / "training"
+TESTING, TRAINING = ROOT / "Testing", ROOT / "training"
 
 MAX_FILE_LINES = 400
 MAX_MODULE_FILE_LINES = 600
@@ -32,6 +31,7 @@ NUMPY, TORCH = {"numpy", "SimpleITK"}, {"numpy", "SimpleITK", "torch", "typing_e
 ENGINE_LAYERS: dict[str, set[str]] = {
     "protocol": set(),
     "volume": NUMPY,
+    "landmarks": NUMPY,
     "deform": TORCH,
     "constraints": TORCH,
     "networks": TORCH,
@@ -40,7 +40,7 @@ ENGINE_LAYERS: dict[str, set[str]] = {
 }
 LIB_LAYERS = ("engine", "nodes", "tasks", "views", "evidence", "report", "Parameters", "panel")
 TRAINING_LAYERS = ("configs", "data", "objectives", "run", "measure")
-LIGHT = {"protocol", "volume"}  # what the process of the panel may load
+LIGHT = {"protocol", "volume", "landmarks"}  # what the process of the panel may load
 MAX_FOLDER_MODULES = 20
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}
 

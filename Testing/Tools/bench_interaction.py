@@ -29,17 +29,19 @@ import mrml_scene
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.reporting import Pause
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegLib.evidence import Maps, Readout, Scrubber, SegmentNodes, Segments
+from DeepAttentionRegLib.evidence import Corrections, Maps, Readout, Scrubber, SegmentNodes, Segments
 from DeepAttentionRegLib.nodes import Deformation, EvidenceFiles, Overlays, Record, Transforms, Warping
 from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.views import Comparison
 from DeepAttentionRegLib.views.ComparisonModes import Mode
+from DeepAttentionRegLib.views.WarpedView import WarpedView
 
 Act = Callable[[int], object]
 
 TURNS = 12
 LARGEST_MM = 8.0
 PIXELS = (400, 400)
+REACH_MM = 20.0
 VIEWS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
 
 
@@ -94,6 +96,18 @@ def scrub(deformation: Deformation.Deformation, views: list[mrml_scene.SliceView
     scrubber.show(withGrid=grid)
     yield lambda turn: setattr(scrubber.evidence, "step", turn % 2)
     scrubber.close()
+
+
+@contextmanager
+def correct(deformation: Deformation.Deformation) -> Iterator[Act]:
+    """Give what corrects one place more or another, with the moving volume shown as it is warped then."""
+    view = WarpedView(deformation.fixed, deformation.moving, "corrected")
+    view.show(deformation.transformNode)
+    corrections = Corrections.Corrections(deformation)
+    size = np.array(deformation.fixed.GetImageData().GetDimensions())
+    middle = size / 2 * (-1, -1, 1)
+    yield lambda turn: corrections.add(middle + 5 * turn, middle + 5 * turn + 4, REACH_MM, onMoving=False)
+    view.close()
 
 
 def ball(edge: int, shift: int) -> np.ndarray:
@@ -162,6 +176,7 @@ def main() -> None:
         "reveal": lambda: compare(deformation, views, Mode.REVEAL, "position"),
         "scrub": lambda: scrub(deformation, views, grid=False),
         "scrub with grid": lambda: scrub(deformation, views, grid=True),
+        "correct by hand": lambda: correct(deformation),
     }
     print("| interaction | ms, median | slowest | with drawing, median | slowest |\n|---|---|---|---|---|")
     for name, prepare in interactions.items():

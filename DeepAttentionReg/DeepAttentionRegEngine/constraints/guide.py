@@ -10,9 +10,9 @@ from torch import Tensor
 from ..deform.folds import unfolded
 from ..deform.pairs import Landmarks
 from ..deform.warp import sample_points
+from ..landmarks.contradictions import Contradiction, contradictions
+from ..landmarks.interpolation import Interpolation, interpolate
 from ..volume.geometry import Geometry
-from .interpolation import Interpolation, interpolate
-from .landmarks import Contradiction, contradictions
 
 LAST_REACH = 4.0  # voxels around a landmark that are moved with it in the end
 INVERSIONS = 10  # steps, of a displacement that bends gently

@@ -5,7 +5,7 @@ so files of weights and methods are remembered by their names alone, without the
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -72,6 +72,14 @@ def remember(transformNode: slicer.vtkMRMLTransformNode, record: Record) -> None
     for role in _roles(transformNode):
         transformNode.RemoveNodeReferenceIDs(ROLE_PREFIX + role)
     transformNode.SetAttribute(ATTRIBUTE, json.dumps(without_folders_within(asdict(record))))
+
+
+def addWarning(transformNode: slicer.vtkMRMLTransformNode, sentence: str) -> None:
+    """Let a transform that knows how it was made remember one more thing that users must see."""
+    record = recall(transformNode)
+    if transformNode.GetAttribute(ATTRIBUTE) and sentence not in record.warnings:
+        found = replace(record, warnings=[*record.warnings, sentence])
+        transformNode.SetAttribute(ATTRIBUTE, json.dumps(without_folders_within(asdict(found))))
 
 
 def recall(transformNode: slicer.vtkMRMLTransformNode) -> Record:

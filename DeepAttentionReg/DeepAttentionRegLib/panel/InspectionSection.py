@@ -9,17 +9,18 @@ import slicer
 from ..nodes import Deformation
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Parts
-from .AttentionTool import AttentionTool
-from .InspectionTool import InspectionTool
-from .LandmarksTool import LandmarksTool
-from .MapsTool import MapsTool
-from .ReadoutTool import ReadoutTool
-from .RecursionsTool import RecursionsTool
-from .ReportTool import ReportTool
+from .inspection.AttentionTool import AttentionTool
+from .inspection.CorrectionTool import CorrectionTool
+from .inspection.InspectionTool import InspectionTool
+from .inspection.LandmarksTool import LandmarksTool
+from .inspection.MapsTool import MapsTool
+from .inspection.ReadoutTool import ReadoutTool
+from .inspection.RecursionsTool import RecursionsTool
+from .inspection.ReportTool import ReportTool
+from .inspection.SegmentsTool import SegmentsTool
+from .inspection.UncertaintyTool import UncertaintyTool
+from .inspection.ViewsTool import ViewsTool
 from .RunSection import RunSection
-from .SegmentsTool import SegmentsTool
-from .UncertaintyTool import UncertaintyTool
-from .ViewsTool import ViewsTool
 
 # Each tool has a form of its own, Resources/UI/<name>.ui; in the order of the panel.
 TOOLS: dict[str, type[InspectionTool]] = {
@@ -28,6 +29,7 @@ TOOLS: dict[str, type[InspectionTool]] = {
     "Readout": ReadoutTool,
     "Segments": SegmentsTool,
     "Landmarks": LandmarksTool,
+    "Correction": CorrectionTool,
     "Recursions": RecursionsTool,
     "Attention": AttentionTool,
     "Uncertainty": UncertaintyTool,

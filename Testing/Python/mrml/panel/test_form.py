@@ -62,13 +62,13 @@ class TestForm:
         }
 
     def test_has_every_widget_the_code_uses(self):
-        files = MODULE_FILE, *(MODULE_FILE.parent / "DeepAttentionRegLib" / "panel").glob("*.py")
+        files = MODULE_FILE, *(MODULE_FILE.parent / "DeepAttentionRegLib" / "panel").rglob("*.py")
         used = {name for path in files for name in re.findall(r"\bui\.(\w+)", path.read_text(encoding="utf-8"))}
         assert used <= {widget.get("name") for widget in widgets()}
 
     def test_wrapped_texts_are_put_so_that_they_fit(self):
         wrapped = [widget.get("name") for widget in widgets("QLabel") if property_of(widget, "wordWrap")]
-        files = MODULE_FILE, *(MODULE_FILE.parent / "DeepAttentionRegLib" / "panel").glob("*.py")
+        files = MODULE_FILE, *(MODULE_FILE.parent / "DeepAttentionRegLib" / "panel").rglob("*.py")
         for path in files:
             assert not re.findall(rf"\bui\.({'|'.join(wrapped)})\.text = ", path.read_text(encoding="utf-8"))
 

@@ -13,6 +13,7 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError)
 
+import DeepAttentionRegCorrectionTest as correction
 import DeepAttentionRegEvidenceTest as evidence
 import DeepAttentionRegGuiTest as whole
 import DeepAttentionRegMapsTest as maps
@@ -33,6 +34,7 @@ PANELS = (
     views.DeepAttentionRegViewsTest,
     maps.DeepAttentionRegMapsTest,
     recursions.DeepAttentionRegRecursionsTest,
+    correction.DeepAttentionRegCorrectionTest,
     evidence.DeepAttentionRegEvidenceTest,
 )
 TIMEOUT_S = 900

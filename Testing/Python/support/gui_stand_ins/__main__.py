@@ -21,6 +21,7 @@ TESTS = (
     "DeepAttentionRegMapsTest",
     "DeepAttentionRegViewsTest",
     "DeepAttentionRegRecursionsTest",
+    "DeepAttentionRegCorrectionTest",
     "DeepAttentionRegEvidenceTest",
 )
 # Names a file for the outcomes of all tests by their id: an empty text, or what went wrong.

@@ -5,11 +5,11 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from ..evidence import Attention
-from ..Parameters import DeepAttentionRegParameterNode
-from . import Parts
+from ...evidence import Attention
+from ...Parameters import DeepAttentionRegParameterNode
+from .. import Parts
+from ..RunSection import RunSection
 from .InspectionTool import InspectionTool
-from .RunSection import RunSection
 
 
 class AttentionTool(InspectionTool):

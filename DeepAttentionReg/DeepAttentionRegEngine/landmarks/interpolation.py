@@ -41,14 +41,15 @@ class Interpolation:
         return np.linalg.pinv(system)
 
     @cached_property
-    def _weights(self) -> np.ndarray:
+    def weights(self) -> np.ndarray:
+        """The vector `(nd,)` of the Gaussian around each point, then those of the terms of the trend, in mm."""
         return self._inverse[:, : len(self.points)] @ self.vectors
 
     @cached_property
     def left_out(self) -> np.ndarray:
         """By how much `(N, nd)`, in mm, each vector differs from what the others make of its place."""
         count = len(self.points)
-        return self._weights[:count] / np.diag(self._inverse)[:count, None]
+        return self.weights[:count] / np.diag(self._inverse)[:count, None]
 
     @cached_property
     def disagreement(self) -> np.ndarray:
@@ -68,9 +69,9 @@ class Interpolation:
         rest = np.ones((1, count))
         for other in others:
             rest = (rest[:, None] * other).reshape(-1, count)
-        near = self._weights[:count].T[:, None] * first
+        near = self.weights[:count].T[:, None] * first
         field = (near @ rest.T).reshape(-1, *spatial)
-        trend = self._weights[count:].reshape(-1, len(spatial), *[1] * len(spatial))
+        trend = self.weights[count:].reshape(-1, len(spatial), *[1] * len(spatial))
         for number, factor in enumerate(trend):
             field += factor if number == 0 else factor * self._along(axes, number - 1)
         return field
@@ -82,7 +83,7 @@ class Interpolation:
 
     def at(self, places: np.ndarray) -> np.ndarray:
         """Return the field `(M, nd)` in mm at places `(M, nd)`."""
-        return np.hstack([self._kernel_at(places), self._trend_at(places)]) @ self._weights
+        return np.hstack([self._kernel_at(places), self._trend_at(places)]) @ self.weights
 
     def _kernel_at(self, places: np.ndarray) -> np.ndarray:
         squares = ((places[:, None] - self.points[None]) ** 2).sum(2)

@@ -11,10 +11,10 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol.reporting import Pause
 
-from ..report import Content, Report
-from . import Parts
+from ...report import Content, Report
+from .. import Parts
+from ..RunSection import RunSection
 from .InspectionTool import InspectionTool
-from .RunSection import RunSection
 
 VIEWS = ("Red", "Yellow", "Green")
 

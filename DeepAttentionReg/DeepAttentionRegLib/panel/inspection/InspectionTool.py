@@ -11,10 +11,10 @@ from slicer.util import VTKObservationMixin
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 from DeepAttentionRegEngine.protocol.reporting import Pause
 
-from ..nodes import Deformation, Metrics, Record
-from ..Parameters import DeepAttentionRegParameterNode
-from . import Parts
-from .RunSection import RunSection
+from ...nodes import Deformation, Metrics, Record
+from ...Parameters import DeepAttentionRegParameterNode
+from .. import Parts
+from ..RunSection import RunSection
 
 logger = discreet_logger(__name__)
 

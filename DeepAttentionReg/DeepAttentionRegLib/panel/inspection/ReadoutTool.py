@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from slicer.i18n import tr as _
 
-from ..evidence import Readout
-from ..nodes.Present import present
-from ..Parameters import DeepAttentionRegParameterNode
-from ..views import Layers, ViewStates
-from . import Parts
+from ...evidence import Readout
+from ...nodes.Present import present
+from ...Parameters import DeepAttentionRegParameterNode
+from ...views import Layers, ViewStates
+from .. import Parts
+from ..RunSection import RunSection
 from .InspectionTool import Cursor, InspectionTool
-from .RunSection import RunSection
 
 
 class ReadoutTool(InspectionTool):

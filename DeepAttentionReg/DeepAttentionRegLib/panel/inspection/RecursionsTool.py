@@ -7,13 +7,13 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..evidence import Scrubber
-from ..evidence.RecursionEvidence import RecursionEvidence
-from ..nodes.Present import present
-from ..Parameters import DeepAttentionRegParameterNode
-from . import Parts
+from ...evidence import Scrubber
+from ...evidence.RecursionEvidence import RecursionEvidence
+from ...nodes.Present import present
+from ...Parameters import DeepAttentionRegParameterNode
+from .. import Parts
+from ..RunSection import RunSection
 from .InspectionTool import InspectionTool
-from .RunSection import RunSection
 
 
 class RecursionsTool(InspectionTool):

@@ -8,12 +8,12 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol.reporting import Pause
 
-from ..evidence import SegmentNodes, Segments
-from ..nodes import Structures
-from ..nodes.Deformation import Deformation
-from . import Parts
+from ...evidence import SegmentNodes, Segments
+from ...nodes import Structures
+from ...nodes.Deformation import Deformation
+from .. import Parts
+from ..RunSection import RunSection
 from .InspectionTool import TableTool
-from .RunSection import RunSection
 
 # What shows the segments that have been compared.
 SHOWING = ("segmentsMomentComboBox", "segmentComboBox", "segments3dCheckBox", "segmentsTableButton")

@@ -5,10 +5,10 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from ..evidence import Landmarks
-from . import Parts
+from ...evidence import Landmarks
+from .. import Parts
+from ..RunSection import RunSection
 from .InspectionTool import TableTool
-from .RunSection import RunSection
 
 
 class LandmarksTool(TableTool):

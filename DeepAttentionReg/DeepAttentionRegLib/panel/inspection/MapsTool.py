@@ -11,16 +11,16 @@ from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.protocol.reporting import Pause
 
-from ..evidence import Maps
-from ..nodes import Overlays
-from ..nodes.Deformation import Deformation
-from ..nodes.Overlays import Map, Measure
-from ..Parameters import DeepAttentionRegParameterNode
-from ..tasks import Results
-from ..views import MapView
-from . import Arguments, Parts
+from ...evidence import Maps
+from ...nodes import Overlays
+from ...nodes.Deformation import Deformation
+from ...nodes.Overlays import Map, Measure
+from ...Parameters import DeepAttentionRegParameterNode
+from ...tasks import Results
+from ...views import MapView
+from .. import Arguments, Parts
+from ..RunSection import RunSection
 from .InspectionTool import InspectionTool
-from .RunSection import RunSection
 
 BUTTONS = {
     Map.JACOBIAN: "jacobianMapButton",

@@ -7,10 +7,10 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from ..evidence import Uncertainty
-from . import Arguments, Progress
+from ...evidence import Uncertainty
+from .. import Arguments, Progress
+from ..RunSection import RunSection
 from .InspectionTool import InspectionTool
-from .RunSection import RunSection
 
 
 class UncertaintyTool(InspectionTool):

@@ -8,13 +8,13 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from ..engine.Ticker import Ticker
-from ..Parameters import DeepAttentionRegParameterNode
-from ..views import Comparison, Layouts, ViewStates
-from ..views.ComparisonModes import Arrangement, Mode
-from . import Parts
+from ...engine.Ticker import Ticker
+from ...Parameters import DeepAttentionRegParameterNode
+from ...views import Comparison, Layouts, ViewStates
+from ...views.ComparisonModes import Arrangement, Mode
+from .. import Parts
+from ..RunSection import RunSection
 from .InspectionTool import Cursor, InspectionTool
-from .RunSection import RunSection
 
 TICK_MS = 40  # 25 pictures a second look smooth
 CHOICES = ("arrangementComboBox", "comparisonComboBox", "layerComboBox")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from DeepAttentionRegEngine.constraints.interpolation import Interpolation, interpolate
+from DeepAttentionRegEngine.landmarks.interpolation import Interpolation, interpolate
 
 EXTENT = 200.0
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from DeepAttentionRegEngine.constraints.landmarks import contradictions
+from DeepAttentionRegEngine.landmarks.contradictions import contradictions
 
 EXTENT = 200.0
 

@@ -1,0 +1,1 @@
+"""Points and where they belong: which to believe, and fields through them. Without torch."""

@@ -1,0 +1,1 @@
+"""The tools of the panel that judge a deformation, one a file."""
