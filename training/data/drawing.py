@@ -23,6 +23,7 @@ from .synthesis import rotation
 
 WAVES = (16, 8)  # voxels between the knots of random displacements
 FAT = 256  # its label, and of what else is drawn the ones behind it; those of label maps are below
+MOST_SHAPES = 10
 POINTS = (
     0.25 * torch.tensor([[-1, -1, -1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]]).float()
 )  # of a voxel, that are averaged
@@ -144,11 +145,17 @@ class Drawer:
         mask, share = (one_hot(labels, self.structures) for labels in (told, true))
         return {"image": told[None] / self.structures, "mask": mask, "labels": F.avg_pool3d(share, 2)}
 
-    def portrait(self, shown: Model | None, spatial: tuple[int, ...]) -> dict[str, Tensor]:
-        """Return an image of a label map, or of random shapes alone."""
+    def portrait(self, shown: Model | None, spatial: tuple[int, ...], means: Tensor | None = None) -> dict[str, Tensor]:
+        """Return an image of a label map, or of random shapes alone.
+
+        Args:
+            shown: The label map; None for shapes.
+            spatial: Size of the image.
+            means: Intensities of the labels, from `contrast`; None for random ones.
+        """
         if shown is None:
             here = torch.zeros(spatial, dtype=torch.long)
-            return self._painted([here], here, self._shapes(spatial), torch.ones(spatial, dtype=torch.bool))
+            return self._painted([here], here, self._shapes(spatial), torch.ones(spatial, dtype=torch.bool), means)
         places, matrix, mirror = self._places(shown, spatial)
         stripped = shown.shows and bool(self.rng.random() < self.settings.stripped)
         table = self._table(mirror=mirror, stripped=stripped)
@@ -162,7 +169,11 @@ class Drawer:
         seen = (places[0] > 0.5) & (places[0] < shown.labels.shape[0] - 1.5)
         if stripped and self.rng.random() < BLANK:
             seen &= labels > 0
-        return self._painted(points, labels, behind, seen)
+        return self._painted(points, labels, behind, seen, means)
+
+    def contrast(self) -> Tensor:
+        """Return an intensity of each label, for images that are to look alike."""
+        return self._means(FAT + MOST_SHAPES)
 
     def _places(
         self, shown: Model, spatial: tuple[int, ...], size: Tensor | None = None
@@ -204,7 +215,7 @@ class Drawer:
 
     def _shapes(self, spatial: tuple[int, ...], fat: float = 0.0) -> Tensor:
         """Return random blobs, numbered from `FAT` on, whose own are the larger the more there is of it."""
-        count, wave = int(self.rng.integers(4, 11)), float(self.rng.uniform(6, 20))
+        count, wave = int(self.rng.integers(4, MOST_SHAPES + 1)), float(self.rng.uniform(6, 20))
         noise = self.chance.smooth(count, spatial, wave)[0]
         noise[0] += fat
         return FAT + noise.argmax(0)
@@ -231,7 +242,9 @@ class Drawer:
         means[: len(pairs)] = means[pairs]
         return means
 
-    def _painted(self, points: list[Tensor], labels: Tensor, behind: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    def _painted(
+        self, points: list[Tensor], labels: Tensor, behind: Tensor, seen: Tensor, means: Tensor | None
+    ) -> dict[str, Tensor]:
         """Return image and labels.
 
         Args:
@@ -239,8 +252,9 @@ class Drawer:
             labels: Those at its centre.
             behind: What shows where there is no label.
             seen: What is in the field of view.
+            means: As of `portrait`.
         """
-        means = self._means(max(int(behind.max()), FAT) + 1)
+        means = self._means(max(int(behind.max()), FAT) + 1) if means is None else means
         spatial = tuple(labels.shape)
         solid = means.clone()
         solid[0] = 0

@@ -16,12 +16,16 @@ from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 
+from ..configs.reading import read_config
 from ..data.batches import PAIR_SEED, PairSampler
 from ..data.cases import data_folder, read_split
+from ..data.drawing import Drawer, drawing_of, model
+from ..data.loaders import load
 from ..data.loaders.cine import SUNNYBROOK, load_cine
 from .whole_jobs import Files, run_job, stored_files
 
 PHANTOMS = 4
+ABDOMENS = 10
 DEEP = {"dice_deep": lambda label: label < 1000}  # FreeSurfer numbers the parts of the cortex from there on
 T = TypeVar("T")
 
@@ -133,6 +137,23 @@ def phantoms(folder: Path, *, flat: bool = False, contrasts: int = 1) -> Iterato
         yield files
 
 
+def drawn_abdomens(folder: Path, *, contrasts: int = 1) -> Iterator[Files]:
+    """Yield pairs of people that no weights have seen, drawn from label maps at 3 mm, each of a contrast or of two."""
+    config = read_config("agf_abdomen")
+    found = load(config.data, "validation")
+    shown = [one for one in (model(case, config.data.labels) for case in found.cases) if one.shows]
+    settings = drawing_of(config)
+    grid = Geometry.from_arrays(settings.shapes[0][::-1], (settings.spacing,) * 3, (0, 0, 0), np.eye(3))
+    for seed, pair in enumerate(_shuffled(permutations(shown, 2))[:ABDOMENS]):
+        drawer = Drawer(config, shown, np.random.default_rng([PAIR_SEED, seed]))
+        means = drawer.contrast()
+        arrays: dict[str, np.ndarray] = {}
+        for name, one in zip(("fixed", "moving"), pair, strict=True):
+            drawn = drawer.portrait(one, grid.shape, means if contrasts == 1 else None)
+            arrays |= {name: drawn["image"][0].numpy(), f"{name}_labels": drawn["labels"].numpy()}
+        yield _written(folder, arrays, grid)
+
+
 def brain_slices(folder: Path) -> Iterator[Files]:
     """Yield the middle coronal and the middle axial slice of the pair of brains after an affine alignment."""
     for number, pair in enumerate(brains(folder)):
@@ -196,6 +217,10 @@ SETS: dict[str, TestSet] = {
     "brain-manual": TestSet("Brain MR, manual labels", 3, manual_brains, "affine", parts=DEEP),
     "brain-manual-contrasts": TestSet(
         "Brain MR, manual labels, two contrasts", 3, partial(manual_brains, contrasts=2), "affine", "mind", DEEP
+    ),
+    "abdomen-drawn": TestSet("Drawn abdomens", 3, drawn_abdomens, "affine"),
+    "abdomen-drawn-contrasts": TestSet(
+        "Drawn abdomens, two contrasts", 3, partial(drawn_abdomens, contrasts=2), "affine", "mind"
     ),
     "mouse": TestSet("Mouse brain MR, 37 structures", 3, mice, "mass"),
     "hippocampus": TestSet("Hippocampus MR", 3, hippocampi, "center"),

@@ -70,6 +70,26 @@ class TestLoader:
             load_structures(tmp_path, None, structures={}, sets={"bodies": {"color": 1}})
 
 
+class TestContrast:
+    def test_two_people_of_one_contrast_look_alike(self, data: Path) -> None:
+        config = read_config(body_config(data))
+        shown = [model(case, 2) for case in load(config.data, "train").cases[:2]]
+        apart = []
+        for alike in (True, False):
+            differences = []
+            for seed in range(8):
+                drawer = Drawer(config, shown, np.random.default_rng(seed))
+                means = drawer.contrast()
+                levels = []
+                for one in shown:
+                    drawn = drawer.portrait(one, config.drawing.shapes[0], means if alike else None)
+                    inside = drawn["labels"] == 1
+                    levels.append(float(drawn["image"][0][inside].mean()) if inside.any() else 0.5)
+                differences.append(abs(levels[0] - levels[1]))
+            apart.append(np.mean(differences))
+        assert apart[0] < 0.6 * apart[1]
+
+
 class TestSides:
     def test_left_becomes_right(self) -> None:
         assert mirrored(["left ear", "nose", "right ear"]) == [0, 3, 2, 1]
