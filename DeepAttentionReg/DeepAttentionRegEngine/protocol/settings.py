@@ -160,11 +160,23 @@ class Settings:
         unit="FACTOR",
         group=_REFINEMENT,
     )
-    steered: bool = option(
-        False,
-        label=_("Steer by segments"),
-        help="segments of the segmentations steer the registration: in the place of what the network sees where they "
-        "are named like its structures, else where both images have them, by their overlap in the refinement",
+    steered: str = option(
+        "",
+        label=_("Steering segments"),
+        help="segments that steer the registration: in the place of what the network sees where they are named like "
+        "its structures, else where both images have them, by their overlap in the refinement; names or label values, "
+        '";" between them, * for any text or all',
+        unit="NAMES",
+        group=_REFINEMENT,
+    )
+    steering_weight: float = option(
+        1.0,
+        label=_("Pull of segments"),
+        help="factor by which segments and structures that steer pull more than usual",
+        at_least=0.0,
+        at_most=1000.0,
+        shown=(0.0, 10.0),
+        unit="FACTOR",
         group=_REFINEMENT,
     )
     guided: bool = option(
@@ -187,22 +199,23 @@ class Settings:
     rigid: str = option(
         "",
         label=_("Rigid segments"),
-        help="segments that move as rigid bodies, such as bones and implants, of either segmentation: names or label "
-        'values, ";" between them, * for any text',
+        help="segments that move as rigid bodies, such as bones and implants, of either segmentation: names as of "
+        "steering ones",
         unit="NAMES",
         group=_REFINEMENT,
     )
     volume_keeping: str = option(
         "",
         label=_("Volume-keeping segments"),
-        help="segments that keep their volume, such as tumors: names as of rigid ones; each moves by one linear map",
+        help="segments that keep their volume, such as tumors: names as of steering ones; each moves by one linear map",
         unit="NAMES",
         group=_REFINEMENT,
     )
     sliding: str = option(
         "",
         label=_("Sliding segments"),
-        help="segments of the fixed image along whose boundary tissue may slide, such as lungs: names as of rigid ones",
+        help="segments of the fixed image along whose boundary tissue may slide, such as lungs: names as of "
+        "steering ones",
         unit="NAMES",
         group=_REFINEMENT,
     )
@@ -238,7 +251,7 @@ class Settings:
     @property
     def led_by_segments(self) -> bool:
         """Whether segments do more than measure, so that those of one image may do."""
-        return self.steered or self.holds_segments or bool(self.sliding.strip())
+        return self.holds_segments or bool(self.steered.strip() or self.sliding.strip())
 
 
 def choices_of(name: str) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from ..deform.pairs import Masks
 from ..deform.sliding import LAYER, Sliding
 from ..protocol import errors
 from ..volume.geometry import index_map
-from ..volume.segment_pairs import Segment, find_named, pair_up, patterns, plain
+from ..volume.segment_pairs import Segment, SegmentPair, find_named, pair_up, patterns, plain
 from ..volume.segments import Segments
 from .evaluation import Reference
 from .preprocess import WorkingPair
@@ -51,19 +51,23 @@ class Guidance:
     moving: Segments | None
 
     @classmethod
-    def of(cls, reference: Reference, names: Sequence[str]) -> "Guidance":
+    def of(cls, reference: Reference, names: Sequence[str], wanted: str) -> "Guidance":
         """Return that of what is measured with.
 
         Args:
             reference: Its segments steer.
             names: Of the structures that the network sees; none if it sees none.
+            wanted: Which segments, as in the setting `steered`.
 
         Raises:
             EngineError: If there is nothing that could steer.
         """
-        found = cls(reference.fixed_labels, reference.moving_labels)
+        known = (reference.fixed_labels, reference.moving_labels)
+        every = [item for segments in known if segments is not None for item in segments.items]
+        chosen = [item for name in patterns(wanted) for item in find_named(every, name, "steer the registration")]
+        found = cls(*(segments and replace(segments, items=_among(segments.items, chosen)) for segments in known))
         sides = [found._chosen(segments, names) for segments in (found.fixed, found.moving)]
-        if reference.pairing is None and not any(item is not None for side in sides for item in side):
+        if not found._pairs() and not any(item is not None for side in sides for item in side):
             raise errors.EngineError(
                 errors.INPUT_INVALID,
                 "There are no segments that could steer the registration.",
@@ -89,24 +93,28 @@ class Guidance:
 
     def beside(self, view: WorkingPair, names: Sequence[str]) -> Masks | None:
         """Return masks `(1, N, *spatial)` of the segments of both images that are no structures of the network."""
-        if self.fixed is None or self.moving is None:
-            return None
         taken = {plain(name) for name in names}
-        pairs = [
-            pair
-            for pair in pair_up(self.fixed.items, self.moving.items).pairs
-            if not {plain(pair.fixed.name), plain(pair.moving.name)} & taken
-        ]
+        pairs = [pair for pair in self._pairs() if not {plain(pair.fixed.name), plain(pair.moving.name)} & taken]
         if not pairs:
             return None
         fixed = _masks(view, self.fixed, np.eye(4), [pair.fixed for pair in pairs])
         return fixed, _masks(view, self.moving, view.alignment, [pair.moving for pair in pairs])
+
+    def _pairs(self) -> list[SegmentPair]:
+        """Return the segments that both images have."""
+        if self.fixed is None or self.moving is None:
+            return []
+        return pair_up(self.fixed.items, self.moving.items).pairs
 
     @staticmethod
     def _chosen(segments: Segments | None, names: Sequence[str]) -> list[Segment | None]:
         """Return the segment of each name, but for case and spaces; None where there is none."""
         by_name = {plain(item.name): item for item in reversed(segments.items if segments else []) if item.name}
         return [by_name.get(plain(name)) for name in names]
+
+
+def _among(items: Sequence[Segment], chosen: Sequence[Segment]) -> list[Segment]:
+    return [item for item in items if any(item is one for one in chosen)]
 
 
 def let_slide(pair: WorkingPair, segments: Segments | None, names: str) -> tuple[WorkingPair, str]:

@@ -254,12 +254,12 @@ class Registrar:
 
     def _guidance(self, inputs: Inputs, warnings: list[str]) -> Guidance | None:
         """Return the segments that steer; None unless they are to."""
-        if not self.settings.steered:
+        if not self.settings.steered.strip():
             return None
         axes, weights = _axes(inputs.fixed.geometry), self.settings.weights
         names = () if self.method is None else choose_variant(self.method, axes, weights).structures
         warnings.append("The segments steered the registration, so that their overlap does not prove it right.")
-        return Guidance.of(inputs.reference, names)
+        return Guidance.of(inputs.reference, names, self.settings.steered)
 
     def _guide(self, inputs: Inputs, alignment: np.ndarray, working: Geometry) -> LandmarkGuide | None:
         """Return the landmarks that guide; None unless they are to."""

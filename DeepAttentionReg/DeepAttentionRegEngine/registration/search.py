@@ -178,8 +178,8 @@ class Search:
             half = level_size(tuple(self.pair.fixed.shape[2:]), 2)
             view = self.pair.at(half) if found is None else self.view
             found = joined(found, self.guidance.beside(view, self.names))
-        if found is not None and not chosen.structures:
-            chosen = replace(chosen, structures=WEIGHT)
+        usual = chosen.structures or (WEIGHT if found is not None else 0.0)
+        chosen = replace(chosen, structures=usual * self.settings.steering_weight)
         return replace(self.pair, structures=found), chosen
 
 

@@ -46,7 +46,7 @@ def ofSequence(parameters: DeepAttentionRegParameterNode) -> dict[str, Any]:
         "sequenceNode": sequence,
         "referenceFrame": parameters.referenceFrame - 1,
         "withVolumes": parameters.sequenceVolumes,
-        "settings": replace(settings, steered=False, guided=False, rigid="", volume_keeping="", sliding=""),
+        "settings": replace(settings, steered="", guided=False, rigid="", volume_keeping="", sliding=""),
     }
 
 

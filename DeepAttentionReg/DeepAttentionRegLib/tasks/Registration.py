@@ -198,7 +198,7 @@ def checkAll(request: Request) -> list[str]:
 def checkHeld(request: Request) -> list[str]:
     """Return that segments which are to be held or to slide are not there, as sentences; nothing if all are."""
     settings, inputs = request.settings, request.inputs
-    held = BETWEEN.join((settings.rigid, settings.volume_keeping))
+    held = BETWEEN.join((settings.steered, settings.rigid, settings.volume_keeping))
     problems = (
         SegmentPairs.checkNames((inputs.fixedSegmentation, inputs.movingSegmentation), held),
         SegmentPairs.checkNames((inputs.fixedSegmentation,), settings.sliding),

@@ -99,18 +99,32 @@ class TestSteering:
 
     @pytest.mark.parametrize("geometry", [GRID, FLAT], ids=["3d", "2d"])
     def test_segments_are_brought_to_overlap(self, geometry: Geometry) -> None:
-        unsteered, steered = self.run(geometry), self.run(geometry, steered=True)
+        unsteered, steered = self.run(geometry), self.run(geometry, steered="*")
         before, after = (found.measures["after"]["dice"]["organ"] for found in (unsteered, steered))
         assert after > before + 0.1
         assert steered.measures["jacobian"]["folds"] == 0
         assert any("does not prove it right" in warning for warning in steered.warnings)
 
+    def test_those_that_are_not_named_do_not_steer(self) -> None:
+        with pytest.raises(EngineError, match="no segment 'rib' that could steer"):
+            self.run(GRID, steered="Rib")
+        named = self.run(GRID, steered="Org*")
+        assert named.measures["after"]["dice"] == self.run(GRID, steered="*").measures["after"]["dice"]
+
+    def test_the_pull_is_as_strong_as_it_is_chosen(self) -> None:
+        dice = [
+            self.run(GRID, steered="*", steering_weight=pull).measures["after"]["dice"]["organ"]
+            for pull in (0.0, 0.05, 1.0)
+        ]
+        assert dice == sorted(dice)
+        assert dice[0] == self.run(GRID).measures["after"]["dice"]["organ"] < dice[-1] - 0.1
+
     def test_nothing_to_steer_by_is_said(self) -> None:
-        with pytest.raises(EngineError, match="no segments that could steer"):
-            register(dull(GRID), dull(GRID), Settings(method="none", alignment="none", steered=True))
+        with pytest.raises(EngineError, match="could steer the registration"):
+            register(dull(GRID), dull(GRID), Settings(method="none", alignment="none", steered="*"))
 
     def test_one_side_steers_only_a_network_that_knows_it(self) -> None:
         reference = Reference(fixed_labels=segments(GRID, left=LEFT))
-        assert Guidance.of(reference, ("left",)).moving is None
-        with pytest.raises(EngineError, match="no segments that could steer"):
-            Guidance.of(reference, ())
+        assert Guidance.of(reference, ("left",), "*").moving is None
+        with pytest.raises(EngineError, match="could steer the registration"):
+            Guidance.of(reference, (), "*")
