@@ -20,7 +20,7 @@ from .warp import integrate_velocity, resize_displacement, shrink, warp_evenly
 
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
-LANDMARK_WEIGHT = 1.0  # of their mean squared distance in voxels: next to the others almost a condition
+LANDMARK_WEIGHT = 0.01  # of their mean squared distance in voxels; what is left is met at the end, close to them alone
 GAP_WEIGHT = 1.0  # of the mean square in voxels of what opens or overlaps where segments slide, likewise
 VELOCITY_STEPS = 5
 LEAST_STIFFNESS = 0.1  # of what nothing steers, in units of that of the rest

@@ -1,0 +1,20 @@
+"""The table of what constraints do, on a phantom small enough for a test."""
+
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import constraints
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+
+def test_table_has_a_row_for_every_case(capsys: pytest.CaptureFixture[str]) -> None:
+    constraints.main(["--phantoms", "1", "--voxels", "48", "40", "48", "--refinement-steps", "10"])
+    _head, _line, *rows = capsys.readouterr().out.strip().splitlines()
+    cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in rows}
+    assert len(cells) == 9
+    assert float(cells["far, ten landmarks guide"][0]) < 0.1 * float(cells["far, no constraint"][0])
+    assert float(cells["half of the landmarks guide"][0]) < float(cells["no constraint"][0])
+    assert float(cells["rigid, volume kept and sliding together"][3]) < 0.1
+    assert all(cell[1] == "0" for cell in cells.values())

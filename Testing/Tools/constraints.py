@@ -1,0 +1,129 @@
+"""Measure what constraints do to the error of landmarks that play no part, on phantoms whose deformation is known.
+
+    python Testing/Tools/constraints.py --phantoms 4
+
+Of the landmarks of each phantom a random half may guide, and the other half measures. "far": the moving volume was put
+out of reach along its longest side, and no alignment looks for it. Prints a table, the mean over the phantoms.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
+
+from DeepAttentionRegEngine import Settings, register
+from DeepAttentionRegEngine.volume import phantom
+from DeepAttentionRegEngine.volume.geometry import Geometry
+
+FIRST_SEED = 300  # of phantoms on which nothing was chosen
+VOXELS, SIZE_MM = (96, 80, 96), (3.5, 3.0, 3.5)
+FAR_MM = 95.0
+WRONG, WRONG_MM = 3, (20.0, 60.0)  # of 30 landmarks, off by so many mm in any direction
+SPINE, TUMOR, ORGANS = "6", "8", "2;3;4;5;8"
+HELD = {"rigid": SPINE, "volume_keeping": TUMOR}
+Case = tuple[str, dict[str, Any]]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--phantoms", type=int, default=4, help="number of phantoms (default: %(default)s)")
+    add("--voxels", type=int, nargs=3, default=VOXELS, help="size of the phantoms (default: %(default)s)")
+    add("--refinement-steps", type=int, default=40, help="as of a registration (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+class Trial:
+    """A phantom, which of its landmarks guide, and which measure."""
+
+    def __init__(self, seed: int, options: argparse.Namespace) -> None:
+        """Make the phantom of a seed."""
+        size = tuple(options.voxels)
+        spacing = tuple(step * usual / wanted for step, usual, wanted in zip(SIZE_MM, VOXELS, size, strict=True))
+        settings = phantom.PhantomSettings(seed=seed)
+        self.pair = phantom.make_phantom(phantom.default_geometry(size, spacing), settings=settings)
+        self.rng = np.random.default_rng(seed)
+        self.settings = Settings(method="none", refinement_steps=options.refinement_steps, device="cpu")
+        order = self.rng.permutation(len(self.pair.fixed_points_lps))
+        self.guides, self.judges = np.array_split(order, 2)
+
+    def cases(self) -> Iterator[Case]:
+        """Yield what is tried, and how."""
+        yield "no constraint", {}
+        yield "half of the landmarks guide", {"guides": self.guides}
+        yield "30 landmarks guide", {"guides": self.guides[:30]}
+        yield "30 landmarks guide, 3 of them wrong", {"guides": self.guides[:30], "wrong": WRONG}
+        yield "far, no constraint", {"away_mm": FAR_MM}
+        yield "far, ten landmarks guide", {"away_mm": FAR_MM, "guides": self.guides[:10]}
+        yield "spine rigid, tumor keeps its volume", HELD
+        yield "organs slide", {"sliding": ORGANS}
+        yield "rigid, volume kept and sliding together", {**HELD, "sliding": ORGANS}
+
+    def run(self, *, guides: Any = (), wrong: int = 0, away_mm: float = 0.0, **options: str) -> dict[str, float]:
+        """Return what one case comes to: mean error in mm, folds, and what was held."""
+        pair, away = self.pair, np.array([0.0, 0.0, away_mm])
+        there = Geometry.from_arrays(
+            pair.moving_geometry.size,
+            pair.moving_geometry.spacing,
+            np.add(pair.moving_geometry.origin, away),
+            pair.moving_geometry.direction,
+        )
+        given: dict[str, Any] = {
+            "fixed_labels": (pair.fixed_labels, pair.fixed_geometry),
+            "moving_labels": (pair.moving_labels, there),
+        }
+        settings = replace(self.settings, **options, alignment="none" if away_mm else self.settings.alignment)
+        if len(guides):
+            partners = pair.moving_points_lps[guides] + away
+            partners[:wrong] += self._errors(wrong)
+            given |= {"fixed_points": pair.fixed_points_lps[guides], "moving_points": partners}
+            settings = replace(settings, guided=True)
+        found = register((pair.fixed, pair.fixed_geometry), (pair.moving, there), settings, **given)
+        judges = pair.fixed_points_lps[self.judges]
+        missed = judges + found.deformation.at(judges) - pair.moving_points_lps[self.judges] - away
+        held = found.measures.get("held_segments", [])
+        return {
+            "error": float(np.linalg.norm(missed, axis=1).mean()),
+            "folds": float(found.measures["jacobian"]["folds"]),
+            "named": float(len(found.measures.get("landmarks", {}).get("contradictions", []))),
+            "bent": max((one["bent_mm"] for one in held if one["rigid"]), default=np.nan),
+            "volume": max((100 * abs(one["volume_change"]) for one in held if not one["rigid"]), default=np.nan),
+        }
+
+    def _errors(self, count: int) -> np.ndarray:
+        """Return vectors `(N, 3)` of random directions and lengths."""
+        vectors = self.rng.normal(size=(count, 3))
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * self.rng.uniform(*WRONG_MM, (count, 1))
+
+
+def table(rows: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+    """Yield the lines of a table of cases."""
+    yield "| constraint | error of the other landmarks, mm | folds | named as wrong | spine bent by, mm | tumor, % |"
+    yield "|---|---|---|---|---|---|"
+    for name, found in rows.items():
+        means = {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+        texts = {key: "" if np.isnan(value) else f"{value:.3g}" for key, value in means.items()}
+        yield f"| {name} | {means['error']:.2f} | {' | '.join(list(texts.values())[1:])} |"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print the table."""
+    options = parse(arguments)
+    rows: dict[str, list[dict[str, float]]] = {}
+    for seed in range(FIRST_SEED, FIRST_SEED + options.phantoms):
+        trial = Trial(seed, options)
+        for name, case in trial.cases():
+            rows.setdefault(name, []).append(trial.run(**case))
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
