@@ -10,7 +10,7 @@ from torch import Tensor
 from ..deform.folds import unfolded
 from ..deform.pairs import Landmarks
 from ..deform.warp import sample_points
-from ..landmarks.contradictions import Contradiction, contradictions
+from ..landmarks.contradictions import Contradiction, confirmed, contradictions
 from ..landmarks.interpolation import Interpolation, interpolate
 from ..volume.geometry import Geometry
 
@@ -27,13 +27,13 @@ class LandmarkGuide:
         landmarks: On the working grid; the linear alignment has their partners where it has the moving image.
         voxel_mm: Edge of its voxels.
         extent_mm: Of the image.
-        contradictions: Further landmarks, which do not guide.
+        contradictions: Further landmarks, which do not guide; None while nobody has judged them.
     """
 
     landmarks: Landmarks
     voxel_mm: float
     extent_mm: float
-    contradictions: list[Contradiction]
+    contradictions: list[Contradiction] | None = None
 
     @classmethod
     def of(
@@ -45,11 +45,28 @@ class LandmarkGuide:
         axes = slice(1 if working.is_flat else 2, None, -1)
         places, partners = (working.lps_to_index(points)[:, axes] for points in (fixed_lps, aligned))
         voxel, extent = float(working.spacing[0]), float(max(working.extent_mm))
-        found = contradictions(places * voxel, (partners - places) * voxel, extent)
-        wrong = [number - 1 for one in found for number in (one.number, one.partner) if number is not None]
-        kept = [torch.from_numpy(np.delete(side, wrong, axis=0)).float() for side in (places, partners)]
-        landmarks = Landmarks(kept[0], kept[1], working.shape[-places.shape[1] :], tolerance_mm / voxel)
-        return cls(landmarks, voxel, extent, found)
+        sides = [torch.from_numpy(side.copy()).float() for side in (places, partners)]
+        landmarks = Landmarks(sides[0], sides[1], working.shape[-places.shape[1] :], tolerance_mm / voxel)
+        return cls(landmarks, voxel, extent)
+
+    def judged(self, foreseen: Tensor) -> "LandmarkGuide":
+        """Return that without landmarks which contradict the others.
+
+        Organs that slide make landmarks disagree that are right; those that agree with the others about how far the
+        images alone are off are believed all the same.
+
+        Args:
+            foreseen: `(1, nd, *spatial)` in voxels, what the images alone say.
+        """
+        points, missed = self._missed(foreseen)
+        _, led = self._missed(torch.zeros_like(foreseen))
+        found = contradictions(points, led, self.extent_mm)
+        found = confirmed(found, points, missed, self.extent_mm)
+        wrong = {number - 1 for one in found for number in one.numbers}
+        kept = [index for index in range(len(points)) if index not in wrong]
+        landmarks = self.landmarks
+        chosen = replace(landmarks, places=landmarks.places[kept], partners=landmarks.partners[kept])
+        return replace(self, landmarks=chosen, contradictions=found)
 
     def bent(self, bending: Tensor) -> "LandmarkGuide":
         """Return that for a moving image which was warped by a displacement `(1, nd, *spatial)` in voxels."""
@@ -99,6 +116,6 @@ class LandmarkGuide:
         return {
             "guided": len(errors),
             "tolerance_mm": self.tolerance_mm,
-            "contradictions": [one.sentence for one in self.contradictions],
+            "contradictions": [one.sentence for one in self.contradictions or ()],
             "left_out_mm": foretold if len(errors) > 1 else None,
         }

@@ -29,6 +29,11 @@ class Contradiction:
     partner: int | None = None
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """Those of all landmarks that it is about."""
+        return (self.number,) if self.partner is None else (self.number, self.partner)
+
+    @property
     def sentence(self) -> str:
         """What to tell of it."""
         if self.partner is not None:
@@ -58,6 +63,27 @@ def contradictions(points: np.ndarray, vectors: np.ndarray, extent: float) -> li
         return []
     expected = points[suspects] + trusted.at(points[suspects])
     return _named(suspects, expected, (points + vectors)[suspects], _tolerated(trusted, extent))
+
+
+def confirmed(
+    found: Sequence[Contradiction], points: np.ndarray, vectors: np.ndarray, extent: float
+) -> list[Contradiction]:
+    """Return the contradictions whose landmarks also contradict the believed ones in other vectors.
+
+    Args:
+        found: Contradictions among the same points.
+        points: `(N, nd)` mm.
+        vectors: `(N, nd)` mm, the other ones.
+        extent: Of the image, in mm.
+    """
+    suspects = sorted({number - 1 for one in found for number in one.numbers})
+    if not suspects:
+        return []
+    kept = np.setdiff1d(np.arange(len(points)), suspects)
+    believed = interpolate(points[kept], vectors[kept], extent)
+    errors = np.linalg.norm(believed.at(points[suspects]) - vectors[suspects], axis=1)
+    wrong = {suspect + 1 for suspect, error in zip(suspects, errors, strict=True) if error > LEAST * extent}
+    return [one for one in found if set(one.numbers) <= wrong]
 
 
 def _tolerated(agreement: Interpolation, extent: float) -> float:

@@ -127,6 +127,8 @@ class Search:
             self.guide = None
             self.warnings.append("A sequence of Gaussians cannot be guided by landmarks; they measure it instead.")
             return
+        if self.guide.contradictions is None:
+            self.guide = self.guide.judged(self._foreseen())
         self.displacement, field = self.guide.led(self.displacement)
         told = self.guide.told(field)
         self.values["landmarks"] = told
@@ -136,6 +138,11 @@ class Search:
         if foretold:
             text += f" Each was foretold by the others to {foretold['mean']:.1f} mm (mean)."
         self.warnings.append(text)
+
+    def _foreseen(self) -> Tensor:
+        """Return the displacement that the images alone lead to from here, coarsely."""
+        chosen = refine_settings(self.settings, self.pair.fixed.ndim - 2, self.trusted)
+        return refine(replace(self.pair, structures=None), self.displacement, replace(chosen, levels=chosen.levels[:1]))
 
     def meet_landmarks(self) -> None:
         """Bring the landmarks that guide within their tolerance."""
