@@ -9,6 +9,7 @@ import slicer
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsAngleNode,
+    vtkMRMLMarkupsClosedCurveNode,
     vtkMRMLMarkupsCurveNode,
     vtkMRMLMarkupsFiducialNode,
     vtkMRMLMarkupsLineNode,
@@ -46,6 +47,7 @@ logger = discreet_logger(__name__)
 NOT_OFFERED = ("quality", "seed")
 OFFERED_ROLES = ("method", "iterative")  # baselines are there for comparison only
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]
+Landmarks = Union[vtkMRMLMarkupsFiducialNode, vtkMRMLMarkupsCurveNode, vtkMRMLMarkupsClosedCurveNode, None]
 # Concrete classes, for the wrapper makes one of each; those derived from them are meant, too.
 Warpable = Union[
     vtkMRMLSegmentationNode,
@@ -194,8 +196,8 @@ class DeepAttentionRegParameterNode:
     movingSegmentation: Labels = None
     fixedMask: Labels = None
     movingMask: Labels = None
-    fixedLandmarks: vtkMRMLMarkupsFiducialNode
-    movingLandmarks: vtkMRMLMarkupsFiducialNode
+    fixedLandmarks: Landmarks = None
+    movingLandmarks: Landmarks = None
     initialTransform: vtkMRMLTransformNode
 
     refine: bool = True

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..landmarks.curves import Markups, matched
 from ..protocol import errors
 from ..protocol.file_use import with_data
 from ..volume import images, segments
@@ -94,7 +95,7 @@ def load_reference(given: Given, geometry: Geometry, warnings: list[str]) -> Ref
     if fixed is not None:
         own = fixed.geometry
         fixed = fixed.mapped(lambda layer: on_grid(Source(layer, own), geometry), geometry)
-    reference = Reference(fixed, moving, _points(given.points[0]), _points(given.points[1]))
+    reference = Reference(fixed, moving, *_landmarks(given.points))
     warnings += reference.warnings
     return reference
 
@@ -127,9 +128,17 @@ def _source(image: AnyImage, mask: AnyImage | None, warnings: list[str]) -> Sour
     return Source(volume.array, volume.geometry, on_grid(Source(labels.array, labels.geometry), volume.geometry))
 
 
-def _points(points: AnyPoints | None) -> np.ndarray | None:
-    if points is None or isinstance(points, (str, Path)):
-        return None if points is None else images.read_points(points)
+def _landmarks(points: tuple[AnyPoints | None, AnyPoints | None]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the landmarks of both images, of curves points that belong together."""
+    fixed, moving = (None if side is None else _points(side) for side in points)
+    if fixed is not None and moving is not None:
+        return matched(fixed, moving)
+    return None if fixed is None else fixed.points, None if moving is None else moving.points
+
+
+def _points(points: AnyPoints) -> Markups:
+    if isinstance(points, (str, Path)):
+        return Markups(images.read_points(points), images.kind_of_points(points))
     try:
         found = np.asarray(points, dtype=float)
     except (ValueError, TypeError):
@@ -138,7 +147,7 @@ def _points(points: AnyPoints | None) -> np.ndarray | None:
         raise errors.EngineError(
             errors.INPUT_INVALID, "The landmarks are no list of points.", "Give x, y and z of each in LPS mm."
         )
-    return found
+    return Markups(found)
 
 
 def _linear(initial: AnyLinear | None) -> np.ndarray:

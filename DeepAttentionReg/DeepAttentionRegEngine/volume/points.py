@@ -1,6 +1,7 @@
 """Landmarks from and to files."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from ..protocol.errors import shown
 from ..protocol.files import MISSHAPEN, parse_json, read_content, unfit, write_file
 from .geometry import flip_lps_ras
 from .units import millimetres
+
+SCHEMA = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
 
 
 def read_points(path: str | Path) -> np.ndarray:
@@ -33,6 +36,35 @@ def read_points(path: str | Path) -> np.ndarray:
     if not len(points) or not placed or not np.isfinite(points).all():
         raise unfit(path, "holds no landmark, or one that is not placed", "Place all points and save again.")
     return points
+
+
+def kind_of_points(path: str | Path) -> str:
+    """Return what a readable file of landmarks holds: "points", "curve" or "closed curve".
+
+    Only mrk.json files of Slicer tell.
+    """
+    if not str(path).lower().endswith(".json"):
+        return "points"
+    kind = parse_json(read_content(path).decode("utf-8-sig"))["markups"][0].get("type")
+    return {"Curve": "curve", "ClosedCurve": "closed curve"}.get(kind, "points")
+
+
+def write_curve(path: str | Path, points_lps: np.ndarray, *, closed: bool) -> None:
+    """Write a curve through points `(N, 3)` LPS mm as Slicer's Markups module does (mrk.json).
+
+    Raises:
+        EngineError: If it cannot be written; an existing file is then untouched.
+    """
+    controls = [{"position": point, "positionStatus": "defined"} for point in np.asarray(points_lps, float).tolist()]
+    kind = "ClosedCurve" if closed else "Curve"
+    markup = {"type": kind, "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": controls}
+    text = json.dumps({"@schema": SCHEMA, "markups": [markup]})
+    write_file(
+        path,
+        (".json",),
+        lambda name: Path(name).write_text(text, encoding="ascii"),
+        lambda name: Path(name).read_text(encoding="ascii") == text,
+    )
 
 
 def _markups_points(text: str) -> tuple[np.ndarray, bool]:

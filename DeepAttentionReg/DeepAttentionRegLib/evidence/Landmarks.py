@@ -83,6 +83,8 @@ def checkLandmarks(
         return _("Choose fixed and moving landmarks among the inputs.")
     if fixed is moving:
         return _("Fixed and moving landmarks are the same list; choose two.")
+    if fixed.IsA("vtkMRMLMarkupsCurveNode") or moving.IsA("vtkMRMLMarkupsCurveNode"):
+        return _("Curves guide and are measured with a registration; here choose lists of points.")
     for node in (fixed, moving):
         if not _placed(node):
             return _("{name} has no landmark that is placed.").format(name=node.GetName())

@@ -61,14 +61,21 @@ def checkInputs(inputs: InputNodes) -> list[str]:
     # The values of a label map are not looked for: that takes a while, and this is asked often.
     if all(isinstance(node, slicer.vtkMRMLSegmentationNode) for node in segmentations):
         problems += filter(None, [checkPairs(*segmentations)])
-    points = [node for node in (inputs.fixedLandmarks, inputs.movingLandmarks) if node is not None]
-    counts = [node.GetNumberOfControlPoints() for node in points]
-    if len(counts) == 1:
-        problems.append(_("Landmarks are needed on both volumes or on none."))
-    elif len(set(counts)) == 2:
+    problem = _checkLandmarks([node for node in (inputs.fixedLandmarks, inputs.movingLandmarks) if node is not None])
+    return [*problems, problem] if problem else problems
+
+
+def _checkLandmarks(nodes: list[slicer.vtkMRMLMarkupsNode]) -> str:
+    """Return why the chosen lists cannot be landmarks of a pair, as a sentence; empty if they can."""
+    if len(nodes) == 1:
+        return _("Landmarks are needed on both volumes or on none.")
+    if len({node.GetClassName() for node in nodes}) == 2:
+        return _("Landmarks must be points on both volumes, or the same kind of curve.")
+    counts = [node.GetNumberOfControlPoints() for node in nodes]
+    if len(set(counts)) == 2 and not nodes[0].IsA("vtkMRMLMarkupsCurveNode"):
         text = _("There are {fixed} fixed but {moving} moving landmarks; they must correspond one by one.")
-        problems.append(text.format(fixed=counts[0], moving=counts[1]))
-    return problems
+        return text.format(fixed=counts[0], moving=counts[1])
+    return ""
 
 
 def tellSizes(inputs: InputNodes) -> list[str]:

@@ -124,10 +124,17 @@ def exportVolume(volumeNode: slicer.vtkMRMLVolumeNode, worldToFrame: np.ndarray,
 
 
 def exportPoints(markupsNode: slicer.vtkMRMLMarkupsNode, worldToFrame: np.ndarray, path: Path) -> None:
-    """Write landmarks in a frame."""
-    points = slicer.util.arrayFromMarkupsControlPoints(markupsNode, world=True)
-    points = points @ worldToFrame[:3, :3].T + worldToFrame[:3, 3]
-    images.write_points(path, flip_lps_ras(points))
+    """Write landmarks in a frame; a curve as one, through the points that it is drawn with."""
+    isCurve = isinstance(markupsNode, slicer.vtkMRMLMarkupsCurveNode)
+    if isCurve:
+        points = vtk_to_numpy(markupsNode.GetCurvePointsWorld().GetData()).astype(float)
+    else:
+        points = slicer.util.arrayFromMarkupsControlPoints(markupsNode, world=True)
+    pointsLps = flip_lps_ras(points @ worldToFrame[:3, :3].T + worldToFrame[:3, 3])
+    if isCurve:
+        images.write_curve(path, pointsLps, closed=isinstance(markupsNode, slicer.vtkMRMLMarkupsClosedCurveNode))
+    else:
+        images.write_points(path, pointsLps)
 
 
 def exportLabels(

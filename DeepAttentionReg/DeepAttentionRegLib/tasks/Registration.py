@@ -120,7 +120,8 @@ class PairRegistration(Task):
                 names = {str(value): segment.GetName() for value, segment in described.items()}
                 self._case.labelNames = {**names, **self._case.labelNames}
         if given["Landmarks"] is not None:
-            values[f"{side}_points"] = f"{side}_points.csv"
+            isCurve = given["Landmarks"].IsA("vtkMRMLMarkupsCurveNode")
+            values[f"{side}_points"] = f"{side}_points.mrk.json" if isCurve else f"{side}_points.csv"
             Volumes.exportPoints(given["Landmarks"], frame, folder / values[f"{side}_points"])
         return values
 

@@ -1,6 +1,7 @@
 """Landmarks guide a registration: far motions, single slices, tolerances, wrong ones, and what is told of them."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from DeepAttentionRegEngine import EngineError, Settings, register
 from DeepAttentionRegEngine.deform.pairs import Landmarks
 from DeepAttentionRegEngine.evidence.uncertainty import measure_spread
 from DeepAttentionRegEngine.protocol.reporting import Reporter
+from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.metrics import target_registration_error
 from engine_cases import blob_image, centered, moved_grid, positions, rotation
@@ -110,6 +112,18 @@ class TestGuided:
         array = np.random.default_rng(0).random((8, 8, 8), np.float32)
         with pytest.raises(EngineError, match="no landmarks that could guide"):
             register((array, image[1]), (array, image[1]), Settings(method="none", alignment="none", guided=True))
+
+    def test_a_curve_guides_as_points_do(self, tmp_path: Path) -> None:
+        array = blob_image(positions(GRID)).astype(np.float32)
+        there, shift = self.shifted(GRID, 30.0)
+        along = np.linspace(-20, 20, 6)[:, None] * [[0.8, 0.5, 0.3]]
+        files = [str(tmp_path / f"{side}.mrk.json") for side in ("fixed", "moving")]
+        images.write_curve(files[0], along, closed=False)
+        images.write_curve(files[1], along[::-1] + shift, closed=False)
+        settings = Settings(method="none", alignment="none", refinement_steps=5, device="cpu", guided=True)
+        given = {"fixed_points": files[0], "moving_points": files[1]}
+        found = register((array, GRID), (array, there), settings, **given)
+        assert self.errors(found, along, along + shift).max() < 0.5
 
 
 @pytest.mark.parametrize("spatial", [(20, 26), (12, 16, 14)])

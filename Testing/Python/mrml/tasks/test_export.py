@@ -11,7 +11,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import mrml_scene  # noqa: F401  (provides slicer.i18n)
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegLib.engine.EngineJob import EngineJob
-from DeepAttentionRegLib.nodes.InputNodes import InputNodes
+from DeepAttentionRegLib.nodes.InputNodes import InputNodes, checkInputs
 from mrml_cases import RIGID, add_segmentation, prepare, put_under, with_segmentations
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
@@ -94,6 +94,25 @@ class TestExport:
             put_under(node, RIGID)
         moved = export(given)
         np.testing.assert_array_equal(images.read_labels(tmp_path / moved.moving_labels).array, wanted)
+
+    @pytest.mark.parametrize(("kind", "told"), [("Curve", "curve"), ("ClosedCurve", "closed curve")])
+    def test_curves_are_given_as_they_are_drawn(self, export, inputs, tmp_path, kind, told):
+        nodes = []
+        for count in (5, 7):
+            nodes.append(slicer.mrmlScene.AddNewNodeByClass(f"vtkMRMLMarkups{kind}Node", "Vessel"))
+            for angle in np.linspace(0, np.pi, count):
+                nodes[-1].AddControlPoint(10 * np.cos(angle), 5 * np.sin(angle), 0.0)
+        job = export(replace(inputs, fixedLandmarks=nodes[0], movingLandmarks=nodes[1]))
+        files = tmp_path / job.fixed_points, tmp_path / job.moving_points
+        assert [images.kind_of_points(path) for path in files] == [told, told]
+        assert all(len(images.read_points(path)) > 20 for path in files)
+
+    def test_a_curve_needs_one_of_its_kind(self, inputs):
+        nodes = [slicer.mrmlScene.AddNewNodeByClass(f"vtkMRMLMarkups{kind}Node") for kind in ("Curve", "Fiducial")]
+        for node in nodes:
+            node.AddControlPoint(1.0, 2.0, 3.0)
+        problems = checkInputs(replace(inputs, fixedLandmarks=nodes[0], movingLandmarks=nodes[1]))
+        assert problems == ["Landmarks must be points on both volumes, or the same kind of curve."]
 
     def test_masks_and_landmarks_are_given(self, export, inputs):
         points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
