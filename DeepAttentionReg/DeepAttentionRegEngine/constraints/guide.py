@@ -37,7 +37,7 @@ class LandmarkGuide:
 
     @classmethod
     def of(
-        cls, points: tuple[np.ndarray, np.ndarray], alignment: np.ndarray, working: Geometry, tolerance_mm: float
+        cls, points: tuple[np.ndarray, np.ndarray], alignment: np.ndarray, working: Geometry, tolerances_mm: np.ndarray
     ) -> "LandmarkGuide":
         """Return that of landmarks `(N, 3)` in LPS mm on either image; of a slice, what leads out of it is left out."""
         fixed_lps, moving_lps = points
@@ -46,7 +46,8 @@ class LandmarkGuide:
         places, partners = (working.lps_to_index(points)[:, axes] for points in (fixed_lps, aligned))
         voxel, extent = float(working.spacing[0]), float(max(working.extent_mm))
         sides = [torch.from_numpy(side.copy()).float() for side in (places, partners)]
-        landmarks = Landmarks(sides[0], sides[1], working.shape[-places.shape[1] :], tolerance_mm / voxel)
+        tolerances = torch.from_numpy(tolerances_mm / voxel).float()
+        landmarks = Landmarks(sides[0], sides[1], working.shape[-places.shape[1] :], tolerances)
         return cls(landmarks, voxel, extent)
 
     def judged(self, foreseen: Tensor) -> "LandmarkGuide":
@@ -64,9 +65,7 @@ class LandmarkGuide:
         found = confirmed(found, points, missed, self.extent_mm)
         wrong = {number - 1 for one in found for number in one.numbers}
         kept = [index for index in range(len(points)) if index not in wrong]
-        landmarks = self.landmarks
-        chosen = replace(landmarks, places=landmarks.places[kept], partners=landmarks.partners[kept])
-        return replace(self, landmarks=chosen, contradictions=found)
+        return replace(self, landmarks=self.landmarks.among(kept), contradictions=found)
 
     def bent(self, bending: Tensor) -> "LandmarkGuide":
         """Return that for a moving image which was warped by a displacement `(1, nd, *spatial)` in voxels."""
@@ -87,16 +86,16 @@ class LandmarkGuide:
         """Return a displacement that meets the landmarks within the tolerance, changed close to them alone."""
         points, missed = self._missed(displacement)
         lengths = np.linalg.norm(missed, axis=1, keepdims=True)
-        excess = (lengths - self.tolerance_mm).clip(0)
+        excess = (lengths - self.tolerances_mm[:, None]).clip(0)
         if excess.max() <= CLOSE:
             return displacement
         near = Interpolation(points, missed * excess / lengths.clip(1e-9), "none", LAST_REACH * self.voxel_mm)
         return unfolded(displacement + self._added(near, displacement))
 
     @property
-    def tolerance_mm(self) -> float:
-        """How far landmarks may end from their partners."""
-        return self.landmarks.tolerance * self.voxel_mm
+    def tolerances_mm(self) -> np.ndarray:
+        """How far each landmark `(N,)` may end from its partner."""
+        return self.landmarks.tolerances.numpy() * self.voxel_mm
 
     def _missed(self, displacement: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return the landmarks and what a displacement misses them by, both in mm."""
@@ -115,7 +114,7 @@ class LandmarkGuide:
         foretold = {"mean": float(errors.mean()), "max": float(errors.max())}
         return {
             "guided": len(errors),
-            "tolerance_mm": self.tolerance_mm,
+            "tolerance_mm": float(self.tolerances_mm.max()),
             "contradictions": [one.sentence for one in self.contradictions or ()],
             "left_out_mm": foretold if len(errors) > 1 else None,
         }

@@ -26,17 +26,23 @@ class Landmarks:
         places: `(N, nd)` in voxels of a grid.
         partners: The same of the partners.
         spatial: Size of that grid.
-        tolerance: How far in its voxels a point may end from its partner.
+        tolerances: `(N,)`, how far in its voxels each point may end from its partner.
     """
 
     places: Tensor
     partners: Tensor
     spatial: tuple[int, ...]
-    tolerance: float = 0.0
+    tolerances: Tensor
 
     def to(self, device: torch.device) -> "Landmarks":
         """Return them on a device."""
-        return replace(self, places=self.places.to(device), partners=self.partners.to(device))
+        moved = {name: getattr(self, name).to(device) for name in ("places", "partners", "tolerances")}
+        return replace(self, **moved)
+
+    def among(self, indices: Sequence[int]) -> "Landmarks":
+        """Return some of them."""
+        chosen = {name: getattr(self, name)[list(indices)] for name in ("places", "partners", "tolerances")}
+        return replace(self, **chosen)
 
     def missed(self, displacement: Tensor) -> Tensor:
         """Return by how much `(N, nd)`, in voxels of their grid, a displacement misses the partners.
@@ -52,7 +58,7 @@ class Landmarks:
     def distance(self, displacement: Tensor) -> Tensor:
         """Return the mean square of what is missed beyond the tolerance; arguments as of `missed`."""
         lengths = self.missed(displacement).square().sum(1).clamp_min(1e-12).sqrt()
-        return torch.relu(lengths - self.tolerance).square().mean()
+        return torch.relu(lengths - self.tolerances).square().mean()
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,12 @@ class Markups:
     Attributes:
         points: `(N, 3)` LPS mm; of a curve those that it runs through.
         kind: "points", "curve" or "closed curve".
+        tolerances: `(N,)` mm by which each may be missed, NaN where nothing is told of it; None: of none.
     """
 
     points: np.ndarray
     kind: str = "points"
+    tolerances: np.ndarray | None = None
 
 
 def matched(fixed: Markups, moving: Markups) -> tuple[np.ndarray, np.ndarray]:

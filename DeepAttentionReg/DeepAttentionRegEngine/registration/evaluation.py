@@ -29,6 +29,7 @@ class Reference:
         moving_labels: Segments on their own grid.
         fixed_points_lps: Landmarks `(N, 3)`.
         moving_points_lps: The corresponding landmarks.
+        tolerances_mm: `(N,)`, by which each may be missed where they guide, NaN where nothing is told of it.
 
     Raises:
         EngineError: If no segments belong together, or the numbers of landmarks differ.
@@ -38,6 +39,7 @@ class Reference:
     moving_labels: Segments | None = None
     fixed_points_lps: np.ndarray | None = None
     moving_points_lps: np.ndarray | None = None
+    tolerances_mm: np.ndarray | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -95,7 +95,8 @@ def load_reference(given: Given, geometry: Geometry, warnings: list[str]) -> Ref
     if fixed is not None:
         own = fixed.geometry
         fixed = fixed.mapped(lambda layer: on_grid(Source(layer, own), geometry), geometry)
-    reference = Reference(fixed, moving, *_landmarks(given.points))
+    here, there = (None if side is None else _points(side) for side in given.points)
+    reference = Reference(fixed, moving, *_corresponding(here, there), _tolerances(here, there))
     warnings += reference.warnings
     return reference
 
@@ -128,17 +129,25 @@ def _source(image: AnyImage, mask: AnyImage | None, warnings: list[str]) -> Sour
     return Source(volume.array, volume.geometry, on_grid(Source(labels.array, labels.geometry), volume.geometry))
 
 
-def _landmarks(points: tuple[AnyPoints | None, AnyPoints | None]) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _corresponding(fixed: Markups | None, moving: Markups | None) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return the landmarks of both images, of curves points that belong together."""
-    fixed, moving = (None if side is None else _points(side) for side in points)
     if fixed is not None and moving is not None:
         return matched(fixed, moving)
     return None if fixed is None else fixed.points, None if moving is None else moving.points
 
 
+def _tolerances(fixed: Markups | None, moving: Markups | None) -> np.ndarray | None:
+    """Return by how much each pair of points may be missed, the larger one that is told of both; None if of none."""
+    told = [side.tolerances for side in (fixed, moving) if side is not None and side.kind == "points"]
+    known = [side for side in told if side is not None]
+    if not known or len({len(side) for side in known}) > 1:
+        return None
+    return np.fmax.reduce(known)
+
+
 def _points(points: AnyPoints) -> Markups:
     if isinstance(points, (str, Path)):
-        return Markups(images.read_points(points), images.kind_of_points(points))
+        return Markups(images.read_points(points), images.kind_of_points(points), images.read_tolerances(points))
     try:
         found = np.asarray(points, dtype=float)
     except (ValueError, TypeError):

@@ -272,7 +272,9 @@ class Registrar:
                 "There are no landmarks that could guide the registration.",
                 "Give the same landmarks in the same order on both images.",
             )
-        return LandmarkGuide.of((fixed, moving), alignment, working, self.settings.landmark_tolerance)
+        usual, told = self.settings.landmark_tolerance, inputs.reference.tolerances_mm
+        tolerances = np.full(len(fixed), usual) if told is None else np.where(np.isnan(told), usual, told)
+        return LandmarkGuide.of((fixed, moving), alignment, working, tolerances)
 
     def _held(self, inputs: Inputs) -> HeldSegments | None:
         """Return the segments that move as one piece each; None if none are to."""

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from ..protocol.files import MISSHAPEN, parse_json, read_content, unfit, write_f
 from .geometry import flip_lps_ras
 from .units import millimetres
 
+DESCRIPTIONS = ("description", "desc")
+TOLERANCE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *mm")
 SCHEMA = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
 
 
@@ -47,6 +51,25 @@ def kind_of_points(path: str | Path) -> str:
         return "points"
     kind = parse_json(read_content(path).decode("utf-8-sig"))["markups"][0].get("type")
     return {"Curve": "curve", "ClosedCurve": "closed curve"}.get(kind, "points")
+
+
+def read_tolerances(path: str | Path) -> np.ndarray | None:
+    """Return how far in mm each landmark of a readable file may be missed, where its description tells, else NaN.
+
+    A description tells it as a number of mm, such as "2 mm". None if the file has no descriptions.
+    """
+    text = read_content(path).decode("utf-8-sig")
+    if str(path).lower().endswith(".json"):
+        texts = [control.get("description", "") for control in parse_json(text)["markups"][0]["controlPoints"]]
+    else:
+        header, rows = _table(text)
+        column = next((name for name in DESCRIPTIONS if name in (header or ())), None)
+        if header is None or column is None:
+            return None
+        place = header.index(column)
+        texts = [row[place] if place < len(row) else "" for row in rows]
+    found = [TOLERANCE.search(str(text)) for text in texts]
+    return np.array([float(match[1]) if match else np.nan for match in found])
 
 
 def write_curve(path: str | Path, points_lps: np.ndarray, *, closed: bool) -> None:
@@ -87,13 +110,9 @@ def _markups_points(text: str) -> tuple[np.ndarray, bool]:
 
 def _table_points(text: str) -> tuple[np.ndarray, bool]:
     """Return the points `(N, 3)` LPS of a fcsv, csv or txt file, and whether all are placed."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    comments = [line.replace(" ", "").lower() for line in lines if line.startswith("#")]
-    rows = _cells([line for line in lines if not line.startswith("#")])
-    header = next((line.split("=")[1].split(",") for line in comments if line.startswith("#columns=")), None)
-    is_fcsv = header is not None
-    if header is None and rows and not any(_is_number(cell) for cell in rows[0]):
-        header = [cell.strip().lower() for cell in rows.pop(0)]
+    comments = [line.replace(" ", "").lower() for line in text.splitlines() if line.startswith("#")]
+    is_fcsv = any(line.startswith("#columns=") for line in comments)
+    header, rows = _table(text)
     names = _coordinate_columns(header, rows)
     header = header or list(names)
     points = [[float(row[header.index(name)]) for name in names] for row in rows]
@@ -104,6 +123,17 @@ def _table_points(text: str) -> tuple[np.ndarray, bool]:
     is_ras = names == "ras" or "#coordinatesystem=ras" in comments or "#coordinatesystem=0" in comments
     array = np.array(points).reshape(-1, 3)
     return flip_lps_ras(array) if is_ras else array, placed
+
+
+def _table(text: str) -> tuple[list[str] | None, list[list[str]]]:
+    """Return the names of the columns of a fcsv, csv or txt file, None if it tells none, and the cells of its rows."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    rows = _cells([line for line in lines if not line.startswith("#")])
+    told = (line.replace(" ", "").lower() for line in lines if line.startswith("#"))
+    header = next((line.split("=")[1].split(",") for line in told if line.startswith("#columns=")), None)
+    if header is None and rows and not any(_is_number(cell) for cell in rows[0]):
+        header = [cell.strip().lower() for cell in rows.pop(0)]
+    return header, rows
 
 
 def _cells(lines: list[str]) -> list[list[str]]:
@@ -131,14 +161,21 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def write_points(path: str | Path, points_lps: np.ndarray) -> None:
+def write_points(path: str | Path, points_lps: np.ndarray, descriptions: Sequence[str] = ()) -> None:
     """Write landmarks `(N, 3)` LPS mm as a table that Slicer's Markups module imports too.
+
+    Args:
+        path: The file (.csv).
+        points_lps: Where they are.
+        descriptions: What to say of each, without commas; none for nothing.
 
     Raises:
         EngineError: If it cannot be written; an existing file is then untouched.
     """
     rows = [f"P{number},{x!r},{y!r},{z!r}" for number, (x, y, z) in enumerate(np.asarray(points_lps).tolist(), 1)]
-    text = "\n".join(["label,l,p,s", *rows, ""])
+    if any(descriptions):
+        rows = [f"{row},{said.replace(',', ' ')}" for row, said in zip(rows, descriptions, strict=True)]
+    text = "\n".join(["label,l,p,s" + ",description" * any(descriptions), *rows, ""])
     write_file(
         path,
         (".csv",),

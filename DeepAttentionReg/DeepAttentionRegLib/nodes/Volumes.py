@@ -134,7 +134,8 @@ def exportPoints(markupsNode: slicer.vtkMRMLMarkupsNode, worldToFrame: np.ndarra
     if isCurve:
         images.write_curve(path, pointsLps, closed=isinstance(markupsNode, slicer.vtkMRMLMarkupsClosedCurveNode))
     else:
-        images.write_points(path, pointsLps)
+        places = range(markupsNode.GetNumberOfControlPoints())
+        images.write_points(path, pointsLps, [markupsNode.GetNthControlPointDescription(place) for place in places])
 
 
 def exportLabels(

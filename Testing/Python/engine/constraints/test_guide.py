@@ -113,6 +113,20 @@ class TestGuided:
         with pytest.raises(EngineError, match="no landmarks that could guide"):
             register((array, image[1]), (array, image[1]), Settings(method="none", alignment="none", guided=True))
 
+    def test_one_point_may_be_missed_by_more_than_the_others(self, tmp_path: Path) -> None:
+        array = blob_image(positions(GRID)).astype(np.float32)
+        points = np.array([[20.0, 15, 10], [-20, 15, 10], [20, -15, -10], [-20, -15, 10], [0, 0, 0]])
+        files = [str(tmp_path / f"{side}.csv") for side in ("fixed", "moving")]
+        images.write_points(files[0], points, ["tolerance 2.5 mm", "", "", "", ""])
+        images.write_points(files[1], points + np.array([0.0, 0.0, 4.0]))  # the images say that nothing has moved
+        settings = Settings(method="none", alignment="none", refinement_steps=60, device="cpu", guided=True)
+        given = {"fixed_points": files[0], "moving_points": files[1]}
+        found = register((array, GRID), (array, GRID), settings, **given)
+        errors = self.errors(found, points, points + np.array([0.0, 0.0, 4.0]))
+        assert errors[0] == pytest.approx(2.5, abs=0.3)
+        assert errors[1:].max() < 0.2
+        assert found.measures["landmarks"]["tolerance_mm"] == pytest.approx(2.5)
+
     def test_a_curve_guides_as_points_do(self, tmp_path: Path) -> None:
         array = blob_image(positions(GRID)).astype(np.float32)
         there, shift = self.shifted(GRID, 30.0)
@@ -130,7 +144,7 @@ class TestGuided:
 def test_what_is_missed_does_not_depend_on_the_grid(spatial: tuple[int, ...]) -> None:
     nd = len(spatial)
     places = torch.full((1, nd), 5.0)
-    found = Landmarks(places, places + 2, spatial, tolerance=0.5)
+    found = Landmarks(places, places + 2, spatial, torch.full((1,), 0.5))
     for factor in (1, 2):
         coarse = [n // factor for n in spatial]
         moved = torch.ones(1, nd, *coarse) / factor  # a voxel of the landmarks' grid
