@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,21 @@ LEAST_SHARE = 1e-3  # of a voxel, for a node to take part in what is linear ther
 CHUNK_VOXELS = 2**20
 MEASURED = 50_000  # voxels of a segment
 SPANNED = 1e-6  # of the strongest axis, above which a segment extends along an axis
-Field = Any  # a `StoredDeformation`, which lies in a layer above
+
+
+class Field(Protocol):
+    """A stored deformation, which maps fixed to moving points."""
+
+    @property
+    def displacement_lps_mm(self) -> np.ndarray:
+        """Its vectors `(k, j, i, 3)`."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid of these."""
+
+    def at(self, points_lps: np.ndarray) -> np.ndarray:
+        """Return the displacement `(N, 3)` at points `(N, 3)`, both LPS mm."""
 
 
 @dataclass(frozen=True)
