@@ -9,7 +9,7 @@ import numpy as np
 from .interpolation import Interpolation, interpolate
 
 JUDGES = 5  # landmarks at least, below which none can be told from the others
-OUTLYING = 6.0  # times the usual disagreement, for organs that slide make some of it
+OUTLYING = 5.0  # times the usual disagreement, for organs that slide make some of it
 LEAST = 0.02  # of the extent, of disagreement that is worth a word
 SHARE = 1 / 3  # of the landmarks that may be wrong
 
