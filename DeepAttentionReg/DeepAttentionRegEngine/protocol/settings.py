@@ -132,6 +132,13 @@ class Settings:
         "differ by more than 0.05 mm and 5 million are enough (found), or at the voxels of the fixed volume (fixed)",
         choices=TRANSFORM_GRIDS,
     )
+    wide_search: bool = option(
+        False,
+        label=_("Wide search"),
+        help="look for motions of up to a quarter of the field of view before the refinement, in any contrast: a few "
+        "seconds for what is out of reach else",
+        group=_REFINEMENT,
+    )
     refinement_steps: int | None = option(
         None,
         label=_("Refinement steps"),

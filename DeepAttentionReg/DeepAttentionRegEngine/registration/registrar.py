@@ -293,6 +293,9 @@ class Registrar:
         if self.method is not None:
             with search.reporter.stage("recursion", "Preparing the method."):
                 search.run_method(self.tool(search.pair.fixed.ndim - 2), observer or Observer())
+        if search.settings.wide_search:
+            with search.reporter.stage("refine", "Looking for large motions."):
+                search.search_widely()
         search.follow_landmarks()
         search.keep_bodies()
         if search.settings.refinement_steps and not search.reporter.enough():

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..constraints.guide import LandmarkGuide
 from ..deform.bodies import Bodies
 from ..deform.pairs import Masks
+from ..deform.reach import search_widely
 from ..deform.refine import RefineSettings, level_size, refine, usual_settings
 from ..deform.warp import resize_displacement
 from ..protocol import errors
@@ -118,6 +119,15 @@ class Search:
         if reason:
             self.warnings.append(f"{reason}; do not rely on the network alone.")
         return not reason
+
+    def search_widely(self) -> None:
+        """Look for large motions from where the method ended; what does not make the images more alike is not used."""
+        if self.proposal is not None:
+            self.warnings.append("A sequence of Gaussians cannot start from a wide search.")
+            return
+        found = search_widely(self.pair.fixed, self.pair.moving, self.displacement)
+        self.values["wide_search"] = "used" if found is not self.displacement else "nothing better found"
+        self.displacement = found
 
     def follow_landmarks(self) -> None:
         """Lead the displacement to the landmarks that guide, from where refinement starts."""
