@@ -22,7 +22,7 @@ MEASURED = 50_000  # voxels of a segment
 SPANNED = 1e-6  # of the strongest axis, above which a segment extends along an axis
 
 
-class Field(Protocol):
+class StoredField(Protocol):
     """A stored deformation, which maps fixed to moving points."""
 
     @property
@@ -144,7 +144,7 @@ class HeldSegments:
             result[k, j, i] = arms @ kept.T + goal - here
         return result
 
-    def told(self, deformation: Field) -> list[dict[str, Any]]:
+    def told(self, deformation: StoredField) -> list[dict[str, Any]]:
         """Return what came of each under a stored deformation.
 
         How it turned and moved (degrees, mm), how far a voxel of it is at most from where the closest rigid or linear
@@ -205,7 +205,7 @@ def _share(held: Held, to_working: np.ndarray, shape: tuple[int, int, int]) -> n
     return share
 
 
-def _told(held: Held, deformation: Field) -> dict[str, Any]:
+def _told(held: Held, deformation: StoredField) -> dict[str, Any]:
     """Return what became of one segment."""
     here = _seen(held, deformation)
     told: dict[str, Any] = {"name": held.name, "rigid": held.rigid, "nodes": len(here)}
@@ -238,7 +238,7 @@ def _linear(arms: np.ndarray, reached: np.ndarray) -> tuple[np.ndarray, float]:
     return linear, float(np.prod(np.linalg.svd(linear @ spanned.T, compute_uv=False)))
 
 
-def _seen(held: Held, deformation: Field) -> np.ndarray:
+def _seen(held: Held, deformation: StoredField) -> np.ndarray:
     """Return points `(N, 3)` LPS mm on the fixed image that lie in a segment; of the moving image's, by the nodes."""
     if held.on_fixed:
         geometry = held.segments.geometry

@@ -27,7 +27,7 @@ BEYOND = 0.1  # of the way from the least to the mean cost of a block, the cost 
 
 
 @dataclass(frozen=True)
-class Level:
+class SearchLevel:
     """A grid, and the shifts that are tried on it.
 
     Attributes:
@@ -43,7 +43,7 @@ class Level:
     block: int
 
 
-LEVELS = (Level(48, 6, 2, 3), Level(96, 3, 1, 4))
+LEVELS = (SearchLevel(48, 6, 2, 3), SearchLevel(96, 3, 1, 4))
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def _without_folds(displacement: Tensor, blocks: Sequence[int]) -> Tensor:
     return unfolded(displacement + mended)
 
 
-def _most_alike(fixed: Tensor, moving: Tensor, start: Tensor, level: Level) -> Tensor:
+def _most_alike(fixed: Tensor, moving: Tensor, start: Tensor, level: SearchLevel) -> Tensor:
     """Return what to add before a displacement, `(1, nd, *size)` in voxels.
 
     Args:
