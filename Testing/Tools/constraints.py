@@ -2,8 +2,8 @@
 
     python Testing/Tools/constraints.py --phantoms 4
 
-Of the landmarks of each phantom a random half may guide, and the other half measures. In some cases the moving volume was
-put out of reach along its longest side ("far": 95 mm), and no alignment looks for it. Prints a table of means.
+Of the landmarks of each phantom a random half may guide, and the other half measures. Some moving volumes were
+put out of reach along their longest side ("far": 95 mm), and no alignment looks for it. Prints a table of means.
 """
 
 import argparse
