@@ -22,7 +22,7 @@ from DeepAttentionRegEngine import Settings, register
 from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-FIRST_SEED = 400  # of phantoms on which nothing was chosen
+FIRST_SEED = 500  # of phantoms on which nothing was chosen
 VOXELS, SIZE_MM = (96, 80, 96), (3.5, 3.0, 3.5)
 FAR_MM = 95.0
 WRONG, WRONG_MM = 3, (20.0, 60.0)  # of 30 landmarks, off by so many mm in any direction

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..deform.folds import unfolded
 from ..deform.pairs import Landmarks
 from ..deform.warp import sample_points
-from ..landmarks.contradictions import Contradiction, confirmed, contradictions
+from ..landmarks.contradictions import Contradiction, contradictions
 from ..landmarks.interpolation import Interpolation, interpolate
 from ..volume.geometry import Geometry
 
@@ -53,16 +53,12 @@ class LandmarkGuide:
     def judged(self, foreseen: Tensor) -> "LandmarkGuide":
         """Return that without landmarks which contradict the others.
 
-        Organs that slide make landmarks disagree that are right; those that agree with the others about how far the
-        images alone are off are believed all the same.
-
         Args:
             foreseen: `(1, nd, *spatial)` in voxels, what the images alone say.
         """
         points, missed = self._missed(foreseen)
-        _, led = self._missed(torch.zeros_like(foreseen))
-        found = contradictions(points, led, self.extent_mm)
-        found = confirmed(found, points, missed, self.extent_mm)
+        _, vectors = self._missed(torch.zeros_like(foreseen))
+        found = contradictions(points, vectors, self.extent_mm, vectors - missed)
         wrong = {number - 1 for one in found for number in one.numbers}
         kept = [index for index in range(len(points)) if index not in wrong]
         return replace(self, landmarks=self.landmarks.among(kept), contradictions=found)

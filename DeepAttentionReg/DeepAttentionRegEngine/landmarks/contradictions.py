@@ -9,7 +9,7 @@ import numpy as np
 from .interpolation import Interpolation, interpolate
 
 JUDGES = 5  # landmarks at least, below which none can be told from the others
-OUTLYING = 5.0  # times the usual disagreement, for organs that slide make some of it
+OUTLYING = 6.0  # times the usual disagreement, for organs that slide make some of it
 LEAST = 0.02  # of the extent, of disagreement that is worth a word
 SHARE = 1 / 3  # of the landmarks that may be wrong
 
@@ -41,7 +41,9 @@ class Contradiction:
         return f"Landmark {self.number} contradicts its neighbours by {self.error_mm:.0f} mm; it did not guide."
 
 
-def contradictions(points: np.ndarray, vectors: np.ndarray, extent: float) -> list[Contradiction]:
+def contradictions(
+    points: np.ndarray, vectors: np.ndarray, extent: float, foreseen: np.ndarray | None = None
+) -> list[Contradiction]:
     """Return the landmarks that the others contradict, worst first.
 
     One after the other is left out, for a wrong one makes its neighbours look wrong, too.
@@ -50,7 +52,21 @@ def contradictions(points: np.ndarray, vectors: np.ndarray, extent: float) -> li
         points: `(N, nd)` mm, on the fixed image, all different.
         vectors: `(N, nd)` mm, from there to their partners.
         extent: Of the image, in mm.
+        foreseen: `(N, nd)` mm, what the images say of the vectors. The landmarks are then also judged by how far they
+            are from that, if they agree better with each other about it: organs that slide make right ones disagree,
+            and images that are out of reach say nothing.
     """
+    told = [np.zeros_like(vectors)] if foreseen is None else [np.zeros_like(vectors), foreseen]
+    base = min(told, key=lambda base: float(np.median(interpolate(points, vectors - base, extent).disagreement)))
+    suspects, trusted = _suspects(points, vectors - base, extent)
+    if not suspects:
+        return []
+    expected = (points + base)[suspects] + trusted.at(points[suspects])
+    return _named(suspects, expected, (points + vectors)[suspects], _tolerated(trusted, extent))
+
+
+def _suspects(points: np.ndarray, vectors: np.ndarray, extent: float) -> tuple[list[int], Interpolation]:
+    """Return which vectors may be wrong, and the field of the others."""
     kept, suspects = list(range(len(points))), []
     trusted = interpolate(points, vectors, extent)
     while len(kept) > max(JUDGES, (1 - SHARE) * len(points)):
@@ -59,31 +75,7 @@ def contradictions(points: np.ndarray, vectors: np.ndarray, extent: float) -> li
             break
         suspects.append(kept.pop(worst))
         trusted = interpolate(points[kept], vectors[kept], extent)
-    if not suspects:
-        return []
-    expected = points[suspects] + trusted.at(points[suspects])
-    return _named(suspects, expected, (points + vectors)[suspects], _tolerated(trusted, extent))
-
-
-def confirmed(
-    found: Sequence[Contradiction], points: np.ndarray, vectors: np.ndarray, extent: float
-) -> list[Contradiction]:
-    """Return the contradictions whose landmarks also contradict the believed ones in other vectors.
-
-    Args:
-        found: Contradictions among the same points.
-        points: `(N, nd)` mm.
-        vectors: `(N, nd)` mm, the other ones.
-        extent: Of the image, in mm.
-    """
-    suspects = sorted({number - 1 for one in found for number in one.numbers})
-    if not suspects:
-        return []
-    kept = np.setdiff1d(np.arange(len(points)), suspects)
-    believed = interpolate(points[kept], vectors[kept], extent)
-    errors = np.linalg.norm(believed.at(points[suspects]) - vectors[suspects], axis=1)
-    wrong = {suspect + 1 for suspect, error in zip(suspects, errors, strict=True) if error > LEAST * extent}
-    return [one for one in found if set(one.numbers) <= wrong]
+    return suspects, trusted
 
 
 def _tolerated(agreement: Interpolation, extent: float) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from DeepAttentionRegEngine.landmarks.contradictions import confirmed, contradictions
+from DeepAttentionRegEngine.landmarks.contradictions import contradictions
 
 EXTENT = 200.0
 
@@ -50,16 +50,21 @@ def test_few_landmarks_are_believed() -> None:
     assert contradictions(points, vectors, EXTENT) == []
 
 
-class TestConfirmed:
+class TestForeseen:
     def test_one_that_slides_is_believed_and_a_wrong_one_is_not(self) -> None:
         rng = np.random.default_rng(3)
         points = rng.uniform(0, 200, (20, 3))
         vectors = np.tile([10.0, 0.0, 0.0], (20, 1)) + rng.normal(0, 0.3, (20, 3))
-        missed = rng.normal(0, 0.5, (20, 3))  # the images foretell the motion
         vectors[4] -= [25.0, 0.0, 0.0]  # it lies beside the sliding lung, which the images know, too
+        foreseen = vectors + rng.normal(0, 0.2, (20, 3))
         vectors[9] += [0.0, 30.0, 0.0]
-        missed[9] += [0.0, 30.0, 0.0]
-        found = contradictions(points, vectors, 300.0)
-        assert {one.number for one in found} == {5, 10}
-        assert [one.number for one in confirmed(found, points, missed, 300.0)] == [10]
-        assert confirmed([], points, missed, 300.0) == []
+        assert {one.number for one in contradictions(points, vectors, 300.0)} == {5, 10}
+        assert [one.number for one in contradictions(points, vectors, 300.0, foreseen)] == [10]
+
+    def test_images_that_are_out_of_reach_are_not_asked(self) -> None:
+        points, vectors = moved(0)
+        vectors[7] += [0.0, 40.0, 0.0]
+        foreseen = np.random.default_rng(1).normal(0, 20, points.shape)
+        told = contradictions(points, vectors, EXTENT, foreseen)
+        assert told == contradictions(points, vectors, EXTENT)
+        assert [one.number for one in told] == [8]
