@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import box_sum
-from .warp import determinant, jacobian_determinant
+from .warp import determinant, jacobian_determinant, resize_displacement
 
 ROUNDS = 100
+COARSEST = 8  # voxels along an axis
 REACH = 2  # voxels around a fold that are smoothed with it
 
 
@@ -28,18 +29,31 @@ def folds(displacement: Tensor) -> Tensor:
 
 @torch.no_grad()
 def unfolded(displacement: Tensor) -> Tensor:
-    """Return a displacement `(1, nd, *spatial)` smoothed around its folds until none is left; itself if none is."""
+    """Return a displacement `(1, nd, *spatial)` smoothed around its folds until none is left; itself if none is.
+
+    Wide ones, which smoothing from voxel to voxel would take too long for, are smoothed on a coarser grid.
+    """
+    found, is_clean = _smoothed(displacement)
+    half = [n // 2 for n in displacement.shape[2:]]
+    if is_clean or min(half) < COARSEST:
+        return found
+    coarse = resize_displacement(found, half)
+    return _smoothed(found + resize_displacement(unfolded(coarse) - coarse, found.shape[2:]))[0]
+
+
+def _smoothed(displacement: Tensor) -> tuple[Tensor, bool]:
+    """Return a displacement smoothed around its folds, and whether none is left."""
     for _round in range(ROUNDS):
         folded = folds(displacement)
         if not folded.any():
-            break
+            return displacement, True
         around = _around(folded)
         part = displacement[around]
         near = box_sum(folded[around].to(part), 2 * REACH + 1) > 0
         mean = box_sum(part, 3) / box_sum(torch.ones_like(part[:, :1]), 3)
         displacement = displacement.clone()
         displacement[around] = torch.where(near, mean, part)
-    return displacement
+    return displacement, not folds(displacement).any()
 
 
 def _around(folded: Tensor) -> tuple[slice, ...]:

@@ -8,7 +8,6 @@ MIND-SSC; grids, shifts and couplings are this project's choice.
 """
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,20 +61,13 @@ def search_widely(fixed: Tensor, moving: Tensor, start: Tensor) -> Tensor:
         sides = mind_ssc(shrink(fixed, size)), shrink(moving, size)
         change = _most_alike(*sides, resize_displacement(found, size), level)
         change = resize_displacement(change, spatial)
-        found = _without_folds(change + warp(found, change), blocks)
+        found = unfolded(change + warp(found, change))
     features = mind_ssc(shrink(fixed, size))
     apart = [
         mean_squared(mind_ssc(warp(shrink(moving, size), resize_displacement(one, size))), features)
         for one in (start, found)
     ]
     return found if apart[1] < apart[0] else start
-
-
-def _without_folds(displacement: Tensor, blocks: Sequence[int]) -> Tensor:
-    """Return a displacement without folds, wide ones of which are smoothed on the coarse grid of the blocks."""
-    coarse = resize_displacement(displacement, blocks)
-    mended = resize_displacement(unfolded(coarse) - coarse, displacement.shape[2:])
-    return unfolded(displacement + mended)
 
 
 def _most_alike(fixed: Tensor, moving: Tensor, start: Tensor, level: SearchLevel) -> Tensor:

@@ -54,3 +54,10 @@ def test_what_does_not_fold_is_returned_itself(spatial: tuple[int, ...]) -> None
 def test_a_field_that_folds_everywhere_is_smoothed_to_none() -> None:
     noise = 3 * torch.randn(1, 2, 20, 20, generator=torch.Generator().manual_seed(0))
     assert not folds(unfolded(noise)).any()
+
+
+def test_wide_folds_are_smoothed_too() -> None:
+    folded = torch.zeros(1, 2, 80, 60)
+    folded[:, 0] = torch.linspace(20, -20, 80).mul(3).clamp(-20, 20).view(1, 80, 1)  # 27 rows fold onto each other
+    assert folds(folded).any()
+    assert not folds(unfolded(folded)).any()
