@@ -55,7 +55,7 @@ class Pairs:
 
     Attributes:
         largest: Number of a data set at most; None for all.
-        sets: Names in `transfer_sets.SETS`, for general weights; None for all that fit the network.
+        sets: Names in `transfer_sets.SETS`, for general and drawn weights; None for all that fit the network.
     """
 
     largest: int | None
@@ -84,7 +84,7 @@ def measured(config: Config, files: dict[int, Path], pairs: Pairs) -> Iterator[D
         files: Weight files by bits.
         pairs: Which pairs.
     """
-    if config.release is not None and config.release.general:
+    if config.drawing is not None or (config.release is not None and config.release.general):
         return _by_transfer(config, files, pairs)
     if config.evaluation.protocol == "job":
         return _by_jobs(config, files, pairs)
@@ -218,7 +218,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("config", nargs="?", help="name of an experiment, or a JSON file")
     add("--date", help="of the measurement, such as 2026-11-21")
     add("--pairs", type=int, help="largest number of pairs of a data set")
-    add("--sets", nargs="+", choices=SETS, help="for general weights: measure on these")
+    add("--sets", nargs="+", choices=SETS, help="for general and drawn weights: measure on these")
     add("--table", action="store_true", help="write the table alone")
     add("--resources", type=Path, default=RESOURCES, help="folder that holds the weights")
 
