@@ -138,11 +138,16 @@ def propose(
     axes = Methods.axesOf(fixedVolume)
     listed = [entry for entry in Weights.listWeights() if any(axis == axes for _name, axis in entry.serves)]
     own = [entry for entry in listed if (method, axes) in entry.serves]
-    fallback = next((entry for entry in own if not entry.anatomy), own[0] if own else None)
+    extent = Methods.extentOf(fixedVolume) if fixedVolume is not None else None
+    usual = _usualOf(method, axes)
+    fallback = min(
+        own,
+        key=lambda entry: (bool(entry.anatomy), not _suits(entry, extent), entry.id != usual),
+        default=None,
+    )
     volumes = [volume for volume in (fixedVolume, movingVolume) if volume is not None]
     if not volumes:
         return ProposedWeights(fallback, hasImages=False)
-    extent = Methods.extentOf(fixedVolume)
     suiting = [entry for entry in listed if entry.anatomy and _suits(entry, extent)]
     shown, reason = _look(volumes, {entry.anatomy.casefold() for entry in suiting}, extent)
     having = [entry for entry in suiting if entry.anatomy.casefold() == shown]
@@ -173,11 +178,16 @@ def usableWeights(
     if wanted:
         return wanted
     proposed = propose(method, fixedVolume, movingVolume).weights
+    return None if proposed == _usualOf(method, Methods.axesOf(fixedVolume)) else proposed
+
+
+def _usualOf(method: str, axes: int) -> str | None:
+    """Return the weights that the engine takes by itself; None if there are none, or the method's file is damaged."""
     try:
-        first = registry.find_variant(registry.load_method(method), Methods.axesOf(fixedVolume), None)
+        first = registry.find_variant(registry.load_method(method), axes, None)
     except errors.EngineError:
-        return proposed
-    return None if first is not None and first.weights == proposed else proposed
+        return None
+    return None if first is None else first.weights
 
 
 def labelOf(anatomy: str) -> str:

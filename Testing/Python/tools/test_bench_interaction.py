@@ -22,4 +22,4 @@ def test_every_interaction_is_measured() -> None:
     rows = re.findall(r"^\| ([a-z ]+) \| \d+ \| \d+ \| \d+ \| \d+ \|$", done.stdout, re.MULTILINE)
     works = re.findall(r"^\| ([A-Za-z .|]+?) \| [\d.]+ \| \d+ \|$", done.stdout, re.MULTILINE)
     assert works[-3:] == ["folds", "warp", "compare segments"]
-    assert rows == ["readout", "map threshold", "fade", "reveal", "scrub", "scrub with grid"]
+    assert rows == ["readout", "map threshold", "fade", "reveal", "scrub", "scrub with grid", "correct by hand"]

@@ -328,6 +328,7 @@ class TestNotice:
 
     def test_says_where_the_text_of_every_licence_is(self, notice: str, listed: list[dict[str, Any]]) -> None:
         for licence in {part for entry in listed for part in entry["licence"].split(" AND ")}:
-            found = re.search(rf"^{licence} +(https://creativecommons\.org/\S+|(\S+\.txt))", notice, re.MULTILINE)
+            pages = r"https://(?:creativecommons|www\.apache)\.org/\S+"
+            found = re.search(rf"^{licence} +({pages}|(\S+\.txt))", notice, re.MULTILINE)
             assert found, licence
             assert found.group(2) is None or (RESOURCES / "Licenses" / found.group(2)).is_file()
