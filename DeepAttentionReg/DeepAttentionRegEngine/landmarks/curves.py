@@ -4,30 +4,14 @@ Ends belong to ends. Which end, and on a closed curve where it begins and which 
 alike as they lie, apart from a shift.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ..protocol import errors
+from ..volume.points import Markups
 
 PER_SEGMENT = 10  # points of a smooth curve between two control points
 FEWEST, MOST = 8, 64  # points of a curve that guide or measure
 PER_CONTROL = 3
-
-
-@dataclass(frozen=True)
-class Markups:
-    """Points of one image.
-
-    Attributes:
-        points: `(N, 3)` LPS mm; of a curve those that it runs through.
-        kind: "points", "curve" or "closed curve".
-        tolerances: `(N,)` mm by which each may be missed, NaN where nothing is told of it; None: of none.
-    """
-
-    points: np.ndarray
-    kind: str = "points"
-    tolerances: np.ndarray | None = None
 
 
 def matched(fixed: Markups, moving: Markups) -> tuple[np.ndarray, np.ndarray]:

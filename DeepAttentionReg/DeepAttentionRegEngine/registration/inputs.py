@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..landmarks.curves import Markups, matched
+from ..landmarks.curves import matched
 from ..protocol import errors
 from ..protocol.file_use import with_data
 from ..volume import images, segments
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage
+from ..volume.points import Markups
 from ..volume.segments import AnySegments
 from .belonging import require_belonging
 from .evaluation import Reference
@@ -147,7 +148,7 @@ def _tolerances(fixed: Markups | None, moving: Markups | None) -> np.ndarray | N
 
 def _points(points: AnyPoints) -> Markups:
     if isinstance(points, (str, Path)):
-        return Markups(images.read_points(points), images.kind_of_points(points), images.read_tolerances(points))
+        return images.read_markups(points)
     try:
         found = np.asarray(points, dtype=float)
     except (ValueError, TypeError):

@@ -21,9 +21,8 @@ from .linear import write_linear_transform as write_linear_transform
 from .loading import HEADER_HINT, PICTURES, FileImage, load_meta_image, load_picture, metadata_of, read_image
 from .nifti import load_nifti, write_nifti
 from .nrrd import load_nrrd
-from .points import kind_of_points as kind_of_points
+from .points import read_markups as read_markups
 from .points import read_points as read_points
-from .points import read_tolerances as read_tolerances
 from .points import write_curve as write_curve
 from .points import write_points as write_points
 from .transform_files import FIELD_TRANSFORM_SUFFIXES, TRANSFORM_SUFFIXES, load_transform

@@ -3,7 +3,8 @@
 import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,61 +15,57 @@ from ..protocol.files import MISSHAPEN, parse_json, read_content, unfit, write_f
 from .geometry import flip_lps_ras
 from .units import millimetres
 
+CURVES = {"Curve": "curve", "ClosedCurve": "closed curve"}
 DESCRIPTIONS = ("description", "desc")
 TOLERANCE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *mm")
 SCHEMA = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
 
 
+@dataclass(frozen=True)
+class Markups:
+    """Points of one image.
+
+    Attributes:
+        points: `(N, 3)` LPS mm; of a curve those that it runs through.
+        kind: "points", "curve" or "closed curve".
+        tolerances: `(N,)` mm by which each may be missed, NaN where nothing is told of it; None: of none.
+    """
+
+    points: np.ndarray
+    kind: str = "points"
+    tolerances: np.ndarray | None = None
+
+
 def read_points(path: str | Path) -> np.ndarray:
+    """Return the points `(N, 3)` LPS mm of a file, and raise, as `read_markups`."""
+    return read_markups(path).points
+
+
+def read_markups(path: str | Path) -> Markups:
     """Read landmarks: Slicer markups (mrk.json, fcsv, exported csv) or a table of x, y, z in LPS mm (csv, txt).
 
-    Returns:
-        `(N, 3)` LPS mm.
+    A description tells by how many mm its point may be missed, such as "2 mm". Only mrk.json tells curves.
 
     Raises:
         EngineError: If the file is missing, unreadable or without points, or a point is not placed.
     """
     try:
         text = read_content(path).decode("utf-8-sig")
-        points, placed = (_markups_points if str(path).lower().endswith(".json") else _table_points)(text)
+        found, placed = (_from_json if str(path).lower().endswith(".json") else _from_table)(text)
     except MISSHAPEN as error:
         raise errors.EngineError(
             errors.INPUT_UNREADABLE,
             f"The file {shown(path)} holds no readable landmarks ({shown(error)}).",
             "Save them as mrk.json in Slicer, or as csv with the columns x, y, z in LPS mm.",
         ) from error
-    if not len(points) or not placed or not np.isfinite(points).all():
+    if not len(found.points) or not placed or not np.isfinite(found.points).all():
         raise unfit(path, "holds no landmark, or one that is not placed", "Place all points and save again.")
-    return points
+    return found
 
 
-def kind_of_points(path: str | Path) -> str:
-    """Return what a readable file of landmarks holds: "points", "curve" or "closed curve".
-
-    Only mrk.json files of Slicer tell.
-    """
-    if not str(path).lower().endswith(".json"):
-        return "points"
-    kind = parse_json(read_content(path).decode("utf-8-sig"))["markups"][0].get("type")
-    return {"Curve": "curve", "ClosedCurve": "closed curve"}.get(kind, "points")
-
-
-def read_tolerances(path: str | Path) -> np.ndarray | None:
-    """Return how far in mm each landmark of a readable file may be missed, where its description tells, else NaN.
-
-    A description tells it as a number of mm, such as "2 mm". None if the file has no descriptions.
-    """
-    text = read_content(path).decode("utf-8-sig")
-    if str(path).lower().endswith(".json"):
-        texts = [control.get("description", "") for control in parse_json(text)["markups"][0]["controlPoints"]]
-    else:
-        header, rows = _table(text)
-        column = next((name for name in DESCRIPTIONS if name in (header or ())), None)
-        if header is None or column is None:
-            return None
-        place = header.index(column)
-        texts = [row[place] if place < len(row) else "" for row in rows]
-    found = [TOLERANCE.search(str(text)) for text in texts]
+def _tolerances(descriptions: Iterable[object]) -> np.ndarray:
+    """Return the number of mm that each of some descriptions tells, NaN for none."""
+    found = [TOLERANCE.search(str(text)) for text in descriptions]
     return np.array([float(match[1]) if match else np.nan for match in found])
 
 
@@ -90,12 +87,12 @@ def write_curve(path: str | Path, points_lps: np.ndarray, *, closed: bool) -> No
     )
 
 
-def _markups_points(text: str) -> tuple[np.ndarray, bool]:
-    """Return the points `(N, 3)` LPS of a mrk.json file, and whether all are placed."""
+def _from_json(text: str) -> tuple[Markups, bool]:
+    """Return what a mrk.json file holds, and whether all points are placed."""
     markup = parse_json(text)["markups"][0]
     controls = markup["controlPoints"]
     if not all(control.get("positionStatus", "defined") == "defined" for control in controls):
-        return np.zeros((0, 3)), False
+        return Markups(np.zeros((0, 3))), False
     points = np.array([control["position"] for control in controls], dtype=float).reshape(-1, 3)
     unit = markup.get("coordinateUnits", "mm")
     unit = unit if isinstance(unit, str) else unit[0]  # a code with its standard and its meaning
@@ -105,11 +102,13 @@ def _markups_points(text: str) -> tuple[np.ndarray, bool]:
         raise ValueError(msg)
     points *= factor
     is_ras = str(markup.get("coordinateSystem", "LPS")) in ("RAS", "0")
-    return flip_lps_ras(points) if is_ras else points, True
+    kind = CURVES.get(str(markup.get("type")), "points")
+    told = _tolerances(control.get("description", "") for control in controls)
+    return Markups(flip_lps_ras(points) if is_ras else points, kind, told), True
 
 
-def _table_points(text: str) -> tuple[np.ndarray, bool]:
-    """Return the points `(N, 3)` LPS of a fcsv, csv or txt file, and whether all are placed."""
+def _from_table(text: str) -> tuple[Markups, bool]:
+    """Return what a fcsv, csv or txt file holds, and whether all points are placed."""
     comments = [line.replace(" ", "").lower() for line in text.splitlines() if line.startswith("#")]
     is_fcsv = any(line.startswith("#columns=") for line in comments)
     header, rows = _table(text)
@@ -122,7 +121,9 @@ def _table_points(text: str) -> tuple[np.ndarray, bool]:
         placed = "defined" not in header or all(row[header.index("defined")] == "1" for row in rows)
     is_ras = names == "ras" or "#coordinatesystem=ras" in comments or "#coordinatesystem=0" in comments
     array = np.array(points).reshape(-1, 3)
-    return flip_lps_ras(array) if is_ras else array, placed
+    column = next((header.index(name) for name in DESCRIPTIONS if name in header), None)
+    told = None if column is None else _tolerances(row[column] if column < len(row) else "" for row in rows)
+    return Markups(flip_lps_ras(array) if is_ras else array, tolerances=told), placed
 
 
 def _table(text: str) -> tuple[list[str] | None, list[list[str]]]:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from DeepAttentionRegEngine.landmarks.curves import Markups, matched, smooth, spread
+from DeepAttentionRegEngine.landmarks.curves import matched, smooth, spread
 from DeepAttentionRegEngine.protocol.errors import EngineError
 from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.points import Markups
 
 TURNS = np.linspace(0, 1, 9)
 VESSEL = np.stack([60 * TURNS, 20 * np.sin(4 * TURNS), 10 * TURNS**2], 1)
@@ -68,10 +69,10 @@ class TestCurve:
     def test_file_tells_its_kind(self, tmp_path: Path, closed: bool) -> None:
         path = tmp_path / "curve.mrk.json"
         images.write_curve(path, RING, closed=closed)
-        assert images.kind_of_points(path) == ("closed curve" if closed else "curve")
+        assert images.read_markups(path).kind == ("closed curve" if closed else "curve")
         np.testing.assert_allclose(images.read_points(path), RING)
 
     def test_other_files_hold_points(self, tmp_path: Path) -> None:
         path = tmp_path / "points.csv"
         images.write_points(path, RING)
-        assert images.kind_of_points(path) == "points"
+        assert images.read_markups(path).kind == "points"

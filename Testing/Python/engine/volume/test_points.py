@@ -155,16 +155,16 @@ class TestTolerances:
     def test_descriptions_tell_them(self, tmp_path: Path) -> None:
         path = tmp_path / "points.csv"
         images.write_points(path, np.arange(9.0).reshape(3, 3), ["2 mm", "apex, tolerance 0.5mm", ""])
-        np.testing.assert_array_equal(images.read_tolerances(path), [2.0, 0.5, np.nan])
+        np.testing.assert_array_equal(images.read_markups(path).tolerances, [2.0, 0.5, np.nan])
         np.testing.assert_array_equal(images.read_points(path), np.arange(9.0).reshape(3, 3))
 
     def test_markups_tell_them(self, tmp_path: Path) -> None:
         controls = [{"position": [1, 2, 3], "description": "3 mm"}, {"position": [4, 5, 6]}]
         path = tmp_path / "points.mrk.json"
         path.write_text(json.dumps({"markups": [{"controlPoints": controls}]}))
-        np.testing.assert_array_equal(images.read_tolerances(path), [3.0, np.nan])
+        np.testing.assert_array_equal(images.read_markups(path).tolerances, [3.0, np.nan])
 
     def test_tables_without_descriptions_tell_none(self, tmp_path: Path) -> None:
         path = tmp_path / "points.csv"
         images.write_points(path, np.arange(9.0).reshape(3, 3))
-        assert images.read_tolerances(path) is None
+        assert images.read_markups(path).tolerances is None

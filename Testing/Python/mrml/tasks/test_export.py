@@ -104,7 +104,7 @@ class TestExport:
                 nodes[-1].AddControlPoint(10 * np.cos(angle), 5 * np.sin(angle), 0.0)
         job = export(replace(inputs, fixedLandmarks=nodes[0], movingLandmarks=nodes[1]))
         files = tmp_path / job.fixed_points, tmp_path / job.moving_points
-        assert [images.kind_of_points(path) for path in files] == [told, told]
+        assert [images.read_markups(path).kind for path in files] == [told, told]
         assert all(len(images.read_points(path)) > 20 for path in files)
 
     def test_a_curve_needs_one_of_its_kind(self, inputs):
