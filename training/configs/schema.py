@@ -321,6 +321,11 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     release: Release | None = None
 
+    @property
+    def by_transfer(self) -> bool:
+        """Whether its weights are measured by `transfer`, as those are that need no images of the anatomy."""
+        return self.drawing is not None or (self.release is not None and self.release.general)
+
     def weighted_losses(self) -> dict[str, tuple[float, dict[str, Any]]]:
         """Return weight and arguments of each loss by name."""
         table = {}

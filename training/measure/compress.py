@@ -84,7 +84,7 @@ def measured(config: Config, files: dict[int, Path], pairs: Pairs) -> Iterator[D
         files: Weight files by bits.
         pairs: Which pairs.
     """
-    if config.drawing is not None or (config.release is not None and config.release.general):
+    if config.by_transfer:
         return _by_transfer(config, files, pairs)
     if config.evaluation.protocol == "job":
         return _by_jobs(config, files, pairs)

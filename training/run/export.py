@@ -152,7 +152,7 @@ def command(arguments: argparse.Namespace) -> None:
     if release is None:
         msg = f"{name} has no release; write its weights with --file"
         raise ConfigError(msg)
-    measured = name + ("_transfer" if release.general or config.drawing is not None else "")
+    measured = name + ("_transfer" if config.by_transfer else "")
     figures = validation(arguments.results / f"{measured}.json", checkpoint["config"]["seed"])
     if arguments.figures:
         list_weights(resources, {"id": release.id, "validation": figures})

@@ -57,7 +57,7 @@ class LandmarkGuide:
             foreseen: `(1, nd, *spatial)` in voxels, what the images alone say.
         """
         points, missed = self._missed(foreseen)
-        _, vectors = self._missed(torch.zeros_like(foreseen))
+        vectors = (self.landmarks.partners - self.landmarks.places).double().numpy() * self.voxel_mm
         found = contradictions(points, vectors, self.extent_mm, vectors - missed)
         wrong = {number - 1 for one in found for number in one.numbers}
         kept = [index for index in range(len(points)) if index not in wrong]

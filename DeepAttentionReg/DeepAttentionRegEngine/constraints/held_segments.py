@@ -11,7 +11,7 @@ import torch
 from ..deform.bodies import Bodies
 from ..volume.geometry import Geometry
 from ..volume.intensity import blocks
-from ..volume.segment_pairs import Segment, find_named, patterns, plain
+from ..volume.segment_pairs import Segment, find_named, plain
 from ..volume.segments import Segments
 
 BENT_MM = 0.1  # of a rigid segment, from which on it is worth a word
@@ -181,8 +181,7 @@ def missed(told: Sequence[dict[str, Any]]) -> list[str]:
 
 def _named(homes: Sequence[tuple[Segments, Segment]], names: str) -> list[tuple[Segments, Segment]]:
     """Return those that one of some names means."""
-    items = [item for _side, item in homes]
-    wanted = [item for name in patterns(names) for item in find_named(items, name, "move as one piece")]
+    wanted = find_named([item for _side, item in homes], names, "move as one piece")
     return [home for home in homes if any(home[1] is item for item in wanted)]
 
 

@@ -58,15 +58,11 @@ def search_widely(fixed: Tensor, moving: Tensor, start: Tensor) -> Tensor:
     for level in LEVELS:
         blocks = [max(LEAST_BLOCKS, round(n * level.edge / max(spatial) / level.block)) for n in spatial]
         size = [level.block * count for count in blocks]
-        sides = mind_ssc(shrink(fixed, size)), shrink(moving, size)
-        change = _most_alike(*sides, resize_displacement(found, size), level)
+        features, image = mind_ssc(shrink(fixed, size)), shrink(moving, size)
+        change = _most_alike(features, image, resize_displacement(found, size), level)
         change = resize_displacement(change, spatial)
         found = unfolded(change + warp(found, change))
-    features = mind_ssc(shrink(fixed, size))
-    apart = [
-        mean_squared(mind_ssc(warp(shrink(moving, size), resize_displacement(one, size))), features)
-        for one in (start, found)
-    ]
+    apart = [mean_squared(mind_ssc(warp(image, resize_displacement(one, size))), features) for one in (start, found)]
     return found if apart[1] < apart[0] else start
 
 

@@ -12,7 +12,7 @@ from ..deform.pairs import Masks
 from ..deform.sliding import LAYER, Sliding
 from ..protocol import errors
 from ..volume.geometry import index_map
-from ..volume.segment_pairs import Segment, SegmentPair, find_named, pair_up, patterns, plain
+from ..volume.segment_pairs import Segment, SegmentPair, find_named, pair_up, plain
 from ..volume.segments import Segments
 from .evaluation import Reference
 from .preprocess import WorkingPair
@@ -64,7 +64,7 @@ class Guidance:
         """
         known = (reference.fixed_labels, reference.moving_labels)
         every = [item for segments in known if segments is not None for item in segments.items]
-        chosen = [item for name in patterns(wanted) for item in find_named(every, name, "steer the registration")]
+        chosen = find_named(every, wanted, "steer the registration")
         found = cls(*(segments and replace(segments, items=_among(segments.items, chosen)) for segments in known))
         sides = [found._chosen(segments, names) for segments in (found.fixed, found.moving)]
         if not found._pairs() and not any(item is not None for side in sides for item in side):
@@ -129,7 +129,7 @@ def let_slide(pair: WorkingPair, segments: Segments | None, names: str) -> tuple
         EngineError: If there are none of a name.
     """
     known = [] if segments is None else segments.items
-    found = [item for name in patterns(names) for item in find_named(known, name, "slide, on the fixed image")]
+    found = find_named(known, names, "slide, on the fixed image")
     mask = _masks(pair, segments, np.eye(4), found).amax(1, keepdim=True)
     layer_mm = LAYER * pair.geometry.spacing[0]
     titles = ", ".join(dict.fromkeys(item.title for item in found))

@@ -135,26 +135,29 @@ def fits(segment: Segment, pattern: str) -> bool:
     return fnmatchcase(plain(segment.title), pattern)
 
 
-def find_named(segments: Sequence[Segment], pattern: str, purpose: str) -> list[Segment]:
-    """Return the segments that one of `patterns` means.
+def find_named(segments: Sequence[Segment], names: str, purpose: str) -> list[Segment]:
+    """Return the segments that names mean, in the order of the names.
 
     Args:
         segments: All there are.
-        pattern: The name.
+        names: A text of several, as of `patterns`.
         purpose: What they are wanted for, to follow "that could".
 
     Raises:
-        EngineError: If there are none.
+        EngineError: If there are none of a name.
     """
-    found = [segment for segment in segments if fits(segment, pattern)]
-    if found:
-        return found
-    known = ", ".join(dict.fromkeys(segment.title for segment in segments)) or "none"
-    raise errors.EngineError(
-        errors.INPUT_INVALID,
-        f"There is no segment {errors.shown(repr(pattern))} that could {purpose}.",
-        f"There are: {known}. Write {BETWEEN!r} between names.",
-    )
+    found = []
+    for pattern in patterns(names):
+        meant = [segment for segment in segments if fits(segment, pattern)]
+        if not meant:
+            known = ", ".join(dict.fromkeys(segment.title for segment in segments)) or "none"
+            raise errors.EngineError(
+                errors.INPUT_INVALID,
+                f"There is no segment {errors.shown(repr(pattern))} that could {purpose}.",
+                f"There are: {known}. Write {BETWEEN!r} between names.",
+            )
+        found += meant
+    return found
 
 
 def _title(fixed: Segment, moving: Segment) -> str:

@@ -138,7 +138,7 @@ def propose(
     axes = Methods.axesOf(fixedVolume)
     listed = [entry for entry in Weights.listWeights() if any(axis == axes for _name, axis in entry.serves)]
     own = [entry for entry in listed if (method, axes) in entry.serves]
-    extent = Methods.extentOf(fixedVolume) if fixedVolume is not None else None
+    extent = Methods.extentOf(fixedVolume)
     usual = _usualOf(method, axes)
     fallback = min(
         own,

@@ -18,10 +18,11 @@ from ..nodes import Metrics, Record, Transforms
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..tasks.Results import NodeReference
+from . import Landmarks
 
 PLACES, PARTNERS = "CorrectionPlaces", "CorrectionPartners"  # roles
 NAMES = {PLACES: "{name} corrections (fixed)", PARTNERS: "{name} corrections (moving)"}
-COLORS = {PLACES: (0.34, 0.71, 0.91), PARTNERS: (0.90, 0.62, 0.0)}  # sky blue and orange, as landmarks' arrows
+COLORS = {PLACES: Landmarks.COLORS[Landmarks.AFTER], PARTNERS: Landmarks.COLORS[Landmarks.BEFORE]}
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Corrections:
     def _mend(self, reachMm: float) -> Mended:
         pairs = self._history[self._now]
         toFrame = np.linalg.inv(self._movingToWorld())
-        sides = flip_lps_ras(pairs.places), flip_lps_ras(_apply(toFrame, pairs.partners))
+        sides = flip_lps_ras(pairs.places), flip_lps_ras(Transforms.applyMatrix(toFrame, pairs.partners))
         mended = self._mending.mend(*sides, reachMm)
         self._write(mended)
         self._showPairs(pairs)
@@ -173,7 +174,7 @@ class Corrections:
         return np.eye(4) if matrix is None else matrix
 
     def _toWorld(self, pointRas: np.ndarray) -> np.ndarray:
-        return _apply(self._movingToWorld(), pointRas[None])[0]
+        return Transforms.applyMatrix(self._movingToWorld(), pointRas[None])[0]
 
 
 def describe(mended: Mended, count: int) -> str:
@@ -199,7 +200,3 @@ def _makeList(transform: slicer.vtkMRMLTransformNode, role: str) -> slicer.vtkMR
     node.GetDisplayNode().SetSelectedColor(*COLORS[role])
     Record.attach(transform, role, node)
     return node
-
-
-def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ matrix[:3, :3].T + matrix[:3, 3]

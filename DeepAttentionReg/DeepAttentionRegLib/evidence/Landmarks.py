@@ -140,12 +140,12 @@ def measure(
     first, second = np.transpose(pairing.indices)
     fixedRas = _positions(fixed, world=True)[first]
     toFrame = present(Warping.toFrame(moving, deformation.transformNode))
-    targets = _apply(toFrame, _positions(moving, world=False)[second])
+    targets = Transforms.applyMatrix(toFrame, _positions(moving, world=False)[second])
     start, grid = Record.startOf(deformation), Volumes.geometryOf(deformation.fixed, Warping.WORLD)
     displacementLps, geometry = Transforms.readGrid(deformation.transformNode)
     fixedLps, targetsLps = flip_lps_ras(fixedRas), flip_lps_ras(targets)
     carried = {
-        BEFORE: _apply(start, fixedRas),
+        BEFORE: Transforms.applyMatrix(start, fixedRas),
         AFTER: flip_lps_ras(fields.transform_points(displacementLps, geometry, fixedLps)),
     }
     errors = {
@@ -153,7 +153,8 @@ def measure(
         AFTER: metrics.target_registration_error(fixedLps, targetsLps, displacementLps, geometry),
     }
     toWorld = np.linalg.inv(start)
-    arrows = {state: (_apply(toWorld, points), _apply(toWorld, targets)) for state, points in carried.items()}
+    heads = Transforms.applyMatrix(toWorld, targets)
+    arrows = {state: (Transforms.applyMatrix(toWorld, points), heads) for state, points in carried.items()}
     warnings = [*_tellUnplaced(fixed, moving), *pairing.warnings, *_tellOutside(fixedLps, grid, pairing.names)]
     return Measurement(deformation, pairing.names, errors, arrows, warnings)
 
@@ -228,10 +229,6 @@ def _labels(node: slicer.vtkMRMLMarkupsNode) -> list[str]:
 
 def _positions(node: slicer.vtkMRMLMarkupsNode, *, world: bool) -> np.ndarray:
     return slicer.util.arrayFromMarkupsControlPoints(node, world=world)[_placed(node)]
-
-
-def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _tellUnplaced(*nodes: slicer.vtkMRMLMarkupsNode) -> list[str]:

@@ -16,6 +16,11 @@ CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
 WORLD = np.eye(4)  # what leads from the world to the world, where a function asks for a frame
 
 
+def applyMatrix(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return points (N, 3) after a 4x4 matrix."""
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
 def makeGridTransform(displacementLps: np.ndarray, geometry: Geometry) -> slicer.vtkOrientedGridTransform:
     """Return a displacement field as the transform from parent (fixed) to moving points, outside of any scene.
 
