@@ -32,13 +32,15 @@ class MulticlassSegmentation(TrainingTask):
 
         Args:
             config: The experiment.
-            runs: Folder of the run whose weights it starts from, as far as it has them; None starts from none.
+            runs: Folder of the run whose weights it starts from, as far as they fit; None starts from none.
         """
         super().__init__(config)
         self.network = Segmenter(**config.network)
         nn.init.constant_(self.network.output.bias, RARE)
         if runs is not None and config.start is not None:
-            self.network.load_state_dict(trained_part(config.start, runs)["average"], strict=False)
+            own, given = self.network.state_dict(), trained_part(config.start, runs)["average"]
+            fitting = {name: part for name, part in given.items() if name in own and part.shape == own[name].shape}
+            self.network.load_state_dict(fitting, strict=False)
         self.structures = config.data.labels
         if not self.network.exclusive or config.network.get("structures") != self.structures:
             msg = f"network: must be exclusive, with the {self.structures} structures of the labels"
