@@ -91,4 +91,7 @@ def run_where_it_fits(work: Callable[[], T], spare: Callable[[], bool]) -> T:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         if not spare():
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # or this frame and the trace would hold each other, and all that callers work on

@@ -1,5 +1,6 @@
 """Where memory runs out, a registration goes without something and says so; what fails leaves nothing behind."""
 
+import gc
 import json
 import math
 import os
@@ -63,8 +64,9 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     batch = ["batch", str(folder / "pairs.csv"), str(folder / "batch"), *OPTIONS]
     jobs = [[None, pair("first")], [0.75, pair("coarser")], [0.2, pair("none")], [0.45, batch]]
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="ascii")
-    # Further threads and their pools would take addresses at will.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    # Further threads and their pools would take addresses at will, and a heap with arrays would keep what it once took.
+    steady = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "16384"}
+    environment = {**os.environ, **steady, "MALLOC_TRIM_THRESHOLD_": "0"}
     command = [sys.executable, str(RUNS), str(folder / "jobs.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=True)
     outcomes = []
@@ -117,6 +119,26 @@ class TestFreeing:
             raise MemoryError
 
         assert run_where_it_fits(work, lambda: True)
+
+    def test_nothing_that_a_caller_held_outlives_the_error(self) -> None:
+        held: list[weakref.ref[torch.Tensor]] = []
+
+        def work() -> None:
+            raise MemoryError
+
+        def caller() -> None:
+            tensor = torch.ones(3)
+            held.append(weakref.ref(tensor))
+            run_where_it_fits(work, lambda: False)
+
+        gc.disable()
+        try:
+            with pytest.raises(errors.EngineError) as caught:
+                caller()
+            del caught
+            assert held[0]() is None
+        finally:
+            gc.enable()
 
     def test_what_cannot_be_spared_ends_in_the_error(self) -> None:
         def work() -> None:
