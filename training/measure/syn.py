@@ -34,16 +34,18 @@ def import_ants() -> Any:
     return ants
 
 
-def syn(fixed: str, moving: str, output: str, similarity: str) -> None:
+def syn(fixed: str, moving: str, output: str, similarity: str | None) -> None:
     """Register two images of one grid by SyN, without any linear step, and write the displacement.
 
     Args:
         fixed: Fixed volume or single slice.
         moving: Moving volume on the same grid.
         output: Displacement field file: the moving volume is sampled at x + u(x), LPS mm.
-        similarity: "ncc" for one contrast, "mind" for two, as in the engine's jobs.
+        similarity: "ncc" for one contrast, "mind" for two, as in the engine's jobs; None for what antspyx does if it is
+            told nothing: mutual information, no iteration in full resolution.
     """
     ants = import_ants()
+    options = {} if similarity is None else {"reg_iterations": ITERATIONS, **METRICS[similarity]}
     pair = [images.read_volume(path) for path in (fixed, moving)]
     grid = pair[0].geometry
     axes = [axis for axis in range(3) if grid.size[axis] > 1]  # ANTs takes a single slice as 2D
@@ -60,8 +62,7 @@ def syn(fixed: str, moving: str, output: str, similarity: str) -> None:
             type_of_transform="SyNOnly",
             initial_transform="Identity",
             outprefix=f"{folder}/",
-            reg_iterations=ITERATIONS,
-            **METRICS[similarity],
+            **options,
         )
         (file,) = (name for name in found["fwdtransforms"] if name.endswith("Warp.nii.gz"))
         motion = ants.image_read(file).numpy()

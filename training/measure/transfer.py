@@ -37,7 +37,7 @@ from .syn import import_ants, syn
 from .transfer_sets import SETS, TestSet, aligned
 from .whole_jobs import Files, method_of, regularity_figures, run_job, score_figures, settings, shipped_weights
 
-ALIGNED, SYN = "aligned", "ANTs SyN"
+ALIGNED, SYN, SYN_DEFAULT = "aligned", "ANTs SyN", "ANTs SyN, its defaults"
 INSTEAD = "a file with --weights"
 Register = Callable[[Files, str], object]
 Parts = Mapping[str, Callable[[int], bool]]
@@ -62,7 +62,8 @@ def methods(config: Config, weights: str | None, similarity: str) -> dict[str, R
         name: partial(_by_job, options={**options, "similarity": similarity})
         for name, options in settings(method, weights, usual).items()
     }
-    table[SYN] = lambda pair, output: syn(pair["fixed"], pair["moving"], output, similarity)
+    for name, compared in ((SYN, similarity), (SYN_DEFAULT, None)):
+        table[name] = partial(_by_syn, similarity=compared)
     return table
 
 
@@ -83,22 +84,28 @@ def _by_job(pair: Files, output: str, options: dict[str, Any]) -> None:
     run_job(build(RegisterJob, {"fixed": pair["fixed"], "moving": pair["moving"], **given}))
 
 
-def set_rows(found: TestSet, table: dict[str, Register], limit: int | None) -> list[Row]:
+def _by_syn(pair: Files, output: str, similarity: str | None) -> None:
+    syn(pair["fixed"], pair["moving"], output, similarity)
+
+
+def set_rows(found: TestSet, table: dict[str, Register], limit: int | None, keep: Path | None = None) -> list[Row]:
     """Return the rows of a test set: the alignment alone, then every setting.
 
     Args:
         found: The test set.
         table: Of `methods`.
         limit: Pairs at most; None for all.
+        keep: Folder in which the figures of SyN are kept and found again; None keeps none.
 
     Raises:
         FileNotFoundError: If its data are not there.
     """
     figures: dict[str, list[Figures]] = {}
     with TemporaryDirectory() as name:
-        for pair in islice(found.pairs(Path(name)), limit):
+        for number, pair in enumerate(islice(found.pairs(Path(name)), limit)):
             start = aligned(pair, found.alignment, Path(name))
-            told = dict(pair_figures(start, table, f"{name}/transform.mha", found.parts))
+            kept = None if keep is None else keep / f"{found.title}, {number}"
+            told = dict(pair_figures(start, table, f"{name}/transform.mha", found.parts, kept))
             for setting, scored in told.items():
                 figures.setdefault(setting, []).append(scored)
             print(found.title, *(f"{setting} {scored['dice']:.3f}" for setting, scored in told.items()), sep=", ")
@@ -106,25 +113,40 @@ def set_rows(found: TestSet, table: dict[str, Register], limit: int | None) -> l
 
 
 def pair_figures(
-    pair: Files, table: dict[str, Register], output: str, parts: Parts = NO_PARTS
+    pair: Files, table: dict[str, Register], output: str, parts: Parts = NO_PARTS, keep: Path | None = None
 ) -> Iterator[tuple[str, Figures]]:
-    """Yield the figures of a pair by setting, each scored by the same job, which takes no part in the seconds.
+    """Yield the figures of a pair by setting, those of the alignment first, each scored by the same job.
 
     Args:
         pair: Files of aligned images.
         table: Of `methods`.
         output: File for the displacement of each.
         parts: As in `TestSet`.
+        keep: Folder of what SyN, which takes longest and which no weights change, reached on this pair.
     """
     reference = {name: file for name, file in pair.items() if name not in ("fixed", "moving")}
-    for number, (setting, register) in enumerate(table.items()):
-        started = time.perf_counter()
-        register(pair, output)
-        seconds = time.perf_counter() - started
-        values = run_job(build(MetricsJob, {"transform": output, **reference}))
-        if number == 0:
-            yield ALIGNED, _scored(values["before"], parts)
-        yield setting, {**_scored(values["after"], parts), **regularity_figures(values), "seconds": seconds}
+    for setting, register in table.items():
+        file = None if keep is None or setting not in (SYN, SYN_DEFAULT) else keep / f"{setting}.json"
+        if file is not None and file.exists():
+            told = json.loads(file.read_text(encoding="ascii"))
+        else:
+            told = _measured(partial(register, pair, output), {"transform": output, **reference}, parts)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(told), encoding="ascii")
+        if setting == next(iter(table)):
+            yield ALIGNED, told["before"]
+        yield setting, told["after"]
+
+
+def _measured(register: Callable[[], object], scoring: dict[str, str], parts: Parts) -> dict[str, Figures]:
+    """Return the figures before and after a registration; scoring takes no part in its seconds."""
+    started = time.perf_counter()
+    register()
+    seconds = time.perf_counter() - started
+    values = run_job(build(MetricsJob, scoring))
+    after = {**_scored(values["after"], parts), **regularity_figures(values), "seconds": seconds}
+    return {"before": _scored(values["before"], parts), "after": after}
 
 
 def _scored(scores: dict[str, Any], parts: Parts) -> Figures:
@@ -143,7 +165,7 @@ def _row(subset: str, setting: str, scored: list[Figures], before: list[Figures]
         summary["worse"] = {"mean": worse, "sd": 0}
     row = {"subset": subset, "setting": setting, "pairs": len(scored), "figures": summary}
     # What no weights take part in is told once, however many are compared.
-    without = {ALIGNED: METHOD_NONE, "refinement only": METHOD_NONE, SYN: "ANTs"}
+    without = {ALIGNED: METHOD_NONE, "refinement only": METHOD_NONE, SYN: "ANTs", SYN_DEFAULT: "ANTs"}
     return {**row, "method": without[setting]} if setting in without else row
 
 
@@ -183,7 +205,7 @@ def measure(arguments: argparse.Namespace) -> None:
     for found in (fitting[name] for name in arguments.sets or fitting):
         try:
             table = chosen(methods(config, weights, found.similarity), arguments.settings)
-            rows = set_rows(found, table, arguments.pairs)
+            rows = set_rows(found, table, arguments.pairs, arguments.keep)
         except FileNotFoundError as error:
             print(f"{found.title} is left out: {error}")
             continue
@@ -211,6 +233,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--sets", nargs="+", choices=SETS, help="measure these; the file keeps its rows of others")
     add("--settings", nargs="+", help='measure these, such as "K=3" refined; the file keeps its others')
     add("--pairs", type=int, help="largest number of pairs of a set")
+    add(
+        "--keep",
+        type=Path,
+        help="folder for the figures of SyN, pair by pair, so that no pair is registered twice by it",
+    )
     add("--results", type=Path, default=RESULTS, help="folder of the results files")
 
 

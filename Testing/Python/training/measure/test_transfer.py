@@ -116,6 +116,18 @@ class TestRows:
         assert [row["worse"]["mean"] for row in (still, right, wrong)] == [0, 0, 1]
         assert {"hd95_mm", "assd_mm", "folded_percent", "sd_log_jacobian", "seconds"} <= set(right)
 
+    def test_syn_is_not_run_again_where_its_figures_are_kept(self, tmp_path: Path) -> None:
+        runs: list[str] = []
+
+        def count(name: str, pair: dict[str, str], output: str) -> None:
+            runs.append(name)
+            write_motion(0.0, pair, output)
+
+        table = {name: partial(count, name) for name in ("K=3", transfer.SYN)}
+        first, second = (transfer.set_rows(SLICES, table, 1, tmp_path) for _ in range(2))
+        assert runs == ["K=3", transfer.SYN, "K=3"]
+        assert first[2] == second[2]
+
 
 @pytest.mark.slow
 class TestMeasure:
@@ -130,7 +142,14 @@ class TestMeasure:
         return chest_config(tmp_path, release=release)
 
     def measure(self, config: Path, *sets: str, settings: list[str] | None = None) -> dict[str, Any]:
-        given = {"config": config, "date": "2026-11-30", "weights": None, "pairs": 1, "results": config.parent}
+        given = {
+            "config": config,
+            "date": "2026-11-30",
+            "weights": None,
+            "pairs": 1,
+            "keep": None,
+            "results": config.parent,
+        }
         transfer.measure(argparse.Namespace(**given, sets=sets or None, settings=settings))
         return json.loads((config.parent / "tiny_transfer.json").read_text())
 
@@ -203,4 +222,5 @@ def test_weights_are_asked_for(tmp_path: Path) -> None:
 
 def test_settings_are_weights_refinement_and_syn() -> None:
     config = transfer.read_config("rman_hippocampus")
-    assert list(transfer.methods(config, None, "ncc")) == ["K=3", "refined", "refinement only", "ANTs SyN"]
+    ours = ["K=3", "refined", "refinement only"]
+    assert list(transfer.methods(config, None, "ncc")) == [*ours, "ANTs SyN", "ANTs SyN, its defaults"]
