@@ -46,7 +46,6 @@ class AgfSettings:
         structures: That the segmenter tells apart. The paper has 1.
         segmenter_widths: Channels of the segmentation network at each of its resolutions, instead of `segmenter_width`.
         segmenter_step: Voxels of the images, along each axis, to one that the segmentation network sees.
-        segmenter_detail: Channels of its layer that sees what is finer; 0: none does.
         intensities: The structures end where the intensities say that they have in this very image.
         exclusive: The segmenter gives a voxel to one structure or to none.
         groups: Structures, numbered from 1, that share a mask, for what is far apart need not be told apart; none: each
@@ -70,7 +69,6 @@ class AgfSettings:
     structures: int = 1
     segmenter_widths: tuple[int, ...] | None = None
     segmenter_step: int = 1
-    segmenter_detail: int = 0
     intensities: bool = False
     exclusive: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
@@ -131,7 +129,6 @@ class Agf(StepNetwork):
                 settings.segmenter_widths,
                 exclusive=settings.exclusive,
                 step=settings.segmenter_step,
-                detail=settings.segmenter_detail,
                 intensities=settings.intensities,
             )
             self.segmenter = segmenter.requires_grad_(False).eval()

@@ -34,7 +34,6 @@ class Segmenter(nn.Module):
         *,
         exclusive: bool = False,
         step: int = 1,
-        detail: int = 0,
         intensities: bool = False,
     ) -> None:
         """Build the network.
@@ -48,7 +47,6 @@ class Segmenter(nn.Module):
             exclusive: A voxel belongs to one structure or to none, instead of to any number of them.
             step: Voxels of the image, along each axis, to one of the grid that the U-Net sees; most of the knowledge is
                 coarse.
-            detail: Channels of a single layer that sees what is finer than that grid; 0: none does.
             intensities: What the network has learned is taken as a prior for the intensities of the image; exclusive
                 structures alone (`intensities.sharpened`).
 
@@ -70,10 +68,6 @@ class Segmenter(nn.Module):
             self.up.append(TRANSPOSED[nd](below, channels, 2, stride=2))
             self.merge.append(_stage(nd, 2 * channels, channels, norm))
         self.output = CONVOLUTIONS[nd](widths[0], structures, 1)
-        self.detail: nn.Module | None = None
-        if detail:
-            self.detail = _layer(nd, 1, detail, norm)
-            self.join = _layer(nd, widths[0] + detail, widths[0], norm)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(B, structures, *spatial)` of an image `(B, 1, *spatial)` in [0, 1], of any size.
@@ -103,10 +97,8 @@ class Segmenter(nn.Module):
         spatial = image.shape[2:]
         if self.step == 1:
             return self.output(self._features(image))
-        coarse = self._features(shrink(image, [-(-n // self.step) for n in spatial]))
-        if self.detail is None:
-            return resize(self.output(coarse), spatial)
-        return self.output(self.join(torch.cat([resize(coarse, spatial), self.detail(image)], 1)))
+        coarse = shrink(image, [-(-n // self.step) for n in spatial])
+        return resize(self.output(self._features(coarse)), spatial)
 
     def _features(self, image: Tensor) -> Tensor:
         """Return what the U-Net makes of an image, `(B, widths[0], *spatial)`."""

@@ -71,36 +71,6 @@ class TestStep:
         torch.testing.assert_close(logits, resize(smaller, spatial))
 
 
-class TestDetail:
-    """One layer for what is finer than the U-Net sees."""
-
-    @staticmethod
-    def network(nd: int, detail: int = 3) -> Segmenter:
-        torch.manual_seed(0)
-        return Segmenter(nd, width=4, norm="instance", structures=2, step=2, detail=detail)
-
-    @pytest.mark.parametrize("spatial", [(33, 50), (64, 48), (33, 35, 40)])
-    def test_output_has_the_size_of_the_input(self, spatial: tuple[int, ...]) -> None:
-        network, image = self.network(len(spatial)), smooth_noise(spatial)
-        logits = network(image)
-        assert logits.shape == (1, 2, *spatial)
-        logits.square().mean().backward()
-        assert all(weight.grad is not None and bool(weight.grad.any()) for weight in network.parameters())
-
-    def test_what_is_finer_than_half_the_resolution_is_seen(self) -> None:
-        network = self.network(2)
-        image = torch.full((1, 1, 32, 32), 0.5)
-        # Rows that average out in pairs: the U-Net sees none of them.
-        rows = image + 0.3 * torch.tensor([1.0, -1.0]).repeat(16).view(1, 1, 32, 1)
-        assert not torch.allclose(network.scores(image), network.scores(rows), atol=1e-3)
-
-    def test_weights_of_the_coarse_network_fit(self) -> None:
-        coarse, fine = self.network(3, detail=0), self.network(3)
-        found = fine.load_state_dict(coarse.state_dict(), strict=False)
-        assert not found.unexpected_keys
-        assert {name.split(".")[0] for name in found.missing_keys} == {"detail", "join"}
-
-
 class TestExclusive:
     def test_probabilities_are_those_of_a_softmax_with_background(self) -> None:
         scores = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
