@@ -576,9 +576,9 @@ class DeepAttentionRegTest(ScriptedLoadableModuleTest):
         finding = lib.Install.probe()
         if finding.state is not lib.Install.State.READY:
             self.skipTest(finding.message)
-        from DeepAttentionRegEngine.volume import phantom
+        from DeepAttentionRegEngine.phantom import thorax
 
-        geometry = phantom.default_geometry((48, 40, 48), (7.0, 6.0, 7.0))
+        geometry = thorax.default_geometry((48, 40, 48), (7.0, 6.0, 7.0))
         inputs = vars(lib.SampleCases.addPhantom(geometry))
         outcome = DeepAttentionRegLogic().register(**inputs, method="none", refinementSteps=20)
         before, after = (outcome.result.values[state]["tre_mm"]["mean"] for state in ("before", "after"))

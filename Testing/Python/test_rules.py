@@ -22,8 +22,7 @@ TESTING, TRAINING = ROOT / "Testing", ROOT / "training"
 MAX_FILE_LINES = 400
 MAX_MODULE_FILE_LINES = 600
 MAX_FUNCTION_LINES = 50
-MAX_NESTING = 3
-MAX_PARAMETERS = 7
+MAX_NESTING, MAX_PARAMETERS = 3, 7
 
 # Packages, lowest first: each imports from those above it in its list, and from itself.
 # typing_extensions comes with torch, and is for those who check types alone.
@@ -32,6 +31,7 @@ ENGINE_LAYERS: dict[str, set[str]] = {
     "protocol": set(),
     "volume": NUMPY,
     "landmarks": NUMPY,
+    "phantom": NUMPY,
     "deform": TORCH,
     "constraints": TORCH,
     "networks": TORCH,
@@ -40,7 +40,7 @@ ENGINE_LAYERS: dict[str, set[str]] = {
 }
 LIB_LAYERS = ("engine", "nodes", "tasks", "views", "evidence", "report", "Parameters", "panel")
 TRAINING_LAYERS = ("configs", "data", "objectives", "run", "measure")
-LIGHT = {"protocol", "volume", "landmarks"}  # what the process of the panel may load
+LIGHT = {"protocol", "volume", "landmarks", "phantom"}  # what the process of the panel may load
 MAX_FOLDER_MODULES = 20
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}
 

@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
 from DeepAttentionRegEngine import register, uncertainty
 from DeepAttentionRegEngine.arguments import add_settings
+from DeepAttentionRegEngine.phantom import thorax
 from DeepAttentionRegEngine.protocol.settings import settings_of
-from DeepAttentionRegEngine.volume import phantom
 
 GROUPS = 10
 FIRST_SEED = 100  # of phantoms on which nothing was chosen
@@ -47,11 +47,11 @@ def measure(seed: int, options: argparse.Namespace) -> tuple[np.ndarray, np.ndar
     """Return what was predicted and the true error in mm, `(N,)` each, in the voxels of the body of a phantom."""
     size = tuple(options.voxels)
     spacing = tuple(usual * count / wanted for usual, count, wanted in zip(SIZE_MM, VOXELS, size, strict=True))
-    geometry = phantom.default_geometry(size, spacing)
+    geometry = thorax.default_geometry(size, spacing)
     # Breathing and noise differ, so that no single amount of either is what is calibrated.
     rng = np.random.default_rng(seed)
-    settings = phantom.PhantomSettings(rng.uniform(0.03, 0.09), rng.uniform(4.0, 25.0), seed=seed)
-    pair = phantom.make_phantom(geometry, settings=settings)
+    settings = thorax.PhantomSettings(rng.uniform(0.03, 0.09), rng.uniform(4.0, 25.0), seed=seed)
+    pair = thorax.make_phantom(geometry, settings=settings)
     registered = register((pair.fixed, geometry), (pair.moving, geometry), settings_of(options))
     predicted = uncertainty(registered)
     error = np.linalg.norm(registered.displacement_lps_mm - pair.displacement_lps_mm, axis=-1)

@@ -3,7 +3,8 @@
     python Testing/Tools/constraints.py --phantoms 4
 
 Of the landmarks of each phantom a random half may guide, and the other half measures. Some moving volumes were
-put out of reach along their longest side ("far": 95 mm), and no alignment looks for it. Prints a table of means.
+put out of reach along their longest side ("far": 95 mm), and no alignment looks for it. In a second phantom of each seed
+organs slide along a chest wall at rest. Prints a table of means.
 """
 
 import argparse
@@ -19,15 +20,21 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
 from DeepAttentionRegEngine import Settings, register
-from DeepAttentionRegEngine.volume import phantom
+from DeepAttentionRegEngine.phantom import thorax
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 FIRST_SEED = 500  # of phantoms on which nothing was chosen
 VOXELS, SIZE_MM = (96, 80, 96), (3.5, 3.0, 3.5)
 FAR_MM = 95.0
 WRONG, WRONG_MM = 3, (20.0, 60.0)  # of 30 landmarks, off by so many mm in any direction
-SPINE, TUMOR, ORGANS = "6", "8", "2;3;4;5;8"
+SPINE, BONES, TUMOR, ORGANS = "6", "6;7", "8", "2;3;4;5;8"
 HELD = {"rigid": SPINE, "volume_keeping": TUMOR}
+SLIDING: dict[str, dict[str, Any]] = {
+    "sliding, no constraint": {},
+    "sliding, organs may": {"sliding": ORGANS},
+    "sliding, bones rigid, tumor keeps its volume": {"rigid": BONES, "volume_keeping": TUMOR},
+    "sliding, all of these": {"rigid": BONES, "volume_keeping": TUMOR, "sliding": ORGANS},
+}
 Case = tuple[str, dict[str, Any]]
 
 
@@ -44,12 +51,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 class PhantomTrial:
     """A phantom, which of its landmarks guide, and which measure."""
 
-    def __init__(self, seed: int, options: argparse.Namespace) -> None:
+    def __init__(self, seed: int, options: argparse.Namespace, *, sliding: bool = False) -> None:
         """Make the phantom of a seed."""
         size = tuple(options.voxels)
         spacing = tuple(step * usual / wanted for step, usual, wanted in zip(SIZE_MM, VOXELS, size, strict=True))
-        settings = phantom.PhantomSettings(seed=seed)
-        self.pair = phantom.make_phantom(phantom.default_geometry(size, spacing), settings=settings)
+        settings = thorax.PhantomSettings(seed=seed, sliding=sliding)
+        self.pair = thorax.make_phantom(thorax.default_geometry(size, spacing), settings=settings)
         self.rng = np.random.default_rng(seed)
         self.settings = Settings(method="none", refinement_steps=options.refinement_steps, device="cpu")
         order = self.rng.permutation(len(self.pair.fixed_points_lps))
@@ -123,9 +130,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     rows: dict[str, list[dict[str, float]]] = {}
     for seed in range(FIRST_SEED, FIRST_SEED + options.phantoms):
-        trial = PhantomTrial(seed, options)
-        for name, case in trial.cases():
-            rows.setdefault(name, []).append(trial.run(**case))
+        steady, sliding = PhantomTrial(seed, options), PhantomTrial(seed, options, sliding=True)
+        for trial, cases in ((steady, steady.cases()), (sliding, SLIDING.items())):
+            for name, case in cases:
+                rows.setdefault(name, []).append(trial.run(**case))
     print("\n".join(table(rows)))
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from DeepAttentionRegEngine.volume import images, phantom
+from DeepAttentionRegEngine.phantom import anatomy, thorax
+from DeepAttentionRegEngine.volume import images
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class DemoCase:
 def write_phantom(folder: Path, *, flat: bool) -> DemoCase:
     """Write the breathing thorax phantom as files, a volume or a single coronal slice, and return it as a case."""
     folder.mkdir(parents=True, exist_ok=True)
-    pair = phantom.make_phantom(phantom.default_geometry(flat=flat))
+    pair = thorax.make_phantom(thorax.default_geometry(flat=flat))
     case = DemoCase(
         title="Thorax phantom, one coronal slice" if flat else "Thorax phantom",
         fixed=folder / "fixed.nii.gz",
@@ -48,7 +49,7 @@ def write_phantom(folder: Path, *, flat: bool) -> DemoCase:
         moving_labels=folder / "moving-labels.nii.gz",
         fixed_points=folder / "fixed-points.csv",
         moving_points=folder / "moving-points.csv",
-        label_names=phantom.LABEL_NAMES,
+        label_names=anatomy.LABEL_NAMES,
     )
     images.write_volume(case.fixed, pair.fixed, pair.fixed_geometry)
     images.write_volume(case.moving, pair.moving, pair.moving_geometry)

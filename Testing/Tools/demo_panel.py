@@ -140,9 +140,9 @@ def shoot_inspection(camera: Photographer) -> None:
 
 def small_grid() -> Any:
     """Return the grid of a phantom that is registered in seconds."""
-    from DeepAttentionRegEngine.volume import phantom
+    from DeepAttentionRegEngine.phantom import thorax
 
-    return phantom.default_geometry((48, 40, 48), (7.0, 6.0, 7.0))
+    return thorax.default_geometry((48, 40, 48), (7.0, 6.0, 7.0))
 
 
 def shoot_registration(camera: Photographer) -> None:

@@ -25,9 +25,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
+from DeepAttentionRegEngine.phantom import thorax
 from DeepAttentionRegEngine.protocol import contract, errors
 from DeepAttentionRegEngine.protocol.pair_table import read_pairs
-from DeepAttentionRegEngine.volume import images, phantom, recursions, segments
+from DeepAttentionRegEngine.volume import images, recursions, segments
 
 ENGINE = [sys.executable, str(ROOT / "DeepAttentionReg" / "Scripts" / "run_engine.py")]
 OUTPUTS = {"transform": "transform.nrrd", "warped": "warped.nrrd", "warped-labels": "labels.nrrd"}
@@ -84,7 +85,7 @@ def make_case(folder: Path) -> float:
     """Write a pair to register, one of each file that is read, and what a run leaves; return the seconds of a run."""
     folder.mkdir(parents=True)
     (folder / "out").mkdir()
-    pair = phantom.make_phantom(phantom.default_geometry((24, 20, 24), (14, 12, 14)))
+    pair = thorax.make_phantom(thorax.default_geometry((24, 20, 24), (14, 12, 14)))
     for name, array in (("fixed", pair.fixed), ("moving", pair.moving)):
         geometry = getattr(pair, f"{name}_geometry")
         for suffix in (".nrrd", ".nii.gz", ".mha"):

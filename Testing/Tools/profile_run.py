@@ -24,7 +24,8 @@ import SimpleITK as sitk
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
-from DeepAttentionRegEngine.volume import images, phantom
+from DeepAttentionRegEngine.phantom import thorax
+from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 CHEST_CT = "512x512x220"
@@ -56,7 +57,7 @@ def draw(folder: Path, size: tuple[int, int, int]) -> dict[str, Path]:
     grid = Geometry.from_arrays(size, spacing, (0.0, 0.0, 0.0), np.eye(3))
     factor = max(1.0, (np.prod(size) / DRAWN_VOXELS) ** (1 / 3))
     i, j, k = (max(1, round(n / factor)) for n in size)
-    pair = phantom.make_phantom(grid.resized((i, j, k)), settings=phantom.PhantomSettings(noise=0))
+    pair = thorax.make_phantom(grid.resized((i, j, k)), settings=thorax.PhantomSettings(noise=0))
     reference, random = images.to_sitk(np.empty(grid.shape, np.uint8), grid), np.random.default_rng(0)
     files = {name: folder / f"{name}.nrrd" for name in ("fixed", "moving", *MEASURED[:2])}
     for name, file in files.items():

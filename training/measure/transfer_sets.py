@@ -11,10 +11,10 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter, zoom
 
+from DeepAttentionRegEngine.phantom.thorax import PhantomSettings, default_geometry, make_phantom
 from DeepAttentionRegEngine.protocol.contract import METHOD_NONE, RegisterJob, build
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 
 from ..configs.reading import read_config
 from ..data.batches import PAIR_SEED, PairSampler

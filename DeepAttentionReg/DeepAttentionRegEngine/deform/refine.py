@@ -174,7 +174,10 @@ class Objective:
 
     def joined(self, fields: Tensor) -> Tensor:
         """Return the displacement `(1, nd, *any)` that fields stand for: one, or two where segments slide."""
-        return fields if self.pair.sliding is None else self.pair.sliding.joined(fields)
+        if self.pair.sliding is None:
+            return fields
+        joined = self.pair.sliding.joined(fields)
+        return joined if self.bodies is None else self.bodies.kept(joined)
 
     def gap(self, fields: Tensor) -> Tensor:
         """Return by how much segments that slide open or overlap, mean squared voxels."""
@@ -234,7 +237,8 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
     for factor, count in zip(settings.levels, steps, strict=True):
         if enough:
             break
-        bodies = None if pair.bodies is None else pair.bodies.placed(displacement[-1:])
+        reached = displacement if pair.sliding is None else pair.sliding.joined(displacement)
+        bodies = None if pair.bodies is None else pair.bodies.placed(reached)
         objective = Objective(whole.at(level_size(full, factor)), None, settings, bodies)
         if settings.anchor:
             objective = replace(objective, prior=resize_displacement(start, objective.coarse))
@@ -291,8 +295,11 @@ def _moved(objective: Objective, start: Tensor, coarse_start: Tensor, change: Te
     settings, size = objective.settings, start.shape[2:]
     coarse = _changed(coarse_start, change, settings)
     fine = _changed(start, resize_displacement(change, size), settings)
-    if objective.bodies is None:
-        return fine, coarse
+    if objective.bodies is None or objective.pair.sliding is not None:
+        return (
+            fine,
+            coarse,
+        )  # two fields keep bodies where they are joined: neither need follow one in the other's place
     kept = objective.bodies.kept(coarse)
     return objective.bodies.kept(fine + resize_displacement(kept - coarse, size)), kept
 

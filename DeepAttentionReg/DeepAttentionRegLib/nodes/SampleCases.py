@@ -14,8 +14,8 @@ from slicer.i18n import tr as _
 if TYPE_CHECKING:
     import numpy as np
 
+    from DeepAttentionRegEngine.phantom.thorax import PhantomPair
     from DeepAttentionRegEngine.volume.geometry import Geometry
-    from DeepAttentionRegEngine.volume.phantom import PhantomPair
 
     from .InputNodes import InputNodes
 
@@ -66,11 +66,11 @@ def addPhantom(geometry: Geometry | None = None, *, flat: bool = False) -> Input
     :param flat: make a single slice instead of a volume.
     :return: what was added, as a registration takes it.
     """
-    from DeepAttentionRegEngine.volume import phantom
+    from DeepAttentionRegEngine.phantom import thorax
 
     from .InputNodes import InputNodes
 
-    pair = phantom.make_phantom(geometry or phantom.default_geometry(flat=flat))
+    pair = thorax.make_phantom(geometry or thorax.default_geometry(flat=flat))
     names = {"fixed": _("Phantom breathed in"), "moving": _("Phantom breathed out")}
     nodes = {}
     for side, name in names.items():
@@ -128,12 +128,12 @@ def _addSegmentation(
     pair: PhantomPair, side: str, name: str, volume: slicer.vtkMRMLScalarVolumeNode
 ) -> slicer.vtkMRMLSegmentationNode:
     """Add the organs, to be shown as outlines."""
-    from DeepAttentionRegEngine.volume import phantom
+    from DeepAttentionRegEngine.phantom import anatomy
 
     from . import Volumes
 
     descriptions = {}
-    for (value, organ), color in zip(phantom.LABEL_NAMES.items(), COLORS, strict=True):
+    for (value, organ), color in zip(anatomy.LABEL_NAMES.items(), COLORS, strict=True):
         descriptions[value] = slicer.vtkSegment()
         descriptions[value].SetName(organ)
         descriptions[value].SetColor(*(int(color[start : start + 2], 16) / 255 for start in (0, 2, 4)))

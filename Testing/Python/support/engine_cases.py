@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from DeepAttentionRegEngine.deform.warp import identity_grid
+from DeepAttentionRegEngine.phantom.thorax import PhantomPair
 from DeepAttentionRegEngine.protocol.contract import Progress
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.registration.preprocess import Source
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegEngine.volume.phantom import PhantomPair
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 CPU = torch.device("cpu")

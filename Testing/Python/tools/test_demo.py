@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from DeepAttentionRegEngine.volume import images, phantom
+from DeepAttentionRegEngine.phantom import thorax
+from DeepAttentionRegEngine.volume import images
 
 pytestmark = [pytest.mark.torch, pytest.mark.mrml]
 pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -51,7 +52,7 @@ def rises(row: dict[str, str], by: float = 0.0) -> bool:
 def phantom_output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, str]]]:
     """The demo of a small phantom, with files whose folder has a space in its name."""
     folder = tmp_path_factory.mktemp("small phantom")
-    pair = phantom.make_phantom(phantom.default_geometry((36, 32, 36), (9.0, 7.5, 9.0)))
+    pair = thorax.make_phantom(thorax.default_geometry((36, 32, 36), (9.0, 7.5, 9.0)))
     for name, array in (("a", pair.fixed), ("b", pair.moving), ("c", pair.fixed_labels), ("d", pair.moving_labels)):
         images.write_volume(folder / f"{name}.nii.gz", array, pair.fixed_geometry)
     images.write_points(folder / "e.csv", pair.fixed_points_lps)
@@ -112,7 +113,7 @@ def test_output_that_is_a_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_png_files_register_as_one_slice(tmp_path: Path) -> None:
-    pair = phantom.make_phantom(phantom.default_geometry((96, 96, 1), (3.0, 3.0, 3.0), flat=True))
+    pair = thorax.make_phantom(thorax.default_geometry((96, 96, 1), (3.0, 3.0, 3.0), flat=True))
     image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
     for name, array in (("a", pair.fixed), ("b", pair.moving)):
         gray = np.clip((array[0] + 1000) / 5, 0, 255).astype(np.uint8)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from DeepAttentionRegEngine.phantom.thorax import PhantomSettings, default_geometry, make_phantom
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 from training.measure.transfer_sets import SETS as TRANSFER_SETS
 from training.measure.transfer_sets import aligned
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from DeepAttentionRegEngine.phantom.thorax import PhantomSettings, default_geometry, make_phantom
 from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
-from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 
 from ..cases import CaseSet, ImageCase
 

@@ -12,8 +12,8 @@ from DeepAttentionRegEngine import EngineError, Settings, register
 from DeepAttentionRegEngine.constraints.held_segments import HeldSegments, missed
 from DeepAttentionRegEngine.evidence.uncertainty import uncertainty
 from DeepAttentionRegEngine.file_jobs import KeepGaussians
+from DeepAttentionRegEngine.phantom.thorax import PhantomSettings, default_geometry, make_phantom
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 from DeepAttentionRegEngine.volume.segment_pairs import Segment
 from DeepAttentionRegEngine.volume.segments import Segments
 from engine_cases import blob_image, centered, positions, rotation

@@ -11,7 +11,7 @@ from DeepAttentionRegEngine import Settings, register
 from DeepAttentionRegEngine.deform.folds import folds
 from DeepAttentionRegEngine.deform.reach import search_widely
 from DeepAttentionRegEngine.deform.warp import identity_grid, sample
-from DeepAttentionRegEngine.volume.phantom import default_geometry, make_phantom
+from DeepAttentionRegEngine.phantom.thorax import default_geometry, make_phantom
 from engine_cases import matrix4, moved_grid, smooth_displacement, smooth_noise
 
 pytestmark = pytest.mark.torch

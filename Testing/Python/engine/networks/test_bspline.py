@@ -13,10 +13,10 @@ from DeepAttentionRegEngine.deform.warp import identity_grid, resize_displacemen
 from DeepAttentionRegEngine.jobs import run
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion
 from DeepAttentionRegEngine.networks.bspline import Bspline, BsplineSettings, basis, control_size, spline
+from DeepAttentionRegEngine.phantom.thorax import default_geometry, make_phantom
 from DeepAttentionRegEngine.protocol.contract import RegisterJob
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.volume import images
-from DeepAttentionRegEngine.volume.phantom import default_geometry, make_phantom
 from engine_cases import smooth_displacement, smooth_noise, write_case
 
 pytestmark = pytest.mark.torch

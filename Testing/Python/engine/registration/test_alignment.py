@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from DeepAttentionRegEngine.phantom.thorax import PhantomPair, PhantomSettings, make_phantom
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.registration.alignment import align, center_of_mass
 from DeepAttentionRegEngine.registration.preprocess import Source
-from DeepAttentionRegEngine.volume.phantom import PhantomPair, PhantomSettings, make_phantom
 from engine_cases import CPU, centered, matrix4, moved_grid, rotation, stored_otherwise
 
 pytestmark = pytest.mark.torch

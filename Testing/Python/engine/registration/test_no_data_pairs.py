@@ -6,13 +6,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from DeepAttentionRegEngine import Settings, Volume, register
+from DeepAttentionRegEngine.phantom import thorax
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.errors import EngineError
 from DeepAttentionRegEngine.protocol.grid import GridPolicy
 from DeepAttentionRegEngine.registration.alignment import align, center_of_mass
 from DeepAttentionRegEngine.registration.coarse import CoarsePair
 from DeepAttentionRegEngine.registration.preprocess import Source, prepare
-from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from engine_cases import CPU, blob_source, centered, matrix4, moved_grid, rotation
 
@@ -39,8 +39,8 @@ def blobs(value: float) -> Source:
 
 
 @pytest.fixture(scope="module")
-def made() -> phantom.PhantomPair:
-    return phantom.make_phantom(phantom.default_geometry((40, 36, 40), (8.5, 7.0, 8.5)))
+def made() -> thorax.PhantomPair:
+    return thorax.make_phantom(thorax.default_geometry((40, 36, 40), (8.5, 7.0, 8.5)))
 
 
 class TestPairs:
@@ -92,7 +92,7 @@ class TestPairs:
 
 class TestRegistration:
     @staticmethod
-    def error_mm(made: phantom.PhantomPair, value: float) -> float:
+    def error_mm(made: thorax.PhantomPair, value: float) -> float:
         """Return the landmark error with a value around the circles of both scans."""
         pairs = ((made.fixed, made.fixed_geometry, 0), (made.moving, made.moving_geometry, 25))
         scans = [
@@ -102,7 +102,7 @@ class TestRegistration:
         points = {"fixed_points": made.fixed_points_lps, "moving_points": made.moving_points_lps}
         return register(*scans, QUICK, **points).measures["after"]["tre_mm"]["mean"]
 
-    def test_landmark_error_does_not_depend_on_the_padding(self, made: phantom.PhantomPair) -> None:
+    def test_landmark_error_does_not_depend_on_the_padding(self, made: thorax.PhantomPair) -> None:
         air = self.error_mm(made, -1024.0)
         for value in VALUES:
             assert self.error_mm(made, value) < air + 0.3

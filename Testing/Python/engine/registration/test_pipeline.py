@@ -7,11 +7,11 @@ import pytest
 import SimpleITK as sitk
 
 from DeepAttentionRegEngine.jobs import run
+from DeepAttentionRegEngine.phantom.thorax import PhantomPair, make_phantom
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.contract import STAGES, RegisterJob
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.volume import fields, images, metrics
-from DeepAttentionRegEngine.volume.phantom import PhantomPair, make_phantom
 from engine_cases import centered, rotation, write_case
 
 pytestmark = pytest.mark.torch

@@ -8,18 +8,18 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from DeepAttentionRegEngine import Settings, register
+from DeepAttentionRegEngine.phantom import thorax
 from DeepAttentionRegEngine.registration import coarse
 from DeepAttentionRegEngine.registration.coarse import CoarsePair
 from DeepAttentionRegEngine.registration.preprocess import Source
-from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from engine_cases import CPU, blob_source, centered, matrix4, rotation
 
 pytestmark = pytest.mark.torch
 
 GRIDS = {
-    "3d": phantom.default_geometry((24, 21, 22), (14.0, 11.4, 14.2)),
-    "2d": phantom.default_geometry((61, 56, 1), (5.4, 5.4, 5.4), flat=True),
+    "3d": thorax.default_geometry((24, 21, 22), (14.0, 11.4, 14.2)),
+    "2d": thorax.default_geometry((61, 56, 1), (5.4, 5.4, 5.4), flat=True),
 }
 METHODS: dict[str, dict[str, Any]] = {
     "refinement": {"method": "none", "refinement_steps": 10},
@@ -36,12 +36,12 @@ methods = pytest.mark.parametrize("method", METHODS)
 
 
 @pytest.fixture(scope="module")
-def pairs() -> dict[str, phantom.PhantomPair]:
-    return {name: phantom.make_phantom(grid) for name, grid in GRIDS.items()}
+def pairs() -> dict[str, thorax.PhantomPair]:
+    return {name: thorax.make_phantom(grid) for name, grid in GRIDS.items()}
 
 
 @pytest.fixture(scope="module")
-def unchanged(pairs: dict[str, phantom.PhantomPair]) -> dict[tuple[str, str], np.ndarray]:
+def unchanged(pairs: dict[str, thorax.PhantomPair]) -> dict[tuple[str, str], np.ndarray]:
     """Return the fields of the pairs as they are."""
     return {
         (method, name): found(method, pair.fixed, pair.moving, pair.fixed_geometry)

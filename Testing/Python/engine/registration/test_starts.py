@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from DeepAttentionRegEngine import Settings, register
+from DeepAttentionRegEngine.phantom.thorax import PhantomPair, default_geometry, make_phantom
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.settings import AUTOMATIC
 from DeepAttentionRegEngine.registration.preprocess import Source
@@ -13,7 +14,6 @@ from DeepAttentionRegEngine.registration.starts import Start, find_start
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.intensity import normalize
-from DeepAttentionRegEngine.volume.phantom import PhantomPair, default_geometry, make_phantom
 from engine_cases import CPU, blob_source, centered, matrix4, moved_grid, rotation, stored_otherwise
 
 pytestmark = pytest.mark.torch

@@ -12,11 +12,12 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from DeepAttentionRegEngine import Settings, register
 from DeepAttentionRegEngine.jobs import run
+from DeepAttentionRegEngine.phantom import thorax
 from DeepAttentionRegEngine.protocol.contract import WarpJob
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.registration.deformation import StoredDeformation
 from DeepAttentionRegEngine.registration.preprocess import Source, warp_volume
-from DeepAttentionRegEngine.volume import images, phantom
+from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.intensity import normalize
 from engine_cases import CPU, centered
 
@@ -106,19 +107,19 @@ class TestWarping:
 
 
 @pytest.fixture(scope="module")
-def made() -> phantom.PhantomPair:
-    return phantom.make_phantom(phantom.default_geometry((28, 24, 28), (12.0, 10.0, 12.0)))
+def made() -> thorax.PhantomPair:
+    return thorax.make_phantom(thorax.default_geometry((28, 24, 28), (12.0, 10.0, 12.0)))
 
 
 class TestOffset:
     @staticmethod
-    def registered(made: phantom.PhantomPair, offset: float, kind: str) -> Any:
+    def registered(made: thorax.PhantomPair, offset: float, kind: str) -> Any:
         pairs = (made.fixed, made.fixed_geometry), (made.moving, made.moving_geometry)
         scans = [((np.rint(array).astype(float) + offset).astype(kind), grid) for array, grid in pairs]
         return register(*scans, Settings(method="none", refinement_steps=8, device="cpu"))
 
     @pytest.mark.parametrize(("offset", "kind"), [(1e9, "int32"), (1e9, "float64"), (-1e9, "float64"), (1e12, "int64")])
-    def test_field_and_contrast_do_not_depend_on_it(self, made: phantom.PhantomPair, offset: float, kind: str) -> None:
+    def test_field_and_contrast_do_not_depend_on_it(self, made: thorax.PhantomPair, offset: float, kind: str) -> None:
         plain, lifted = (self.registered(made, value, kind) for value in (0.0, offset))
         assert np.abs(plain.displacement_lps_mm).max() > 5
         # Where nothing is to be seen, descent amplifies the rounding of the input; voxels are 10 to 12 mm wide.

@@ -9,9 +9,10 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import fake_engine
 import mrml_scene
+from DeepAttentionRegEngine.phantom import thorax
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.settings import Settings
-from DeepAttentionRegEngine.volume import fields, phantom
+from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegLib.engine import Weights
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.evidence import Maps, Uncertainty
@@ -146,7 +147,7 @@ class TestEnd:
 @pytest.mark.torch
 def test_engine_itself_is_less_certain_away_from_structure(scene):
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    nodes = SampleCases.addPhantom(phantom.default_geometry((40, 32, 40), (8.4, 7.5, 8.4)))
+    nodes = SampleCases.addPhantom(thorax.default_geometry((40, 32, 40), (8.4, 7.5, 8.4)))
     settings = Settings(method="none", refinement_steps=8, device="cpu")
     registration = Registration.PairRegistration(Request(nodes, settings), engine=Engine(sys.executable))
     registration.start()

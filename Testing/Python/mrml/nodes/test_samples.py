@@ -11,8 +11,8 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
 import mrml_scene
+from DeepAttentionRegEngine.phantom import anatomy, thorax
 from DeepAttentionRegEngine.protocol.settings import Settings
-from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.nodes import SampleCases
 from DeepAttentionRegLib.nodes.InputNodes import checkInputs
@@ -21,7 +21,7 @@ from DeepAttentionRegLib.tasks.Request import Request
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
-SMALL = phantom.default_geometry((24, 20, 24), (14.0, 12.0, 14.0))
+SMALL = thorax.default_geometry((24, 20, 24), (14.0, 12.0, 14.0))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ class TestPhantom:
 
     def test_landmarks_correspond_by_the_true_displacement(self):
         inputs = SampleCases.addPhantom(SMALL)
-        pair = phantom.make_phantom(SMALL)
+        pair = thorax.make_phantom(SMALL)
         for side in ("fixed", "moving"):
             points = slicer.util.arrayFromMarkupsControlPoints(getattr(inputs, f"{side}Landmarks"))
             np.testing.assert_allclose(flip_lps_ras(points), getattr(pair, f"{side}_points_lps"), atol=1e-9)
@@ -116,7 +116,7 @@ class TestPhantom:
     def test_segments_are_named_organs_in_colors_of_their_own(self):
         segmentation = SampleCases.addPhantom(SMALL).movingSegmentation.GetSegmentation()
         segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
-        assert [segment.GetName() for segment in segments] == list(phantom.LABEL_NAMES.values())
+        assert [segment.GetName() for segment in segments] == list(anatomy.LABEL_NAMES.values())
         assert len({segment.GetColor() for segment in segments}) == len(segments)
 
     def test_second_one_has_names_of_its_own(self):

@@ -12,8 +12,8 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 from vtk.util.numpy_support import vtk_to_numpy
 
 import mrml_scene
+from DeepAttentionRegEngine.phantom import thorax
 from DeepAttentionRegEngine.protocol.settings import Settings
-from DeepAttentionRegEngine.volume import phantom
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.nodes import Metrics, Volumes
 from DeepAttentionRegLib.nodes.InputNodes import InputNodes
@@ -28,15 +28,15 @@ ORGANS = {"Liver": 5, "Heart": 4}
 
 
 @pytest.fixture
-def pair() -> phantom.PhantomPair:
-    return phantom.make_phantom(phantom.default_geometry((32, 28, 32), (10, 9, 10)))
+def pair() -> thorax.PhantomPair:
+    return thorax.make_phantom(thorax.default_geometry((32, 28, 32), (10, 9, 10)))
 
 
 def masks_of(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     return {name: labels == ORGANS[name] if name in ORGANS else labels > 0 for name in names}
 
 
-def volumes_of(pair: phantom.PhantomPair) -> list[slicer.vtkMRMLScalarVolumeNode]:
+def volumes_of(pair: thorax.PhantomPair) -> list[slicer.vtkMRMLScalarVolumeNode]:
     return [
         mrml_scene.add_volume(getattr(pair, side), getattr(pair, f"{side}_geometry"), side)
         for side in ("fixed", "moving")
@@ -51,7 +51,7 @@ def register(volumes: list, segmentations: list, **options: str) -> Results.Outc
     return registration.wait()
 
 
-def register_masks(pair: phantom.PhantomPair, names: tuple[str, ...]) -> Results.Outcome:
+def register_masks(pair: thorax.PhantomPair, names: tuple[str, ...]) -> Results.Outcome:
     volumes = volumes_of(pair)
     labels = (pair.fixed_labels, pair.moving_labels)
     nodes = [
@@ -88,7 +88,7 @@ def test_segments_drawn_in_another_order_are_the_same(pair):
     assert voxels_of(first) == voxels_of(second)
 
 
-def add_labels(pair: phantom.PhantomPair, values: dict[str, int]) -> slicer.vtkMRMLLabelMapVolumeNode:
+def add_labels(pair: thorax.PhantomPair, values: dict[str, int]) -> slicer.vtkMRMLLabelMapVolumeNode:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Fixed labels")
     array = sum(value * (pair.fixed_labels == ORGANS[name]) for name, value in values.items()).astype(np.uint8)
     Volumes.fillVolume(node, Volumes.makeImage(array), pair.fixed_geometry)

@@ -14,10 +14,10 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import fake_engine
 import mrml_scene
+from DeepAttentionRegEngine.phantom.thorax import default_geometry
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
-from DeepAttentionRegEngine.volume.phantom import default_geometry
 from DeepAttentionRegLib.engine.Callbacks import Callbacks
 from DeepAttentionRegLib.engine.Engine import Engine
 from DeepAttentionRegLib.evidence import Landmarks, Maps, Segments

@@ -17,9 +17,9 @@ from training_cases import chest_config, need
 
 need("ants", "monai", "scipy")
 
+from DeepAttentionRegEngine.phantom.thorax import PhantomSettings, default_geometry, make_phantom
 from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegEngine.volume.phantom import PhantomSettings, default_geometry, make_phantom
 from training.configs.schema import ConfigError
 from training.measure import tables, transfer
 from training.measure.syn import import_ants, syn

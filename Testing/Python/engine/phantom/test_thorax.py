@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from DeepAttentionRegEngine.volume import fields, phantom
+from DeepAttentionRegEngine.phantom import anatomy, thorax
+from DeepAttentionRegEngine.phantom.thorax import PhantomPair, PhantomSettings, default_geometry, make_phantom
+from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegEngine.volume.phantom import PhantomPair, PhantomSettings, default_geometry, make_phantom
 
 ndimage = pytest.importorskip("scipy.ndimage", reason="scipy is not installed")
 
 SMALL = {"size": (64, 54, 64), "spacing": (5.25, 4.444, 5.25)}
 CLEAN = PhantomSettings(noise=0.0, lung_density_change=0.0)
-LABEL = {name: value for value, name in phantom.LABEL_NAMES.items()}
+LABEL = {name: value for value, name in anatomy.LABEL_NAMES.items()}
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -67,7 +68,7 @@ class TestArrays:
 
     def test_volume_shows_every_organ(self, volume: PhantomPair) -> None:
         for labels in (volume.fixed_labels, volume.moving_labels):
-            assert set(np.unique(labels)) == {0, *phantom.LABEL_NAMES}
+            assert set(np.unique(labels)) == {0, *anatomy.LABEL_NAMES}
 
     def test_slice_shows_what_moves(self, flat: PhantomPair) -> None:
         seen = set(np.unique(flat.fixed_labels))
@@ -186,10 +187,10 @@ class TestLandmarks:
         ):
             found = sampled(labels, geometry, points, order=0)
             # The nearest voxel of a point near a boundary may be on its other side.
-            assert np.isin(found, phantom.LANDMARK_LABELS).mean() > 0.85
+            assert np.isin(found, thorax.LANDMARK_LABELS).mean() > 0.85
 
     def test_are_shared_among_the_organs(self, pair: PhantomPair) -> None:
-        assert len(pair.fixed_points_lps) == phantom.LANDMARKS_PER_ORGAN * len(phantom.LANDMARK_LABELS)
+        assert len(pair.fixed_points_lps) == thorax.LANDMARKS_PER_ORGAN * len(thorax.LANDMARK_LABELS)
 
 
 class TestRepeat:

@@ -1,0 +1,1 @@
+"""Made-up anatomies whose deformation is known."""
