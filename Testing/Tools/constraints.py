@@ -3,8 +3,8 @@
     python Testing/Tools/constraints.py --phantoms 4
 
 Of the landmarks of each phantom a random half may guide, and the other half measures. Some moving volumes were
-put out of reach along their longest side ("far": 95 mm), and no alignment looks for it. In a second phantom of each seed
-organs slide along a chest wall at rest. Prints a table of means.
+put out of reach along their longest side ("far": 95 mm), and no alignment looks for it. In another phantom of each
+seed organs slide along a chest wall at rest. Prints a table of means.
 """
 
 import argparse

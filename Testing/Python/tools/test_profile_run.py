@@ -1,6 +1,7 @@
 """The profile of a run tells of its stages, each with its time and its peak of memory."""
 
 import cProfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,11 @@ class TestStages:
     def test_work_within_a_stage_within_another_counts_once(self) -> None:
         stages, reporter = profile_stages.Stages(), Reporter()
         with profile_stages.watched(stages), reporter.stage("outer", ""), reporter.stage("inner", ""):
-            sum(range(2_000_000))
+            sum(range(20_000_000))
         found = stages.finish()
         assert found["inner"]["user"] > found["outer"]["user"]
         # The outer one goes on when the inner one ends, so what the engine itself measures is the sum of both.
-        assert found["outer"]["wall"] + found["inner"]["wall"] == pytest.approx(reporter.seconds["outer"], abs=0.05)
+        assert found["outer"]["wall"] + found["inner"]["wall"] == pytest.approx(reporter.seconds["outer"], abs=0.5)
 
     def test_stage_that_fails_ends(self) -> None:
         stages = profile_stages.Stages()
@@ -54,7 +55,7 @@ class TestStages:
 
 
 def test_slowest_function_comes_first() -> None:
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.process_time)  # a busy machine may halt any function
     profile.runcall(lambda: (sorted(range(10)), sum(number**2 for number in range(300_000))))
     assert "genexpr" in profile_stages.functions_of(profile, 1)[0]["function"]
 
