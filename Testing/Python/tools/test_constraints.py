@@ -4,13 +4,13 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
-import constraints
+from constraints import phantoms
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
 def test_table_has_a_row_for_every_case(capsys: pytest.CaptureFixture[str]) -> None:
-    constraints.main(["--phantoms", "1", "--voxels", "48", "40", "48", "--refinement-steps", "10"])
+    phantoms.main(["--phantoms", "1", "--voxels", "48", "40", "48", "--refinement-steps", "10"])
     _head, _line, *rows = capsys.readouterr().out.strip().splitlines()
     cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in rows}
     assert len(cells) == 15

@@ -1,6 +1,6 @@
 """Measure what guiding landmarks do on real images: centers of structures that were outlined by hand.
 
-    python Testing/Tools/constraints_real.py ../shared/data/brain_validation --pairs 6
+    python Testing/Tools/constraints/centers.py ../shared/data/brain_validation --pairs 6
 
 The folder holds `images` and `labels` with the same file names. Of the structures that two label maps share, a random
 half guides by their centers, and the centers of the other half measure. Prints a table of means.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import center_of_mass
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
 from DeepAttentionRegEngine import Settings, register

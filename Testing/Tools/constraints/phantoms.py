@@ -1,6 +1,6 @@
 """Measure what constraints do to the error of landmarks that play no part, on phantoms whose deformation is known.
 
-    python Testing/Tools/constraints.py --phantoms 4
+    python Testing/Tools/constraints/phantoms.py --phantoms 4
 
 Of the landmarks of each phantom a random half may guide, and the other half measures. Some moving volumes were
 put out of reach along their longest side ("far": 95 mm), and no alignment looks for it. In another phantom of each
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "DeepAttentionReg"))
 
 from DeepAttentionRegEngine import Settings, register

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
-import constraints_real
+from constraints import centers as tool
 from DeepAttentionRegEngine.phantom.thorax import default_geometry, make_phantom
 from DeepAttentionRegEngine.volume import images
 
@@ -25,7 +25,7 @@ def test_table_tells_what_the_centers_of_other_structures_do(
         (tmp_path / part).mkdir()
         for name, array in zip("ab", arrays, strict=True):
             images.write_volume(tmp_path / part / f"{name}.nrrd", array, grid)
-    constraints_real.main([str(tmp_path), "--pairs", "1", "--refinement-steps", "10"])
+    tool.main([str(tmp_path), "--pairs", "1", "--refinement-steps", "10"])
     _head, _line, *rows = capsys.readouterr().out.strip().splitlines()
     errors = [float(row.split("|")[2]) for row in rows]
     assert [row.split("|")[1].strip() for row in rows] == ["aligned", "no constraint", "half of the structures guide"]
@@ -36,7 +36,7 @@ def test_centers_lie_where_the_structures_do(tmp_path: Path) -> None:
     grid = default_geometry((40, 34, 40), (8.4, 7.1, 8.4))
     labels = make_phantom(grid).moving_labels
     images.write_volume(tmp_path / "labels.nrrd", labels, grid)
-    found = constraints_real.centers(tmp_path / "labels.nrrd")
+    found = tool.centers(tmp_path / "labels.nrrd")
     assert set(found) == set(range(1, 9))
     k, j, i = (labels == 4).nonzero()
     assert found[4] == pytest.approx(grid.index_to_lps([[i.mean(), j.mean(), k.mean()]])[0])
