@@ -341,8 +341,8 @@ def figure_rows(entry: dict[str, Any], usual: str) -> list[str]:
         subset, setting = title.rsplit(", ", 1)
         by_set.setdefault(subset, {})[setting] = mean
     for subset, found in by_set.items():
-        if "ANTs SyN" in found:
-            settings = ("aligned", usual, "refined", "refinement only", "ANTs SyN")
+        if syn := [setting for setting in found if setting.startswith("ANTs SyN")]:
+            settings = ("aligned", usual, "refined", "refinement only", syn[0])
             figures = " | ".join(f"{found[setting]['dice']:.3f}" for setting in settings)
             rows.append(f"| {name} | {subset} | {figures} |")
             continue

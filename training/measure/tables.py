@@ -20,6 +20,7 @@ PUBLISHED = Path(__file__).with_name("published.json")
 # Title and digits of each figure, in the order of the columns.
 COLUMNS = {
     "dice": ("Dice", 3),
+    "dice_deep": ("Dice, deep structures", 3),
     "found_percent": ("found where there is none %", 3),
     "hd_px": ("HD px", 2),
     "assd_px": ("ASSD px", 3),

@@ -37,7 +37,7 @@ from .syn import import_ants, syn
 from .transfer_sets import SETS, TestSet, aligned
 from .whole_jobs import Files, method_of, regularity_figures, run_job, score_figures, settings, shipped_weights
 
-ALIGNED, SYN, SYN_DEFAULT = "aligned", "ANTs SyN", "ANTs SyN, its defaults"
+ALIGNED, SYN, SYN_DEFAULT = "aligned", "ANTs SyN", "ANTs SyN (defaults)"
 INSTEAD = "a file with --weights"
 Register = Callable[[Files, str], object]
 Parts = Mapping[str, Callable[[int], bool]]

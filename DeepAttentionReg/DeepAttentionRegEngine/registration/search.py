@@ -20,7 +20,7 @@ from ..protocol.registry import Variant
 from ..protocol.reporting import Reporter
 from ..protocol.settings import Settings
 from ..volume.geometry import Geometry
-from .guidance import WEIGHT, Guidance, joined
+from .guidance import BETWEEN_CONTRASTS, WEIGHT, Guidance, joined
 from .method_run import Applied, MethodRun, Observer, Proposal, Tool, similarity, structures_closer
 from .preprocess import WorkingPair
 
@@ -41,6 +41,7 @@ class Search:
         view: The pair on the grid on which similarity is told, that of the method.
         trusted: Refinement settings of the weights, where the pair suits them.
         structures: Masks of what the network sees, on the grid of `view`, where refinement is to bring it to overlap.
+        pull: How strongly, as the weights say; 0 where they do not.
         names: Of the structures that the network sees.
         proposal: A sequence of Gaussians, where one is to be kept.
         values: Numbers and texts by name.
@@ -58,6 +59,7 @@ class Search:
     view: WorkingPair = field(init=False)
     trusted: dict[str, Any] = field(default_factory=dict)
     structures: Masks | None = None
+    pull: float = 0.0
     names: tuple[str, ...] = ()
     proposal: Proposal | None = None
     values: dict[str, Any] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Search:
         """Keep the structures that the network sees for the refinement, even if its deformation is of no use."""
         self.names = variant.structures
         if variant.refinement.get("structures") and variant.suits(max(self.fixed.extent_mm)):
-            self.structures = found.structures
+            self.structures, self.pull = found.structures, variant.refinement["structures"]
         if variant.anatomy and variant.structures and found.structures is None:
             self.warnings.append(
                 f"The weights {variant.weights} look for structures of: {variant.anatomy.lower()}; at least one image "
@@ -195,8 +197,10 @@ class Search:
             half = level_size(tuple(self.pair.fixed.shape[2:]), 2)
             view = self.pair.at(half) if found is None else self.view
             found = joined(found, self.guidance.beside(view, self.names))
-        usual = chosen.structures or (WEIGHT if found is not None else 0.0)
-        chosen = replace(chosen, structures=usual * self.settings.steering_weight)
+        pull = (self.pull or WEIGHT) * self.settings.steering_weight if found is not None else 0.0
+        if self.settings.similarity == "mind":
+            pull *= BETWEEN_CONTRASTS
+        chosen = replace(chosen, structures=pull)
         return replace(self.pair, structures=found), chosen
 
 

@@ -223,4 +223,4 @@ def test_weights_are_asked_for(tmp_path: Path) -> None:
 def test_settings_are_weights_refinement_and_syn() -> None:
     config = transfer.read_config("rman_hippocampus")
     ours = ["K=3", "refined", "refinement only"]
-    assert list(transfer.methods(config, None, "ncc")) == [*ours, "ANTs SyN", "ANTs SyN, its defaults"]
+    assert list(transfer.methods(config, None, "ncc")) == [*ours, "ANTs SyN", "ANTs SyN (defaults)"]
