@@ -19,7 +19,7 @@ from .preprocess import WorkingPair
 from .resampling import resample
 
 WEIGHT = 5.0  # of the overlap of segments where weights name none of their own
-BETWEEN_CONTRASTS = 10.0  # times that, for the distance of MIND is flatter than correlation is
+BETWEEN_CONTRASTS = 3.0  # times that, for the distance of MIND is flatter than correlation is
 
 
 @dataclass(frozen=True)
