@@ -38,6 +38,7 @@ from .transfer_sets import SETS, TestSet, aligned
 from .whole_jobs import Files, method_of, regularity_figures, run_job, score_figures, settings, shipped_weights
 
 ALIGNED, SYN, SYN_DEFAULT = "aligned", "ANTs SyN", "ANTs SyN (defaults)"
+SYNS = (SYN, SYN_DEFAULT)
 INSTEAD = "a file with --weights"
 Register = Callable[[Files, str], object]
 Parts = Mapping[str, Callable[[int], bool]]
@@ -125,18 +126,22 @@ def pair_figures(
         keep: Folder of what SyN, which takes longest and which no weights change, reached on this pair.
     """
     reference = {name: file for name, file in pair.items() if name not in ("fixed", "moving")}
-    for setting, register in table.items():
-        file = None if keep is None or setting not in (SYN, SYN_DEFAULT) else keep / f"{setting}.json"
-        if file is not None and file.exists():
-            told = json.loads(file.read_text(encoding="ascii"))
-        else:
-            told = _measured(partial(register, pair, output), {"transform": output, **reference}, parts)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(told), encoding="ascii")
-        if setting == next(iter(table)):
+    for number, (setting, register) in enumerate(table.items()):
+        measure = partial(_measured, partial(register, pair, output), {"transform": output, **reference}, parts)
+        told = measure() if keep is None or setting not in SYNS else _kept(keep / f"{setting}.json", measure)
+        if number == 0:
             yield ALIGNED, told["before"]
         yield setting, told["after"]
+
+
+def _kept(file: Path, measure: Callable[[], dict[str, Figures]]) -> dict[str, Figures]:
+    """Return the figures in a file, which are measured and written if it is missing."""
+    if file.exists():
+        return json.loads(file.read_text(encoding="ascii"))
+    told = measure()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(told), encoding="ascii")
+    return told
 
 
 def _measured(register: Callable[[], object], scoring: dict[str, str], parts: Parts) -> dict[str, Figures]:

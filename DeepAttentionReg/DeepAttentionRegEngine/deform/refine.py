@@ -237,9 +237,9 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
     for factor, count in zip(settings.levels, steps, strict=True):
         if enough:
             break
-        reached = displacement if pair.sliding is None else pair.sliding.joined(displacement)
-        bodies = None if pair.bodies is None else pair.bodies.placed(reached)
-        objective = Objective(whole.at(level_size(full, factor)), None, settings, bodies)
+        objective = Objective(whole.at(level_size(full, factor)), None, settings)
+        if pair.bodies is not None:
+            objective = replace(objective, bodies=pair.bodies.placed(objective.joined(displacement)))
         if settings.anchor:
             objective = replace(objective, prior=resize_displacement(start, objective.coarse))
 

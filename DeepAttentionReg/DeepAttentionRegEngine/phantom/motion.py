@@ -1,5 +1,7 @@
 """How a reference thorax moves; positions as in `anatomy`."""
 
+from functools import cache
+
 import numpy as np
 
 from .anatomy import (
@@ -32,13 +34,20 @@ def breathe(q: Array, amplitude: float) -> Array:
 
 def slide(q: Array, amplitude: float) -> Array:
     """Return that of a thorax whose wall rests: what it holds slides along it, and the tumor moves as a body."""
+    before = _tumor_before(amplitude)
+    moved, tumor = _along_the_wall(q, amplitude), np.array(TUMOR_CENTER)[:, None] - before
+    near = step((max(TUMOR_RADII) + AROUND_TUMOR_MM - np.linalg.norm(q - before, axis=0)) / AROUND_TUMOR_MM)
+    return np.where(to_cavity(q) < 0, moved + near * (tumor - moved), 0.0)
+
+
+@cache
+def _tumor_before(amplitude: float) -> Array:
+    """Return the place (3, 1) that the motion along the wall takes to the center of the tumor."""
     center = np.array(TUMOR_CENTER)[:, None]
     before = center
     for _step in range(STEPS):
         before = center - _along_the_wall(before, amplitude)
-    moved, tumor = _along_the_wall(q, amplitude), _along_the_wall(before, amplitude)
-    near = step((max(TUMOR_RADII) + AROUND_TUMOR_MM - np.linalg.norm(q - before, axis=0)) / AROUND_TUMOR_MM)
-    return np.where(to_cavity(q) < 0, moved + near * (tumor - moved), 0.0)
+    return before
 
 
 def _along_the_wall(q: Array, amplitude: float) -> Array:
