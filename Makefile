@@ -109,7 +109,8 @@ screenshots: $(STAMP)
 	$(RUN) Testing/Tools/demo_panel.py "$(OUT)"
 	$(RUN) Testing/Tools/demo_screenshots.py montage="$(OUT)/volume/views/montage.png" slice="$(OUT)/slice/views/montage.png" \
 	  panel="$(OUT)/panel/done-light.png" panel-dark="$(OUT)/panel/running-dark.png" \
-	  panel-inspect="$(OUT)/panel/inspect-light.png"
+	  panel-inspect="$(OUT)/panel/inspect-light.png" panel-steer="$(OUT)/panel/steer-light.png" \
+	  panel-correct="$(OUT)/panel/correct-light.png"
 
 release: $(STAMP)
 	rm -rf build/release

@@ -107,6 +107,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from DeepAttentionRegLib.panel.InspectionSection import InspectionSection
         from DeepAttentionRegLib.panel.MethodSection import MethodSection
         from DeepAttentionRegLib.panel.RunSection import RunSection
+        from DeepAttentionRegLib.panel.SegmentsSection import SegmentsSection
         from DeepAttentionRegLib.panel.SequenceSection import SequenceSection
         from DeepAttentionRegLib.panel.WarpSection import WarpSection
         from DeepAttentionRegLib.views import Preview, ResultView
@@ -121,6 +122,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._inspection = InspectionSection(ui, self._run, self.logic, self.resourcePath)
         self._batch = BatchSection(ui, self._run, self.logic, self.resourcePath)
         self._sections = (
+            SegmentsSection(ui, self._tell),
             self._run,
             self._method,
             self._engine,

@@ -171,6 +171,39 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.assertEqual(len(self.shownNodes()), 3)
         return view
 
+    def addSegmentation(self, side, names):
+        """Choose a segmentation with segments of these names."""
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{side} organs")
+        for name in names:
+            node.GetSegmentation().AddEmptySegment(name, name)
+        setattr(self.parameters, f"{side}Segmentation", node)
+
+    def menuOf(self, parameter):
+        """Return what the menu of segments offers when it is opened, actions by text."""
+        menu = getattr(self.ui, f"{parameter}PickButton").menu()
+        menu.aboutToShow.emit()
+        return {action.text: action for action in menu.actions()}
+
+    def test_segments_are_picked_from_a_menu(self):
+        self.assertEqual([action.enabled for action in self.menuOf("rigid").values()], [False])
+        self.addSegmentation("fixed", ["Rib 1", "Rib 2", "Lung"])
+        self.addSegmentation("moving", ["Rib 1", "Screw"])
+        self.assertEqual(list(self.menuOf("sliding")), ["Rib 1", "Rib 2", "Lung"])
+        self.assertEqual(list(self.menuOf("rigid")), ["Rib 1", "Rib 2", "Lung", "Screw"])
+        self.menuOf("rigid")["Screw"].checked = True
+        self.assertEqual((self.parameters.rigid, self.ui.rigidLineEdit.text), ("Screw", "Screw"))
+        self.menuOf("rigid")["Rib 2"].checked = True
+        self.assertEqual(self.ui.rigidLineEdit.text, "Screw; Rib 2")
+        self.menuOf("rigid")["Screw"].checked = False
+        self.assertEqual(self.parameters.rigid, "Rib 2")
+
+    def test_segment_of_a_name_for_several_is_taken_away_from_it(self):
+        self.addSegmentation("fixed", ["Rib 1", "Rib 2", "Rib 3", "Lung"])
+        self.parameters.rigid = "rib *; Lung"
+        self.assertTrue(all(action.checked for action in self.menuOf("rigid").values()))
+        self.menuOf("rigid")["Rib 2"].checked = False
+        self.assertEqual(self.parameters.rigid, "Rib 1; Rib 3; Lung")
+
     def test_segmentation_is_warped_by_the_latest_result(self):
         self.register()
         points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "points")

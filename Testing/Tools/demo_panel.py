@@ -17,6 +17,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 WIDTH_PIXELS = 460
 LEAST_HEIGHT_PIXELS = 300
 TIMEOUT_S = 600.0
+CORRECTION_RAS = ((40.0, 10.0, -20.0), (40.0, 10.0, -28.0))  # a place, and where the same is seen
 # Roles of a palette and their colors in a dark theme.
 DARK = {
     "Window": "#383838",
@@ -119,6 +120,40 @@ def shoot_sections(camera: Photographer) -> None:
         widget.collapsed = True
 
 
+def shoot_steering(camera: Photographer, inputs: Any) -> None:
+    """Show what steers a registration, and choose nothing of it in the end."""
+    ui, parameters = camera.ui, camera.widget._parameterNode
+    others = [ui.methodCollapsibleButton, ui.refinementCollapsibleButton, ui.outputsCollapsibleButton]
+    before = [(widget, widget.collapsed) for widget in (*others, ui.optionalInputsGroupBox)]
+    for widget in others:
+        widget.collapsed = True
+    ui.optionalInputsGroupBox.collapsed = False
+    segmentations = {"fixedSegmentation": inputs.fixedSegmentation, "movingSegmentation": inputs.movingSegmentation}
+    names = {"rigid": "Spine; Ribs *", "volumeKeeping": "Tumor", "sliding": "* lung"}
+    for name, value in {**segmentations, **names, "guided": True}.items():
+        setattr(parameters, name, value)
+    camera.shoot("steer")
+    for name, value in {**dict.fromkeys(segmentations), **dict.fromkeys(names, ""), "guided": False}.items():
+        setattr(parameters, name, value)
+    for widget, collapsed in before:
+        widget.collapsed = collapsed
+
+
+def shoot_correction(camera: Photographer) -> None:
+    """Show the tool that corrects a result by hand, used once, and take the correction back."""
+    ui, parameters = camera.ui, camera.widget._parameterNode
+    ui.correctionGroupBox.collapsed = False
+    ui.correctButton.click()
+    selection = camera.slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSelectionNode")
+    points = camera.slicer.mrmlScene.GetNodeByID(selection.GetActivePlaceNodeID())
+    for place in CORRECTION_RAS:
+        points.AddControlPoint(*place)
+    camera.shoot("correct")
+    ui.undoCorrectionButton.click()
+    ui.correctionGroupBox.collapsed = True
+    parameters.guided = False
+
+
 def shoot_inspection(camera: Photographer) -> None:
     """Show the tools that judge a result, some of them used."""
     ui = camera.ui
@@ -134,6 +169,9 @@ def shoot_inspection(camera: Photographer) -> None:
     ui.measureLandmarksButton.click()
     camera.application.processEvents()
     camera.shoot("inspect")
+    for widget in groups:
+        widget.collapsed = True
+    shoot_correction(camera)
     for widget, collapsed in before:
         widget.collapsed = collapsed
 
@@ -159,6 +197,7 @@ def shoot_registration(camera: Photographer) -> None:
     camera.shoot("ready")
     camera.shoot_high_resolution("ready")
     shoot_sections(camera)
+    shoot_steering(camera, inputs)
     camera.ui.applyButton.click()
     camera.wait_until(lambda: camera.ui.progressBar.value >= 45 or not camera.widget.logic.isRunning)
     camera.shoot("running")

@@ -100,9 +100,12 @@ class LandmarkGuide:
         return places, missed
 
     def _added(self, field: Interpolation, like: Tensor) -> Tensor:
-        """Return a field in mm as a displacement in voxels."""
-        axes = [np.arange(n) * self.voxel_mm for n in like.shape[2:]]
-        return torch.from_numpy(field.on_grid(axes) / self.voxel_mm).to(like)[None]
+        """Return a field in mm as a displacement in voxels of the grid of another one."""
+        sizes = like.shape[2:]
+        edges = [self.voxel_mm * there / here for here, there in zip(sizes, self.landmarks.spatial, strict=True)]
+        axes = [(np.arange(n) + 0.5) * edge - self.voxel_mm / 2 for n, edge in zip(sizes, edges, strict=True)]
+        columns = torch.tensor(edges).view(-1, *[1] * len(edges))
+        return (torch.from_numpy(field.on_grid(axes)) / columns).to(like)[None]
 
     def told(self, field: Interpolation) -> dict[str, Any]:
         """Return what a result says of them."""

@@ -5,6 +5,7 @@ between the pieces follows by its smoothness. In each piece an affine map is fit
 closest rotation is kept (its polar factor), or its volume is made one.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .folds import unfolded
-from .warp import shrink, warp
+from .folds import folds, unfolded
+from .losses import box_sum
+from .warp import resize, resize_displacement, shrink, warp
 
 ROUNDS = 10  # of smoothing folds around pieces
+IN_VAIN = 4  # of these without fewer folds, after which the best is kept
 SETTLED = 1e-3  # voxels
+EASED = 9  # nodes, twice: of windows in which what is around pieces follows them
 ROTATION_STEPS = 8
 SLACK = 1e-5  # of a piece's extent along all axes, that is added to each, so that none is flat
 LEAST = 1e-6  # of what is divided by
@@ -42,24 +46,33 @@ class Bodies:
     linear: Tensor
 
     def placed(self, displacement: Tensor) -> "Placed":
-        """Return them where a displacement `(1, nd, *spatial)` has those of the moving image."""
+        """Return them where a displacement `(1, nd, *any)` has those of the moving image."""
         labels = self.fixed
         if self.moving.any():
-            there = warp(self.moving, displacement.detach(), nearest=True)
+            here = resize_displacement(displacement.detach(), labels.shape[2:])
+            there = warp(self.moving, here, nearest=True)
             pool = F.max_pool2d if there.ndim == 4 else F.max_pool3d
             labels = torch.where(labels > 0, labels, pool(there, 3, stride=1, padding=1))
         return Placed(labels, self)
 
     @torch.no_grad()
     def settled(self, displacement: Tensor) -> Tensor:
-        """Return a displacement `(1, nd, *spatial)` that keeps every piece, smoothed around them where it folds."""
+        """Return a displacement `(1, nd, *any)` that keeps every piece, smoothed around them where it folds."""
+        fewest, best, vain = math.inf, displacement, 0
         for _round in range(ROUNDS):
             kept = self.placed(displacement).kept(displacement)
-            still = float((kept - displacement).abs().max()) < SETTLED
-            displacement = unfolded(kept)
-            if still and displacement is kept:
+            count = int(folds(kept).sum())
+            if count == 0 and float((kept - displacement).abs().max()) < SETTLED:
                 return kept
-        return self.placed(displacement).kept(displacement)
+            if count < fewest:
+                fewest, best, vain = count, kept, 0
+            else:
+                vain += 1
+            if count and vain == IN_VAIN:
+                break
+            displacement = unfolded(kept) if count else kept
+        # Where it has those of the moving image, has changed with it.
+        return self.placed(best).kept(best) if self.moving.any() else best
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,33 @@ class Placed:
         if size not in self._grids:
             self._grids[size] = self._on(size)
         return torch.cat([self._grids[size].kept(one) for one in displacement.split(1)])
+
+    def divided(self, inside: Tensor) -> tuple["Placed", "Placed"]:
+        """Return the pieces of which most lies inside a segment, and the others.
+
+        Args:
+            inside: `(1, 1, *any)` in [0, 1].
+        """
+        share = resize(inside, self.labels.shape[2:])
+        within = torch.zeros_like(self.labels, dtype=torch.bool)
+        for number in range(1, len(self.bodies.rigid) + 1):
+            piece = self.labels == number
+            if piece.any() and share[piece].mean() > 0.5:
+                within |= piece
+        return Placed(self.labels * within, self.bodies), Placed(self.labels * ~within, self.bodies)
+
+    def eased(self, displacement: Tensor) -> Tensor:
+        """Return displacements that keep every piece, and change steadily around them; arguments as of `kept`."""
+        size = displacement.shape[2:]
+        change = self.kept(displacement) - displacement
+        held = (shrink((self.labels > 0).to(change), size) > 0).to(change)
+        near, around = held, change * held
+        for _round in range(2):
+            near, around = box_sum(near, EASED), box_sum(around, EASED)
+        pool = F.max_pool2d if held.ndim == 4 else F.max_pool3d
+        beside = box_sum(pool(held, EASED, stride=1, padding=EASED // 2), EASED) / EASED ** len(size)
+        around = around / near.clamp_min(1) * (2 * beside).clamp_max(1)
+        return displacement + torch.where(held > 0, change, around)
 
     def _on(self, size: tuple[int, ...]) -> "Pieces":
         nodes, numbers, shares = [], [], []

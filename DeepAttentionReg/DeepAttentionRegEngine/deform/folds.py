@@ -1,5 +1,7 @@
 """Smooths a displacement where it folds, and nowhere else."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,7 @@ from .warp import determinant, jacobian_determinant, resize_displacement
 
 ROUNDS = 100
 COARSEST = 8  # voxels along an axis
+TILE = 16  # nodes along an axis, of which folds are smoothed together
 REACH = 2  # voxels around a fold that are smoothed with it
 
 
@@ -43,21 +46,57 @@ def unfolded(displacement: Tensor) -> Tensor:
 
 def _smoothed(displacement: Tensor) -> tuple[Tensor, bool]:
     """Return a displacement smoothed around its folds, and whether none is left."""
+    folded = folds(displacement)
+    if not folded.any():
+        return displacement, True
+    displacement = displacement.clone()
     for _round in range(ROUNDS):
-        folded = folds(displacement)
+        parts = _parts(folded)
+        for part, values in [(part, _mended(displacement, folded, part)) for part in parts]:
+            displacement[part.grown(0)] = values
+        for part in parts:
+            found = folds(displacement[part.grown(2)])
+            folded[part.grown(1)] = found[part.within(2, 1)]
         if not folded.any():
             return displacement, True
-        around = _around(folded)
-        part = displacement[around]
-        near = box_sum(folded[around].to(part), 2 * REACH + 1) > 0
-        mean = box_sum(part, 3) / box_sum(torch.ones_like(part[:, :1]), 3)
-        displacement = displacement.clone()
-        displacement[around] = torch.where(near, mean, part)
-    return displacement, not folds(displacement).any()
+    return displacement, False
 
 
-def _around(folded: Tensor) -> tuple[slice, ...]:
-    """Return the smallest part of a grid that holds all that is smoothed, and what that is smoothed with."""
-    places = folded.nonzero()
-    low, high = places.amin(0) - REACH - 1, places.amax(0) + REACH + 2
-    return (slice(None), slice(None), *[slice(max(0, int(a)), int(b)) for a, b in zip(low[2:], high[2:], strict=True)])
+@dataclass(frozen=True)
+class Part:
+    """Some nodes of a grid, from `low` on up to `high`, which is left out, as far as the grid of `size` goes."""
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    size: tuple[int, ...]
+
+    def grown(self, by: int) -> tuple[slice, ...]:
+        """Return the indices, in all channels, of it and what is around it by some nodes."""
+        sides = zip(self.low, self.high, self.size, strict=True)
+        return (slice(None), slice(None), *[slice(max(0, low - by), min(n, high + by)) for low, high, n in sides])
+
+    def within(self, outer: int, inner: int) -> tuple[slice, ...]:
+        """Return the indices of what it is when grown a little, in what it is when grown more."""
+        pairs = zip(self.grown(outer)[2:], self.grown(inner)[2:], strict=True)
+        return (slice(None), slice(None), *[slice(b.start - a.start, b.stop - a.start) for a, b in pairs])
+
+
+def _parts(folded: Tensor) -> list[Part]:
+    """Return parts of a grid that hold all folds and what is smoothed with them: most folds lie close together."""
+    places = folded.nonzero()[:, 2:]
+    size = tuple(folded.shape[2:])
+    tiles, owner = (places // TILE).unique(dim=0, return_inverse=True)
+    result = []
+    for number in range(len(tiles)):
+        own = places[owner == number]
+        low, high = (side.tolist() for side in (own.amin(0) - REACH, own.amax(0) + REACH + 1))
+        result.append(Part(tuple(low), tuple(high), size))
+    return result
+
+
+def _mended(displacement: Tensor, folded: Tensor, part: Part) -> Tensor:
+    """Return a part of a displacement, smoothed near folds."""
+    wide = displacement[part.grown(1)]
+    mean = box_sum(wide, 3) / box_sum(torch.ones_like(wide[:, :1]), 3)
+    near = box_sum(folded[part.grown(REACH)].to(wide), 2 * REACH + 1) > 0
+    return torch.where(near[part.within(REACH, 0)], mean[part.within(1, 0)], displacement[part.grown(0)])

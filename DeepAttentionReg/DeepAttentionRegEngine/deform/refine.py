@@ -179,6 +179,16 @@ class Objective:
         joined = self.pair.sliding.joined(fields)
         return joined if self.bodies is None else self.bodies.kept(joined)
 
+    def joined_finely(self, fields: Tensor) -> Tensor:
+        """Return the displacement that fields of any grid stand for; where segments slide, on the finest grid."""
+        if self.pair.sliding is None:
+            return fields
+        fields = resize_displacement(fields, self.pair.sliding.size)
+        if self.bodies is not None:
+            sides = zip(self.bodies.divided(self.pair.sliding.inside), fields.split(1), strict=True)
+            fields = torch.cat([bodies.eased(field) for bodies, field in sides])
+        return self.joined(fields)
+
     def gap(self, fields: Tensor) -> Tensor:
         """Return by how much segments that slide open or overlap, mean squared voxels."""
         return fields.new_zeros(()) if self.pair.sliding is None else self.pair.sliding.gap(fields)
@@ -222,7 +232,7 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
         on_step: Called after every iteration with (done, of, loss); returns whether that is enough, may raise.
 
     Returns:
-        `(1, nd, *spatial)` in voxels.
+        `(1, nd, *spatial)` in voxels; where segments slide, on the grid on which the two fields are joined.
     """
     if settings.steps == 0:
         return initial
@@ -252,7 +262,7 @@ def refine(pair: ImagePair, initial: Tensor, settings: RefineSettings, on_step: 
     # What helped at a coarse level may have done harm at the last.
     if objective.of(start) <= objective.of(displacement):
         return initial
-    best = objective.joined(displacement)
+    best = objective.joined_finely(displacement)
     return unfolded(best) if pair.bodies is None else pair.bodies.settled(best)
 
 
@@ -296,10 +306,7 @@ def _moved(objective: Objective, start: Tensor, coarse_start: Tensor, change: Te
     coarse = _changed(coarse_start, change, settings)
     fine = _changed(start, resize_displacement(change, size), settings)
     if objective.bodies is None or objective.pair.sliding is not None:
-        return (
-            fine,
-            coarse,
-        )  # two fields keep bodies where they are joined: neither need follow one in the other's place
+        return fine, coarse  # two fields keep bodies where they are joined: neither need do so in the other's place
     kept = objective.bodies.kept(coarse)
     return objective.bodies.kept(fine + resize_displacement(kept - coarse, size)), kept
 

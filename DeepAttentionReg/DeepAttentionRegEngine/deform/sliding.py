@@ -1,8 +1,9 @@
 """Displacements that may jump along the boundary of a segment, but neither open nor overlap there.
 
 One smooth field is looked for inside and one outside, each over the whole grid. The segment blends them, over a layer
-of a few voxels: where their difference lies along the boundary, the Jacobian of the blend stays what it is without
-(`det(I + J n^T) = 1 + J n`), so that a layer represents a jump without folds. What leads across it is penalised.
+of a few nodes: where their difference lies along the boundary, the Jacobian of the blend stays what it is without
+(`det(I + J n^T) = 1 + J n`), so that a layer represents a jump without folds. What leads across it is penalised. The
+fields are smooth, the layer is what their sum gets wrong: they are blended on a grid finer than their own.
 
 Source: two fields coupled along the normal, after Schmidt-Richberg et al. 2012; the layer is this project's choice.
 """
@@ -11,13 +12,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import box_sum
-from .warp import shrink
+from .warp import resize, shrink
 
-BLURS = 3  # by windows of 3 voxels: nine tenths of the jump then happen within 4.6 voxels
-LAYER = 4.6  # voxels
+FINER = 2  # times as many nodes along each axis as the working grid, where the fields are joined in the end
+BLURS = 4  # of the mask, by windows of 3 nodes
+WIDTH = 0.5  # of the step of the blurred mask, within which the jump happens
+BEGIN = (1 - WIDTH) / 2  # of it, where nothing moves the layer
+LAYER = 3  # nodes of that grid, within which more than nine tenths of the jump happen
+BLOCK = 4  # nodes, a few of which the layer takes to move
 LEAST_SHARE = 0.1  # of smoothness, by which a field goes on where the other one is used
 
 
@@ -26,10 +32,13 @@ class Sliding:
     """A segment along whose boundary the displacement may jump.
 
     Attributes:
-        inside: `(1, 1, *spatial)` in [0, 1], 1 inside, steadily down to 0 outside.
+        step: `(1, 1, *spatial)` in [0, 1], 1 inside, steadily down to 0 outside, on the grid on which the fields are
+            joined in the end.
+        begin: The same, at which value the layer begins.
     """
 
-    inside: Tensor
+    step: Tensor
+    begin: Tensor
 
     @classmethod
     def of(cls, mask: Tensor) -> "Sliding":
@@ -37,10 +46,42 @@ class Sliding:
         counts = box_sum(torch.ones_like(mask), 3)
         for _blur in range(BLURS):
             mask = box_sum(mask, 3) / counts
-        return cls(mask)
+        return cls(mask, torch.full_like(mask, BEGIN))
+
+    def beside(self, labels: Tensor) -> "Sliding":
+        """Return that whose layer leaves room for what moves as one piece, as far as it can be moved.
+
+        It is moved along its own levels, steadily, so that what slides in it still slides along it.
+
+        Args:
+            labels: `(1, 1, *size)`, the number of each piece, from 1, at its nodes, else 0.
+        """
+        out, into = torch.zeros_like(self.step), torch.zeros_like(self.step)
+        for number in range(1, int(labels.max()) + 1):
+            piece = labels == number
+            if piece.any() and self.inside[piece].mean() < 0.5:
+                out = torch.where(piece, self.step, out)
+            elif piece.any():
+                into = torch.where(piece, 1 - self.step, into)
+        moved = [(_spread(side) - BEGIN).clamp(0, BEGIN) for side in (out, into)]
+        return Sliding(self.step, self.begin + moved[0] - moved[1])
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """How much of the field for inside counts, in [0, 1]."""
+        return ((self.step - self.begin) / WIDTH).clamp(0, 1)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of the grid on which the fields are joined in the end."""
+        return tuple(self.step.shape[2:])
 
     @cached_property
     def _sizes(self) -> dict[tuple[int, ...], Tensor]:
+        return {}
+
+    @cached_property
+    def _normals(self) -> dict[tuple[int, ...], Tensor]:
         return {}
 
     def on(self, size: tuple[int, ...]) -> Tensor:
@@ -61,7 +102,19 @@ class Sliding:
 
     def gap(self, fields: Tensor) -> Tensor:
         """Return the mean square, in voxels, of what two fields differ by across the boundary."""
-        share = self.on(tuple(fields.shape[2:]))[0, 0]
-        normal = torch.stack(torch.gradient(share))
+        normal = self._normal(tuple(fields.shape[2:]))
         across = ((fields[0] - fields[1]) * normal).sum(0)
         return across.square().sum() / normal.square().sum().clamp_min(1e-6)
+
+    def _normal(self, size: tuple[int, ...]) -> Tensor:
+        """Return how the boundary faces on a grid, `(nd, *size)`, longest close to it."""
+        if size not in self._normals:
+            self._normals[size] = torch.stack(torch.gradient(shrink(self.step, size)[0, 0]))
+        return self._normals[size]
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Return values that change slowly from node to node and are nowhere below those given."""
+    pool = F.max_pool2d if values.ndim == 4 else F.max_pool3d
+    blocks = pool(pool(values, BLOCK, ceil_mode=True), 5, stride=1, padding=2)
+    return resize(box_sum(blocks, 3) / box_sum(torch.ones_like(blocks), 3), values.shape[2:])

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..deform.warp import LINEAR_MODES, compose, warp
+from ..deform.warp import LINEAR_MODES, compose, resize_displacement, warp
 from ..protocol.contract import Event, Progress
 from ..protocol.reporting import Reporter
 from ..registration.method_run import Observer
@@ -48,8 +48,8 @@ class Perturbed:
     smoothness: float
 
     def undo(self, displacement: Tensor) -> Tensor:
-        """Return what a displacement found for the changed pair means for the unchanged one, in voxels."""
-        return compose(self.bending, displacement)
+        """Return what a displacement found for the changed pair means for the unchanged one, in voxels of its grid."""
+        return compose(resize_displacement(self.bending, displacement.shape[2:]), displacement)
 
 
 def perturb(pair: WorkingPair, generator: torch.Generator) -> Perturbed:

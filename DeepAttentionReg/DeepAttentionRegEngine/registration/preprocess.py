@@ -48,8 +48,15 @@ class WorkingPair(ImagePair):
 
     def at(self, spatial: Sequence[int]) -> "WorkingPair":
         """Return the pair on a grid of another size over the same field of view, area-averaged against aliasing."""
+        return replace(super().at(spatial), geometry=self._sized(spatial))
+
+    def grid_of(self, displacement: Tensor) -> Geometry:
+        """Return the grid over the pair's field of view on which a displacement `(1, nd, *any)` lies."""
+        return self._sized(displacement.shape[2:])
+
+    def _sized(self, spatial: Sequence[int]) -> Geometry:
         i, j, *k = spatial[::-1]
-        return replace(super().at(spatial), geometry=self.geometry.resized((i, j, k[0] if k else 1)))
+        return self.geometry.resized((i, j, k[0] if k else 1))
 
     def for_network(self) -> ImagePair:
         """Return what a network is given; masks are 0 or 1 again after resampling."""
@@ -218,21 +225,22 @@ def field_on(displacement: Tensor, pair: WorkingPair, grid: Geometry) -> np.ndar
     and A the alignment.
 
     Args:
-        displacement: `(1, nd, *spatial)` in voxels of the working grid.
+        displacement: `(1, nd, *any)` in voxels of a grid over the field of view of the working grid.
         pair: The working pair it belongs to.
         grid: Any grid, such as that of the fixed volume.
 
     Returns:
         float32 `(k, j, i, 3)`, LPS mm: the moving volume is sampled at x + u(x).
     """
-    field = displacement_to_lps(displacement, pair.geometry)[None]
-    to_working = index_map(grid, pair.geometry, np.eye(4))
+    own = pair.grid_of(displacement)
+    field = displacement_to_lps(displacement, own)[None]
+    to_own = index_map(grid, own, np.eye(4))
     # A (x + v) - x = (A - I)(x + v) + v keeps single precision where coordinates are hundreds of millimetres.
     residual = pair.alignment - np.eye(4)
     result = np.empty((*grid.shape, 3), np.float32)
     for slab in slabs(grid.shape):
         index = slab_indices(grid.shape, slab, displacement.device)
-        motion = sample(field, apply_matrix(to_working, index).flip(0)[None])[0]
+        motion = sample(field, apply_matrix(to_own, index).flip(0)[None])[0]
         total = apply_matrix(residual, apply_matrix(grid.ijk_to_lps, index) + motion) + motion
         result[slab] = to_array(total.movedim(0, -1))
     return result

@@ -225,7 +225,10 @@ class Registrar:
             pair, sentence = let_slide(pair, inputs.reference.fixed_labels, settings.sliding)
             warnings.append(sentence)
         guide = self._guide(inputs, matrix, pair.geometry)
-        bodies = None if held is None else held.bodies(pair.geometry, matrix, self.device)
+        joined = pair.fixed if pair.sliding is None else pair.sliding.inside
+        bodies = None if held is None else held.bodies(pair.grid_of(joined), matrix, self.device)
+        if bodies is not None and pair.sliding is not None:
+            pair = replace(pair, sliding=pair.sliding.beside(bodies.fixed))
         constraints = guidance, guide, bodies
         search = Search(settings, pair, fixed, reporter, *constraints, warnings=[*warnings, *start.warnings])
         self._tell_economy(search)

@@ -37,7 +37,7 @@ class Search:
         guidance: Segments that steer; None if none do.
         guide: Landmarks that guide; None if none do.
         bodies: Segments that move as one piece each; None if none do.
-        displacement: `(1, nd, *spatial)` in voxels of the working grid.
+        displacement: `(1, nd, *spatial)` in voxels of the working grid, or of a finer one where segments slide.
         view: The pair on the grid on which similarity is told, that of the method.
         trusted: Refinement settings of the weights, where the pair suits them.
         structures: Masks of what the network sees, on the grid of `view`, where refinement is to bring it to overlap.

@@ -20,22 +20,22 @@ DIGIT_MM = 2.0**-11  # displacements are multiples of it, for files that compres
 def store(displacement: Tensor, pair: WorkingPair, fixed: Geometry, choice: str) -> StoredDeformation:
     """Return what was found on the grid on which it is to be stored.
 
-    Linear between the nodes of the working grid, it is the field that was found. Where cubic interpolation is more than
+    Linear between the nodes of its grid, it is the field that was found. Where cubic interpolation is more than
     `BOUND_MM` off, it gets nodes in between, or those of the fixed volume if these are fewer; unless they are more than
-    `MOST_NODES`.
+    `MOST_NODES`, or segments slide: where the displacement jumps no grid has interpolations agree.
 
     Args:
-        displacement: `(1, nd, *spatial)` in voxels of the working grid.
+        displacement: `(1, nd, *any)` in voxels of its grid over the field of view of the working grid.
         pair: The working pair it belongs to.
         fixed: Grid of the fixed volume.
         choice: A value of the setting `transform_grid`.
     """
     if choice == AS_FIXED:
         return StoredDeformation(field_on(displacement, pair, fixed), fixed)
-    own = nodes_over(fixed, pair.geometry)
+    own = nodes_over(fixed, pair.grid_of(displacement))
     found = found_on(displacement, pair, own)
     factor = math.ceil(found.bound_mm / BOUND_MM)
-    if factor <= 1:
+    if factor <= 1 or pair.sliding is not None:
         return found
     finer = _refined(own, factor)
     chosen = min((finer, fixed), key=_nodes)

@@ -81,6 +81,20 @@ def checkNames(nodes: Iterable[slicer.vtkMRMLNode | None], names: str) -> str:
     return _("There is no segment {name}; there are: {known}.").format(name=unknown[0], known=known)
 
 
+def offered(nodes: Iterable[slicer.vtkMRMLNode | None]) -> list[Segment]:
+    """Return the segments of nodes, of those with one title the first."""
+    segments = [segment for node in nodes if node is not None for segment in _listSegments(node)]
+    found: dict[str, Segment] = {}
+    for segment in segments:
+        found.setdefault(segment.title, segment)
+    return list(found.values())
+
+
+def named(segments: Iterable[Segment], names: str) -> list[Segment]:
+    """Return the segments that names mean, as those of rigid segments in the engine's settings."""
+    return [segment for segment in segments if any(fits(segment, name) for name in patterns(names))]
+
+
 def segmentsOf(node: slicer.vtkMRMLNode | None) -> dict[str, slicer.vtkSegment]:
     """Return the segments of a node by id; none for what is no segmentation."""
     if not isinstance(node, slicer.vtkMRMLSegmentationNode):

@@ -51,7 +51,7 @@ class Content:
     :param made: when the report was made.
     :param facts: label and text, by section: what was registered, and how.
     :param details: the same of what a reader seldom needs: settings and versions.
-    :param limits: figures beside those of TG-132.
+    :param keyFigures: what was measured of the whole deformation.
     :param figures: pictures.
     :param tables: numbers of nodes.
     :param warnings: sentences.
@@ -63,7 +63,7 @@ class Content:
     made: str
     facts: dict[str, dict[str, str]]
     details: dict[str, dict[str, str]]
-    limits: list[Facts.Limit]
+    keyFigures: list[Facts.KeyFigure]
     figures: list[Figures.Figure]
     tables: list[Table]
     warnings: list[str]
@@ -102,7 +102,7 @@ def gather(deformation: Deformation, pointRas: np.ndarray | None = None, pause: 
         made=Record.now(),
         facts=Facts.facts(deformation, record),
         details=Facts.details(record),
-        limits=Facts.limits(deformation, record, summary),
+        keyFigures=Facts.keyFigures(deformation, record, summary),
         figures=Figures.draw(deformation, field, pointLps, pause),
         tables=list(_tables(deformation)),
         warnings=_warnings(record, summary),
@@ -130,7 +130,7 @@ def _numbersOf(content: Content) -> dict[str, Any]:
             table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in content.tables
         },
         "warnings": content.warnings,
-        "tg_132": [asdict(limit) for limit in content.limits],
+        "key_figures": [asdict(figure) for figure in content.keyFigures],
     }
 
 

@@ -1,4 +1,4 @@
-"""What a report says in words: how a transform was made, and its figures beside those of AAPM TG-132."""
+"""What a report says in words: how a transform was made, and what was measured of it."""
 
 import math
 from collections.abc import Callable
@@ -15,28 +15,20 @@ from DeepAttentionRegEngine.volume import fields
 
 from ..engine import Methods, Weights
 from ..evidence import Landmarks, Maps, SegmentNodes
-from ..nodes import Metrics, Overlays, Record, Structures, Transforms, Volumes, Warping
+from ..nodes import Metrics, Overlays, Record, Structures, Transforms
 from ..nodes.Deformation import Deformation
-
-TG132 = (
-    "Brock KK, Mutic S, McNutt TR, Li H, Kessler ML. Use of image registration and fusion algorithms and techniques in"
-    " radiotherapy: Report of the AAPM Radiation Therapy Committee Task Group No. 132. Medical Physics 44(7):e43-e76,"
-    " 2017. doi:10.1002/mp.12256"
-)
 
 
 @dataclass(frozen=True)
-class Limit:
-    """A measure beside what TG-132 says of it.
+class KeyFigure:
+    """A measure of the whole deformation.
 
     :param measure: what it is called.
     :param found: what was measured, in words.
-    :param reference: the tolerance of TG-132, Table III.
     """
 
     measure: str
     found: str
-    reference: str
 
 
 def facts(deformation: Deformation, record: Record.Record) -> dict[str, dict[str, str]]:
@@ -64,46 +56,29 @@ def _known(sections: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 
 
 def citations(record: Record.Record) -> list[str]:
-    """Return what the report refers to: the method and TG-132."""
-    return [text for text in (_methodOf(record).get("citation"), TG132) if text]
+    """Return what the report refers to: the method, if it is known."""
+    return [text for text in (_methodOf(record).get("citation"),) if text]
 
 
-def limits(deformation: Deformation, record: Record.Record, summary: fields.JacobianSummary) -> list[Limit]:
-    """Return what was measured beside the tolerances of TG-132, Table III.
+def keyFigures(deformation: Deformation, record: Record.Record, summary: fields.JacobianSummary) -> list[KeyFigure]:
+    """Return what was measured.
 
     :param deformation: the deformation.
     :param record: what it remembers.
     :param summary: of its Jacobian determinant.
     """
-    voxel = Metrics.numberText(max(Volumes.geometryOf(deformation.fixed, Warping.WORLD).spacing))
-    dimension = _("maximum voxel dimension, about 2 to 3 mm (of this fixed volume: {voxel} mm)").format(voxel=voxel)
-    contour = _("within the contouring uncertainty of the structure")
     jacobian = _("{low} to {high}; {folds} folded voxels").format(
         low=Metrics.numberText(summary.minimum),
         high=Metrics.numberText(summary.maximum),
         folds=summary.folds or _("no"),
     )
+    distance = _overlapText(deformation, record, "assd_mm", _("ASSD after (mm)"), max)
     return [
-        Limit(_("Target registration error of landmarks"), _landmarkText(deformation, record), dimension),
-        Limit(
-            _("Mean distance to agreement (here: average symmetric surface distance)"),
-            _overlapText(deformation, record, "assd_mm", _("ASSD after (mm)"), max),
-            _("{contour}, or {dimension}").format(contour=contour, dimension=dimension),
-        ),
-        Limit(
-            _("Dice similarity coefficient"),
-            _overlapText(deformation, record, "dice", _("Dice after"), min),
-            _("{contour}, about 0.80 to 0.90; depends on the volume of the structure").format(contour=contour),
-        ),
-        Limit(
-            _("Jacobian determinant (here: above 1 where moving tissue is shrunk onto the fixed volume)"),
-            jacobian,
-            _(
-                "no negative values; other than 1 as the clinical scenario lets expect (0 to 1 for structures expected"
-                " to shrink, above 1 for those expected to grow)"
-            ),
-        ),
-        Limit(_("Consistency, forth and back"), _consistencyText(deformation), dimension),
+        KeyFigure(_("Target registration error of landmarks"), _landmarkText(deformation, record)),
+        KeyFigure(_("Average symmetric surface distance"), distance),
+        KeyFigure(_("Dice similarity coefficient"), _overlapText(deformation, record, "dice", _("Dice after"), min)),
+        KeyFigure(_("Jacobian determinant (above 1 where moving tissue is shrunk onto the fixed volume)"), jacobian),
+        KeyFigure(_("Consistency, forth and back"), _consistencyText(deformation)),
     ]
 
 

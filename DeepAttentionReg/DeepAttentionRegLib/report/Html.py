@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from ..evidence import Pictures
 from ..nodes import Metrics
 from .Content import Content, Table
-from .Facts import Limit
+from .Facts import KeyFigure
 from .Figures import Figure, Legend
 
 # Pixels of a printed page: what Qt makes of it knows little of style sheets.
@@ -54,7 +54,7 @@ def write(content: Content) -> str:
         _tag("p", _("Report made {time}").format(time=content.made), "quiet"),
         _tag("p", notice(), "notice"),
         *_warnings(content.warnings),
-        *_limits(content.limits),
+        *_keyFigures(content.keyFigures),
         *_facts(content.facts),
         *_figures(content.figures),
         *(part for number, table in enumerate(content.tables) for part in _table(table, isFirst=number == 0)),
@@ -94,16 +94,12 @@ def _warnings(warnings: list[str]) -> list[str]:
     return [_tag("h2", _("Warnings")), _list(warnings)]
 
 
-def _limits(limits: list[Limit]) -> list[str]:
-    header = [
-        _tag("th", text) for text in (_("Measure"), _("This deformation"), _("Reference: AAPM TG-132, Table III"))
-    ]
-    rows = [[_tag("td", limit.measure), _tag("td", limit.found), _tag("td", limit.reference)] for limit in limits]
+def _keyFigures(figures: list[KeyFigure]) -> list[str]:
+    rows = [[_tag("td", figure.measure), _tag("td", figure.found)] for figure in figures]
     note = _(
-        "The tolerances of TG-132 are there for reference. Whether they are met is no verdict: they were made for"
-        " radiotherapy, and a deformation may meet them and yet be wrong where nothing was measured."
+        "None of these is a verdict: a deformation may have good figures and yet be wrong where nothing was measured."
     )
-    return [_rows(_tag("h2", _("Key figures")), [header, *rows], 3), _tag("p", note, "quiet")]
+    return [_rows(_tag("h2", _("Key figures")), rows), _tag("p", note, "quiet")]
 
 
 def _facts(sections: dict[str, dict[str, str]]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from DeepAttentionRegEngine import EngineError, Settings, register
+from DeepAttentionRegEngine.deform.sliding import FINER, LAYER
 from DeepAttentionRegEngine.evidence.uncertainty import uncertainty
 from DeepAttentionRegEngine.file_jobs import KeepGaussians
 from DeepAttentionRegEngine.volume.geometry import Geometry
@@ -72,6 +73,51 @@ def test_landmarks_in_what_slides_are_found_and_those_around_it_stay(geometry: G
     assert around[1] < around[0] + 0.1
     assert sliding.measures["jacobian"]["folds"] == 0
     assert any("may slide along Lung" in warning for warning in sliding.warnings)
+
+
+@grids
+def test_the_transform_is_as_fine_as_the_layer_that_it_holds(geometry: Geometry) -> None:
+    spacing = run(geometry).search.pair.geometry.spacing[0]
+    found = run(geometry, sliding="Lung")
+    stored = found.measures["transform_grid"]["spacing_mm"]
+    used = [step for step, length in zip(stored, geometry.size, strict=True) if length > 1]
+    np.testing.assert_allclose(used, spacing / FINER, rtol=1e-5)
+    layer = f"within a layer of {LAYER * spacing / FINER:.0f} mm"
+    assert any(layer in warning for warning in found.warnings)
+    on_fixed = run(geometry, sliding="Lung", transform_grid="fixed")
+    assert on_fixed.deformation.geometry.size == geometry.size
+    assert error(on_fixed, geometry, inside=True) < error(found, geometry, inside=True) + 0.3
+
+
+@grids
+def test_landmarks_are_met_where_segments_slide(geometry: Geometry) -> None:
+    (fixed, labels, along), (moving, *_) = lung(geometry, 0.0), lung(geometry, SHIFT)
+    places = landmarks(geometry, inside=True)[:12]
+    partners = places + SHIFT * along
+    settings = replace(QUICK, sliding="Lung", guided=True)
+    points = {"fixed_points": places, "moving_points": partners}
+    found = register((fixed, geometry), (moving, geometry), settings, fixed_labels=labels, **points)
+    missed = np.linalg.norm(places + found.deformation.at(places) - partners, axis=1)
+    assert missed.max() < 0.2
+    assert found.measures["jacobian"]["folds"] == 0
+
+
+@grids
+def test_a_bone_beside_what_slides_stays_rigid_and_is_left_room(geometry: Geometry) -> None:
+    (fixed, labels, along), (moving, *_) = lung(geometry, 0.0), lung(geometry, SHIFT)
+    places = positions(geometry)
+    radius = np.linalg.norm(places - (places @ along)[..., None] * along, axis=-1)
+    bone = (radius >= RADIUS) & (radius < RADIUS + 6) & (places[..., 0] > 0)
+    layers = [labels.layers[0], bone.astype(np.uint8)]
+    both = Segments(layers, geometry, [Segment("Lung", 1), Segment("Bone", 1, 1)])
+    settings = replace(QUICK, sliding="Lung", rigid="Bone")
+    found = register((fixed, geometry), (moving, geometry), settings, fixed_labels=both)
+    (held,) = found.measures["held_segments"]
+    assert held["bent_mm"] < 0.1
+    assert held["moved_mm"] < 1.0
+    assert found.measures["jacobian"]["folds"] == 0
+    smooth = run(geometry)
+    assert error(found, geometry, inside=True) < 0.5 * error(smooth, geometry, inside=True)
 
 
 def test_samples_slide_too() -> None:

@@ -129,6 +129,29 @@ class TestKept:
             assert torch.allclose(fitted @ fitted.T, torch.eye(len(spatial)), atol=1e-3)
 
 
+class TestSurroundings:
+    @sizes
+    def test_what_is_around_pieces_follows_them_steadily(self, spatial: tuple[int, ...]) -> None:
+        held = bodies(spatial, plain=True)
+        field = smooth_displacement(spatial, peak=5.0, sigma=8.0)
+        placed = held.placed(field)
+        kept, eased = placed.kept(field), placed.eased(field)
+        inside = (held.fixed > 0).expand_as(kept)
+        assert torch.equal(eased[inside], kept[inside])
+        changes = (kept - field, eased - field)
+        steepest = [max(float(one.diff(dim=axis).abs().max()) for axis in range(2, one.ndim)) for one in changes]
+        assert steepest[1] < 0.75 * steepest[0]
+
+    @sizes
+    def test_pieces_are_divided_by_where_most_of_them_lies(self, spatial: tuple[int, ...]) -> None:
+        held = bodies(spatial)
+        inside = torch.zeros(1, 1, *[2 * n for n in spatial])
+        inside[..., : spatial[-1]] = 1
+        within, others = held.placed(torch.zeros(1, len(spatial), *spatial)).divided(inside)
+        assert torch.equal(within.labels, torch.where(held.fixed == 1, held.fixed, 0))
+        assert torch.equal(others.labels, torch.where(held.fixed == 2, held.fixed, 0))
+
+
 class TestRefinement:
     @staticmethod
     def turned(spatial: tuple[int, ...]) -> tuple[ImagePair, Tensor, Bodies]:

@@ -61,3 +61,18 @@ def test_wide_folds_are_smoothed_too() -> None:
     folded[:, 0] = torch.linspace(20, -20, 80).mul(3).clamp(-20, 20).view(1, 80, 1)  # 27 rows fold onto each other
     assert folds(folded).any()
     assert not folds(unfolded(folded)).any()
+
+
+def test_folds_far_apart_are_smoothed_as_each_alone() -> None:
+    spatial = (70, 66)
+    field = smooth_displacement(spatial, peak=1.0, seed=3, sigma=5.0)
+    places = ((16, 15), (17, 49), (50, 48))  # the first two at the seam of parts that are smoothed together
+    apart = []
+    for row, column in places:
+        single = field.clone()
+        single[0, 0, row, column] += 4.0
+        apart.append(unfolded(single) - field)
+    for row, column in places:
+        field[0, 0, row, column] += 4.0
+    smooth = smooth_displacement(spatial, peak=1.0, seed=3, sigma=5.0)
+    assert torch.allclose(unfolded(field), smooth + torch.stack(apart).sum(0), atol=1e-5)

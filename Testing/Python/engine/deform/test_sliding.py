@@ -10,7 +10,7 @@ from DeepAttentionRegEngine.deform.folds import folds
 from DeepAttentionRegEngine.deform.pairs import ImagePair
 from DeepAttentionRegEngine.deform.refine import refine, usual_settings
 from DeepAttentionRegEngine.deform.sliding import LAYER, Sliding
-from DeepAttentionRegEngine.deform.warp import identity_grid, sample
+from DeepAttentionRegEngine.deform.warp import identity_grid, resize_displacement, sample
 from engine_cases import smooth_displacement, smooth_noise
 
 pytestmark = pytest.mark.torch
@@ -111,6 +111,36 @@ class TestSliding:
         share = Sliding.of(mask).inside[0, 0, :, 4]
         width = float(((share > 0.05) & (share < 0.95)).sum())
         assert width == pytest.approx(LAYER, abs=1)
+
+    @sizes
+    def test_the_layer_leaves_room_for_pieces_on_either_side(self, spatial: tuple[int, ...]) -> None:
+        mask = torch.zeros(1, 1, *spatial)
+        mask[:, :, 24:] = 1
+        labels = torch.zeros_like(mask)
+        labels[:, :, 20:24, :6] = 1  # outside, up to the boundary
+        labels[:, :, 24:28, -6:] = 2  # inside
+        usual = Sliding.of(mask)
+        moved = usual.beside(labels)
+        for number, share in ((1, 0.0), (2, 1.0)):
+            piece = labels == number
+            assert (usual.inside[piece] - share).abs().max() > 0.1
+            assert (moved.inside[piece] - share).abs().max() < 1e-5
+        middle = slice(22, 26)
+        assert torch.equal(moved.inside[:, :, :, middle], usual.inside[:, :, :, middle])
+        steps = [moved.inside.diff(dim=axis).abs().max() for axis in range(3, moved.inside.ndim)]
+        assert max(steps) < 0.3  # it moves steadily along the boundary
+
+    @sizes
+    def test_fields_are_joined_on_a_finer_grid_if_their_segment_is(self, spatial: tuple[int, ...]) -> None:
+        rod = Rod(spatial, 4.0)
+        finer = torch.nn.functional.interpolate(rod.mask, scale_factor=2)
+        pair = ImagePair(rod.pair.fixed, rod.pair.moving, sliding=Sliding.of(finer))
+        still = torch.zeros(1, len(spatial), *spatial)
+        found = refine(pair, still, usual_settings(len(spatial), "ncc", 25))
+        assert found.shape == (1, len(spatial), *[2 * n for n in spatial])
+        assert not folds(found).any()
+        coarsely = resize_displacement(found, spatial)
+        assert rod.missed(coarsely).mean() < 1.1 * rod.missed(rod.found(slides=True)).mean()
 
     def test_the_whole_image_and_nothing_are_no_boundary(self) -> None:
         field = smooth_displacement((20, 20), peak=2.0)

@@ -39,7 +39,7 @@ _targets: dict[int, list[Any]] = {}
 
 def install() -> types.ModuleType:
     """Change PySide6 for the whole process and return it as the module `qt`, which can then be imported."""
-    QtCore.QObject.__getattribute__ = _get
+    QtCore.QObject.__getattribute__ = QtWidgets.QMenu.__getattribute__ = _get  # a menu has its own
     # They make their classes when asked for them, so that looking into them is not enough.
     modules = (QtCore, QtGui, QtWidgets)
     names = {name: getattr(module, name) for module in modules for name in dir(module) if not name.startswith("_")}
