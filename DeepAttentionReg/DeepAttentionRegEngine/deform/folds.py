@@ -51,19 +51,19 @@ def _smoothed(displacement: Tensor) -> tuple[Tensor, bool]:
         return displacement, True
     displacement = displacement.clone()
     for _round in range(ROUNDS):
-        parts = _parts(folded)
-        for part, values in [(part, _mended(displacement, folded, part)) for part in parts]:
-            displacement[part.grown(0)] = values
-        for part in parts:
-            found = folds(displacement[part.grown(2)])
-            folded[part.grown(1)] = found[part.within(2, 1)]
+        places = _neighborhoods(folded)
+        for place, values in [(place, _mended(displacement, folded, place)) for place in places]:
+            displacement[place.grown(0)] = values
+        for place in places:
+            found = folds(displacement[place.grown(2)])
+            folded[place.grown(1)] = found[place.within(2, 1)]
         if not folded.any():
             return displacement, True
     return displacement, False
 
 
 @dataclass(frozen=True)
-class Part:
+class Neighborhood:
     """Some nodes of a grid, from `low` on up to `high`, which is left out, as far as the grid of `size` goes."""
 
     low: tuple[int, ...]
@@ -81,7 +81,7 @@ class Part:
         return (slice(None), slice(None), *[slice(b.start - a.start, b.stop - a.start) for a, b in pairs])
 
 
-def _parts(folded: Tensor) -> list[Part]:
+def _neighborhoods(folded: Tensor) -> list[Neighborhood]:
     """Return parts of a grid that hold all folds and what is smoothed with them: most folds lie close together."""
     places = folded.nonzero()[:, 2:]
     size = tuple(folded.shape[2:])
@@ -90,13 +90,13 @@ def _parts(folded: Tensor) -> list[Part]:
     for number in range(len(tiles)):
         own = places[owner == number]
         low, high = (side.tolist() for side in (own.amin(0) - REACH, own.amax(0) + REACH + 1))
-        result.append(Part(tuple(low), tuple(high), size))
+        result.append(Neighborhood(tuple(low), tuple(high), size))
     return result
 
 
-def _mended(displacement: Tensor, folded: Tensor, part: Part) -> Tensor:
+def _mended(displacement: Tensor, folded: Tensor, place: Neighborhood) -> Tensor:
     """Return a part of a displacement, smoothed near folds."""
-    wide = displacement[part.grown(1)]
+    wide = displacement[place.grown(1)]
     mean = box_sum(wide, 3) / box_sum(torch.ones_like(wide[:, :1]), 3)
-    near = box_sum(folded[part.grown(REACH)].to(wide), 2 * REACH + 1) > 0
-    return torch.where(near[part.within(REACH, 0)], mean[part.within(1, 0)], displacement[part.grown(0)])
+    near = box_sum(folded[place.grown(REACH)].to(wide), 2 * REACH + 1) > 0
+    return torch.where(near[place.within(REACH, 0)], mean[place.within(1, 0)], displacement[place.grown(0)])

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 
-import qt
 from slicer.i18n import tr as _
 
 from DeepAttentionRegEngine.volume.segment_pairs import BETWEEN, Segment
@@ -26,6 +25,8 @@ class SegmentsSection(Parts.Section):
 
     def __init__(self, ui: SimpleNamespace, tell: Callable[[str], None]) -> None:
         """Connect the buttons; parameters as `Section`."""
+        import qt
+
         super().__init__(ui, tell)
         self._menus = {parameter: qt.QMenu(getattr(ui, name)) for parameter, name in BUTTONS.items()}
         for parameter, menu in self._menus.items():
