@@ -133,8 +133,8 @@ class TestPredicted:
         assert not Structures.arePredicted([table])
         assert Structures.note() not in SegmentNodes.describe(deformation)
 
-    def test_they_are_no_overlap_beside_the_tolerances_of_a_report(self, deformation):
-        dice = next(limit for limit in Content.gather(deformation).limits if "Dice" in limit.measure)
+    def test_they_are_no_overlap_among_the_key_figures_of_a_report(self, deformation):
+        dice = next(figure for figure in Content.gather(deformation).keyFigures if "Dice" in figure.measure)
         assert dice.found == "mean 0.900, worst segment 0.900"  # of the segments of the user that the stand-in tells of
 
     def test_mark_is_saved_with_the_scene(self, scene, outcome, tmp_path):
