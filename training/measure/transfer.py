@@ -58,7 +58,9 @@ def methods(config: Config, weights: str | None, similarity: str) -> dict[str, R
     """
     weights = weights or shipped_weights(config, INSTEAD)
     method = method_of(config)
-    usual = replace(config.evaluation, recursions=(load_method(method).recursions.default,))
+    known = load_method(method)
+    variant = next((one for one in known.variants if one.weights == weights), None)
+    usual = replace(config.evaluation, recursions=(known.usual_recursions(variant),))
     table: dict[str, Register] = {
         name: partial(_by_job, options={**options, "similarity": similarity})
         for name, options in settings(method, weights, usual).items()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contract import METHOD_NONE
-from .grid import REFINEMENT_ALONE, used_axes
+from .grid import REFINEMENT_ALONE, pyramid_factors, used_axes
 from .quality import resolve
 from .registry import Method, Variant, find_variant, load_method, resources
 from .settings import AUTOMATIC, Settings
@@ -85,8 +85,8 @@ def estimate(
     slower = costs["speed"] / (cpu or costs["speed"])
     speeds = slower, costs["speed"] / device if device else slower
     try:
-        laws = _laws(costs, settings, method, variant, size, spacing)
         settings = resolve(settings, method, variant)
+        laws = _laws(costs, settings, method, variant, size, spacing)
         voxels = _voxels(size, spacing, method, variant, coarser)
         return _estimate(voxels, settings, laws, speeds)
     except KeyError:
@@ -115,6 +115,7 @@ class _Laws:
         job: Reading, measuring and writing.
         alignment: Seconds of the alignment.
         method: The method; None for refinement alone.
+        recursions: How many of it, those on coarser grids as the share of voxels that these have.
         refinement: Refinement by the usual settings, as the user's similarity and velocity have it.
         own: Refinement by those of the weights, with local correlation of displacements; None where the usual ones are
             taken.
@@ -125,6 +126,7 @@ class _Laws:
     job: Laws
     alignment: Law
     method: dict[str, Any] | None
+    recursions: float
     refinement: Laws
     own: Laws | None
     plain: Laws
@@ -145,6 +147,7 @@ def _laws(
     """
     axes, refinements = str(len(used_axes(size))), costs["refinement"]
     law, is_trusted = None, False
+    factors = pyramid_factors(() if variant is None else variant.pyramid, settings.recursions or 0)
     if method is not None:
         known = costs["methods"]
         is_other = variant is not None and variant.weights in known
@@ -156,6 +159,7 @@ def _laws(
         job=costs["job"][axes],
         alignment=costs["alignment"][settings.alignment][axes],
         method=law,
+        recursions=sum(factor ** -int(axes) for factor in factors),
         refinement=refinements[settings.similarity + ("-velocity" if settings.velocity else "")][axes],
         own=law.get("refinement") if law is not None and is_trusted else None,
         plain=refinements[PLAIN][axes],
@@ -176,7 +180,7 @@ def _estimate(voxels: dict[str, int], settings: Settings, laws: _Laws, slower: t
     seconds = on_cpu * (evaluate(laws.job["seconds"], voxels) + evaluate(laws.alignment, aligned))
     peaks = [evaluate(laws.job["bytes"], voxels)]
     if laws.method is not None:
-        recursions = (settings.recursions or 0) * evaluate(laws.method["recursion"], voxels)
+        recursions = laws.recursions * evaluate(laws.method["recursion"], voxels)
         seconds += on_device * (evaluate(laws.method["setup"], voxels) + recursions)
         peaks.append(evaluate(laws.method["bytes"], voxels))
     if settings.refinement_steps:

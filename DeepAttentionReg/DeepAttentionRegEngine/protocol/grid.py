@@ -112,3 +112,32 @@ def used_axes(size: Sequence[int]) -> list[int]:
     """Return the axes of a volume along which it extends: all three, or the two of a single slice."""
     flat = list(size).index(1) if list(size).count(1) == 1 else None
     return [axis for axis in range(3) if axis != flat]
+
+
+def check_pyramid(pyramid: Sequence[int], *, sees_structures: bool) -> None:
+    """Refuse with a ValueError what are no factors, coarse to fine, or a network that would see warped structures."""
+    if pyramid and sees_structures:
+        msg = "a pyramid is for networks that see whole images, without structures"
+        raise ValueError(msg)
+    if pyramid and (min(pyramid) < 2 or list(pyramid) != sorted(pyramid, reverse=True)):
+        msg = f"pyramid is {list(pyramid)}, but must be factors of 2 or more, coarse to fine"
+        raise ValueError(msg)
+
+
+def pyramid_factors(pyramid: Sequence[int], count: int) -> list[int]:
+    """Return by which factor the grid of each recursion is coarser; the last is on the network's own.
+
+    Of fewer recursions than the pyramid has grids the coarsest are left out.
+
+    Args:
+        pyramid: Factors of the first recursions, one each, coarse to fine.
+        count: Number of recursions.
+
+    Examples:
+        >>> pyramid_factors((4, 2), 5)
+        [4, 2, 1, 1, 1]
+        >>> pyramid_factors((4, 2), 2)
+        [2, 1]
+    """
+    coarse = pyramid[max(0, len(pyramid) + 1 - count) :]
+    return [*coarse, *[1] * (count - len(coarse))]

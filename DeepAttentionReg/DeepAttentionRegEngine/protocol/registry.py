@@ -8,7 +8,7 @@ from . import errors
 from .contract import build
 from .errors import shown
 from .files import read_description, require_readable
-from .grid import GridPolicy
+from .grid import GridPolicy, check_pyramid
 from .told import SUFFIX as DESCRIPTION_SUFFIX
 from .told import Told, told_beside
 
@@ -69,6 +69,7 @@ class Variant:
         structures: Names of those that the network tells apart, in the order of its masks.
         recursions: Usual number with these weights; None for the method's.
         spacing_mm: Voxel size that the network knows; None for that of the working grid.
+        pyramid: Factors, coarse to fine, by which the grids of the first recursions are coarser, one recursion each.
     """
 
     weights: str | None
@@ -80,8 +81,10 @@ class Variant:
     structures: tuple[str, ...] = ()
     recursions: int | None = None
     spacing_mm: float | None = None
+    pyramid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_pyramid(self.pyramid, sees_structures=bool(self.structures))
         if self.extent_mm is not None and not 0 < self.extent_mm[0] <= self.extent_mm[1]:
             msg = f"extent_mm is {list(self.extent_mm)}, but must be the shortest and the longest field of view"
             raise ValueError(msg)
@@ -344,7 +347,7 @@ def _user_variant(method: Method, dimensions: int, path: Path) -> Variant:
 
     def make(told: Told) -> Variant:
         network = method.networks[dimensions] | told.network
-        named = told.anatomy, told.structures, told.recursions, told.spacing_mm
+        named = told.anatomy, told.structures, told.recursions, told.spacing_mm, told.pyramid
         variant = Variant(str(path), dimensions, network, told.extent_mm, told.refinement, *named)
         return method.checked(_as_settings(variant))
 

@@ -27,6 +27,7 @@ class Told:
         structures: As in `Variant`.
         recursions: As in `Variant`.
         spacing_mm: As in `Variant`.
+        pyramid: As in `Variant`.
         method: Name of the method that the weights serve.
         dimensions: Spatial axes that they serve, 2, 3 or both.
         title: What people call them.
@@ -43,6 +44,7 @@ class Told:
     structures: tuple[str, ...] = ()
     recursions: int | None = None
     spacing_mm: float | None = None
+    pyramid: tuple[int, ...] = ()
     method: str | None = None
     dimensions: Any = None
     title: str | None = None

@@ -1,5 +1,6 @@
 """Applies a method to a working pair, and shows an observer every recursion."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +13,15 @@ from ..deform.losses import local_ncc
 from ..deform.mind import mind_ssc
 from ..deform.pairs import Masks, OnStep
 from ..deform.warp import warp
-from ..networks.base import Recursion, RegistrationNetwork
+from ..networks.base import ImagePair, Recursion, RegistrationNetwork
 from ..networks.bspline import Bspline, BsplineSettings
+from ..protocol.grid import pyramid_factors
 from ..protocol.registry import Method, Variant
 from ..protocol.reporting import Reporter
 from ..volume.geometry import Geometry
 from .guidance import Guidance
 from .preprocess import WorkingPair
+from .pyramid import climb, grid_size
 from .working_grid import spatial_shape
 
 SIMILARITY_WINDOW = 7
@@ -176,7 +179,7 @@ class MethodRun:
         attend = observer.attends or observer.keeps_gaussians
         steps: list[Gaussians] = []
         self._report(0)
-        for index, state in enumerate(self.tool.network.recurse(images, self.count, attend=attend), start=1):
+        for index, state in enumerate(self._recursions(images, attend), start=1):
             if state.evidence is not None and state.evidence.gaussians is not None:
                 steps.append(state.evidence.gaussians)
             similarities.append(similarity(view, state.displacement))
@@ -186,6 +189,13 @@ class MethodRun:
         proposal = Proposal(steps, view, self.tool.network.settings) if steps else None
         observer.end()
         return Applied(state.displacement, view, similarities, state.structures, proposal)
+
+    def _recursions(self, images: ImagePair, attend: bool) -> Iterator[Recursion]:
+        """Return the states after each recursion, as the weights climb."""
+        network, own = self.tool.network, tuple(images.fixed.shape[2:])
+        factors = pyramid_factors(self.tool.variant.pyramid, self.count)
+        sizes = [grid_size(own, factor, network.minimum_size) for factor in factors]
+        return climb(network, images, sizes, attend=attend)
 
     def _view(self, pair: WorkingPair) -> WorkingPair:
         """Return the pair as the network sees it."""

@@ -73,7 +73,9 @@ class PhantomTrial:
         yield "30 landmarks guide, 3 of them wrong", {"guides": self.guides[:30], "wrong": WRONG}
         yield "40 mm away, no constraint", {"away_mm": 40.0}
         yield "40 mm away, wide search", {"away_mm": 40.0, "wide_search": True}
+        yield "40 mm away, RMAn", {"away_mm": 40.0, "method": "rman"}
         yield "far, no constraint", {"away_mm": FAR_MM}
+        yield "far, RMAn", {"away_mm": FAR_MM, "method": "rman"}
         yield "far, ten landmarks guide", {"away_mm": FAR_MM, "guides": self.guides[:10]}
         yield "spine rigid, tumor keeps its volume", HELD
         yield "organs slide", {"sliding": ORGANS}

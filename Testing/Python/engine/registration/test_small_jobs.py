@@ -169,7 +169,7 @@ class TestNetwork:
             if event.file:
                 shown.append(images.read_displacement(event.file)[0].mean((0, 1, 2))[0])
 
-        run(shifted(method="rman", output_recursions=str(folder)), Reporter(look))
+        run(shifted(method="rman", recursions=3, output_recursions=str(folder)), Reporter(look))
         np.testing.assert_allclose(shown, [1.0, 2.5, 4.0], atol=1e-4)
         kept = [images.read_displacement(folder / f"recursion_{number}.nrrd")[0] for number in (1, 2, 3)]
         np.testing.assert_allclose([field.mean((0, 1, 2))[0] for field in kept], shown)

@@ -19,7 +19,7 @@ from DeepAttentionRegEngine.volume.segments import as_segments
 
 ROOT = Path(__file__).resolve().parents[4]
 FOLDER = Path(os.environ.get("DAR_DATA") or ROOT.parent / "shared" / "data") / "hippocampus"
-PAIRS = 4
+PAIRS = 8
 START = {"alignment": "center", "device": "cpu", "refinement_steps": 0}
 pytestmark = [
     pytest.mark.torch,
