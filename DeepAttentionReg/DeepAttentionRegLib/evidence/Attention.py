@@ -297,8 +297,8 @@ class AttentionView(slicer.util.VTKObservationMixin):
         return np.array(result)
 
     def _sightOf(self, layer: str, tokens: Geometry) -> _Sight:
-        """Return how the attention of the present recursion is drawn; the same again is not computed anew."""
-        recursion = self.evidence.recursion
+        """Return how the attention that is shown is drawn; the same again is not computed anew."""
+        recursion = self.evidence.attending(layer)
         if self._sight is not None and self._sight.key == (recursion, layer):
             return self._sight
         # Each recursion sees the moving volume as the one before has warped it.

@@ -132,7 +132,7 @@ class RecursionEvidence:
         return [self._nodes[f"{role}{number}"] for number in sorted(map(int, filter(str.isdigit, numbers)))]
 
     def heatMap(self, layer: str, pointRas: np.ndarray) -> tuple[np.ndarray, Geometry]:
-        """Return what the network looked at for a point, in the present recursion, mean over heads.
+        """Return what the network looked at for a point, in the recursion that `attending` tells, mean over heads.
 
         :param layer: one of `layers`.
         :param pointRas: (3,) of the fixed volume, mm.
@@ -142,12 +142,26 @@ class RecursionEvidence:
         attention, grid = self._attention(layer)
         return attention.heat_map(grid, flip_lps_ras(np.asarray(pointRas, float)[None])[0])
 
+    def attending(self, layer: str) -> int:
+        """Return the recursion whose attention is shown: the present one or, if it kept none, the next that did.
+
+        On grids that are coarser than the network's own none is kept.
+
+        :param layer: one of `layers`.
+        """
+        sequence = self._sequenceOf(QUERY, layer)
+        kept = sorted(int(sequence.GetNthIndexValue(index)) for index in range(sequence.GetNumberOfDataNodes()))
+        return next((number for number in kept if number >= self.recursion), kept[-1])
+
+    def _sequenceOf(self, role: str, layer: str) -> slicer.vtkMRMLSequenceNode:
+        return next(node for node in self._nodesOf(role) if node.GetAttribute(NAME) == layer)
+
     def _attention(self, layer: str) -> tuple[recursions.Attention, Geometry]:
-        """Return the attention of the present recursion as if the tokens of the fixed volume were the voxels."""
+        """Return the attention of a recursion as if the tokens of the fixed volume were the voxels."""
         tokens, grids = [], []
         for role in (QUERY, KEY):
-            sequence = next(node for node in self._nodesOf(role) if node.GetAttribute(NAME) == layer)
-            frame = sequence.GetDataNodeAtValue(str(self.recursion), False)
+            sequence = self._sequenceOf(role, layer)
+            frame = sequence.GetDataNodeAtValue(str(self.attending(layer)), False)
             heads, slices = int(sequence.GetAttribute(HEADS)), int(sequence.GetAttribute(TOKENS))
             array, whole = slicer.util.arrayFromVolume(frame), Volumes.geometryOf(frame, WORLD)
             tokens.append(EvidenceFiles.unstacked(array, heads, slices))

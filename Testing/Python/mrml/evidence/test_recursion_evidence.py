@@ -115,6 +115,16 @@ class TestAttention:
             np.testing.assert_allclose(weights, wanted, atol=1e-6)
             np.testing.assert_allclose(grid.ijk_to_lps, wanted_grid.ijk_to_lps, atol=1e-6)
 
+    def test_a_recursion_that_kept_none_shows_that_of_the_next(self, any_evidence, oblique_geometry):
+        for role in ("Query1", "Key1"):
+            Record.attached(any_evidence.transformNode, role).RemoveDataNodeAtValue("1")
+        any_evidence.step = 1
+        assert (any_evidence.recursion, any_evidence.attending(evidence_cases.LAYER)) == (1, 2)
+        point = oblique_geometry.index_to_lps(np.array([[5, 6, 7]]))[0]
+        weights, _grid = any_evidence.heatMap(evidence_cases.LAYER, flip_lps_ras(point[None])[0])
+        wanted, _grid = evidence_cases.looks_ahead(oblique_geometry).heat_map(oblique_geometry, point)
+        np.testing.assert_allclose(weights, wanted, atol=1e-6)
+
     @pytest.mark.parametrize("shape", [(2, 30, 5), (1, 30, 16)])
     def test_stacking_is_undone(self, shape):
         grid = Geometry.from_arrays((5, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
