@@ -8,6 +8,7 @@ fields are smooth, the layer is what their sum gets wrong: they are blended on a
 Source: two fields coupled along the normal, after Schmidt-Richberg et al. 2012; the layer is this project's choice.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,13 +19,27 @@ from torch import Tensor
 from .losses import box_sum
 from .warp import resize, shrink
 
-FINER = 2  # times as many nodes along each axis as the working grid, where the fields are joined in the end
+FINER = 2.0  # times as many nodes along each axis as the working grid, where the fields are joined in the end, or fewer
+MOST_NODES = 5_000_000  # of that grid, unless the working grid itself has more: 60 MB
 BLURS = 4  # of the mask, by windows of 3 nodes
 WIDTH = 0.5  # of the step of the blurred mask, within which the jump happens
 BEGIN = (1 - WIDTH) / 2  # of it, where nothing moves the layer
 LAYER = 3  # nodes of that grid, within which more than nine tenths of the jump happen
 BLOCK = 4  # nodes, a few of which the layer takes to move
 LEAST_SHARE = 0.1  # of smoothness, by which a field goes on where the other one is used
+
+
+def finer_size(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size of the grid on which fields are joined in the end, over a working grid.
+
+    Examples:
+        >>> finer_size((100, 80))
+        (200, 160)
+        >>> finer_size((200, 200, 200))
+        (200, 200, 200)
+    """
+    factor = min(FINER, max(1.0, (MOST_NODES / math.prod(size)) ** (1 / len(size))))
+    return tuple(int(factor * n) for n in size)
 
 
 @dataclass(frozen=True)

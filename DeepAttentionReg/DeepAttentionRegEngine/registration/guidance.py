@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..deform.pairs import Masks
-from ..deform.sliding import FINER, LAYER, Sliding
+from ..deform.sliding import LAYER, Sliding, finer_size
 from ..protocol import errors
 from ..volume.geometry import index_map
 from ..volume.segment_pairs import Segment, SegmentPair, find_named, pair_up, plain
@@ -131,9 +131,9 @@ def let_slide(pair: WorkingPair, segments: Segments | None, names: str) -> tuple
     """
     known = [] if segments is None else segments.items
     found = find_named(known, names, "slide, on the fixed image")
-    finer = pair.at([FINER * length for length in pair.fixed.shape[2:]])
+    finer = pair.at(finer_size(tuple(pair.fixed.shape[2:])))
     mask = _masks(finer, segments, np.eye(4), found).amax(1, keepdim=True)
-    layer_mm = LAYER * finer.geometry.spacing[0]
+    layer_mm = LAYER * max(finer.geometry.spacing[: mask.ndim - 2])
     titles = ", ".join(dict.fromkeys(item.title for item in found))
     sentence = f"Tissue may slide along {titles}; in the transform it does so within a layer of {layer_mm:.0f} mm."
     return replace(pair, sliding=Sliding.of(mask)), sentence

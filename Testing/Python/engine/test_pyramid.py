@@ -97,17 +97,19 @@ class TestClimb:
         assert (len(fine.evidence.maps), len(fine.evidence.attention)) == (1, 1)
 
 
-def test_general_weights_reach_a_seventh_of_the_field_of_view() -> None:
+@pytest.mark.parametrize(("method", "usual"), [("rman", 5), ("adregnet", 4)])
+def test_general_weights_reach_a_seventh_of_the_field_of_view(method: str, usual: int) -> None:
     pair = thorax.make_phantom(thorax.default_geometry((64, 54, 64), (5.25, 4.44, 5.25)))
     moving, away = pair.moving_geometry, np.array([0.0, 0.0, 48.0])
     there = Geometry.from_arrays(moving.size, moving.spacing, np.add(moving.origin, away), moving.direction)
-    settings = Settings(method="rman", alignment="none", refinement_steps=0, device="cpu")
+    settings = Settings(method=method, alignment="none", refinement_steps=0, device="cpu")
     found = register((pair.fixed, pair.fixed_geometry), (pair.moving, there), settings)
     missed = pair.fixed_points_lps + found.deformation.at(pair.fixed_points_lps) - pair.moving_points_lps - away
     assert np.linalg.norm(missed, axis=1).mean() < 6.0
-    assert found.measures["recursions"] == 5
+    assert found.measures["recursions"] == usual
 
 
 def test_general_weights_climb() -> None:
-    general = [one for one in load_method("rman").variants if "general" in one.weights]
-    assert {one.pyramid for one in general} == {(4, 2)}
+    variants = [one for method in ("rman", "adregnet") for one in load_method(method).variants]
+    climbing = {one.weights for one in variants if one.pyramid == (4, 2)}
+    assert climbing == {"rman-general", "rman-general-2d", "adregnet-general"}
