@@ -145,7 +145,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         second = self.lib.Parameters.DeepAttentionRegParameterNode(node)
         self.widget.setParameterNode(second)
         self.ui.recursionsSlider.value = 7
-        self.assertEqual((first.recursions, second.recursions), (3, 7))
+        self.assertEqual((first.recursions, second.recursions), (5, 7))
 
     def test_second_panel_shows_the_same_choices(self):
         second = self.openSecondPanel()
@@ -298,7 +298,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         slicer.mrmlScene.SetURL(str(self.folder / "scene.mrml"))
         slicer.mrmlScene.Commit()
         slicer.mrmlScene.Clear()
-        self.assertEqual(self.ui.recursionsSlider.value, 3)
+        self.assertEqual(self.ui.recursionsSlider.value, 5)
         slicer.mrmlScene.Connect()
         self.assertEqual(self.ui.recursionsSlider.value, 7)
         self.assertEqual(self.ui.alignmentComboBox.currentIndex, 3)
