@@ -64,7 +64,7 @@ class Bodies:
             count = int(folds(kept).sum())
             if count == 0 and float((kept - displacement).abs().max()) < SETTLED:
                 return kept
-            if count < fewest:
+            if count < fewest or count == 0:  # without folds, the last one keeps the pieces best
                 fewest, best, vain = count, kept, 0
             else:
                 vain += 1

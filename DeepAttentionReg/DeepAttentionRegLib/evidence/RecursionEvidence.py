@@ -158,10 +158,10 @@ class RecursionEvidence:
 
     def _attention(self, layer: str) -> tuple[recursions.Attention, Geometry]:
         """Return the attention of a recursion as if the tokens of the fixed volume were the voxels."""
-        tokens, grids = [], []
+        tokens, grids, recursion = [], [], str(self.attending(layer))
         for role in (QUERY, KEY):
             sequence = self._sequenceOf(role, layer)
-            frame = sequence.GetDataNodeAtValue(str(self.attending(layer)), False)
+            frame = sequence.GetDataNodeAtValue(recursion, False)
             heads, slices = int(sequence.GetAttribute(HEADS)), int(sequence.GetAttribute(TOKENS))
             array, whole = slicer.util.arrayFromVolume(frame), Volumes.geometryOf(frame, WORLD)
             tokens.append(EvidenceFiles.unstacked(array, heads, slices))

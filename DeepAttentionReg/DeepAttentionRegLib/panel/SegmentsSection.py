@@ -38,11 +38,12 @@ class SegmentsSection(Parts.Section):
     def fill(self, parameter: str) -> None:
         """Offer the segments that there are now, those that are chosen already ticked."""
         menu, segments = self._menus[parameter], self._segments(parameter)
+        chosen = SegmentPairs.named(segments, getattr(self.chosen, parameter))
         menu.clear()
         for segment in segments:
             action = menu.addAction(segment.title.replace("&", "&&"))
             action.checkable = True
-            action.checked = segment in SegmentPairs.named(segments, getattr(self.chosen, parameter))
+            action.checked = segment in chosen
             action.connect("toggled(bool)", functools.partial(self._pick, parameter, segment))
         if not segments:
             menu.addAction(_("Choose a segmentation first")).enabled = False
@@ -56,9 +57,9 @@ class SegmentsSection(Parts.Section):
         """Add a segment to what is chosen, or take it away from that."""
         names = getattr(self.chosen, parameter)
         if isChosen:
-            titles = [*(name for name in (names.strip(" ;"),) if name), segment.title]
+            titles = [names.strip(f" {BETWEEN}"), segment.title]
         else:
             # What a name with * means besides stays.
             found = SegmentPairs.named(self._segments(parameter), names)
             titles = [other.title for other in found if other.title != segment.title]
-        setattr(self.chosen, parameter, f"{BETWEEN} ".join(titles))
+        setattr(self.chosen, parameter, f"{BETWEEN} ".join(filter(None, titles)))
