@@ -115,6 +115,7 @@ def _nameOf(deformation: Deformation.Deformation, kind: Map) -> str:
         Map.SIMILARITY_AFTER: _("{name} similarity after"),
         Map.INCONSISTENCY: _("{name} inverse consistency error"),
         Map.UNCERTAINTY: _("{name} uncertainty"),
+        Map.ERROR: _("{name} error"),
     }[kind]
     return slicer.mrmlScene.GenerateUniqueName(text.format(name=deformation.name))
 

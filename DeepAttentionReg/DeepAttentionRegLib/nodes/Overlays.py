@@ -48,6 +48,7 @@ class Map(enum.Enum):
     SIMILARITY_AFTER = "SimilarityAfter"
     INCONSISTENCY = "InverseConsistency"
     UNCERTAINTY = "Uncertainty"
+    ERROR = "Error"
 
     def label(self) -> str:
         """Return the text for people, with the unit."""
@@ -59,6 +60,7 @@ class Map(enum.Enum):
             Map.SIMILARITY_AFTER: _("Similarity after (0 to 1)"),
             Map.INCONSISTENCY: _("Inverse consistency (mm)"),
             Map.UNCERTAINTY: _("Uncertainty (mm)"),
+            Map.ERROR: _("Error, 95 % within (mm)"),
         }[self]
 
     @property
@@ -102,6 +104,7 @@ _STYLES = {
     Map.SIMILARITY_AFTER: _SIMILARITY,
     Map.INCONSISTENCY: _DISTANCE,
     Map.UNCERTAINTY: _DISTANCE,
+    Map.ERROR: _DISTANCE,
 }
 _FOLD_STYLE = _Style("Deformation folds", FOLDS, Measure.VOLUME)
 
