@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .folds import folds, unfolded
+from .folds import central_folds, folds, unfolded
 from .losses import box_sum
 from .warp import resize, resize_displacement, shrink, warp
 
@@ -61,16 +61,17 @@ class Bodies:
         fewest, best, vain = math.inf, displacement, 0
         for _round in range(ROUNDS):
             kept = self.placed(displacement).kept(displacement)
-            count = int(folds(kept).sum())
-            if count == 0 and float((kept - displacement).abs().max()) < SETTLED:
+            folded = bool(folds(kept).any())
+            if not folded and float((kept - displacement).abs().max()) < SETTLED:
                 return kept
-            if count < fewest or count == 0:  # without folds, the last one keeps the pieces best
+            count = int(central_folds(kept).sum())
+            if count < fewest or not folded:  # without folds, the last one keeps the pieces best
                 fewest, best, vain = count, kept, 0
             else:
                 vain += 1
-            if count and vain == IN_VAIN:
+            if folded and vain == IN_VAIN:
                 break
-            displacement = unfolded(kept) if count else kept
+            displacement = unfolded(kept) if folded else kept
         # Where it has those of the moving image, has changed with it.
         return self.placed(best).kept(best) if self.moving.any() else best
 

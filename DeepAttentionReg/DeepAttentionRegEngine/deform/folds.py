@@ -24,10 +24,15 @@ def folds(displacement: Tensor) -> Tensor:
     Returns:
         bool `(1, 1, *spatial)`.
     """
-    axes = range(2, displacement.ndim)
-    central = determinant([torch.gradient(displacement, dim=axis)[0] for axis in axes]) <= 0
+    axes = displacement.ndim - 2
     low, high = (jacobian_determinant(displacement, backward=backward) <= 0 for backward in (False, True))
-    return (central | F.pad(low, [0, 1] * len(axes)) | F.pad(high, [1, 0] * len(axes)))[None]
+    return central_folds(displacement) | (F.pad(low, [0, 1] * axes) | F.pad(high, [1, 0] * axes))[None]
+
+
+def central_folds(displacement: Tensor) -> Tensor:
+    """Return where a displacement folds by central differences, as users are told; arguments as of `folds`."""
+    axes = range(2, displacement.ndim)
+    return (determinant([torch.gradient(displacement, dim=axis)[0] for axis in axes]) <= 0)[None]
 
 
 @torch.no_grad()
