@@ -42,7 +42,7 @@ def error_vectors(geometry: Geometry) -> np.ndarray:
     """Return equally probable errors `(SAMPLES, 3)`, LPS mm, of a displacement whose error map says 1 mm.
 
     With each its opposite is among them, and the last is none. The percentiles of what changes linearly stray by 6 % of
-    their distance from the median, in single directions by up to 20 %.
+    their distance from the median (standard deviation over the directions; at most by 21 %).
 
     Args:
         geometry: Grid of the voxels; if it is a single slice, the errors lie in it.

@@ -35,7 +35,7 @@ class WarpSection(Parts.Section):
         about = _(
             "Also make three new nodes of what the data may be where the transform errs, by the map of its error: of "
             "volumes the 5th percentile, the median and the 95th percentile at every voxel, of segmentations what is "
-            "inside with a probability of at least 95, 50 and 5 %. Takes about a hundred times as long."
+            "inside with a probability of at least 95, 50 and 5 %. Takes up to a hundred times as long."
         )
         self._ui.warpPercentilesCheckBox.enabled = not problem
         self._ui.warpPercentilesCheckBox.toolTip = f"<p>{problem or about}</p>"
