@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evidence.percentiles import segment_percentiles as segment_percentiles
+    from .evidence.percentiles import volume_percentiles as volume_percentiles
     from .evidence.structures import predicted_structures as predicted_structures
     from .evidence.structures import structures as structures
     from .evidence.uncertainty import uncertainty as uncertainty
@@ -43,6 +45,8 @@ _HOMES = {
     "register": "registration.registrar",
     "Segments": "volume.segments",
     "write_segments": "volume.segments",
+    "segment_percentiles": "evidence.percentiles",
+    "volume_percentiles": "evidence.percentiles",
     "predicted_structures": "evidence.structures",
     "structures": "evidence.structures",
     "uncertainty": "evidence.uncertainty",

@@ -210,12 +210,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("batch", "register many pairs, one after another", _add_batch),
     ):
         add(tasks.add_parser(name, help=what, formatter_class=_HelpFormatter))
-    warp = tasks.add_parser("warp", help="resample an image through a displacement field")
-    warp.add_argument("moving", metavar="MOVING", help="image, label map or .seg.nrrd to resample")
-    warp.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
-    warp.add_argument("output", metavar="OUTPUT", help="image to write")
-    _add_reference(warp)
-    warp.add_argument("--labels", action="store_true", help="nearest neighbour, for label maps")
+    _add_warp(tasks.add_parser("warp", help="resample an image through a displacement field"))
     _add_maps(tasks.add_parser("jacobian", help="write a map of how a field stretches tissue"))
     _add_render(tasks.add_parser("render", help="write a sequence of Gaussians as a displacement field on any grid"))
     _add_structures(
@@ -238,6 +233,24 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_reference(parser: argparse.ArgumentParser) -> None:
     about = "image on whose grid to work, usually the fixed one; without it the grid of the field"
     parser.add_argument("--reference", metavar="FILE", help=about)
+
+
+def _add_warp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("moving", metavar="MOVING", help="image, label map or .seg.nrrd to resample")
+    parser.add_argument("transform", metavar="TRANSFORM", help=FIELD_HELP)
+    parser.add_argument("output", metavar="OUTPUT", help="image to write")
+    _add_reference(parser)
+    parser.add_argument("--labels", action="store_true", help="nearest neighbour, for label maps")
+    group = parser.add_argument_group(
+        "what it may be where the field errs",
+        "Percentiles of every voxel, or what lies inside of labels surely, as likely as not, and possibly. OUTPUT is "
+        "what it is without them.",
+    )
+    about = "bound of the error of the field in mm, which holds with a probability of 95 %%"
+    group.add_argument("--error", metavar="FILE", help=about)
+    for name, percent, inside in (("low", 5, 95), ("median", 50, 50), ("high", 95, 5)):
+        about = f"{percent}th percentile; of labels, what is inside with a probability of {inside} %%"
+        group.add_argument(f"--output-{name}", metavar="FILE", help=about)
 
 
 def _add_maps(parser: argparse.ArgumentParser) -> None:

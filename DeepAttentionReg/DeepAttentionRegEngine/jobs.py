@@ -11,6 +11,7 @@ import torch
 from .deform.speed import registration_speed
 from .deform.tensors import describe_devices
 from .evidence.gaussian_files import read_sequence, render
+from .evidence.percentiles import warp_segments_within, warp_volume_within
 from .evidence.structures import describe, structures
 from .file_jobs import Registrars, register_files, register_sequence
 from .protocol import errors
@@ -30,6 +31,7 @@ from .protocol.contract import (
 )
 from .protocol.errors import is_text, shown
 from .protocol.file_use import files_read, staged
+from .protocol.files import unfit
 from .protocol.outputs import Outputs
 from .protocol.reporting import Reporter
 from .protocol.settings import Settings
@@ -42,7 +44,7 @@ from .registration.preprocess import Source, warp_segments, warp_volume
 from .registration.versions import versions
 from .volume import fields, images
 from .volume.geometry import Geometry
-from .volume.segments import as_segments, write_segments
+from .volume.segments import SEGMENTATION_SUFFIX, Segments, as_segments, write_segments
 
 CPU = torch.device("cpu")
 
@@ -90,6 +92,8 @@ class _Runner:
             return run_batch(job, reporter, self.run)
         if isinstance(job, SequenceJob):
             return register_sequence(job, reporter)
+        if isinstance(job, WarpJob):
+            return warp_file(job, reporter)
         if isinstance(job, ProbeJob):
             return probe()
         task = TASKS.get(type(job))
@@ -138,19 +142,57 @@ def write_map(job: JacobianJob) -> Result:
     return Result({"map": job.output}, regularity(deformation, geometry))
 
 
-def warp_file(job: WarpJob) -> Result:
-    """Resample a volume or label map through a displacement field."""
+def warp_file(job: WarpJob, reporter: Reporter) -> Result:
+    """Resample a volume or label map through a displacement field, and as it may be where that errs."""
+    files = _percentile_files(job)
     deformation, geometry = read_deformation(job.transform, job.reference)
+    error = None if job.error is None else images.read_volume(job.error)
+    place = deformation, geometry, CPU
+    found: dict[str, Any] = {}
     if job.labels:
-        warped = warp_segments(as_segments(job.moving), deformation, geometry, CPU)
+        segments = as_segments(job.moving)
+        _require_room_to_overlap(job.output_high, segments)
+        warped, notes = warp_segments(segments, *place), segments.notes
         require_something(warped.marked)
+        if error is not None:
+            found = warp_segments_within(error, segments, *place, reporter.pause)
         write_segments(job.output, warped)
-        return Result({"warped": job.output}, warnings=list(warped.notes))
-    volume = images.read_volume(job.moving)
-    source = Source(volume.array, volume.geometry)
-    require_reached(source, deformation, geometry, CPU, whole=True)
-    images.write_volume(job.output, warp_volume(source, deformation, geometry, CPU), geometry)
-    return Result({"warped": job.output}, warnings=list(volume.notes))
+        for name, file in files.items():
+            write_segments(file, found[name])
+    else:
+        volume = images.read_volume(job.moving)
+        source, notes = Source(volume.array, volume.geometry), volume.notes
+        require_reached(source, *place, whole=True)
+        if error is not None:
+            found = warp_volume_within(error, source, *place, reporter.pause)
+        images.write_volume(job.output, warp_volume(source, *place), geometry)
+        for name, file in files.items():
+            images.write_volume(file, found[name], geometry)
+    return Result({"warped": job.output, **files}, warnings=[*notes, *(() if error is None else error.notes)])
+
+
+def _percentile_files(job: WarpJob) -> dict[str, str]:
+    """Return where to write percentiles, by their names.
+
+    Raises:
+        EngineError: If there are some without an error map, or none with one.
+    """
+    given = {"low": job.output_low, "median": job.output_median, "high": job.output_high}
+    files = {name: file for name, file in given.items() if file is not None}
+    if bool(files) != (job.error is not None):
+        message = "Percentiles need an error map." if files else "The error map is of use for percentiles alone."
+        raise errors.EngineError(
+            errors.INPUT_MISSING, message, "Give it together with where to write the 5th, 50th or 95th percentile."
+        )
+    return files
+
+
+def _require_room_to_overlap(file: str | None, segments: Segments) -> None:
+    """Refuse, before a lot is computed, a file that cannot hold what is possibly inside of several segments."""
+    if file is None or len(segments.items) < 2 or file.lower().endswith(SEGMENTATION_SUFFIX):
+        return
+    what = "cannot hold what is possibly inside of several segments, for it overlaps"
+    raise unfit(file, what, f"Give it a name that ends in {SEGMENTATION_SUFFIX}.")
 
 
 def render_field(job: RenderJob) -> Result:
@@ -197,7 +239,6 @@ def measure(job: MetricsJob) -> Result:
 
 TASKS: dict[type[Job], Callable[[Any], Result]] = {
     JacobianJob: write_map,
-    WarpJob: warp_file,
     MetricsJob: measure,
     RenderJob: render_field,
     StructuresJob: find,

@@ -245,6 +245,7 @@ class DeepAttentionRegParameterNode:
     warpTransform: vtkMRMLTransformNode
     warpReference: vtkMRMLScalarVolumeNode
     warpOutput: Warpable = None
+    warpPercentiles: bool = False
 
     sequence: vtkMRMLSequenceNode
     referenceFrame: Annotated[int, WithinRange(1, 1000)] = 1

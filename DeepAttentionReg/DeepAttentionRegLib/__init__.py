@@ -12,7 +12,7 @@ _HOMES = {
     "tasks": ("Batch", "Registration", "Request", "Results", "Sequences"),
     "views": ("Comparison", "MapView", "Mixing", "SavedViews"),
     "evidence": (
-        *("Attention", "Landmarks", "Maps", "Pictures", "Readout", "RecursionEvidence"),
+        *("Attention", "Landmarks", "Maps", "Percentiles", "Pictures", "Readout", "RecursionEvidence"),
         *("Scrubber", "SegmentNodes", "Segments", "Uncertainty"),
     ),
     "report": ("Report",),

@@ -229,6 +229,40 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.assertFalse(self.ui.warpButton.enabled)
         self.assertIn("Choose a transform", self.ui.warpButton.toolTip)
 
+    def test_percentiles_need_a_map_of_the_error(self):
+        box = self.ui.warpPercentilesCheckBox
+        self.register()
+        self.ui.warpNodeSelector.setCurrentNode(self.moving)
+        self.assertFalse(box.enabled)
+        self.assertIn("does not remember a map of its error", box.toolTip)
+        box.checked = True
+        self.ui.warpButton.click()
+        self.assertEqual(self.namesOf("percentile"), [])
+
+    def test_volume_is_warped_to_its_percentiles(self):
+        self.register()
+        error = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "error")
+        slicer.util.updateVolumeFromArray(error, np.ones_like(slicer.util.arrayFromVolume(self.fixed), np.float32))
+        error.CopyOrientation(self.fixed)
+        record = sys.modules["DeepAttentionRegLib.nodes.Record"]
+        record.attach(self.parameters.warpTransform, "Error", error)
+        self.ui.warpNodeSelector.setCurrentNode(self.moving)
+        self.assertTrue(self.ui.warpPercentilesCheckBox.enabled)
+        self.assertIn("95th percentile", self.ui.warpPercentilesCheckBox.toolTip)
+        self.ui.warpPercentilesCheckBox.checked = True
+        self.ui.warpButton.click()
+        self.waitForEnd()
+        self.assertIn('Wrote "moving warped to fixed"', self.ui.statusLabel.text)
+        warped = [
+            f"moving warped to fixed{text}" for text in ("", " (5th percentile)", " (95th percentile)", " (median)")
+        ]
+        self.assertEqual(self.namesOf("moving warped to fixed"), warped)
+
+    def namesOf(self, part):
+        """Return the names of the volumes in which a text occurs."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        return sorted(node.GetName() for node in nodes if part in node.GetName())
+
     def addSequence(self):
         """Add a sequence of the two volumes."""
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "4D")

@@ -121,9 +121,18 @@ class JacobianJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class WarpJob(Job):
-    """Resample a volume (or, with `labels`, a label map) through a displacement field.
+    """Resample a volume or label map through a displacement field, and if wanted as it may be where that errs.
 
-    It gets the grid of the volume `reference`, such as the fixed one; without it that of the field.
+    Attributes:
+        moving: What to resample.
+        transform: Displacement field.
+        output: What becomes of it.
+        reference: Volume whose grid it gets, such as the fixed one; None for the grid of the field.
+        labels: It is a label map or segmentation.
+        error: Error map: bound of the displacement's error in mm that holds with a probability of 95 %.
+        output_low: With an error map, the 5th percentile; of labels, what is inside with a probability of 95 %.
+        output_median: The 50th percentile; of labels, what is inside with 50 %.
+        output_high: The 95th percentile; of labels, what is inside with 5 %.
     """
 
     moving: str
@@ -131,6 +140,10 @@ class WarpJob(Job):
     output: str
     reference: str | None = None
     labels: bool = False
+    error: str | None = None
+    output_low: str | None = None
+    output_median: str | None = None
+    output_high: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

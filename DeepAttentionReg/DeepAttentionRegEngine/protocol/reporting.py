@@ -61,9 +61,17 @@ class Reporter:
         Raises:
             EngineError: If the job was cancelled.
         """
+        self.pause()
+        self.emit(Progress(stage, step, of, message, file))
+
+    def pause(self) -> None:
+        """Stop if that was asked for.
+
+        Raises:
+            EngineError: If the job was cancelled.
+        """
         if self.cancelled():
             raise errors.EngineError(errors.CANCELLED, "The registration was canceled.")
-        self.emit(Progress(stage, step, of, message, file))
 
     @contextmanager
     def stage(self, name: str, message: str) -> Iterator[None]:

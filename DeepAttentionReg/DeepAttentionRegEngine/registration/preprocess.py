@@ -85,6 +85,11 @@ class Source:
         return known_voxels(self.array)
 
     @cached_property
+    def interpolated(self) -> Interpolated:
+        """The volume between its voxels."""
+        return Interpolated(self.array)
+
+    @cached_property
     def _normalized(self) -> dict[tuple[float, float], Normalized]:
         return {}
 
@@ -266,7 +271,7 @@ def warp_volume(
     to_index = moving.geometry.lps_to_ijk @ fixed.ijk_to_lps
     linear = moving.geometry.lps_to_ijk.copy()
     linear[:3, 3] = 0
-    image = None if nearest else Interpolated(moving.array)
+    image = None if nearest else moving.interpolated
     # Values of 32 bits need all digits, and contrast multiplies the last ones of a place.
     kind = np.float32 if nearest else np.float64
     result = np.empty(fixed.shape, moving.array.dtype)

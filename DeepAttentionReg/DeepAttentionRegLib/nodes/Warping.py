@@ -10,21 +10,20 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegEngine.volume.intensity import in_type
 
 from . import Record, Volumes
 from .Present import present
-from .Transforms import WORLD, forImages, forVoxels
+from .Reslicing import Reslicer
+from .Transforms import WORLD, forImages
 from .Volumes import BINARY_LABELMAP
 
 CLOSED_SURFACE = "Closed surface"
 # A point that the field does not bring back to where it was, to this distance, lies in a fold.
 RETURN_MM = 0.1
-SLAB_VOXELS = 2**19  # drawn in a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def drawVolume(
     node.GetIJKToRASMatrix(matrix)
     ijkToFrame = nodeToFrame @ slicer.util.arrayFromVTKMatrix(matrix)
     isLabels = isinstance(node, slicer.vtkMRMLLabelMapVolumeNode)
-    return _reslice(node.GetImageData(), ijkToFrame, transform, geometry, isLabels, pause)
+    return Reslicer(node.GetImageData(), ijkToFrame, isLabels).draw(transform, geometry, pause)
 
 
 def drawnArray(image: vtk.vtkImageData, geometry: Geometry) -> np.ndarray:
@@ -250,7 +249,7 @@ def drawSegments(
         labels = slicer.vtkOrientedImageData()
         if not image.IsEmpty():
             imageToFrame = nodeToFrame @ slicer.util.arrayFromVTKMatrix(matrix)
-            labels.ShallowCopy(_reslice(image, imageToFrame, transform, geometry, True, pause))
+            labels.ShallowCopy(Reslicer(image, imageToFrame, True).draw(transform, geometry, pause))
         labels.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
         for segmentId in source.GetSegmentIDsForLayer(layer, BINARY_LABELMAP):
             segment = slicer.vtkSegment()
@@ -263,101 +262,6 @@ def drawSegments(
     for segmentId in source.GetSegmentIDs():
         warped.AddSegment(segments[segmentId], segmentId)
     return warped
-
-
-def _reslice(
-    image: vtk.vtkImageData,
-    ijkToFrame: np.ndarray,
-    transform: vtk.vtkAbstractTransform,
-    geometry: Geometry,
-    isLabels: bool,
-    pause: Pause,
-) -> vtk.vtkImageData:
-    """Return an image on a grid, each voxel looked up where the transform points to.
-
-    Outside of the image labels are 0 and the rest is its minimum, which takes the place of what is not finite, too.
-
-    :param ijkToFrame: 4x4, from voxels of the image to the coordinates that the transform leads to, RAS mm.
-    """
-    source, background = _plainImage(image)
-    scalars = source.GetPointData().GetScalars()
-    source.GetPointData().SetScalars(_resliceable(scalars, isLabels))
-    path = vtk.vtkGeneralTransform()
-    path.PostMultiply()
-    path.Concatenate(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
-    path.Concatenate(forVoxels(transform, geometry))
-    path.Concatenate(slicer.util.vtkMatrixFromArray(np.linalg.inv(ijkToFrame)))
-    reslice = vtk.vtkImageReslice()
-    reslice.SetInputData(source)
-    reslice.SetResliceTransform(path)
-    reslice.SetOutputOrigin(0, 0, 0)
-    reslice.SetOutputSpacing(1, 1, 1)
-    if isLabels:
-        reslice.SetInterpolationModeToNearestNeighbor()
-    else:
-        reslice.SetInterpolationModeToLinear()
-        reslice.SetBackgroundLevel(background)
-    drawn = _drawInSlabs(reslice, geometry, pause)
-    drawn.GetPointData().SetScalars(_likeBefore(drawn.GetPointData().GetScalars(), scalars, isLabels))
-    return drawn
-
-
-def _drawInSlabs(reslice: vtk.vtkImageReslice, geometry: Geometry, pause: Pause) -> vtk.vtkImageData:
-    source, drawn = reslice.GetInput(), vtk.vtkImageData()
-    drawn.SetDimensions(geometry.size)
-    drawn.AllocateScalars(source.GetScalarType(), source.GetNumberOfScalarComponents())
-    size_i, size_j, size_k = geometry.size
-    step = max(1, SLAB_VOXELS // (size_i * size_j))
-    for first in range(0, size_k, step):
-        pause()
-        last = min(first + step, size_k) - 1
-        reslice.SetOutputExtent(0, size_i - 1, 0, size_j - 1, first, last)
-        reslice.Update()
-        _valuesOf(drawn)[first * size_i * size_j : (last + 1) * size_i * size_j] = _valuesOf(reslice.GetOutput())
-    return drawn
-
-
-def _isWide(scalars: vtk.vtkDataArray) -> bool:
-    """Return whether scalars are integers of 64 bits, on which vtkImageReslice crashes."""
-    return scalars.GetDataTypeSize() == 8 and scalars.IsIntegral()
-
-
-def _resliceable(scalars: vtk.vtkDataArray, isLabels: bool) -> vtk.vtkDataArray:
-    """Return scalars in a type that VTK can reslice: labels of 64 bits as their two halves, other values as floats."""
-    if not _isWide(scalars):
-        return scalars
-    values = vtk_to_numpy(scalars)
-    values = values.reshape(len(values), -1)
-    return numpy_to_vtk(values.view(np.int32) if isLabels else values.astype(float), deep=True)
-
-
-def _likeBefore(drawn: vtk.vtkDataArray, scalars: vtk.vtkDataArray, isLabels: bool) -> vtk.vtkDataArray:
-    """Return what became of `_resliceable` scalars in the type of the scalars themselves."""
-    if not _isWide(scalars):
-        return drawn
-    wide = scalars.NewInstance()
-    wide.SetNumberOfComponents(scalars.GetNumberOfComponents())
-    wide.SetNumberOfTuples(drawn.GetNumberOfTuples())
-    values, kind = vtk_to_numpy(drawn), vtk_to_numpy(scalars).dtype
-    vtk_to_numpy(wide).ravel()[:] = values.view(kind).ravel() if isLabels else in_type(values.ravel(), kind)
-    return wide
-
-
-def _plainImage(image: vtk.vtkImageData) -> tuple[vtk.vtkImageData, float]:
-    """Return an image with the voxel grid as its space and only finite values, and its minimum."""
-    plain = vtk.vtkImageData()
-    plain.SetExtent(image.GetExtent())
-    scalars = image.GetPointData().GetScalars()
-    values = vtk_to_numpy(scalars)
-    finite = np.isfinite(values)
-    background = float(values[finite].min()) if finite.any() else 0.0
-    if not finite.all():
-        copy = scalars.NewInstance()
-        copy.DeepCopy(scalars)
-        vtk_to_numpy(copy)[~finite] = background
-        scalars = copy
-    plain.GetPointData().SetScalars(scalars)
-    return plain, background
 
 
 def _pointsOf(node: slicer.vtkMRMLTransformableNode) -> vtk.vtkPoints:

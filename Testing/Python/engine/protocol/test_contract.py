@@ -32,7 +32,7 @@ JOBS = [
     contract.SequenceJob(fixed="f", frames=["a", "b"], output="o", warped=True, quality="fast"),
     contract.BatchJob(pairs="p.csv", output="o", outputs=["transform"], settings={"method": "none", "recursions": 3}),
     contract.JacobianJob(transform="t.h5", output="o.nrrd", map="folds"),
-    contract.WarpJob(moving="m", transform="t", output="o", labels=True),
+    contract.WarpJob(moving="m", transform="t", output="o", labels=True, error="e", output_high="h"),
     contract.MetricsJob(transform="t", fixed_labels="a", moving_labels="b"),
     contract.RenderJob(gaussians="g", reference="r", output="o"),
     contract.StructuresJob(image="i", output="o.seg.nrrd", weights="w"),

@@ -7,7 +7,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
-from DeepAttentionRegLib.nodes import Transforms, Warping
+from DeepAttentionRegLib.nodes import Reslicing, Transforms, Warping
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -32,13 +32,13 @@ def warped(smooth, moving):
 
 
 def test_slabs_make_up_the_whole(smooth, moving, warped, monkeypatch):
-    monkeypatch.setattr(Warping, "SLAB_VOXELS", 1)
+    monkeypatch.setattr(Reslicing, "SLAB_VOXELS", 1)
     again = Warping.warp(moving, smooth).node
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(again), warped)
 
 
 def test_pause_that_raises_leaves_the_scene_as_it_was(smooth, moving, monkeypatch):
-    monkeypatch.setattr(Warping, "SLAB_VOXELS", 1)
+    monkeypatch.setattr(Reslicing, "SLAB_VOXELS", 1)
     before = mrml_scene.scene_state(slicer.mrmlScene)
     turns = iter([None, KeyboardInterrupt])
 
