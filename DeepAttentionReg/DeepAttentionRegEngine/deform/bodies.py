@@ -59,15 +59,16 @@ class Bodies:
     def settled(self, displacement: Tensor) -> Tensor:
         """Return a displacement `(1, nd, *any)` that keeps every piece, smoothed around them where it folds."""
         fewest, best, vain = math.inf, displacement, 0
-        for _round in range(ROUNDS):
+        for number in range(ROUNDS):
             kept = self.placed(displacement).kept(displacement)
             folded = bool(folds(kept).any())
             if not folded and float((kept - displacement).abs().max()) < SETTLED:
                 return kept
             count = int(central_folds(kept).sum())
-            if count < fewest or not folded:  # without folds, the last one keeps the pieces best
+            # Without folds, the last one keeps the pieces best; with them, the first one has not been smoothed yet.
+            if not folded or (number and count < fewest):
                 fewest, best, vain = count, kept, 0
-            else:
+            elif number:
                 vain += 1
             if folded and vain == IN_VAIN:
                 break
