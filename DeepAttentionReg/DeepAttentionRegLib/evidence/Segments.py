@@ -94,8 +94,7 @@ def compare(
     pause()
     geometry = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
     fixedNumbers, movingNumbers = SegmentPairs.numberSegments([fixed, moving])
-    start = Record.startOf(deformation)
-    toFrame = present(Warping.toFrame(moving, deformation.transformNode))
+    start, toFrame = Record.startOf(deformation), present(Warping.toFrame(moving, deformation.transformNode))
     transforms = {BEFORE: _linear(start), AFTER: Transforms.forImages(deformation.transformNode)}
     toWorld = present(Volumes.matrixToWorld(fixed))
     still = drawStructures(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry, pause)

@@ -146,10 +146,7 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
     """
     fixed, moving = case.fixed.get(), case.moving.get()
     name = slicer.mrmlScene.GenerateUniqueName(case.name)
-    nodes = {role: reference.get() for role, reference in case.outputs.items()}
-    nodes["errorVolumeNode"] = nodes["errorVolumeNode"] or _formerError(
-        nodes["transformNode"], [fixed, moving, *nodes.values()]
-    )
+    nodes = _outputsOf(case)
     with allOrNothing(nodes.values()):
         outcome = Outcome(
             transformNode=Transforms.createGridTransform(
@@ -191,12 +188,15 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
         return outcome
 
 
-def _formerError(
-    transform: slicer.vtkMRMLTransformNode | None, used: list[slicer.vtkMRMLNode | None]
-) -> slicer.vtkMRMLScalarVolumeNode | None:
-    """Return the map of the error that an existing transform has from before, unless it is used for something else."""
-    node = transform and Record.attached(transform, Overlays.Map.ERROR.value)
-    return None if any(node is other for other in used) else node
+def _outputsOf(case: Case) -> dict[str, slicer.vtkMRMLNode | None]:
+    """Return the nodes to write into by role, among them the map of the error that the transform has from before."""
+    nodes = {role: reference.get() for role, reference in case.outputs.items()}
+    transform = nodes["transformNode"]
+    former = transform and Record.attached(transform, Overlays.Map.ERROR.value)
+    used = (case.fixed.get(), case.moving.get(), *nodes.values())
+    if nodes["errorVolumeNode"] is None and all(former is not node for node in used):
+        nodes["errorVolumeNode"] = former
+    return nodes
 
 
 def _createError(
