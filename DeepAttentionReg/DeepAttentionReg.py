@@ -266,7 +266,7 @@ class DeepAttentionRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # While another module is open the panel follows no choices, but the scene has them.
         parameters = self._parameterNode or self.logic.getParameterNode()
         parameters.inspected = parameters.warpTransform = outcome.transformNode
-        self._tell(self._progress.summaryOf(outcome))
+        self._run.tell(self._progress.summaryOf(outcome), self._progress.verdictOf(outcome))
 
     def _onFailed(self, failure):
         self._closePreview()
@@ -386,7 +386,7 @@ class DeepAttentionRegLogic(ScriptedLoadableModuleLogic):
         :param options: fixedMask, movingMask, fixedSegmentation, movingSegmentation, fixedLandmarks, movingLandmarks,
             initialTransform as in `InputNodes`; single `Settings` in this side's spelling, such as quality,
             refinementSteps, smoothness, transformGrid; what to keep as in `Request.Kept`; existing nodes to write into:
-            outputTransform, outputVolume, outputJacobian, outputSegmentation.
+            outputTransform, outputVolume, outputJacobian, outputError, outputSegmentation.
         :return: the `Results.Outcome`; None if not waited for.
         :raises ValueError: if the inputs or options cannot work.
         :raises RuntimeError: if one is running already, or, waited for, if it failed or was canceled.

@@ -298,7 +298,8 @@ def require_outputs(job: RegisterJob) -> None:
         )
     if job.output_warped_labels is not None and job.moving_labels is not None:
         require_room(job.output_warped_labels, job.moving_labels)
-    for path in (job.output_warped, job.output_jacobian, job.output_uncertainty, job.output_warped_labels):
+    maps = (job.output_jacobian, job.output_uncertainty, job.output_error)
+    for path in (job.output_warped, *maps, job.output_warped_labels):
         if path is not None:
             require_writable(path, images.IMAGE_SUFFIXES)
     if job.output_gaussians is not None:

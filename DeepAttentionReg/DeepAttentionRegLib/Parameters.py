@@ -205,6 +205,7 @@ class DeepAttentionRegParameterNode:
     outputTransform: vtkMRMLTransformNode
     outputVolume: vtkMRMLScalarVolumeNode
     outputJacobian: vtkMRMLScalarVolumeNode
+    outputError: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode
     keepStructures: bool = False
     preview: bool = True

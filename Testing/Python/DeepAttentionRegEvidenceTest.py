@@ -68,6 +68,47 @@ class DeepAttentionRegEvidenceTest(PanelCase):
         parts = sys.modules["DeepAttentionRegLib.panel.Parts"]
         return mock.patch.object(parts, "chooseNewFile", return_value=name and str(self.folder / name))
 
+    def test_verdict_is_told_after_a_registration(self):
+        self.assertIn("Nothing suspicious was found. Of 300 registrations", self.ui.verdictLabel.text)
+        self.assertFalse(self.ui.verdictLabel.isHidden())
+        self.assertEqual(self.ui.verdictLabel.styleSheet, "")
+
+    def test_probable_failure_is_seen(self):
+        self.useEngine("probably failed")
+        self.register()
+        for label in (self.ui.verdictLabel, self.ui.inspectedVerdictLabel):
+            self.assertTrue(label.text.startswith("The registration probably failed"))
+            self.assertIn("Of 300 registrations", label.text)
+            self.assertIn("background", label.styleSheet)
+
+    def test_error_that_is_not_known_is_explained(self):
+        self.useEngine("error not known")
+        self.register()
+        self.assertEqual(self.ui.verdictLabel.text, "The errors of this method were not measured.")
+        self.assertEqual(self.ui.verdictLabel.styleSheet, "")
+
+    def test_verdict_goes_with_its_message(self):
+        self.startEndless()
+        self.assertTrue(self.ui.verdictLabel.isHidden())
+        self.ui.applyButton.click()
+        self.waitForEnd()
+        self.assertTrue(self.ui.verdictLabel.isHidden())
+
+    def test_verdict_is_that_of_the_chosen_deformation(self):
+        first = self.parameters.inspected
+        self.useEngine("probably failed")
+        self.register()
+        self.parameters.inspected = first
+        self.assertIn("Nothing suspicious was found.", self.ui.inspectedVerdictLabel.text)
+        self.parameters.inspected = None
+        self.assertTrue(self.ui.inspectedVerdictLabel.isHidden())
+
+    def test_record_of_a_former_release_has_no_verdict(self):
+        record = sys.modules["DeepAttentionRegLib.nodes.Record"]
+        record.remember(self.parameters.inspected, record.Record(values={"device": "cpu"}))
+        self.widget._updateGui()
+        self.assertTrue(self.ui.inspectedVerdictLabel.isHidden())
+
     def test_disabled_tools_say_what_to_choose(self):
         self.assertIn("Choose a fixed and a moving segmentation", self.ui.compareSegmentsButton.toolTip)
         self.assertIn("Choose fixed and moving landmarks", self.ui.measureLandmarksButton.toolTip)

@@ -196,6 +196,36 @@ class DeepAttentionRegMapsTest(PanelCase):
         self.assertEqual(self.checkedButtons(), ["uncertaintyMapButton"])
         self.assertEqual(set(self.foregrounds()), {self.record.attached(transform, "Uncertainty")})
 
+    def test_error_that_came_along_is_shown_and_explained(self):
+        transform = self.registered()
+        self.assertTrue(self.ui.errorMapButton.enabled)
+        count = len(self.nodeIds())
+        self.ui.errorMapButton.click()
+        self.assertTrue(self.ui.errorMapButton.checked)
+        self.assertEqual(set(self.foregrounds()), {self.record.attached(transform, "Error")})
+        self.assertIn("With 95 % probability the true place lies within so many mm.", self.ui.mapsLabel.text)
+        self.assertEqual(self.shownThresholds(), ["thresholdMmSlider"])
+        self.assertEqual(len(self.nodeIds()), count)
+
+    def test_error_that_is_not_known_says_why(self):
+        self.useEngine("error not known")
+        self.registered()
+        self.assertFalse(self.ui.errorMapButton.enabled)
+        self.assertIn("The errors of this method were not measured.", self.ui.errorMapButton.toolTip)
+
+    def test_removed_error_map_asks_for_another_registration(self):
+        transform = self.registered()
+        slicer.mrmlScene.RemoveNode(self.record.attached(transform, "Error"))
+        self.assertFalse(self.ui.errorMapButton.enabled)
+        self.assertIn("register again to get one", self.ui.errorMapButton.toolTip)
+
+    def test_record_of_a_former_release_asks_for_another_registration(self):
+        transform = self.registered()
+        self.record.remember(transform, self.record.Record(values={"device": "cpu"}))
+        self.widget._updateGui()
+        self.assertFalse(self.ui.errorMapButton.enabled)
+        self.assertIn("register again to get one", self.ui.errorMapButton.toolTip)
+
     def test_estimated_uncertainty_unfolds_the_maps(self):
         self.registered()
         self.ui.mapsGroupBox.collapsed = True

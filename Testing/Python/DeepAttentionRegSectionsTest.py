@@ -279,6 +279,13 @@ class DeepAttentionRegSectionsTest(PanelCase):
         self.waitForEnd()
         self.assertIn("4D to frame 2 (rman)", self.ui.statusLabel.text)
 
+    def test_frames_that_probably_failed_are_told(self):
+        self.useEngine("probably failed")
+        self.ui.sequenceSelector.setCurrentNode(self.addSequence())
+        self.ui.sequenceButton.click()
+        self.waitForEnd()
+        self.assertIn("Probably failed: frame 2.", self.ui.statusLabel.text)
+
     def test_result_of_a_sequence_stands_alone_where_no_pair_is_chosen(self):
         self.ui.sequenceSelector.setCurrentNode(self.addSequence())
         self.ui.movingVolumeSelector.setCurrentNode(None)

@@ -5,7 +5,9 @@ moving landmark is the target registration error. Arrows show it where the movin
 the fixed landmark goes to where the moving one is.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import slicer
@@ -15,7 +17,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.volume import fields, metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
-from ..nodes import Metrics, Record, Transforms, Volumes, Warping
+from ..nodes import ErrorBound, Metrics, Record, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..tasks import Results
@@ -52,6 +54,8 @@ class Measurement:
     :param errorsMm: distance of each landmark, by state.
     :param arrowsRas: tails and heads, each (N, 3) in the world, by state.
     :param warnings: sentences.
+    :param withinMm: the true place of each landmark is this near to where it is carried, with 95 % probability; NaN
+        outside of the fixed volume; None where that is not known.
     """
 
     deformation: Deformation
@@ -59,6 +63,7 @@ class Measurement:
     errorsMm: dict[str, np.ndarray]
     arrowsRas: dict[str, tuple[np.ndarray, np.ndarray]]
     warnings: list[str]
+    withinMm: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,11 @@ def measure(
     toWorld = np.linalg.inv(start)
     heads = Transforms.applyMatrix(toWorld, targets)
     arrows = {state: (Transforms.applyMatrix(toWorld, points), heads) for state, points in carried.items()}
-    warnings = [*_tellUnplaced(fixed, moving), *pairing.warnings, *_tellOutside(fixedLps, grid, pairing.names)]
-    return Measurement(deformation, pairing.names, errors, arrows, warnings)
+    beyond = _isBeyond(fixedLps, grid)
+    warnings = [*_tellUnplaced(fixed, moving), *pairing.warnings, *_tellOutside(beyond, pairing.names)]
+    bound = ErrorBound.atPoints(deformation.transformNode, fixedRas)
+    withinMm = None if bound is None else np.where(beyond, np.nan, bound)
+    return Measurement(deformation, pairing.names, errors, arrows, warnings, withinMm)
 
 
 def create(measurement: Measurement) -> LandmarkNodes:
@@ -192,13 +200,17 @@ def makeTable(measurement: Measurement) -> vtk.vtkTable:
     before, after = (measurement.errorsMm[state] for state in ROLES)
 
     def column(values: np.ndarray) -> list[float]:
-        return [float(values.mean()), float(values.max()), *values.tolist()]
+        known = values[np.isfinite(values)]
+        summary = (known.mean(), known.max()) if known.size else (np.nan, np.nan)
+        return [*map(float, summary), *values.tolist()]
 
+    bound = measurement.withinMm
     return Metrics.tableOf(
         {
             _("Landmark"): [_("Mean"), _("Maximum"), *measurement.names],
             _("Error before (mm)"): column(before),
             _("Error after (mm)"): column(after),
+            **({} if bound is None else {_("Error within (mm)"): column(bound)}),
         }
     )
 
@@ -210,12 +222,23 @@ def describe(deformation: Deformation) -> str:
         return ""
     mean, largest, *points = Metrics.rowsOf(table)
     text = _("{count} landmarks. Error {before} mm before, {after} mm after (mean); at most {most} mm after.")
-    return text.format(
+    text = text.format(
         count=len(points),
         before=Metrics.numberText(mean[_("Error before (mm)")]),
         after=Metrics.numberText(mean[_("Error after (mm)")]),
         most=Metrics.numberText(largest[_("Error after (mm)")]),
     )
+    return f"{text} {_describeBound(points)}".strip()
+
+
+def _describeBound(points: list[dict[str, Any]]) -> str:
+    """Return how many landmarks were as near as was to be expected; empty where nothing was."""
+    known = [row for row in points if not math.isnan(row.get(_("Error within (mm)"), math.nan))]
+    if not known:
+        return ""
+    held = sum(row[_("Error after (mm)")] <= row[_("Error within (mm)")] for row in known)
+    text = _("{held} of {count} errors after are within their 95 % bound.")
+    return text.format(held=held, count=len(known))
 
 
 def _placed(node: slicer.vtkMRMLMarkupsNode) -> list[int]:
@@ -237,10 +260,14 @@ def _tellUnplaced(*nodes: slicer.vtkMRMLMarkupsNode) -> list[str]:
     return [text.format(count=count, name=node.GetName()) for node, count in counts.items() if count]
 
 
-def _tellOutside(pointsLps: np.ndarray, geometry: Geometry, names: list[str]) -> list[str]:
-    """Return a sentence if points lie beyond the voxels of a grid, where the deformation is a guess."""
+def _isBeyond(pointsLps: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return which points lie beyond the voxels of a grid."""
     index = geometry.lps_to_index(pointsLps)
-    beyond = np.any((index < -0.5) | (index > np.array(geometry.size) - 0.5), axis=1)
+    return np.any((index < -0.5) | (index > np.array(geometry.size) - 0.5), axis=1)
+
+
+def _tellOutside(beyond: np.ndarray, names: list[str]) -> list[str]:
+    """Return a sentence if points lie beyond the fixed volume, where the deformation is a guess."""
     if not beyond.any():
         return []
     text = _("Outside of the fixed volume, where the deformation is not known: {names}.")

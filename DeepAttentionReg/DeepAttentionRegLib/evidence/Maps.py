@@ -43,7 +43,7 @@ def compute(deformation: Deformation.Deformation, kind: Map, pause: Pause = no_p
     The field is interpolated linearly between the nodes of its own grid, as the engine does.
 
     :param deformation: what is judged.
-    :param kind: any map but the uncertainty, which Uncertainty.py estimates.
+    :param kind: any map but the uncertainty, which Uncertainty.py estimates, and the error, which registrations bring.
     :param pause: called before every slab.
     :raises ValueError: if it cannot be computed; says why.
     """

@@ -18,7 +18,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
-from ..nodes import FieldMaps, Record, Transforms, Volumes
+from ..nodes import ErrorBound, FieldMaps, Record, Transforms, Volumes
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..tasks.Results import NodeReference
@@ -48,6 +48,7 @@ class Reading:
     :param radiusMm: how far around.
     :param isFlat: whether the fixed volume is a single slice, so that sizes are areas.
     :param isInside: whether the origin lies within the moving volume.
+    :param withinMm: the true origin is this near with 95 % probability; None where that is not known.
     """
 
     point: np.ndarray
@@ -58,6 +59,7 @@ class Reading:
     radiusMm: float
     isFlat: bool
     isInside: bool
+    withinMm: float | None = None
 
 
 def read(deformation: Deformation, point: Sequence[float] | np.ndarray) -> Reading | None:
@@ -80,7 +82,9 @@ def read(deformation: Deformation, point: Sequence[float] | np.ndarray) -> Readi
     deformation.moving.GetRASToIJKMatrix(rasToIjk)
     voxel = rasToIjk.MultiplyPoint((*inMoving, 1.0))[:3]
     isInside = _isWithin(np.array(voxel), deformation.moving.GetImageData().GetDimensions())
-    return Reading(inFixed, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside)
+    bound = ErrorBound.atPoints(deformation.transformNode, inFixed[None])
+    withinMm = None if bound is None else float(bound[0])
+    return Reading(inFixed, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside, withinMm)
 
 
 def fixedPointOf(deformation: Deformation, point: Sequence[float]) -> np.ndarray | None:
@@ -96,10 +100,10 @@ def describe(reading: Reading, deformation: Deformation) -> str:
     """Return a reading in plain words; directions are those of the patient."""
     origin = _("In {moving} it is at {point}.") if reading.isInside else _("It comes from outside of {moving}.")
     origin = origin.format(moving=deformation.moving.GetName(), point=_positionText(reading.origin))
-    return " ".join((_motionText(reading.moved), _sizeText(reading), _foldsText(reading), origin))
+    return " ".join((_motionText(reading), _sizeText(reading), _foldsText(reading), origin))
 
 
-def _motionText(moved: np.ndarray) -> str:
+def _motionText(reading: Reading) -> str:
     names = (
         (_("right"), _("left")),
         (_("forward (anterior)"), _("backward (posterior)")),
@@ -107,13 +111,14 @@ def _motionText(moved: np.ndarray) -> str:
     )
     parts = [
         f"{name[way < 0]} {abs(way):.1f}"
-        for name, way in zip(names, moved.tolist(), strict=True)
+        for name, way in zip(names, reading.moved.tolist(), strict=True)
         if abs(way) >= SMALLEST_MM
     ]
+    bound = "" if reading.withinMm is None else _(" (95 % within {mm:.1f} mm)").format(mm=reading.withinMm)
     if not parts:
-        return _("The tissue here has not moved.")
-    text = _("The tissue here moved {distance:.1f} mm to get here: {directions}.")
-    return text.format(distance=np.linalg.norm(moved), directions=", ".join(parts))
+        return _("The tissue here has not moved{bound}.").format(bound=bound)
+    text = _("The tissue here moved {distance:.1f} mm{bound} to get here: {directions}.")
+    return text.format(distance=np.linalg.norm(reading.moved), bound=bound, directions=", ".join(parts))
 
 
 def _sizeText(reading: Reading) -> str:

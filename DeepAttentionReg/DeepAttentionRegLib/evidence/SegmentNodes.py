@@ -193,6 +193,10 @@ def _describeOne(row: dict[str, Any]) -> str:
             folds=Metrics.numberText(row[_("Folded voxels")]),
         )
     )
+    if _("Error within, median (mm)") in row:
+        text = _("Error, 95 % within: median {median} mm over the fixed segment, 95th percentile {p95} mm.")
+        bounds = row[_("Error within, median (mm)")], row[_("Error within, p95 (mm)")]
+        lines.append(text.format(median=Metrics.numberText(bounds[0]), p95=Metrics.numberText(bounds[1])))
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ Segments are paired as registrations pair them: by name, or by label value where
 compared for itself, so that segments may overlap.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import slicer
@@ -16,7 +16,7 @@ from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
 from DeepAttentionRegEngine.volume import fields, metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
-from ..nodes import FieldMaps, Record, SegmentPairs, Structures, Transforms, Volumes, Warping
+from ..nodes import ErrorBound, FieldMaps, Record, SegmentPairs, Structures, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from ..nodes.Present import present
 from ..nodes.SegmentTable import AFTER, BEFORE, MeasuredSegment
@@ -94,8 +94,7 @@ def compare(
     pause()
     geometry = Volumes.geometryOf(deformation.fixed, Warping.WORLD)
     fixedNumbers, movingNumbers = SegmentPairs.numberSegments([fixed, moving])
-    start = Record.startOf(deformation)
-    toFrame = present(Warping.toFrame(moving, deformation.transformNode))
+    start, toFrame = Record.startOf(deformation), present(Warping.toFrame(moving, deformation.transformNode))
     transforms = {BEFORE: _linear(start), AFTER: Transforms.forImages(deformation.transformNode)}
     toWorld = present(Volumes.matrixToWorld(fixed))
     still = drawStructures(fixed, fixedNumbers, toWorld, _linear(Warping.WORLD), geometry, pause)
@@ -123,6 +122,7 @@ def compare(
         )
         for value in common
     ]
+    structures = [replace(item, withinMm=_errorWithin(deformation, item, geometry, pause)) for item in structures]
     lonely = [name for value, name in {**_namesOf(moving, movingNumbers), **names}.items() if value not in common]
     warnings = [*SegmentPairs.tellPairs(fixed, moving), *_tellLonely(lonely), *_tellCut(structures, geometry)]
     predicted = Structures.tell((fixed, moving))
@@ -233,6 +233,16 @@ def _structure(
         jacobian=fields.summarize_jacobian(jacobian, fixed) if fixed.any() else None,
         parts=parts,
     )
+
+
+def _errorWithin(
+    deformation: Deformation, structure: Structure, geometry: Geometry, pause: Pause
+) -> tuple[float, float] | None:
+    """Return the bound of the error in a fixed segment, of which a part holds all voxels; None if it is not known."""
+    part = structure.parts[AFTER]
+    fixed, first = np.isin(part.regions, (metrics.AGREEMENT, metrics.MISSED)), np.array(part.first)
+    place = geometry.cropped(first, first + part.regions.shape[::-1]) if fixed.any() else geometry
+    return ErrorBound.within(deformation.transformNode, fixed, place, pause)
 
 
 def _part(regions: np.ndarray) -> Part:

@@ -1,7 +1,7 @@
 """The table of segments: how they agree before and after a registration, their volumes, the Jacobian within them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import slicer
 import vtk
@@ -25,6 +25,8 @@ class MeasuredSegment:
     :param movingMl: volume of the moving segment as it was, in all of its own volume.
     :param scores: agreement with the moving segment, by state.
     :param jacobian: of the deformation within the fixed segment; None if that is empty.
+    :param withinMm: median and 95th percentile, within the fixed segment, of the mm within which the true displacement
+        lies with 95 % probability; None where that is not known.
     """
 
     name: str
@@ -32,6 +34,7 @@ class MeasuredSegment:
     movingMl: float
     scores: dict[str, metrics.Agreement]
     jacobian: fields.JacobianSummary | None
+    withinMm: tuple[float, float] | None = field(default=None, kw_only=True)
 
     @property
     def changePercent(self) -> float:
@@ -65,8 +68,17 @@ def make(segments: list[MeasuredSegment]) -> vtk.vtkTable:
             _("Jacobian min"): jacobian("minimum"),
             _("Jacobian max"): jacobian("maximum"),
             _("Folded voxels"): jacobian("folds"),
+            **_errorColumns(segments),
         }
     )
+
+
+def _errorColumns(segments: list[MeasuredSegment]) -> dict[str, list[float]]:
+    """Return the columns of the error's bound; none where it is not known."""
+    if all(item.withinMm is None for item in segments):
+        return {}
+    medians, percentiles = zip(*(item.withinMm or (math.nan, math.nan) for item in segments), strict=True)
+    return {_("Error within, median (mm)"): list(medians), _("Error within, p95 (mm)"): list(percentiles)}
 
 
 def put(

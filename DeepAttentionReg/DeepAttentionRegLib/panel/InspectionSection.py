@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 
-from ..nodes import Deformation
+from ..nodes import Deformation, ErrorBound, Record
 from ..Parameters import DeepAttentionRegParameterNode
 from . import Parts
 from .inspection.AttentionTool import AttentionTool
@@ -72,5 +72,7 @@ class InspectionSection(Parts.Section):
             problem = str(reason)
         Parts.putText(self._ui.inspectedProblemLabel, problem)
         self._ui.inspectedProblemLabel.visible = bool(problem)
+        known = {} if problem else Record.recall(chosen.inspected).values
+        Parts.putVerdict(self._ui.inspectedVerdictLabel, ErrorBound.verdictOf(known))
         for tool in self._tools:
             tool.update(problem)

@@ -7,10 +7,16 @@ from typing import Any
 
 import slicer
 
+from ..nodes import ErrorBound
 from ..nodes.Present import present
 from ..Parameters import DeepAttentionRegParameterNode
 
 SCROLL_BAR_PIXELS = 18  # at most, in the styles of Slicer
+# Colors of their own, to be read in the light and in the dark style of Slicer.
+VERDICT_STYLES = {
+    ErrorBound.FAILED: "background: #b3261e; color: #ffffff; font-weight: bold; padding: 3px;",
+    ErrorBound.SUSPICIOUS: "background: #ffd591; color: #1b1f24; padding: 3px;",
+}
 
 
 class Section:
@@ -61,6 +67,15 @@ def putText(label: Any, text: str) -> None:
     if label.text != text:
         label.text = text
         _fit(label)
+
+
+def putVerdict(label: Any, verdict: ErrorBound.ToldVerdict | None) -> None:
+    """Let a label show a verdict on a registration, so that a bad one is seen; hide it if there is none."""
+    style = "" if verdict is None else VERDICT_STYLES.get(verdict.kind, "")
+    if label.styleSheet != style:
+        label.styleSheet = style
+    putText(label, "" if verdict is None else verdict.text)
+    label.visible = bool(label.text)
 
 
 def _keepTextsFitting(ui: SimpleNamespace) -> Any:

@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.settings import choices_of
 
-from ..nodes import Structures
+from ..nodes import ErrorBound, Structures
 from ..Parameters import Alignment, DeepAttentionRegParameterNode, MethodChoice
 
 # Share of the time that the stages of a registration take, in their order.
@@ -95,6 +95,14 @@ def summaryOf(outcome: Any) -> str:
     return "\n".join([*sentences, *outcome.result.warnings])
 
 
+def verdictOf(outcome: Any) -> ErrorBound.ToldVerdict | None:
+    """Return what the engine expects of the error of a registration; None if it says nothing.
+
+    :param outcome: a `Results.Outcome`.
+    """
+    return ErrorBound.verdictOf(outcome.result.values)
+
+
 def _structuresOf(values: dict[str, Any]) -> list[str]:
     """Return what became of the structures that the network tells apart, as sentences."""
     means = [values.get(state, {}).get("dice", {}).get("mean") for state in ("before", "after")]
@@ -117,7 +125,15 @@ def sequenceSummaryOf(outcome: Any) -> str:
         ),
         _("At most {percent:.2f} % of the voxels of a frame are folded.").format(percent=max(folds)),
     )
-    return "\n".join(texts)
+    return "\n".join([*texts, *_failuresOf(outcome.results)])
+
+
+def _failuresOf(results: dict[int, contract.Result]) -> list[str]:
+    """Return which frames, counted from 1, probably failed, as a sentence if there are any."""
+    verdicts = {frame: ErrorBound.verdictOf(result.values) for frame, result in results.items()}
+    failed = [frame for frame, verdict in verdicts.items() if verdict is not None and verdict.kind == ErrorBound.FAILED]
+    text = _("Probably failed: frame {frames}.")
+    return [text.format(frames=", ".join(map(str, sorted(failed))))] if failed else []
 
 
 def applyText(isRunning: bool, isCanceling: bool) -> str:

@@ -12,6 +12,7 @@ from DeepAttentionRegEngine.protocol import contract
 from DeepAttentionRegEngine.protocol.privacy import discreet_logger
 from DeepAttentionRegEngine.protocol.reporting import Pause
 
+from ..nodes.ErrorBound import ToldVerdict
 from ..tasks.SlicedTask import SlicedTask
 from . import Parts, Progress
 from .EngineSection import EngineSection
@@ -33,6 +34,7 @@ class RunSection(Parts.Section):
         super().__init__(ui, self.tell)
         self._update, self._logic, self._engine = update, logic, engine
         self._message = ""
+        self._verdict: ToldVerdict | None = None  # on what the message tells of
         self._problem = self._problemThen = ""  # why no pair can be registered, now and at the last message
         self._stages: list[str] = []
         self._isCanceling = self._isBusy = False
@@ -51,7 +53,7 @@ class RunSection(Parts.Section):
             self._engine.install()
             return False
         self._isCanceling = False
-        self._message = ""
+        self.clear()
         self._stages = Progress.stagesOf(self.chosen) if stages is None else stages
         self._ui.progressBar.setRange(0, 100)
         self._ui.progressBar.value = 0
@@ -123,14 +125,18 @@ class RunSection(Parts.Section):
         if self._parameters:
             Parts.putText(self._ui.statusLabel, self._message)
 
-    def tell(self, message: str) -> None:
-        """Show a message until the next one, in place of what hinders a registration anyway."""
-        self._message, self._problemThen = message, self._problem
+    def tell(self, message: str, verdict: ToldVerdict | None = None) -> None:
+        """Show a message until the next one, in place of what hinders a registration anyway.
+
+        :param message: what has come of something.
+        :param verdict: on the registration that it tells of.
+        """
+        self._message, self._problemThen, self._verdict = message, self._problem, verdict
         self._update()
 
     def clear(self) -> None:
         """Forget the last message."""
-        self._message = ""
+        self._message, self._verdict = "", None
 
     def update(self, problem: str) -> None:
         """Show whether something runs, and whether a registration can be started.
@@ -148,4 +154,5 @@ class RunSection(Parts.Section):
         ui.finishButton.visible = isRunning
         ui.progressBar.visible = isRunning
         ui.mendWidget.enabled = not isRunning
+        Parts.putVerdict(ui.verdictLabel, self._verdict)
         Parts.putText(ui.statusLabel, "\n".join(text for text in ("" if isKnown else problem, self._message) if text))

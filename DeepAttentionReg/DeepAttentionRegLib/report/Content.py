@@ -20,7 +20,7 @@ from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 
 from ..evidence import Landmarks, Maps, SegmentNodes
-from ..nodes import FieldMaps, Metrics, Overlays, Record, Transforms, Volumes, Warping
+from ..nodes import ErrorBound, FieldMaps, Metrics, Overlays, Record, Transforms, Volumes, Warping
 from ..nodes.Deformation import Deformation
 from . import Facts, Figures
 
@@ -49,6 +49,7 @@ class Content:
 
     :param title: name of the transform.
     :param made: when the report was made.
+    :param verdict: what the engine expected of the error; None if it said nothing.
     :param facts: label and text, by section: what was registered, and how.
     :param details: the same of what a reader seldom needs: settings and versions.
     :param keyFigures: what was measured of the whole deformation.
@@ -61,6 +62,7 @@ class Content:
 
     title: str
     made: str
+    verdict: ErrorBound.ToldVerdict | None
     facts: dict[str, dict[str, str]]
     details: dict[str, dict[str, str]]
     keyFigures: list[Facts.KeyFigure]
@@ -100,6 +102,7 @@ def gather(deformation: Deformation, pointRas: np.ndarray | None = None, pause: 
     content = Content(
         title=deformation.name,
         made=Record.now(),
+        verdict=ErrorBound.verdictOf(record.values),
         facts=Facts.facts(deformation, record),
         details=Facts.details(record),
         keyFigures=Facts.keyFigures(deformation, record, summary),

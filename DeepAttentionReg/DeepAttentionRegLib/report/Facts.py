@@ -15,7 +15,7 @@ from DeepAttentionRegEngine.volume import fields
 
 from ..engine import Methods, Weights
 from ..evidence import Landmarks, Maps, SegmentNodes
-from ..nodes import Metrics, Overlays, Record, Structures, Transforms
+from ..nodes import ErrorBound, Metrics, Overlays, Record, Structures, Transforms
 from ..nodes.Deformation import Deformation
 
 
@@ -79,6 +79,7 @@ def keyFigures(deformation: Deformation, record: Record.Record, summary: fields.
         KeyFigure(_("Dice similarity coefficient"), _overlapText(deformation, record, "dice", _("Dice after"), min)),
         KeyFigure(_("Jacobian determinant (above 1 where moving tissue is shrunk onto the fixed volume)"), jacobian),
         KeyFigure(_("Consistency, forth and back"), _consistencyText(deformation)),
+        KeyFigure(_("Error, 95 % within"), _errorText(record)),
     ]
 
 
@@ -169,6 +170,15 @@ def _overlapText(
     mean = sum(values) / len(values)
     text = text.format(mean=Metrics.numberText(mean), worst=Metrics.numberText(worst(values)))
     return f"{text} mm" if measure.endswith("_mm") else text
+
+
+def _errorText(record: Record.Record) -> str:
+    """Return the bound of the error as the registration brought it."""
+    verdict = ErrorBound.verdictOf(record.values)
+    if verdict is None or not verdict.kind:
+        return _("not known")
+    text = _("median {median} mm, 95th percentile {p95} mm")
+    return text.format(median=Metrics.numberText(verdict.medianMm), p95=Metrics.numberText(verdict.p95Mm))
 
 
 def _consistencyText(deformation: Deformation) -> str:

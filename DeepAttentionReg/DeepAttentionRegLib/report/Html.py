@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from slicer.i18n import tr as _
 
 from ..evidence import Pictures
-from ..nodes import Metrics
+from ..nodes import ErrorBound, Metrics
 from .Content import Content, Table
 from .Facts import KeyFigure
 from .Figures import Figure, Legend
@@ -34,6 +34,7 @@ td.heading { border: none; padding: 0; }
 .wide { overflow-x: auto; }
 .quiet { color: #57606a; }
 .notice { border-left: 4px solid #d55e00; padding: 0.3em 0.8em; background: #fdf4ec; }
+.failed { background: #b3261e; color: #ffffff; font-weight: 600; padding: 0.3em 0.8em; }
 .figure { page-break-inside: avoid; }
 .figure img.slices { width: 100%; height: auto; }
 table.legend td { border: none; vertical-align: middle; padding: 0.2em 0.5em; }
@@ -53,6 +54,7 @@ def write(content: Content) -> str:
         _tag("h1", title),
         _tag("p", _("Report made {time}").format(time=content.made), "quiet"),
         _tag("p", notice(), "notice"),
+        *_verdict(content.verdict),
         *_warnings(content.warnings),
         *_keyFigures(content.keyFigures),
         *_facts(content.facts),
@@ -86,6 +88,14 @@ def _rows(heading: str, rows: Iterable[Iterable[str]], columns: int = 2) -> str:
 def _head(headings: str, columns: int) -> str:
     """Return headings as the head of a table: so they are on the same page as its first row, also where Qt prints."""
     return f'<thead><tr><td class="heading" colspan="{columns}">{headings}</td></tr></thead>'
+
+
+def _verdict(verdict: ErrorBound.ToldVerdict | None) -> list[str]:
+    if verdict is None or not verdict.sentence:
+        return []
+    text = _("Expected error: {verdict}").format(verdict=verdict.sentence)
+    kind = {ErrorBound.FAILED: "failed", ErrorBound.SUSPICIOUS: "notice"}.get(verdict.kind, "")
+    return [_tag("p", text, kind), *([_tag("p", verdict.measured, "quiet")] if verdict.measured else [])]
 
 
 def _warnings(warnings: list[str]) -> list[str]:

@@ -30,6 +30,7 @@ OUTPUT_FILES = {
     "output_transform": "transform.nrrd",
     "output_warped": "warped.nrrd",
     "output_jacobian": "jacobian.nrrd",
+    "output_error": "error.nrrd",
 }
 
 

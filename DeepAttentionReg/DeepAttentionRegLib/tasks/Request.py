@@ -20,6 +20,7 @@ OUTPUT_NAMES = {
     "outputTransform": "transformNode",
     "outputVolume": "warpedVolumeNode",
     "outputJacobian": "jacobianVolumeNode",
+    "outputError": "errorVolumeNode",
     "outputSegmentation": "warpedSegmentationNode",
 }
 

@@ -26,6 +26,7 @@ class OutputNodes:
     transformNode: slicer.vtkMRMLTransformNode | None = None
     warpedVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None
     jacobianVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None
+    errorVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None
     warpedSegmentationNode: slicer.vtkMRMLSegmentationNode | None = None
     tableNode: slicer.vtkMRMLTableNode | None = None
 
@@ -38,6 +39,8 @@ class Outcome:
         transform the moving volume is under. Its grid covers the fixed volume, and need not be that of its voxels.
     :param warpedVolumeNode: moving volume on the fixed grid.
     :param jacobianVolumeNode: Jacobian determinant on the fixed grid, colored.
+    :param errorVolumeNode: mm within which the true displacement lies with 95 % probability, on a coarser grid over the
+        fixed volume; None where that is not known, which `values["expected_error"]` of the result explains.
     :param warpedSegmentationNode: moving segmentation on the fixed grid; None without one.
     :param tableNode: measures before and after.
     :param stepsNode: the deformation after every recursion, if that was to be kept; see RecursionEvidence.py.
@@ -49,6 +52,7 @@ class Outcome:
     transformNode: slicer.vtkMRMLTransformNode
     warpedVolumeNode: slicer.vtkMRMLScalarVolumeNode
     jacobianVolumeNode: slicer.vtkMRMLScalarVolumeNode
+    errorVolumeNode: slicer.vtkMRMLScalarVolumeNode | None
     warpedSegmentationNode: slicer.vtkMRMLSegmentationNode | None
     tableNode: slicer.vtkMRMLTableNode
     stepsNode: slicer.vtkMRMLSequenceNode | None
@@ -96,6 +100,7 @@ class LoadedResult:
     transform: slicer.vtkOrientedGridTransform
     warped: vtk.vtkImageData
     jacobian: np.ndarray
+    error: images.Volume | None
     segmentation: slicer.vtkSegmentation | None
     table: vtk.vtkTable
     evidence: EvidenceFiles.LoadedEvidence | None
@@ -124,6 +129,7 @@ def read(result: contract.Result, case: Case, *, withEvidence: bool, pause: Paus
         transform=transform,
         warped=Volumes.makeImage(images.read_volume(result.outputs["warped"]).array),
         jacobian=images.read_volume(result.outputs["jacobian"]).array,
+        error=images.read_volume(result.outputs["error"]) if "error" in result.outputs else None,
         segmentation=segmentation,
         table=Metrics.makeTable(result.values, case.labelNames),
         evidence=EvidenceFiles.read(result, displacement, grid, pause) if withEvidence else None,
@@ -140,7 +146,7 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
     """
     fixed, moving = case.fixed.get(), case.moving.get()
     name = slicer.mrmlScene.GenerateUniqueName(case.name)
-    nodes = {role: reference.get() for role, reference in case.outputs.items()}
+    nodes = _outputsOf(case)
     with allOrNothing(nodes.values()):
         outcome = Outcome(
             transformNode=Transforms.createGridTransform(
@@ -156,6 +162,7 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
                 f"{name} Jacobian",
                 nodes["jacobianVolumeNode"],
             ),
+            errorVolumeNode=_createError(material.error, f"{name} error", nodes["errorVolumeNode"]),
             warpedSegmentationNode=material.segmentation
             and Volumes.createSegmentation(
                 material.segmentation,
@@ -181,6 +188,24 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
         return outcome
 
 
+def _outputsOf(case: Case) -> dict[str, slicer.vtkMRMLNode | None]:
+    """Return the nodes to write into by role, among them the map of the error that the transform has from before."""
+    nodes = {role: reference.get() for role, reference in case.outputs.items()}
+    transform = nodes["transformNode"]
+    former = transform and Record.attached(transform, Overlays.Map.ERROR.value)
+    used = (case.fixed.get(), case.moving.get(), *nodes.values())
+    if nodes["errorVolumeNode"] is None and all(former is not node for node in used):
+        nodes["errorVolumeNode"] = former
+    return nodes
+
+
+def _createError(
+    error: images.Volume | None, name: str, node: slicer.vtkMRMLScalarVolumeNode | None
+) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """Put the map of the error, on its own grid, into a node; None where the error is not known."""
+    return error and Overlays.createMap(Overlays.Map.ERROR, error.array, error.geometry, name, node)
+
+
 def _remember(outcome: Outcome, case: Case) -> None:
     """Let the transform know how it was made, and the nodes that judge it."""
     transform, result = outcome.transformNode, outcome.result
@@ -190,6 +215,8 @@ def _remember(outcome: Outcome, case: Case) -> None:
     Record.remember(transform, record)
     Record.attach(transform, "Metrics", outcome.tableNode)
     Record.attach(transform, Overlays.Map.JACOBIAN.value, outcome.jacobianVolumeNode)
+    if outcome.errorVolumeNode is not None:
+        Record.attach(transform, Overlays.Map.ERROR.value, outcome.errorVolumeNode)
 
 
 @contextmanager

@@ -29,6 +29,28 @@ WAVELENGTH_MM = 70.0
 BRIGHT = 220
 REFINED_SIMILARITY = 0.97
 SPEED = {"cpu": 80.0, "cuda:0": 4000.0}
+# What it expects of the error, by the mode; in all others nothing suspicious was found.
+MEASURED = "Of 300 registrations on which this was measured it found 92 % of the failures."
+UNREMARKABLE = {
+    "known": True,
+    "verdict": "unremarkable",
+    "sentence": "Nothing suspicious was found.",
+    "measured": MEASURED,
+    "probability": 0.02,
+    "limit_mm": 10.0,
+    "mm": {"median": 3.0, "p95": 4.5},
+    "regions": [],
+}
+EXPECTATIONS: dict[str, dict[str, Any]] = {
+    "probably failed": {
+        **UNREMARKABLE,
+        "verdict": "failed",
+        "sentence": "The registration probably failed: errors above 10 mm are likely in most of the image.",
+        "probability": 0.9,
+        "regions": [{"center_lps": [1.0, 2.0, 3.0], "volume_mm3": 4000.0, "within_mm": 12.0}],
+    },
+    "error not known": {"known": False, "reason": "The errors of this method were not measured."},
+}
 VALUES = {
     "before": {"dice": {"1": 0.5, "2": None, "mean": 0.5}, "tre_mm": {"mean": 8.0, "max": 9.0, "points": [7.0, 9.0]}},
     "aligned": {"dice": {"1": 0.6, "2": None, "mean": 0.6}, "tre_mm": {"mean": 6.0, "max": 8.0, "points": [4.0, 8.0]}},
@@ -36,6 +58,7 @@ VALUES = {
     "jacobian": {"min": 0.5, "max": 1.5, "mean": 1.0, "std": 0.1, "folds": 0, "fold_percent": 0.0},
     "displacement_mm": {"mean": 1.5, "max": 3.0},
     "alignment": np.eye(4).ravel().tolist(),
+    "expected_error": UNREMARKABLE,
 }
 
 
@@ -50,6 +73,20 @@ def field_on(geometry: Geometry) -> np.ndarray:
     indices = np.stack(np.meshgrid(*(np.arange(n) for n in geometry.shape), indexing="ij")[::-1], axis=-1)
     points = geometry.index_to_lps(indices.reshape(-1, 3))
     return displacement_at(points).reshape(*geometry.shape, 3).astype(np.float32)
+
+
+def bound_at(points_lps: np.ndarray) -> np.ndarray:
+    """Return the bound in mm that this engine always has for its error, at points (N, 3): linear between nodes."""
+    return 8.0 + points_lps @ (0.02, -0.01, 0.015)
+
+
+def write_error(path: str, fixed: Geometry) -> None:
+    """Write that bound on a grid of its own over a fixed volume: oblique to it and half as fine."""
+    grid = grid_cases.found_grid(fixed)
+    grid = grid.resized(tuple(max(1, size // 2) for size in grid.size))
+    indices = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")[::-1], axis=-1)
+    bound = bound_at(grid.index_to_lps(indices.reshape(-1, 3))).reshape(grid.shape)
+    images.write_volume(path, bound.astype(np.float32), grid)
 
 
 def found_on(fixed: Geometry) -> tuple[np.ndarray, Geometry]:
@@ -134,6 +171,10 @@ def register(job: contract.RegisterJob) -> contract.Result:
     if job.output_uncertainty is not None:
         lengths = fields.magnitude(fields.resize(displacement, grid, fixed.geometry))
         images.write_volume(job.output_uncertainty, lengths / job.samples, fixed.geometry)
+    values = measures_of(job)
+    if job.output_error is not None and values["expected_error"]["known"]:
+        write_error(job.output_error, fixed.geometry)
+        outputs["error"] = job.output_error
     if job.output_warped is not None:
         images.write_volume(job.output_warped, fixed.array + 1, fixed.geometry)
     if job.output_jacobian is not None:
@@ -142,7 +183,6 @@ def register(job: contract.RegisterJob) -> contract.Result:
     if job.moving_labels is not None and job.output_warped_labels is not None:
         segments.write_segments(job.output_warped_labels, segments.as_segments(job.fixed_labels or job.moving_labels))
         outputs["warped_labels"] = job.output_warped_labels
-    values = measures_of(job)
     if job.output_structures is not None:
         grids = {"fixed": fixed.geometry, "moving": images.read_volume(job.moving).geometry, "warped": fixed.geometry}
         folder = Path(job.output_structures)
@@ -153,6 +193,7 @@ def register(job: contract.RegisterJob) -> contract.Result:
 def measures_of(job: contract.RegisterJob) -> dict[str, Any]:
     """Return what this engine always measures, as far as the job leads to it."""
     values = by_name(job.fixed_labels)
+    values["expected_error"] = EXPECTATIONS.get(os.environ.get("FAKE_ENGINE", ""), UNREMARKABLE)
     if job.output_recursions is not None:
         values["similarity"] = [evidence_cases.similarity_after(step) for step in range((job.recursions or 3) + 1)]
     if job.refinement_steps:
@@ -263,6 +304,7 @@ MODES: dict[str, Callable[[contract.RegisterJob], int]] = {
     "write corrupt volume": write_corrupt_volume,
     "speak another version": speak_another_version,
     "launch": launch,
+    **dict.fromkeys(EXPECTATIONS, work),
 }
 
 

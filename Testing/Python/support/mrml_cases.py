@@ -27,7 +27,14 @@ from DeepAttentionRegLib.tasks.Request import requestOf
 ENGINE = Engine(sys.executable, Path(__file__).resolve().with_name("fake_engine.py"))
 TIMEOUT_S = 20.0
 RIGID = np.array([[0.8, -0.6, 0.0, 10.0], [0.6, 0.8, 0.0, -20.0], [0.0, 0.0, 1.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
-ROLES = ("transformNode", "warpedVolumeNode", "jacobianVolumeNode", "warpedSegmentationNode", "tableNode")
+ROLES = (
+    "transformNode",
+    "warpedVolumeNode",
+    "jacobianVolumeNode",
+    "errorVolumeNode",
+    "warpedSegmentationNode",
+    "tableNode",
+)
 
 
 def add_pair(geometry: Geometry) -> InputNodes:

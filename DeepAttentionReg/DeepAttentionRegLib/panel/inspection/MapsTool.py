@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol.reporting import Pause
 
 from ...evidence import Maps
-from ...nodes import Overlays
+from ...nodes import ErrorBound, Overlays, Record
 from ...nodes.Deformation import Deformation
 from ...nodes.Overlays import Map, Measure
 from ...Parameters import DeepAttentionRegParameterNode
@@ -30,6 +30,7 @@ BUTTONS = {
     Map.SIMILARITY_AFTER: "similarityAfterMapButton",
     Map.INCONSISTENCY: "inconsistencyMapButton",
     Map.UNCERTAINTY: "uncertaintyMapButton",
+    Map.ERROR: "errorMapButton",
 }
 FOLDS_BUTTON = "foldsMapButton"
 THRESHOLDS = {
@@ -84,6 +85,8 @@ class MapsTool(InspectionTool):
         self.offer([*BUTTONS.values(), FOLDS_BUTTON], problem)
         if not problem and Maps.of(self.deformation(), Map.UNCERTAINTY) is None:
             self.offer([BUTTONS[Map.UNCERTAINTY]], _missingUncertainty())
+        if not problem and Maps.of(self.deformation(), Map.ERROR) is None:
+            self.offer([BUTTONS[Map.ERROR]], _missingError(self.deformation()))
         for kind, name in BUTTONS.items():
             _press(getattr(ui, name), kind is self._shown)
         _press(getattr(ui, FOLDS_BUTTON), self._view.marksFolds)
@@ -180,16 +183,24 @@ def _node(deformation: Deformation, kind: Map, pause: Pause) -> slicer.vtkMRMLSc
 
     :raises ValueError: if it cannot be; says why.
     """
-    if kind is not Map.UNCERTAINTY:
+    if kind not in (Map.UNCERTAINTY, Map.ERROR):
         return Maps.create(deformation, kind, pause)
     node = Maps.of(deformation, kind)
     if node is None:
-        raise ValueError(_missingUncertainty())
+        raise ValueError(_missingUncertainty() if kind is Map.UNCERTAINTY else _missingError(deformation))
     return node
 
 
 def _missingUncertainty() -> str:
     return _("Estimate the uncertainty first, below.")
+
+
+def _missingError(deformation: Deformation) -> str:
+    """Return why a deformation has no map of its error, as a sentence."""
+    verdict = ErrorBound.verdictOf(Record.recall(deformation.transformNode).values)
+    if verdict is not None and not verdict.kind and verdict.sentence:
+        return verdict.sentence
+    return _("There is no map of the error; register again to get one.")
 
 
 def _explanation(kind: Map | None) -> str:
@@ -205,6 +216,9 @@ def _explanation(kind: Map | None) -> str:
         Map.SIMILARITY_AFTER: similarity,
         Map.INCONSISTENCY: _("The darker, the less the two directions agree: at most one of them is right there."),
         Map.UNCERTAINTY: _("The darker, the more the result depends on noise and position. No bound of the error."),
+        Map.ERROR: _(
+            "With 95 % probability the true place lies within so many mm. Stands for calibrated methods only."
+        ),
     }[kind]
 
 

@@ -139,6 +139,13 @@ class TestInputs:
         assert run(job, quiet())
         refused(contract.build(RegisterJob, {**vars(job), "output_warped": str(tmp_path / "voxels.mha")}), tmp_path)
 
+    @pytest.mark.parametrize("output", ["output_error", "output_uncertainty"])
+    def test_map_in_a_file_that_is_no_image_is_refused_beforehand(
+        self, pair: dict[str, str], tmp_path: Path, output: str
+    ) -> None:
+        job = contract.build(RegisterJob, {**PLAIN, **pair, output: str(tmp_path / "map.txt")})
+        assert refused(job, tmp_path).code == errors.OUTPUT_UNWRITABLE
+
     def test_file_of_the_method_survives(self, pair: dict[str, str], tmp_path: Path) -> None:
         method = tmp_path / "mine.json"
         method.write_text("{}", encoding="ascii")

@@ -9,8 +9,9 @@ import inspection_cases as cases
 import mrml_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegLib.evidence import Landmarks
+from DeepAttentionRegLib.evidence import Landmarks, Maps
 from DeepAttentionRegLib.nodes import Record
+from DeepAttentionRegLib.nodes.Overlays import Map
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -88,6 +89,42 @@ class TestErrors:
         measurement = Landmarks.measure(deformation, *pair)
         tails, heads = measurement.arrowsRas[state]
         np.testing.assert_allclose(np.linalg.norm(heads - tails, axis=1), measurement.errorsMm[state])
+
+
+class TestBound:
+    """The bound rises by 1 mm a slice from 8 mm on."""
+
+    @pytest.fixture
+    def bounded(self, deformation, oblique_geometry):
+        bound = np.broadcast_to(np.arange(9.0)[:, None, None] + 8, oblique_geometry.shape)
+        Maps.put(deformation, Map.ERROR, bound.astype(np.float32), oblique_geometry)
+        return deformation
+
+    def test_is_that_of_the_map_at_the_fixed_landmark(self, bounded, pair):
+        rows = cases.rows_of(Landmarks.create(Landmarks.measure(bounded, *pair)).table)
+        found = {row["Landmark"]: row["Error within (mm)"] for row in rows}
+        wanted = {"Apex": 10.0, "Carina": 13.0, "Tip": 15.0}
+        assert found == pytest.approx({"Mean": 38 / 3, "Maximum": 15.0, **wanted}, abs=1e-5)
+
+    def test_errors_within_it_are_counted(self, bounded, pair):
+        after = Landmarks.measure(bounded, *pair).errorsMm["after"]
+        held = int((after <= (10.0, 13.0, 15.0)).sum())
+        Landmarks.create(Landmarks.measure(bounded, *pair))
+        assert Landmarks.describe(bounded).endswith(f"{held} of 3 errors after are within their 95 % bound.")
+        assert 0 < held < 3
+
+    def test_is_not_known_outside_of_the_fixed_volume(self, bounded, fixed_ras, oblique_geometry):
+        fixed_ras[2] = to_ras(oblique_geometry, np.array([[40.0, 2.0, 2.0]]))[0]
+        pair = add_points(fixed_ras, NAMES), add_points(fixed_ras, NAMES)
+        rows = cases.rows_of(Landmarks.create(Landmarks.measure(bounded, *pair)).table)
+        assert np.isnan(rows[-1]["Error within (mm)"])
+        assert rows[0]["Error within (mm)"] == pytest.approx(11.5, abs=1e-5)
+        assert " of 2 errors after" in Landmarks.describe(bounded)
+
+    def test_without_a_map_there_is_no_column(self, deformation, pair):
+        rows = cases.rows_of(Landmarks.create(Landmarks.measure(deformation, *pair)).table)
+        assert "Error within (mm)" not in rows[0]
+        assert "bound" not in Landmarks.describe(deformation)
 
 
 class TestPairing:

@@ -9,8 +9,9 @@ import mrml_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
-from DeepAttentionRegLib.evidence import Readout
+from DeepAttentionRegLib.evidence import Maps, Readout
 from DeepAttentionRegLib.nodes import Deformation, Record, Transforms
+from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.views.Comparison import Comparison, ComparisonOptions
 from DeepAttentionRegLib.views.ComparisonModes import ComparedVolume, Mode
 
@@ -190,6 +191,35 @@ class TestWords:
     def test_folds_are_told(self):
         assert "No folds within 10 mm." in text_at(shifted((0, 0, 0)))
         assert "Folded voxels within 10 mm: " in text_at(scaled((1.0, 1.0, -0.5)))
+
+
+class TestBound:
+    """The bound rises by 0.05 mm for every mm to the right, on a grid coarser than the field."""
+
+    def bounded(self, field_ras: tuple[float, float, float]) -> Deformation.Deformation:
+        deformation, coarse = shifted(field_ras), GEOMETRY.resized((10, 8, 5))
+        index = np.moveaxis(np.indices(coarse.shape), 0, -1)[..., ::-1].reshape(-1, 3)
+        rightMm = -coarse.index_to_lps(index.astype(float))[:, 0].reshape(coarse.shape)
+        Maps.put(deformation, Map.ERROR, (3.98 + 0.05 * rightMm).astype(np.float32), coarse)
+        return deformation
+
+    def test_is_read_between_the_nodes_of_its_map(self):
+        deformation = self.bounded((2.1, 0, 0))
+        assert Readout.read(deformation, (7.0, 3.0, 1.0)).withinMm == pytest.approx(3.98 + 0.05 * 7, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        ("field_ras", "words"),
+        [
+            ((2.1, 0, 0), "The tissue here moved 2.1 mm (95 % within 4.0 mm) to get here: left 2.1."),
+            ((0, 0, 0), "The tissue here has not moved (95 % within 4.0 mm)."),
+        ],
+    )
+    def test_is_told_beside_the_way(self, field_ras, words):
+        assert text_at(self.bounded(field_ras)).startswith(words)
+
+    def test_without_a_map_there_is_none(self):
+        assert Readout.read(shifted((2.1, 0, 0)), (0.0, 0.0, 0.0)).withinMm is None
+        assert "95 %" not in text_at(shifted((2.1, 0, 0)))
 
 
 class TestWayBack:

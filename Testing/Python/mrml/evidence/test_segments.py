@@ -13,8 +13,9 @@ import mrml_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume import metrics
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegLib.evidence import SegmentNodes, Segments
+from DeepAttentionRegLib.evidence import Maps, SegmentNodes, Segments
 from DeepAttentionRegLib.nodes import Deformation, Record
+from DeepAttentionRegLib.nodes.Overlays import Map
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -125,6 +126,38 @@ class TestNumbers:
         other = cases.add_deformation(coarse, cases.shift(coarse, ((OFF_BEFORE - OFF_AFTER) / 2, 0, 0)))
         other = dataclasses.replace(other, fixed=deformation.fixed, moving=deformation.moving)
         assert only(Segments.compare(other, *pair)).scores == only(Segments.compare(deformation, *pair)).scores
+
+
+class TestBound:
+    COLUMNS = "Error within, median (mm)", "Error within, p95 (mm)"
+
+    @pytest.fixture
+    def bounded(self, deformation, grid):
+        """The bound in mm is the number of the voxel along i, on a grid half as fine."""
+        coarse = grid.resized((13, 10, 7))
+        bound = np.broadcast_to(2 * np.arange(13.0) + 0.5, coarse.shape)
+        Maps.put(deformation, Map.ERROR, bound.astype(np.float32), coarse)
+        return deformation
+
+    def test_is_that_of_the_map_within_the_fixed_segment(self, bounded, pair):
+        (row,) = cases.rows_of(SegmentNodes.create(Segments.compare(bounded, *pair)).table)
+        voxels = np.repeat(np.arange(FIRST[0], FIRST[0] + SIZE[0]), SIZE[1] * SIZE[2])
+        np.testing.assert_allclose([row[name] for name in self.COLUMNS], np.percentile(voxels, (50, 95)), atol=1e-4)
+
+    def test_is_told_of_one_segment(self, bounded, pair):
+        SegmentNodes.create(Segments.compare(bounded, *pair))
+        assert "Error, 95 % within: median 10.5 mm" in SegmentNodes.describe(bounded, "Liver")
+
+    def test_empty_segment_has_none(self, bounded, pair, grid):
+        masks = {"Liver": np.zeros(grid.shape, bool), "Heart": cases.box(grid, FIRST, SIZE)}
+        parts = [cases.add_segments(volume, masks) for volume in (bounded.fixed, bounded.moving)]
+        rows = cases.rows_of(SegmentNodes.create(Segments.compare(bounded, *parts)).table)
+        assert [math.isnan(row[self.COLUMNS[0]]) for row in rows] == [True, False]
+
+    def test_without_a_map_there_are_no_columns(self, nodes, deformation):
+        (row,) = cases.rows_of(nodes.table)
+        assert not [name for name in row if "within" in name]
+        assert "95 %" not in SegmentNodes.describe(deformation, "Liver")
 
 
 class TestFrames:

@@ -15,6 +15,7 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", exc_type=ImportError)
 
+import fake_engine
 import inspection_cases as cases
 import mrml_cases
 import mrml_scene
@@ -209,6 +210,54 @@ class TestKeyFigures:
         assert self.figures(deformation)["Consistency, forth and back"].endswith("mm")
 
 
+class TestExpectedError:
+    def page(self, inputs, monkeypatch, mode: str) -> tuple[str, ReportContent.Content]:
+        monkeypatch.setenv("FAKE_ENGINE", mode)
+        content = ReportContent.gather(Deformation.ofTransform(mrml_cases.register(inputs).transformNode))
+        return text_of(ET.fromstring(ReportHtml.write(content))), content
+
+    def bound(self, content: ReportContent.Content) -> str:
+        return next(figure.found for figure in content.keyFigures if figure.measure == "Error, 95 % within")
+
+    def test_verdict_comes_first_with_what_it_is_worth(self, page):
+        text = text_of(page)
+        verdict = f"Expected error: Nothing suspicious was found. {fake_engine.MEASURED}"
+        assert 0 < text.index(verdict) < text.index("A warning.")
+
+    def test_failure_is_seen(self, inputs, monkeypatch):
+        text, content = self.page(inputs, monkeypatch, "probably failed")
+        assert "Expected error: The registration probably failed" in text
+        assert '<p class="failed">' in ReportHtml.write(content)
+
+    def test_bound_is_a_key_figure_and_a_picture(self, page):
+        assert facts_of(page)["Error, 95 % within"] == "median 3 mm, 95th percentile 4.50 mm"
+        assert [image for image in page.iter("img") if image.get("alt").startswith("Error, 95 % within (mm) (axial")]
+
+    def test_numbers_are_in_the_files(self, written):
+        numbers = json.loads(written[".json"].read_text(encoding="ascii"))
+        assert numbers["registration"]["values"]["expected_error"] == fake_engine.UNREMARKABLE
+        assert numbers["maps"]["Error"]["min"] > 0
+        assert [
+            row["Error within (mm)"] for name, rows in numbers["tables"].items() if "landmarks" in name for row in rows
+        ]
+        text = written[".csv"].read_text(encoding="utf-8-sig")
+        assert "registration,values.expected_error.mm,median,3.0" in text
+        assert 'Liver & co,"Error within, p95 (mm)",' in text
+
+    def test_unknown_error_is_explained(self, inputs, monkeypatch):
+        text, content = self.page(inputs, monkeypatch, "error not known")
+        assert "Expected error: The errors of this method were not measured." in text
+        assert self.bound(content) == "not known"
+        assert not [figure for figure in content.figures if figure.title.startswith("Error")]
+
+    def test_record_of_a_former_release_tells_nothing(self, scene, oblique_geometry):
+        deformation = cases.add_deformation(oblique_geometry, np.zeros((*oblique_geometry.shape, 3)))
+        Record.remember(deformation.transformNode, Record.Record(values={"device": "cpu"}))
+        content = ReportContent.gather(deformation)
+        assert "Expected error" not in ReportHtml.write(content)
+        assert self.bound(content) == "not known"
+
+
 class TestFigures:
     def titles(self, deformation) -> list[str]:
         return [figure.title.split(" (")[0] for figure in ReportContent.gather(deformation).figures]
@@ -240,7 +289,7 @@ class TestFigures:
 class TestPlaces:
     def test_moving_volume_may_lie_under_the_deformation(self, deformation):
         deformation.moving.SetAndObserveTransformNodeID(deformation.transformNode.GetID())
-        assert len(ReportContent.gather(deformation).figures) == 8
+        assert len(ReportContent.gather(deformation).figures) == 9
 
     def test_single_slices_have_one_picture_each(self, scene, flat_geometry):
         deformation = cases.add_deformation(flat_geometry, np.zeros((*flat_geometry.shape, 3)))
