@@ -6,7 +6,7 @@
 # make pareto  time, memory and accuracy beside registrations that others made, on the same pairs (half an hour)
 # make profile        time and memory of each stage of a registration of a chest CT (a few minutes)
 # make architecture   draw the packages and who imports whom, to Resources/Documentation/architecture.svg
-# make calibration    compare the uncertainty of registrations with their true error, to demo-output/calibration/
+# make calibration    learn anew what registrations tell of their error, and measure how well it holds (hours)
 # make faults  inject faults into the command line and count what is not as SECURITY.md promises (ten minutes)
 # make release        build the tree to publish, in a fresh history, and the wheel, to build/release/, and check both
 # All make their own virtual environment in .venv when first called. Paths stay relative and programs are called as
@@ -72,9 +72,9 @@ pareto: $(PEERS)
 profile: $(STAMP)
 	$(RUN) Testing/Tools/profile_run.py $(ARGS)
 
-# make calibration ARGS="--method bspline --refinement-steps 0"
-calibration: $(STAMP)
-	$(RUN) Testing/Tools/calibrate.py --output "$(OUT)/calibration" $(ARGS)
+# Registrations are kept in runs/calibration; make calibration ARGS="--processes 8"
+calibration: $(TRAINING)
+	OMP_NUM_THREADS=1 $(RUN) -m training calibrate --date $(shell date +%F) $(ARGS)
 
 # make faults ARGS="--kinds damaged --trials 500 --seed 7"
 faults: $(STAMP)

@@ -13,6 +13,7 @@ COMMANDS = {
     "export": ("run.export", "turn its checkpoint into a weight file"),
     "compress": ("measure.compress", "store weights in 8 bits, and measure what that costs"),
     "transfer": ("measure.transfer", "measure weights on anatomies they never saw, beside ANTs SyN"),
+    "calibrate": ("calibration.calibrate", "learn from registrations of known error what to say of others"),
     "results": ("measure.tables", "write RESULTS.md from the files of results/"),
     "figure5": ("measure.figure5", "plot accuracy against recursions, from the files of results/"),
     "figure5-synthetic": ("measure.figure5_synthetic", "the same in small, on made-up images, in three minutes"),

@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evidence.expected_error import ExpectedError as ExpectedError
+    from .evidence.expected_error import expected_error as expected_error
     from .evidence.percentiles import segment_percentiles as segment_percentiles
     from .evidence.percentiles import volume_percentiles as volume_percentiles
     from .evidence.structures import predicted_structures as predicted_structures
@@ -47,6 +49,8 @@ _HOMES = {
     "write_segments": "volume.segments",
     "segment_percentiles": "evidence.percentiles",
     "volume_percentiles": "evidence.percentiles",
+    "ExpectedError": "evidence.expected_error",
+    "expected_error": "evidence.expected_error",
     "predicted_structures": "evidence.structures",
     "structures": "evidence.structures",
     "uncertainty": "evidence.uncertainty",

@@ -340,6 +340,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output-uncertainty", metavar="FILE", help="spread of the displacement in mm on the fixed grid"
     )
+    group.add_argument(
+        "--output-error", metavar="FILE", help="bound of the error in mm that holds for 95 %%, where it is known"
+    )
     group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
     group.add_argument(
         "--output-structures",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .evidence.expected_error import ExpectedError, expected_error
 from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .evidence.gaussian_files import of_proposal, write_sequence
 from .evidence.recursion_folder import RecursionFolder
@@ -90,8 +91,13 @@ class FileJob:
         if self.job.output_uncertainty is not None:
             with self.reporter.stage("uncertainty", "Registering slightly changed images."):
                 spread_mm = self._measure_spread(registered, values, warnings)
+        with self.reporter.stage("evaluate", "Looking for signs of errors."):
+            expected = expected_error(registered, spread_mm)
+        values["expected_error"] = expected.told
+        warnings += expected.warnings
         with self.reporter.stage("write", "Writing the results."):
             self._write(registered, spread_mm, values)
+            self._write_error(expected)
             if predicted is not None:
                 self.files["structures"] = str(write_structures(str(self.job.output_structures), predicted))
         own, found = self.reporter.seconds, registered.seconds
@@ -148,6 +154,12 @@ class FileJob:
             "samples": spread.count,
         }
         return found
+
+    def _write_error(self, expected: ExpectedError) -> None:
+        file = self.job.output_error
+        if file is not None and expected.within_mm is not None and expected.geometry is not None:
+            images.write_volume(file, expected.within_mm, expected.geometry)
+            self.files["error"] = file
 
     def _write(self, registered: Registered, spread_mm: np.ndarray | None, values: dict[str, Any]) -> None:
         """Write what the job asks for."""
@@ -211,6 +223,9 @@ def register_sequence(job: SequenceJob, reporter: Reporter) -> Result:
         if done and reporter.enough():
             break
         registered = registrar.register(fixed, frame, on_progress=reporter.emit, cancel=reporter.cancelled)
+        expected = expected_error(registered)
+        registered.measures["expected_error"] = expected.told
+        registered.warnings.extend(expected.warnings)
         file = _write_frame(registered, Path(job.output) / str(number), job)
         warnings += [f"{Path(frame).name}: {warning}" for warning in registered.warnings]
         done = number

@@ -39,7 +39,7 @@ ENGINE_LAYERS: dict[str, set[str]] = {
     "evidence": TORCH,
 }
 LIB_LAYERS = ("engine", "nodes", "tasks", "views", "evidence", "report", "Parameters", "panel")
-TRAINING_LAYERS = ("configs", "data", "objectives", "run", "measure")
+TRAINING_LAYERS = ("configs", "data", "objectives", "run", "measure", "calibration")
 LIGHT = {"protocol", "volume", "landmarks", "phantom"}  # what the process of the panel may load
 MAX_FOLDER_MODULES = 20
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}

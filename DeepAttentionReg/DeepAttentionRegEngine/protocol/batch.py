@@ -36,6 +36,7 @@ OUTPUTS = {
     "jacobian": "jacobian.nrrd",
     "warped_labels": "warped_labels.nrrd",
     "uncertainty": "uncertainty.nrrd",
+    "error": "error.nrrd",
     "structures": "structures",
 }
 # Segments may overlap, which a label map cannot hold.
@@ -55,6 +56,9 @@ MEASURES = {
     "jacobian_min": ("jacobian", "minimum"),
     "fold_percent": ("jacobian", "fold_percent"),
     "uncertainty_mm_mean": ("uncertainty_mm", "mean"),
+    "error_within_mm_median": ("expected_error", "mm", "median"),
+    "error_within_mm_p95": ("expected_error", "mm", "p95"),
+    "failure_probability": ("expected_error", "probability"),
 }
 COLUMNS = ("name", "status", "fixed", "moving", "method", *MEASURES, "seconds", "message")
 DONE, FAILED, OPEN = "done", "failed", "not done"

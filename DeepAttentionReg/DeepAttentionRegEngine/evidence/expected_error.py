@@ -1,0 +1,207 @@
+"""How far a registration is probably off: a bound in mm at every place that holds for 95 %, and whether it has failed.
+
+Both were learned of registrations whose true error is known (error_model.py); for other methods and weights, and for
+images that are unlike all of these, nothing is said.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from ..deform.losses import box_sum
+from ..deform.tensors import to_array, to_tensor
+from ..protocol import errors
+from ..registration.registered import Registered
+from ..volume.fields import resize
+from ..volume.geometry import Geometry
+from .clues import ALIKE, WIDE, Clues, gather
+from .error_model import LEAST, Calibration, Verdicts, load_calibration
+
+LIMIT = 0.03  # of the longest side of the field of view, from which an error is a failure
+SHARE = 0.1  # of what is seen that has to be off by that, for a run to have failed
+LEAST_SEEN = 100  # voxels
+LEAST_REGION = 0.005  # of what is seen
+MOST_REGIONS = 3
+INSTEAD = "Judge the registration by landmarks or segments."
+
+
+@dataclass(frozen=True)
+class ExpectedError:
+    """What can be said of the error of a registration.
+
+    Attributes:
+        told: For people and programs: whether it is "known", else the "reason"; the "verdict" ("failed", "suspicious"
+            or "unremarkable") as a "sentence", how good such verdicts are ("measured"), the "probability" of a failure,
+            which is an error above "limit_mm" in a tenth of what is seen, median and 95th percentile of the bound
+            ("mm"), and "regions" where larger errors are likely.
+        within_mm: float32 `(k, j, i)`: with 95 % probability the true displacement lies so close; None if not known.
+        geometry: Its grid, coarser than the fixed volume's, over the same field of view.
+    """
+
+    told: dict[str, Any]
+    within_mm: np.ndarray | None = field(default=None, repr=False)
+    geometry: Geometry | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences that users must see."""
+        return [self.told["sentence"]] if self.told.get("verdict") in ("failed", "suspicious") else []
+
+
+def expected_error(registered: Registered, spread_mm: np.ndarray | None = None) -> ExpectedError:
+    """Return how far a registration is probably off.
+
+    Args:
+        registered: What was registered.
+        spread_mm: Its uncertainty `(k, j, i)` on the fixed grid, which makes the bound tighter; None if not known.
+
+    Examples:
+        >>> registered = register(fixed, moving, Settings(method="none", refinement_steps=5))
+        >>> sorted(expected_error(registered).told)[:2]
+        ['known', 'reason']
+    """
+    search, weights = registered.search, _weights(registered)
+    try:
+        calibration = load_calibration(search.pair.fixed.ndim - 2)
+        if not calibration.covers(weights):
+            return _unknown(f"it was not calibrated for {weights}")
+    except errors.EngineError as error:
+        return _unknown(f"{error.message[:1].lower()}{error.message[1:].rstrip('.')}")
+    clues = gather(search.pair, search.displacement)
+    if int(clues.seen.sum()) < LEAST_SEEN:
+        return _unknown("the images show too little")
+    extent = max(registered.geometry.extent_mm) / clues.voxel_mm
+    bare = calibration.cheap.bare(clues.values.flatten(1)[:, clues.seen.flatten()])
+    chance = float(torch.sigmoid(calibration.verdicts.layers(signs(bare, clues.means, extent)[:, None])))
+    has_failed = chance >= calibration.verdicts.failed
+    if not has_failed and unusual(calibration, clues) > calibration.limit:
+        return _unknown("this registration is unlike all on which errors were measured")
+    spread = None if spread_mm is None else on_clues(spread_mm, registered.geometry, clues)
+    logs = percentiles(calibration, clues, weights, spread)
+    told = _told(calibration, chance, clues, logs, extent)
+    if has_failed:
+        return ExpectedError(told)
+    within = to_array(clues.voxel_mm * (logs[1].exp() - LEAST).clamp_min(LEAST)).astype(np.float32)
+    return ExpectedError(told, within.reshape(clues.geometry.shape), clues.geometry)
+
+
+def _weights(registered: Registered) -> str:
+    """Return by which weights a deformation was found; a method that needs none stands for itself."""
+    settings = registered.search.settings
+    return registered.measures.get("weights") or settings.method
+
+
+def _unknown(why: str) -> ExpectedError:
+    return ExpectedError({"known": False, "reason": f"The error is not known, because {why}. {INSTEAD}"})
+
+
+def percentiles(calibration: Calibration, clues: Clues, weights: str, spread: Tensor | None = None) -> Tensor:
+    """Return the logarithms `(2, N)` of median and bound of the error at every voxel, `LEAST` added, in voxels.
+
+    Args:
+        calibration: What is known.
+        clues: What speaks for and against the deformation.
+        weights: With which it was found.
+        spread: Its uncertainty `(*spatial)` in voxels; None if not known.
+    """
+    cheap = calibration.cheap(clues.values.flatten(1), weights)
+    if spread is None:
+        return cheap
+    return calibration.full(torch.cat([cheap, spread_clues(clues, spread)]), weights)
+
+
+def spread_clues(clues: Clues, spread: Tensor) -> Tensor:
+    """Return what an uncertainty `(*spatial)` in voxels adds to the clues `(2, N)`: itself and its mean around."""
+    share = clues.seen.to(spread)[None, None]
+    around = box_sum(spread * share, WIDE) / box_sum(share, WIDE).clamp_min(1)
+    return (torch.stack([spread.flatten(), around.flatten()]) + LEAST).log()
+
+
+def signs(logs: Tensor, means: Tensor, extent: float) -> Tensor:
+    """Return what tells whether a run has failed `(S,)`: how much of it is off by how much, and how alike it is.
+
+    Args:
+        logs: From `percentiles` `(2, N)`, of what is seen, without a margin.
+        means: Of the clues.
+        extent: Longest side of the field of view, in voxels of the clues.
+    """
+    off = logs - float(np.log(LIMIT * extent))
+    tenths = torch.tensor([0.1, 0.5, 0.9]).to(off)
+    return torch.cat([off.quantile(tenths, dim=1).flatten(), (off > 0).float().mean(1), means[:ALIKE]])
+
+
+def unusual(calibration: Calibration, clues: Clues) -> float:
+    """Return how far a run is from what is known: 1 is usual, by the means of its clues."""
+    return float(calibration.unusual(clues.means[:, None]).square().mean())
+
+
+def on_clues(spread_mm: np.ndarray, fixed: Geometry, clues: Clues) -> Tensor:
+    """Return an uncertainty `(k, j, i)` in mm on the fixed grid on that of the clues, `(*spatial)` in its voxels."""
+    found = resize(spread_mm[..., None], fixed, clues.geometry)[..., 0]
+    return to_tensor(found / clues.voxel_mm, clues.values.device).reshape(clues.seen.shape)
+
+
+def _told(calibration: Calibration, chance: float, clues: Clues, logs: Tensor, extent: float) -> dict[str, Any]:
+    """Return what people and programs are told."""
+    limit_mm, seen = clues.voxel_mm * LIMIT * extent, clues.seen.flatten()
+    median, bound = clues.voxel_mm * (logs.exp() - LEAST)
+    regions = _regions(clues, (median > limit_mm) & seen, bound)
+    verdict, sentence = _verdict(calibration.verdicts, chance, limit_mm, regions)
+    told = {
+        "known": True,
+        "verdict": verdict,
+        "sentence": sentence,
+        "measured": calibration.verdicts.measured,
+        "probability": chance,
+        "limit_mm": limit_mm,
+        "regions": regions,
+    }
+    if verdict != "failed":
+        told["mm"] = {"median": float(bound[seen].median()), "p95": float(bound[seen].quantile(0.95))}
+    return told
+
+
+def _verdict(verdicts: Verdicts, chance: float, limit_mm: float, regions: list[dict[str, Any]]) -> tuple[str, str]:
+    """Return a word and a sentence."""
+    likely = f"errors above {limit_mm:.2g} mm are likely"
+    if chance >= verdicts.failed:
+        return "failed", f"The registration probably failed: {likely} in much of what the images show."
+    if chance < verdicts.suspicious and not regions:
+        return "unremarkable", "Nothing suspicious was found."
+    places = "; ".join(_place(region) for region in regions) or "in places"
+    return "suspicious", f"{likely[:1].upper()}{likely[1:]} {places}."
+
+
+def _regions(clues: Clues, off: Tensor, bound: Tensor) -> list[dict[str, Any]]:
+    """Return the largest connected parts of what is seen that are probably off by more than the limit."""
+    shape = (*[1] * (3 - clues.seen.ndim), *clues.seen.shape)
+    marked = to_array(off.to(torch.uint8)).reshape(shape)
+    within = to_array(bound).reshape(shape)
+    parts = sitk.RelabelComponent(
+        sitk.ConnectedComponent(sitk.GetImageFromArray(marked)), int(LEAST_REGION * int(clues.seen.sum())) + 1
+    )
+    numbers = sitk.GetArrayFromImage(parts)
+    voxel_mm3 = float(np.prod(clues.geometry.spacing))
+    found = []
+    for number in range(1, min(MOST_REGIONS, int(numbers.max())) + 1):
+        here = numbers == number
+        index = np.argwhere(here).mean(0)[::-1]
+        found.append(
+            {
+                "center_lps": clues.geometry.index_to_lps(index[None])[0].tolist(),
+                "volume_mm3": float(here.sum() * voxel_mm3),
+                "within_mm": float(np.median(within[here])),
+            }
+        )
+    return found
+
+
+def _place(region: dict[str, Any]) -> str:
+    x, y, z = region["center_lps"]
+    named = ("RL"[x > 0], abs(x)), ("AP"[y > 0], abs(y)), ("IS"[z > 0], abs(z))
+    where = ", ".join(f"{letter} {value:.0f}" for letter, value in named)
+    return f"around {where} ({region['volume_mm3'] / 1000:.0f} ml)"
