@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evidence.changes import changes as changes
     from .evidence.structures import predicted_structures as predicted_structures
     from .evidence.structures import structures as structures
     from .evidence.uncertainty import uncertainty as uncertainty
@@ -43,6 +44,7 @@ _HOMES = {
     "register": "registration.registrar",
     "Segments": "volume.segments",
     "write_segments": "volume.segments",
+    "changes": "evidence.changes",
     "predicted_structures": "evidence.structures",
     "structures": "evidence.structures",
     "uncertainty": "evidence.uncertainty",

@@ -327,6 +327,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output-uncertainty", metavar="FILE", help="spread of the displacement in mm on the fixed grid"
     )
+    group.add_argument(
+        "--output-changes",
+        metavar="FILE",
+        help="how surely what is there has no counterpart, 0 to 1, on the fixed grid",
+    )
     group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
     group.add_argument(
         "--output-structures",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .evidence.changes import find_registered, told
 from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .evidence.gaussian_files import of_proposal, write_sequence
 from .evidence.recursion_folder import RecursionFolder
@@ -90,8 +91,12 @@ class FileJob:
         if self.job.output_uncertainty is not None:
             with self.reporter.stage("uncertainty", "Registering slightly changed images."):
                 spread_mm = self._measure_spread(registered, values, warnings)
+        changed = self._find_changes(registered, values, warnings)
         with self.reporter.stage("write", "Writing the results."):
             self._write(registered, spread_mm, values)
+            if changed is not None:
+                images.write_volume(str(self.job.output_changes), changed, registered.geometry)
+                self.files["changes"] = str(self.job.output_changes)
             if predicted is not None:
                 self.files["structures"] = str(write_structures(str(self.job.output_structures), predicted))
         own, found = self.reporter.seconds, registered.seconds
@@ -148,6 +153,16 @@ class FileJob:
             "samples": spread.count,
         }
         return found
+
+    def _find_changes(self, registered: Registered, values: dict[str, Any], warnings: list[str]) -> np.ndarray | None:
+        """Return how surely what is there has no counterpart `(k, j, i)`; None if not asked for or not to be told."""
+        if self.job.output_changes is None:
+            return None
+        with self.reporter.stage("evaluate", "Looking for what has no counterpart."):
+            found = find_registered(registered, self.reporter)
+            values["changes"], sentences = told(found)
+            warnings += sentences
+        return found.certainty
 
     def _write(self, registered: Registered, spread_mm: np.ndarray | None, values: dict[str, Any]) -> None:
         """Write what the job asks for."""
@@ -298,7 +313,13 @@ def require_outputs(job: RegisterJob) -> None:
         )
     if job.output_warped_labels is not None and job.moving_labels is not None:
         require_room(job.output_warped_labels, job.moving_labels)
-    for path in (job.output_warped, job.output_jacobian, job.output_uncertainty, job.output_warped_labels):
+    for path in (
+        job.output_warped,
+        job.output_jacobian,
+        job.output_uncertainty,
+        job.output_changes,
+        job.output_warped_labels,
+    ):
         if path is not None:
             require_writable(path, images.IMAGE_SUFFIXES)
     if job.output_gaussians is not None:

@@ -37,6 +37,7 @@ OUTPUTS = {
     "warped_labels": "warped_labels.nrrd",
     "uncertainty": "uncertainty.nrrd",
     "structures": "structures",
+    "changes": "changes.nrrd",
 }
 # Segments may overlap, which a label map cannot hold.
 SEGMENTATION_SUFFIX = ".seg.nrrd"
@@ -55,6 +56,7 @@ MEASURES = {
     "jacobian_min": ("jacobian", "minimum"),
     "fold_percent": ("jacobian", "fold_percent"),
     "uncertainty_mm_mean": ("uncertainty_mm", "mean"),
+    "changes_total": ("changes", "total"),
 }
 COLUMNS = ("name", "status", "fixed", "moving", "method", *MEASURES, "seconds", "message")
 DONE, FAILED, OPEN = "done", "failed", "not done"

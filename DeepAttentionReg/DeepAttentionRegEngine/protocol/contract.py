@@ -58,6 +58,7 @@ class RegisterJob(Settings, Job):
         output_warped: Moving volume on the fixed grid.
         output_jacobian: Jacobian determinant on the fixed grid.
         output_uncertainty: Spread of the displacement in mm on the fixed grid (uncertainty.py tells of what).
+        output_changes: How surely what is there has no counterpart, 0 to 1, on the fixed grid (changes.py).
         output_warped_labels: Moving labels on the fixed grid.
         output_recursions: Folder for the field after every recursion (recursions.py tells what it holds).
         recursion_voxels: Voxels at most of these fields, on a coarser grid if need be.
@@ -79,6 +80,7 @@ class RegisterJob(Settings, Job):
     output_warped: str | None = None
     output_jacobian: str | None = None
     output_uncertainty: str | None = None
+    output_changes: str | None = None
     output_warped_labels: str | None = None
     output_recursions: str | None = None
     recursion_voxels: int | None = option(None, at_least=1, at_most=2**31 - 1)
