@@ -15,15 +15,17 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from DeepAttentionRegEngine.volume import fields
+from DeepAttentionRegEngine.volume import change_map, fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import FieldMaps, Record, Transforms, Volumes
 from ..nodes.Deformation import Deformation
+from ..nodes.Overlays import Map
 from ..nodes.Present import present
 from ..tasks.Results import NodeReference
 from ..views.Layouts import MOVING_PANE
 from ..views.ViewStates import MOVING_ATTRIBUTE, sliceNodeOf
+from . import Maps
 
 RADIUS_MM = 10.0
 # Takes 20 ms; a finer volume is searched for folds in a smaller sphere.
@@ -48,6 +50,7 @@ class Reading:
     :param radiusMm: how far around.
     :param isFlat: whether the fixed volume is a single slice, so that sizes are areas.
     :param isInside: whether the origin lies within the moving volume.
+    :param isChanged: whether the map of what has no counterpart, if the transform remembers one, says that of it.
     """
 
     point: np.ndarray
@@ -58,6 +61,7 @@ class Reading:
     radiusMm: float
     isFlat: bool
     isInside: bool
+    isChanged: bool = False
 
 
 def read(deformation: Deformation, point: Sequence[float] | np.ndarray) -> Reading | None:
@@ -80,7 +84,8 @@ def read(deformation: Deformation, point: Sequence[float] | np.ndarray) -> Readi
     deformation.moving.GetRASToIJKMatrix(rasToIjk)
     voxel = rasToIjk.MultiplyPoint((*inMoving, 1.0))[:3]
     isInside = _isWithin(np.array(voxel), deformation.moving.GetImageData().GetDimensions())
-    return Reading(inFixed, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside)
+    isChanged = _isChanged(deformation, inFixed)
+    return Reading(inFixed, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside, isChanged)
 
 
 def fixedPointOf(deformation: Deformation, point: Sequence[float]) -> np.ndarray | None:
@@ -96,7 +101,24 @@ def describe(reading: Reading, deformation: Deformation) -> str:
     """Return a reading in plain words; directions are those of the patient."""
     origin = _("In {moving} it is at {point}.") if reading.isInside else _("It comes from outside of {moving}.")
     origin = origin.format(moving=deformation.moving.GetName(), point=_positionText(reading.origin))
-    return " ".join((_motionText(reading.moved), _sizeText(reading), _foldsText(reading), origin))
+    texts = [_motionText(reading.moved), _sizeText(reading), _foldsText(reading), origin]
+    if reading.isChanged:
+        text = _("But what is here seems to have no counterpart in {moving}: the deformation means nothing here.")
+        texts.append(text.format(moving=deformation.moving.GetName()))
+    return " ".join(texts)
+
+
+def _isChanged(deformation: Deformation, point: np.ndarray) -> bool:
+    """Return whether the map of what has no counterpart is sure at a point of the world (RAS mm)."""
+    node = Maps.of(deformation, Map.CHANGE)
+    if node is None or Volumes.checkNode(node):
+        return False
+    geometry = Volumes.placeOf(node)
+    index = geometry.lps_to_index(flip_lps_ras(point)[None])[0]
+    if not _isWithin(index, geometry.size):
+        return False
+    voxel = np.clip(np.rint(index).astype(int), 0, np.array(geometry.size) - 1)
+    return bool(slicer.util.arrayFromVolume(node)[tuple(voxel[::-1])] >= change_map.SURE)
 
 
 def _motionText(moved: np.ndarray) -> str:

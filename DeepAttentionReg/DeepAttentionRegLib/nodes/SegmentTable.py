@@ -25,6 +25,8 @@ class MeasuredSegment:
     :param movingMl: volume of the moving segment as it was, in all of its own volume.
     :param scores: agreement with the moving segment, by state.
     :param jacobian: of the deformation within the fixed segment; None if that is empty.
+    :param scale: how many times as large the moving volume is in its own coordinates, of which the Jacobian tells, as
+        in the world.
     """
 
     name: str
@@ -32,11 +34,24 @@ class MeasuredSegment:
     movingMl: float
     scores: dict[str, metrics.Agreement]
     jacobian: fields.JacobianSummary | None
+    scale: float
 
     @property
     def changePercent(self) -> float:
         """By how many percent the deformation has made the moving segment larger (negative: smaller)."""
         return metrics.change_percent(self.movingMl, self.scores[AFTER].volume_ml)
+
+    @property
+    def ownChangePercent(self) -> float:
+        """By how many percent the fixed segment, as drawn, is larger than the moving one (negative: smaller)."""
+        return metrics.change_percent(self.movingMl, self.fixedMl)
+
+    @property
+    def jacobianChangePercent(self) -> float:
+        """The same if the moving tissue is what the deformation brings into the fixed segment; NaN if it folds over."""
+        if self.jacobian is None or self.jacobian.mean <= 0:
+            return math.nan
+        return metrics.change_percent(self.fixedMl * self.jacobian.mean / self.scale, self.fixedMl)
 
 
 def make(segments: list[MeasuredSegment]) -> vtk.vtkTable:
@@ -58,6 +73,8 @@ def make(segments: list[MeasuredSegment]) -> vtk.vtkTable:
             _("ASSD before (mm)"): scores(BEFORE, "assd_mm"),
             _("ASSD after (mm)"): scores(AFTER, "assd_mm"),
             _("Volume change (%)"): [item.changePercent for item in segments],
+            _("Moving to fixed volume, in the images (%)"): [item.ownChangePercent for item in segments],
+            _("Moving to fixed volume, by the Jacobian (%)"): [item.jacobianChangePercent for item in segments],
             _("Fixed volume (ml)"): [item.fixedMl for item in segments],
             _("Moving volume before (ml)"): [item.movingMl for item in segments],
             _("Moving volume after (ml)"): scores(AFTER, "volume_ml"),

@@ -9,8 +9,9 @@ import mrml_cases
 import mrml_scene
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
-from DeepAttentionRegLib.evidence import Readout
+from DeepAttentionRegLib.evidence import Maps, Readout
 from DeepAttentionRegLib.nodes import Deformation, Record, Transforms
+from DeepAttentionRegLib.nodes.Overlays import Map
 from DeepAttentionRegLib.views.Comparison import Comparison, ComparisonOptions
 from DeepAttentionRegLib.views.ComparisonModes import ComparedVolume, Mode
 
@@ -75,6 +76,18 @@ class TestReading:
         monkeypatch.setattr(Readout, "RADIUS_MM", 0.5)
         wanted = fields.sample_field(whole, oblique_geometry, lps)[0, 0]
         assert Readout.read(deformation, flip_lps_ras(lps[0])).jacobian == pytest.approx(wanted, abs=1e-5)
+
+    def test_what_has_no_counterpart_is_told_where_the_map_is_sure(self):
+        deformation = shifted((0.0, 0.0, 0.0))
+        here, there = (1.0, -2.0, 3.0), (21.0, -2.0, 3.0)
+        assert "no counterpart" not in text_at(deformation, here)
+        certainty = np.zeros(GEOMETRY.shape, np.float32)
+        i, j, k = np.rint(GEOMETRY.lps_to_index(flip_lps_ras(np.array(here))[None])[0]).astype(int)
+        certainty[k, j, i] = 0.7
+        Maps.put(deformation, Map.CHANGE, certainty, GEOMETRY)
+        text = "But what is here seems to have no counterpart in CT2: the deformation means nothing here."
+        assert text_at(deformation, here).endswith(text)
+        assert "no counterpart" not in text_at(deformation, there)
 
     def test_folds_are_counted_within_a_centimeter(self):
         """One fold 9 mm above and one 12 mm below; the voxels are 3 mm high."""
