@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evidence.changes import changes as changes
     from .evidence.expected_error import ExpectedError as ExpectedError
     from .evidence.expected_error import expected_error as expected_error
     from .evidence.percentiles import segment_percentiles as segment_percentiles
@@ -47,6 +48,7 @@ _HOMES = {
     "register": "registration.registrar",
     "Segments": "volume.segments",
     "write_segments": "volume.segments",
+    "changes": "evidence.changes",
     "segment_percentiles": "evidence.percentiles",
     "volume_percentiles": "evidence.percentiles",
     "ExpectedError": "evidence.expected_error",

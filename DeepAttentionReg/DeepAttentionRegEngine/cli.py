@@ -343,6 +343,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output-error", metavar="FILE", help="bound of the error in mm that holds for 95 %%, where it is known"
     )
+    group.add_argument(
+        "--output-changes",
+        metavar="FILE",
+        help="how surely what is there has no counterpart, 0 to 1, on the fixed grid",
+    )
     group.add_argument("--output-warped-labels", metavar="FILE", help="moving labels on the fixed grid")
     group.add_argument(
         "--output-structures",

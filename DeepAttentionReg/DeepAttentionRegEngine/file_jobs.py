@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .evidence.changes import find_registered, told
 from .evidence.expected_error import ExpectedError, expected_error
 from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .evidence.gaussian_files import of_proposal, write_sequence
@@ -95,9 +96,13 @@ class FileJob:
             expected = expected_error(registered, spread_mm)
         values["expected_error"] = expected.told
         warnings += expected.warnings
+        changed = self._find_changes(registered, values, warnings)
         with self.reporter.stage("write", "Writing the results."):
             self._write(registered, spread_mm, values)
             self._write_error(expected)
+            if changed is not None:
+                images.write_volume(str(self.job.output_changes), changed, registered.geometry)
+                self.files["changes"] = str(self.job.output_changes)
             if predicted is not None:
                 self.files["structures"] = str(write_structures(str(self.job.output_structures), predicted))
         own, found = self.reporter.seconds, registered.seconds
@@ -160,6 +165,16 @@ class FileJob:
         if file is not None and expected.within_mm is not None and expected.geometry is not None:
             images.write_volume(file, expected.within_mm, expected.geometry)
             self.files["error"] = file
+
+    def _find_changes(self, registered: Registered, values: dict[str, Any], warnings: list[str]) -> np.ndarray | None:
+        """Return how surely what is there has no counterpart `(k, j, i)`; None if not asked for or not to be told."""
+        if self.job.output_changes is None:
+            return None
+        with self.reporter.stage("evaluate", "Looking for what has no counterpart."):
+            found = find_registered(registered, self.reporter)
+            values["changes"], sentences = told(found)
+            warnings += sentences
+        return found.certainty
 
     def _write(self, registered: Registered, spread_mm: np.ndarray | None, values: dict[str, Any]) -> None:
         """Write what the job asks for."""
@@ -313,7 +328,7 @@ def require_outputs(job: RegisterJob) -> None:
         )
     if job.output_warped_labels is not None and job.moving_labels is not None:
         require_room(job.output_warped_labels, job.moving_labels)
-    maps = (job.output_jacobian, job.output_uncertainty, job.output_error)
+    maps = (job.output_jacobian, job.output_uncertainty, job.output_error, job.output_changes)
     for path in (job.output_warped, *maps, job.output_warped_labels):
         if path is not None:
             require_writable(path, images.IMAGE_SUFFIXES)

@@ -238,6 +238,7 @@ class DeepAttentionRegParameterNode:
     inspectThresholdVolume: Annotated[float, WithinRange(0.0, 100.0)] = 5.0
     inspectThresholdMm: Annotated[float, WithinRange(0.0, 20.0)] = 1.0
     inspectThresholdSimilarity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
+    inspectThresholdCertainty: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     inspectMapOpacity: Annotated[float, WithinRange(0.0, 100.0)] = 60.0
     inspectReportViews: bool = False
     inspectReportPdf: bool = False

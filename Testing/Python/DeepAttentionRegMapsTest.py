@@ -12,7 +12,8 @@ import slicer
 from panel_case import PanelCase
 
 MAP_BUTTONS = ("jacobianMapButton", "logJacobianMapButton", "displacementMapButton", "similarityAfterMapButton")
-THRESHOLDS = ("thresholdVolumeSlider", "thresholdMmSlider", "thresholdSimilaritySlider")
+OTHER_BUTTONS = ("similarityBeforeMapButton", "inconsistencyMapButton", "uncertaintyMapButton", "changeMapButton")
+THRESHOLDS = ("thresholdVolumeSlider", "thresholdMmSlider", "thresholdSimilaritySlider", "thresholdCertaintySlider")
 
 
 class DeepAttentionRegMapsTest(PanelCase):
@@ -38,8 +39,7 @@ class DeepAttentionRegMapsTest(PanelCase):
 
     def checkedButtons(self):
         """Return the names of the buttons that are down."""
-        names = (*MAP_BUTTONS, "similarityBeforeMapButton", "inconsistencyMapButton", "uncertaintyMapButton")
-        return [name for name in (*names, "foldsMapButton") if getattr(self.ui, name).checked]
+        return [name for name in (*MAP_BUTTONS, *OTHER_BUTTONS, "foldsMapButton") if getattr(self.ui, name).checked]
 
     def shownThresholds(self):
         """Return the sliders that are shown."""
@@ -73,7 +73,7 @@ class DeepAttentionRegMapsTest(PanelCase):
     def test_threshold_is_that_of_the_map(self):
         self.registered()
         self.assertEqual(self.shownThresholds(), [])
-        buttons = ("jacobianMapButton", "displacementMapButton", "similarityAfterMapButton")
+        buttons = ("jacobianMapButton", "displacementMapButton", "similarityAfterMapButton", "changeMapButton")
         for button, slider in zip(buttons, THRESHOLDS, strict=True):
             getattr(self.ui, button).click()
             self.assertEqual(self.shownThresholds(), [slider])

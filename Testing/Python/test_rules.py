@@ -30,6 +30,7 @@ NUMPY, TORCH = {"numpy", "SimpleITK"}, {"numpy", "SimpleITK", "torch", "typing_e
 ENGINE_LAYERS: dict[str, set[str]] = {
     "protocol": set(),
     "volume": NUMPY,
+    "maps": NUMPY,
     "landmarks": NUMPY,
     "phantom": NUMPY,
     "deform": TORCH,
@@ -40,7 +41,7 @@ ENGINE_LAYERS: dict[str, set[str]] = {
 }
 LIB_LAYERS = ("engine", "nodes", "tasks", "views", "evidence", "report", "Parameters", "panel")
 TRAINING_LAYERS = ("configs", "data", "objectives", "run", "measure", "calibration")
-LIGHT = {"protocol", "volume", "landmarks", "phantom"}  # what the process of the panel may load
+LIGHT = {"protocol", "volume", "maps", "landmarks", "phantom"}  # what the process of the panel may load
 MAX_FOLDER_MODULES = 20
 SLICER_PACKAGES = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "numpy", "SimpleITK", "scipy"}
 

@@ -1,19 +1,20 @@
 """Dose and contours as they may be where the deformation errs: their percentiles, given an error map.
 
-`volume/percentiles.py` says what an error map is taken for, and what of it follows for a voxel.
+`maps/percentiles.py` says what an error map is taken for, and what of it follows for a voxel.
 """
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
+from ..maps import percentiles
 from ..protocol import errors
 from ..protocol.reporting import Pause, no_pause
 from ..registration.belonging import require_reached
 from ..registration.deformation import StoredDeformation
 from ..registration.preprocess import Source, warp_volume
 from ..registration.registered import Registered
-from ..volume import images, percentiles
+from ..volume import images
 from ..volume.geometry import Geometry
 from ..volume.images import AnyImage, Volume
 from ..volume.segments import AnySegments, Segments, as_segments

@@ -38,6 +38,7 @@ OUTPUTS = {
     "uncertainty": "uncertainty.nrrd",
     "error": "error.nrrd",
     "structures": "structures",
+    "changes": "changes.nrrd",
 }
 # Segments may overlap, which a label map cannot hold.
 SEGMENTATION_SUFFIX = ".seg.nrrd"
@@ -59,6 +60,7 @@ MEASURES = {
     "error_within_mm_median": ("expected_error", "mm", "median"),
     "error_within_mm_p95": ("expected_error", "mm", "p95"),
     "failure_probability": ("expected_error", "probability"),
+    "changes_total": ("changes", "total"),
 }
 COLUMNS = ("name", "status", "fixed", "moving", "method", *MEASURES, "seconds", "message")
 DONE, FAILED, OPEN = "done", "failed", "not done"

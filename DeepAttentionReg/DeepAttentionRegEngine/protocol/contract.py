@@ -60,6 +60,7 @@ class RegisterJob(Settings, Job):
         output_uncertainty: Spread of the displacement in mm on the fixed grid (uncertainty.py tells of what).
         output_error: File for the bound of the error in mm: with 95 % probability the true displacement lies within it;
             on a coarse grid of its own over the fixed volume's field of view. Not written where it is not known.
+        output_changes: How surely what is there has no counterpart, 0 to 1, on the fixed grid (changes.py).
         output_warped_labels: Moving labels on the fixed grid.
         output_recursions: Folder for the field after every recursion (recursions.py tells what it holds).
         recursion_voxels: Voxels at most of these fields, on a coarser grid if need be.
@@ -82,6 +83,7 @@ class RegisterJob(Settings, Job):
     output_jacobian: str | None = None
     output_uncertainty: str | None = None
     output_error: str | None = None
+    output_changes: str | None = None
     output_warped_labels: str | None = None
     output_recursions: str | None = None
     recursion_voxels: int | None = option(None, at_least=1, at_most=2**31 - 1)

@@ -21,9 +21,10 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import vtk_to_numpy
 
+from DeepAttentionRegEngine.maps import change, similarity
 from DeepAttentionRegEngine.protocol import contract, errors
 from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
-from DeepAttentionRegEngine.volume import fields, images, similarity_map
+from DeepAttentionRegEngine.volume import fields, images, no_data
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..nodes import Deformation, FieldMaps, Overlays, Record, Transforms, Volumes, Warping
@@ -49,6 +50,8 @@ def compute(deformation: Deformation.Deformation, kind: Map, pause: Pause = no_p
     """
     if kind in (Map.SIMILARITY_BEFORE, Map.SIMILARITY_AFTER):
         return _similarity(deformation, kind is Map.SIMILARITY_AFTER, pause)
+    if kind is Map.CHANGE:
+        return _change(deformation, pause)
     geometry, field = Volumes.placeOf(deformation.fixed), Transforms.readGrid(deformation.transformNode)
     if kind is Map.MAGNITUDE:
         return FieldMaps.magnitude(field, geometry, pause), geometry
@@ -116,12 +119,47 @@ def _nameOf(deformation: Deformation.Deformation, kind: Map) -> str:
         Map.INCONSISTENCY: _("{name} inverse consistency error"),
         Map.UNCERTAINTY: _("{name} uncertainty"),
         Map.ERROR: _("{name} error"),
+        Map.CHANGE: _("{name} no counterpart"),
     }[kind]
     return slicer.mrmlScene.GenerateUniqueName(text.format(name=deformation.name))
 
 
 def _similarity(deformation: Deformation.Deformation, isAfter: bool, pause: Pause) -> Arrays:
     """Return how alike the volumes are; where the moving one ends, nothing contradicts the fixed one."""
+    drawn, view, geometry = _drawn(deformation, isAfter, _fieldOfView(deformation.moving), pause)
+    try:
+        likeness = similarity.local_correlation(slicer.util.arrayFromVolume(deformation.fixed), drawn, geometry, pause)
+    except errors.EngineError as error:
+        raise ValueError(str(error)) from error
+    likeness[view == 0] = 1
+    return likeness, geometry
+
+
+def _change(deformation: Deformation.Deformation, pause: Pause) -> Arrays:
+    """Return how surely what is in the fixed volume has no counterpart in the moving one."""
+    known = no_data.known_voxels(slicer.util.arrayFromVolume(deformation.moving))
+    drawn, view, geometry = _drawn(deformation, True, _fieldOfView(deformation.moving, known), pause)
+    found = change.find_changes(slicer.util.arrayFromVolume(deformation.fixed), drawn, geometry, view > 0, pause)
+    if found.certainty is None:
+        raise ValueError(found.reason)
+    return found.certainty, geometry
+
+
+def changedSize(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, str]:
+    """Return how much has no counterpart by a map of it, and the unit: ml, or mm2 in a slice."""
+    voxels = np.count_nonzero(slicer.util.arrayFromVolume(node) >= change.SURE)
+    geometry = Volumes.placeOf(node)
+    size = voxels * geometry.voxel_volume
+    return (size / geometry.spacing[geometry.size.index(1)], "mm2") if geometry.is_flat else (size / 1000, "ml")
+
+
+def _drawn(
+    deformation: Deformation.Deformation, isAfter: bool, fieldOfView: slicer.vtkMRMLLabelMapVolumeNode, pause: Pause
+) -> tuple[np.ndarray, np.ndarray, Geometry]:
+    """Return the moving volume and its field of view (k, j, i) at the voxels of the fixed one, and their grid.
+
+    :raises ValueError: if that cannot be; says why.
+    """
     toFrame = Warping.toFrame(deformation.moving, deformation.transformNode)
     problem = Volumes.checkNode(deformation.fixed)
     if toFrame is None or problem:
@@ -133,23 +171,19 @@ def _similarity(deformation: Deformation.Deformation, isAfter: bool, pause: Paus
     geometry = Volumes.geometryOf(deformation.fixed, WORLD)
     drawn, view = (
         vtk_to_numpy(Warping.drawVolume(node, toFrame, transform, geometry, pause).GetPointData().GetScalars())
-        for node in (deformation.moving, _fieldOfView(deformation.moving))
+        for node in (deformation.moving, fieldOfView)
     )
-    try:
-        likeness = similarity_map.local_correlation(
-            slicer.util.arrayFromVolume(deformation.fixed), drawn.reshape(geometry.shape), geometry, pause
-        )
-    except errors.EngineError as error:
-        raise ValueError(str(error)) from error
-    likeness[view.reshape(geometry.shape) == 0] = 1
-    return likeness, geometry
+    return drawn.reshape(geometry.shape), view.reshape(geometry.shape), geometry
 
 
-def _fieldOfView(volume: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLLabelMapVolumeNode:
-    """Return a label map outside of any scene that is 1 in all voxels of a volume."""
+def _fieldOfView(
+    volume: slicer.vtkMRMLScalarVolumeNode, known: np.ndarray | None = None
+) -> slicer.vtkMRMLLabelMapVolumeNode:
+    """Return a label map outside of any scene that is 1 in all voxels of a volume, or in those that are known."""
     node = slicer.vtkMRMLLabelMapVolumeNode()
     node.CopyOrientation(volume)
-    node.SetAndObserveImageData(Volumes.makeImage(np.ones(volume.GetImageData().GetDimensions()[::-1], np.uint8)))
+    marked = np.ones(volume.GetImageData().GetDimensions()[::-1], np.uint8) if known is None else known.astype(np.uint8)
+    node.SetAndObserveImageData(Volumes.makeImage(marked))
     return node
 
 

@@ -2,7 +2,7 @@
 
     Percentiles.warp(dose, transformNode)
 
-The transform has to remember a map of its error; volume/percentiles.py of the engine says what it is taken for. Of a
+The transform has to remember a map of its error; maps/percentiles.py of the engine says what it is taken for. Of a
 segmentation the percentiles are what lies inside surely (with a probability of 95 %), as likely as not, and possibly
 (5 %). Models and markups have none.
 """
@@ -13,9 +13,10 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from DeepAttentionRegEngine.maps import percentiles
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.reporting import Pause, no_pause
-from DeepAttentionRegEngine.volume import fields, percentiles
+from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegEngine.volume.images import Volume
 from DeepAttentionRegEngine.volume.segment_pairs import Segment

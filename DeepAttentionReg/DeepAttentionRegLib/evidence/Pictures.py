@@ -159,7 +159,7 @@ def _isRemarkable(values: np.ndarray, kind: Overlays.Map) -> np.ndarray:
     measure = kind.measure
     if measure is Overlays.Measure.SIMILARITY:
         return values <= measure.value
-    if measure is Overlays.Measure.MILLIMETERS:
+    if measure in (Overlays.Measure.MILLIMETERS, Overlays.Measure.CERTAINTY):
         return values >= measure.value
     change = np.expm1(values) if kind is Overlays.Map.LOG_JACOBIAN else values - 1
     return np.abs(change) > measure.value / 100

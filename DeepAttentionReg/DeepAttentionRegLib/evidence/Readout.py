@@ -15,15 +15,18 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
+from DeepAttentionRegEngine.maps import change
 from DeepAttentionRegEngine.volume import fields
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 
 from ..nodes import ErrorBound, FieldMaps, Record, Transforms, Volumes
 from ..nodes.Deformation import Deformation
+from ..nodes.Overlays import Map
 from ..nodes.Present import present
 from ..tasks.Results import NodeReference
 from ..views.Layouts import MOVING_PANE
 from ..views.ViewStates import MOVING_ATTRIBUTE, sliceNodeOf
+from . import Maps
 
 RADIUS_MM = 10.0
 # Takes 20 ms; a finer volume is searched for folds in a smaller sphere.
@@ -49,6 +52,7 @@ class Reading:
     :param isFlat: whether the fixed volume is a single slice, so that sizes are areas.
     :param isInside: whether the origin lies within the moving volume.
     :param withinMm: the true origin is this near with 95 % probability; None where that is not known.
+    :param isChanged: whether the map of what has no counterpart, if the transform remembers one, says that of it.
     """
 
     point: np.ndarray
@@ -60,6 +64,7 @@ class Reading:
     isFlat: bool
     isInside: bool
     withinMm: float | None = None
+    isChanged: bool = False
 
 
 def read(deformation: Deformation, point: Sequence[float] | np.ndarray) -> Reading | None:
@@ -84,7 +89,8 @@ def read(deformation: Deformation, point: Sequence[float] | np.ndarray) -> Readi
     isInside = _isWithin(np.array(voxel), deformation.moving.GetImageData().GetDimensions())
     bound = ErrorBound.atPoints(deformation.transformNode, inFixed[None])
     withinMm = None if bound is None else float(bound[0])
-    return Reading(inFixed, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside, withinMm)
+    isChanged = _isChanged(deformation, inFixed)
+    return Reading(inFixed, origin, moved, jacobian, folds, radiusMm, geometry.is_flat, isInside, withinMm, isChanged)
 
 
 def fixedPointOf(deformation: Deformation, point: Sequence[float]) -> np.ndarray | None:
@@ -100,7 +106,24 @@ def describe(reading: Reading, deformation: Deformation) -> str:
     """Return a reading in plain words; directions are those of the patient."""
     origin = _("In {moving} it is at {point}.") if reading.isInside else _("It comes from outside of {moving}.")
     origin = origin.format(moving=deformation.moving.GetName(), point=_positionText(reading.origin))
-    return " ".join((_motionText(reading), _sizeText(reading), _foldsText(reading), origin))
+    texts = [_motionText(reading), _sizeText(reading), _foldsText(reading), origin]
+    if reading.isChanged:
+        text = _("But what is here seems to have no counterpart in {moving}: the deformation means nothing here.")
+        texts.append(text.format(moving=deformation.moving.GetName()))
+    return " ".join(texts)
+
+
+def _isChanged(deformation: Deformation, point: np.ndarray) -> bool:
+    """Return whether the map of what has no counterpart is sure at a point of the world (RAS mm)."""
+    node = Maps.of(deformation, Map.CHANGE)
+    if node is None or Volumes.checkNode(node):
+        return False
+    geometry = Volumes.placeOf(node)
+    index = geometry.lps_to_index(flip_lps_ras(point)[None])[0]
+    if not _isWithin(index, geometry.size):
+        return False
+    voxel = np.clip(np.rint(index).astype(int), 0, np.array(geometry.size) - 1)
+    return bool(slicer.util.arrayFromVolume(node)[tuple(voxel[::-1])] >= change.SURE)
 
 
 def _motionText(reading: Reading) -> str:

@@ -184,6 +184,13 @@ def _describeOne(row: dict[str, Any]) -> str:
             fixed=Metrics.numberText(row[_("Fixed volume (ml)")]),
         )
     )
+    text = _("From moving to fixed it changes by {own} % as drawn in the images, by {jacobian} % by the Jacobian.")
+    lines.append(
+        text.format(
+            own=Metrics.numberText(row[_("Moving to fixed volume, in the images (%)")], signed=True),
+            jacobian=Metrics.numberText(row[_("Moving to fixed volume, by the Jacobian (%)")], signed=True),
+        )
+    )
     text = _("Jacobian determinant within the fixed segment: mean {mean}, {low} to {high}; {folds} folded voxels.")
     lines.append(
         text.format(

@@ -107,7 +107,7 @@ def compare(
     pause()
     jacobian = FieldMaps.jacobian(Transforms.readGrid(deformation.transformNode), geometry, pause)
     pause()
-    names = _namesOf(fixed, fixedNumbers)
+    names, scale = _namesOf(fixed, fixedNumbers), abs(float(np.linalg.det(start[:3, :3])))
     pause()
     common = [value for value in names if value in volumes]
     structures = [
@@ -115,7 +115,7 @@ def compare(
             names[value],
             still[value].mask(),
             {state: drawn[value].mask() for state, drawn in moved.items()},
-            volumes[value] / abs(np.linalg.det(start[:3, :3])),
+            (volumes[value], scale),
             geometry,
             jacobian,
             pause,
@@ -214,11 +214,16 @@ def _structure(
     name: str,
     fixed: np.ndarray,
     moving: dict[str, np.ndarray],
-    movingMl: float,
+    movingSize: tuple[float, float],
     geometry: Geometry,
     jacobian: np.ndarray,
     pause: Pause,
 ) -> Structure:
+    """Return a pair of segments in numbers.
+
+    :param movingSize: volume of the moving one in its own coordinates, ml, and how many times as large these are.
+    """
+    ownMl, scale = movingSize
     scores, parts = {}, {}
     for state, mask in moving.items():
         pause()
@@ -228,7 +233,8 @@ def _structure(
     return Structure(
         name=name,
         fixedMl=metrics.volume_ml(fixed, geometry.voxel_volume),
-        movingMl=movingMl,
+        movingMl=ownMl / scale,
+        scale=scale,
         scores=scores,
         jacobian=fields.summarize_jacobian(jacobian, fixed) if fixed.any() else None,
         parts=parts,

@@ -36,6 +36,7 @@ class Measure(enum.Enum):
     VOLUME = 5.0  # percent by which tissue shrinks or grows: less is hidden
     MILLIMETERS = 1.0  # less is hidden
     SIMILARITY = 0.6  # more is hidden
+    CERTAINTY = 0.5  # less is hidden
 
 
 class Map(enum.Enum):
@@ -49,6 +50,7 @@ class Map(enum.Enum):
     INCONSISTENCY = "InverseConsistency"
     UNCERTAINTY = "Uncertainty"
     ERROR = "Error"
+    CHANGE = "Change"
 
     def label(self) -> str:
         """Return the text for people, with the unit."""
@@ -61,6 +63,7 @@ class Map(enum.Enum):
             Map.INCONSISTENCY: _("Inverse consistency (mm)"),
             Map.UNCERTAINTY: _("Uncertainty (mm)"),
             Map.ERROR: _("Error, 95 % within (mm)"),
+            Map.CHANGE: _("No counterpart (0 to 1)"),
         }[self]
 
     @property
@@ -105,6 +108,7 @@ _STYLES = {
     Map.INCONSISTENCY: _DISTANCE,
     Map.UNCERTAINTY: _DISTANCE,
     Map.ERROR: _DISTANCE,
+    Map.CHANGE: _Style("Deformation change", SEQUENTIAL, Measure.CERTAINTY, (0.0, 1.0)),
 }
 _FOLD_STYLE = _Style("Deformation folds", FOLDS, Measure.VOLUME)
 
@@ -135,7 +139,7 @@ def createMap(
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(*kind.window(float(array.max())))
     hideUnremarkable(node, kind)
-    _addLegend(node, kind.label(), "%.2f" if kind.measure is Measure.SIMILARITY else "%.1f")
+    _addLegend(node, kind.label(), "%.2f" if kind.measure in (Measure.SIMILARITY, Measure.CERTAINTY) else "%.1f")
     return node
 
 
@@ -160,7 +164,7 @@ def hideUnremarkable(node: slicer.vtkMRMLScalarVolumeNode, kind: Map, threshold:
     low, high = node.GetImageData().GetScalarRange()
     display.SetAutoThreshold(False)
     # Slicer shows what lies within the threshold, both ends included.
-    display.SetThreshold(*((threshold, max(high, threshold)) if measure is Measure.MILLIMETERS else (low, threshold)))
+    display.SetThreshold(*((low, threshold) if measure is Measure.SIMILARITY else (threshold, max(high, threshold))))
     display.SetApplyThreshold(True)
 
 

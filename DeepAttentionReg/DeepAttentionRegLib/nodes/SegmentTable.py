@@ -25,6 +25,8 @@ class MeasuredSegment:
     :param movingMl: volume of the moving segment as it was, in all of its own volume.
     :param scores: agreement with the moving segment, by state.
     :param jacobian: of the deformation within the fixed segment; None if that is empty.
+    :param scale: how many times as large the moving volume is in its own coordinates, of which the Jacobian tells, as
+        in the world.
     :param withinMm: median and 95th percentile, within the fixed segment, of the mm within which the true displacement
         lies with 95 % probability; None where that is not known.
     """
@@ -34,12 +36,25 @@ class MeasuredSegment:
     movingMl: float
     scores: dict[str, metrics.Agreement]
     jacobian: fields.JacobianSummary | None
+    scale: float
     withinMm: tuple[float, float] | None = field(default=None, kw_only=True)
 
     @property
     def changePercent(self) -> float:
         """By how many percent the deformation has made the moving segment larger (negative: smaller)."""
         return metrics.change_percent(self.movingMl, self.scores[AFTER].volume_ml)
+
+    @property
+    def ownChangePercent(self) -> float:
+        """By how many percent the fixed segment, as drawn, is larger than the moving one (negative: smaller)."""
+        return metrics.change_percent(self.movingMl, self.fixedMl)
+
+    @property
+    def jacobianChangePercent(self) -> float:
+        """The same if the moving tissue is what the deformation brings into the fixed segment; NaN if it folds over."""
+        if self.jacobian is None or self.jacobian.mean <= 0:
+            return math.nan
+        return metrics.change_percent(self.fixedMl * self.jacobian.mean / self.scale, self.fixedMl)
 
 
 def make(segments: list[MeasuredSegment]) -> vtk.vtkTable:
@@ -61,6 +76,8 @@ def make(segments: list[MeasuredSegment]) -> vtk.vtkTable:
             _("ASSD before (mm)"): scores(BEFORE, "assd_mm"),
             _("ASSD after (mm)"): scores(AFTER, "assd_mm"),
             _("Volume change (%)"): [item.changePercent for item in segments],
+            _("Moving to fixed volume, in the images (%)"): [item.ownChangePercent for item in segments],
+            _("Moving to fixed volume, by the Jacobian (%)"): [item.jacobianChangePercent for item in segments],
             _("Fixed volume (ml)"): [item.fixedMl for item in segments],
             _("Moving volume before (ml)"): [item.movingMl for item in segments],
             _("Moving volume after (ml)"): scores(AFTER, "volume_ml"),

@@ -98,7 +98,7 @@ def _makeTable(values: dict[str, Any], scale: float) -> vtk.vtkTable:
         jacobian = values["jacobian"].get(name)
         summary = None if jacobian is None else contract.build(fields.JacobianSummary, jacobian)
         movingMl = volumes.get(MOVING, 0.0) / scale
-        rows.append(SegmentTable.MeasuredSegment(name, volumes.get(FIXED, 0.0), movingMl, scores, summary))
+        rows.append(SegmentTable.MeasuredSegment(name, volumes.get(FIXED, 0.0), movingMl, scores, summary, scale))
     return SegmentTable.make(rows)
 
 

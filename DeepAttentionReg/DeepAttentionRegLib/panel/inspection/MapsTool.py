@@ -31,12 +31,14 @@ BUTTONS = {
     Map.INCONSISTENCY: "inconsistencyMapButton",
     Map.UNCERTAINTY: "uncertaintyMapButton",
     Map.ERROR: "errorMapButton",
+    Map.CHANGE: "changeMapButton",
 }
 FOLDS_BUTTON = "foldsMapButton"
 THRESHOLDS = {
     Measure.VOLUME: ("thresholdVolumeSlider", "inspectThresholdVolume"),
     Measure.MILLIMETERS: ("thresholdMmSlider", "inspectThresholdMm"),
     Measure.SIMILARITY: ("thresholdSimilaritySlider", "inspectThresholdSimilarity"),
+    Measure.CERTAINTY: ("thresholdCertaintySlider", "inspectThresholdCertainty"),
 }
 
 
@@ -219,11 +221,17 @@ def _explanation(kind: Map | None) -> str:
         Map.ERROR: _(
             "With 95 % probability the true place lies within so many mm. Stands for calibrated methods only."
         ),
+        Map.CHANGE: _("The darker, the surer that it has no counterpart: the deformation means nothing there."),
     }[kind]
 
 
 def _summary(kind: Map, node: slicer.vtkMRMLScalarVolumeNode) -> str:
     """Return what a map says as a whole, in a sentence."""
+    if kind is Map.CHANGE:
+        size, unit = Maps.changedSize(node)
+        text = _("{size:.3g} {unit} of the fixed volume have no counterpart; the deformation means nothing there.")
+        unchanged = _("Everything in the fixed volume seems to have a counterpart.")
+        return text.format(size=size, unit=unit) if size else unchanged
     array = slicer.util.arrayFromVolume(node)
     low, middle, high = np.percentile(array, (5, 50, 95))
     text = _("{map}: median {middle:.2f}, 90 % of the voxels between {low:.2f} and {high:.2f}.")

@@ -16,12 +16,13 @@ from DeepAttentionRegEngine.evidence.percentiles import (
     warp_segments_within,
     warp_volume_within,
 )
+from DeepAttentionRegEngine.maps import percentiles
 from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.contract import WarpJob
 from DeepAttentionRegEngine.protocol.reporting import Reporter
 from DeepAttentionRegEngine.registration.deformation import StoredDeformation
 from DeepAttentionRegEngine.registration.preprocess import Source, warp_segments, warp_volume
-from DeepAttentionRegEngine.volume import images, percentiles
+from DeepAttentionRegEngine.volume import images
 from DeepAttentionRegEngine.volume.segment_pairs import Segment
 from DeepAttentionRegEngine.volume.segments import as_segments, write_segments
 from engine_cases import CPU, centered, quiet, rotation

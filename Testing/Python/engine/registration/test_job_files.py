@@ -37,6 +37,7 @@ OUTPUTS = {
     "output_jacobian": "j.mha",
     "output_warped_labels": "l.seg.nrrd",
     "output_uncertainty": "u.nrrd",
+    "output_changes": "c.nrrd",
     "output_recursions": "recursions",
 }
 
@@ -236,12 +237,12 @@ class TestTogether:
             return left[0] >= 0 and proper(name, complete)
 
         monkeypatch.setattr(files, "_is_complete", arrives)
-        for fitting in range(7):
+        for fitting in range(8):
             left[0] = fitting
             with pytest.raises(EngineError, match="only a part arrived"):
                 run(whole, quiet())
             assert contents_of(tmp_path) == before
-        left[0] = 7  # two of the recursion, and one for each other output
+        left[0] = 8  # two of the recursion, and one for each other output
         run(whole, quiet())
 
     @pytest.mark.parametrize("free", [0, 500, 1000, 2000])

@@ -1,5 +1,6 @@
 """Maps of known deformations: their numbers, their nodes, the views that show them, and the way back."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -130,6 +131,55 @@ class TestSimilarity:
         constant = np.ones(oblique_geometry.shape, np.float32)
         with pytest.raises(ValueError, match="is constant"):
             Maps.compute(deformation_of(still, oblique_geometry, moving=constant), Map.SIMILARITY_AFTER)
+
+
+class TestChange:
+    """A ball of tissue in noise, which has come or gone between two volumes 6 mm apart."""
+
+    @pytest.fixture
+    def geometry(self) -> Geometry:
+        return Geometry((40, 40, 24), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), AXIAL)
+
+    @pytest.fixture
+    def ball(self, geometry) -> np.ndarray:
+        k, j, i = np.indices(geometry.shape)
+        return (k - 12) ** 2 + (j - 20) ** 2 + (i - 18) ** 2 < 6**2
+
+    @pytest.fixture
+    def deformation_to(self, geometry):
+        def make(change: np.ndarray, values: Callable[[np.ndarray], np.ndarray] = lambda image: image):
+            rng = np.random.default_rng(0)
+            coarse = np.kron(rng.integers(0, 4, (4, 5, 5)) / 4, np.ones((6, 8, 8)))
+            fixed = coarse + change + 0.02 * rng.normal(size=geometry.shape)
+            moving = np.roll(values(coarse), 3, axis=2) + 0.02 * rng.normal(size=geometry.shape)
+            displacement = np.zeros((*geometry.shape, 3))
+            displacement[..., 0] = 6.0
+            return deformation_of(displacement, geometry, fixed.astype(np.float32), moving.astype(np.float32))
+
+        return make
+
+    def test_is_where_a_ball_has_come(self, deformation_to, ball, geometry):
+        node = Maps.create(deformation_to(1.5 * ball), Map.CHANGE)
+        sure = slicer.util.arrayFromVolume(node) >= 0.5
+        assert 2 * (sure & ball).sum() / (sure.sum() + ball.sum()) > 0.8
+        size, unit = Maps.changedSize(node)
+        assert (size, unit) == (pytest.approx(sure.sum() * 8 / 1000), "ml")
+
+    def test_is_nowhere_without_a_change(self, deformation_to, ball):
+        assert Maps.compute(deformation_to(0 * ball), Map.CHANGE)[0].max() < 0.5
+
+    def test_is_zero_beyond_the_moving_volume(self, deformation_to, ball):
+        deformation = deformation_to(0 * ball)
+        fixed = slicer.util.arrayFromVolume(deformation.fixed)
+        fixed[:, :, -3:] += 2
+        assert (Maps.compute(deformation, Map.CHANGE)[0][:, :, -3:] == 0).all()
+
+    def test_other_contrast_is_refused_by_a_sentence(self, deformation_to, ball):
+        def scrambled(image: np.ndarray) -> np.ndarray:
+            return np.random.default_rng(1).random(image.shape)
+
+        with pytest.raises(ValueError, match="cannot be told"):
+            Maps.compute(deformation_to(0 * ball, scrambled), Map.CHANGE)
 
 
 class TestNodes:

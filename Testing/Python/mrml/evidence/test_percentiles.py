@@ -10,7 +10,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core cannot be imported", 
 import vtk
 
 import mrml_scene
-from DeepAttentionRegEngine.volume import percentiles
+from DeepAttentionRegEngine.maps import percentiles
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence import Percentiles
 from DeepAttentionRegLib.nodes import Record, Transforms, Volumes, Warping

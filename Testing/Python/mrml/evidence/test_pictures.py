@@ -112,7 +112,13 @@ class TestColors:
 
     @pytest.mark.parametrize(
         ("kind", "value"),
-        [(Map.JACOBIAN, 1.02), (Map.LOG_JACOBIAN, -0.02), (Map.MAGNITUDE, 0.5), (Map.SIMILARITY_AFTER, 0.9)],
+        [
+            (Map.JACOBIAN, 1.02),
+            (Map.LOG_JACOBIAN, -0.02),
+            (Map.MAGNITUDE, 0.5),
+            (Map.SIMILARITY_AFTER, 0.9),
+            (Map.CHANGE, 0.4),
+        ],
     )
     def test_unremarkable_is_not_painted(self, kind, value):
         np.testing.assert_array_equal(self.paint(value, kind), self.GRAY[0, 0])

@@ -77,6 +77,18 @@ class TestReading:
         wanted = fields.sample_field(whole, oblique_geometry, lps)[0, 0]
         assert Readout.read(deformation, flip_lps_ras(lps[0])).jacobian == pytest.approx(wanted, abs=1e-5)
 
+    def test_what_has_no_counterpart_is_told_where_the_map_is_sure(self):
+        deformation = shifted((0.0, 0.0, 0.0))
+        here, there = (1.0, -2.0, 3.0), (21.0, -2.0, 3.0)
+        assert "no counterpart" not in text_at(deformation, here)
+        certainty = np.zeros(GEOMETRY.shape, np.float32)
+        i, j, k = np.rint(GEOMETRY.lps_to_index(flip_lps_ras(np.array(here))[None])[0]).astype(int)
+        certainty[k, j, i] = 0.7
+        Maps.put(deformation, Map.CHANGE, certainty, GEOMETRY)
+        text = "But what is here seems to have no counterpart in CT2: the deformation means nothing here."
+        assert text_at(deformation, here).endswith(text)
+        assert "no counterpart" not in text_at(deformation, there)
+
     def test_folds_are_counted_within_a_centimeter(self):
         """One fold 9 mm above and one 12 mm below; the voxels are 3 mm high."""
         displacement = np.zeros((*GEOMETRY.shape, 3))

@@ -98,6 +98,34 @@ class TestNumbers:
         assert structure.jacobian.mean == pytest.approx(0.125, abs=1e-4)
         assert structure.changePercent == pytest.approx(700.0, rel=0.15)  # of whole voxels
 
+    def test_growth_in_the_images_stands_beside_that_by_the_jacobian(self, scene, grid, affine_displacement):
+        half = np.diag([0.5, 0.5, 0.5, 1.0])
+        half[:3, 3] = 0.5 * grid.center_lps
+        deformation = cases.add_deformation(grid, affine_displacement(grid, half))
+        fixed = cases.add_segments(deformation.fixed, {"Tumor": cases.box(grid, (4, 4, 3), (18, 12, 8))})
+        moving = cases.add_segments(deformation.moving, {"Tumor": cases.box(grid, (8, 7, 5), (9, 6, 8))})
+        structure = only(Segments.compare(deformation, fixed, moving))
+        assert structure.ownChangePercent == pytest.approx(300.0)
+        assert structure.jacobianChangePercent == pytest.approx(700.0, abs=0.5)
+
+    def test_growth_counts_in_the_world_where_the_moving_volume_was_scaled(self, scene, grid):
+        deformation = cases.add_deformation(grid, cases.shift(grid, (0, 0, 0)))
+        twice = np.diag([2.0, 1.0, 1.0, 1.0])
+        Record.remember(deformation.transformNode, Record.Record(start=twice.ravel().tolist()))
+        mask = cases.box(grid, (8, 7, 5), (9, 6, 4))
+        pair = [cases.add_segments(volume, {"Tumor": mask}) for volume in (deformation.fixed, deformation.moving)]
+        structure = only(Segments.compare(deformation, *pair))
+        # The moving volume is half as large in the world as in its own coordinates, to both of these.
+        assert structure.ownChangePercent == pytest.approx(100.0)
+        assert structure.jacobianChangePercent == pytest.approx(100.0, abs=0.01)
+
+    def test_growth_by_a_jacobian_that_folds_over_means_nothing(self, scene, grid, affine_displacement):
+        mirrored = affine_displacement(grid, np.diag([-1.0, 1.0, 1.0, 1.0]))
+        deformation = cases.add_deformation(grid, mirrored)
+        mask = cases.box(grid, FIRST, SIZE)
+        pair = [cases.add_segments(volume, {"Tumor": mask}) for volume in (deformation.fixed, deformation.moving)]
+        assert np.isnan(only(Segments.compare(deformation, *pair)).jacobianChangePercent)
+
     def test_folds_are_counted_within_the_segment(self, scene, grid):
         field = np.zeros((*grid.shape, 3))
         field[7, 9, 10] = cases.shift(grid, (-4.0, 0, 0))[0, 0, 0]
@@ -261,6 +289,8 @@ class TestNodes:
         assert row["Segment"] == "Liver"
         assert (row["Dice before"], row["Dice after"]) == pytest.approx((3 / 6, 5 / 6))
         assert row["Volume change (%)"] == pytest.approx(0.0, abs=1e-9)
+        assert row["Moving to fixed volume, in the images (%)"] == pytest.approx(0.0, abs=1e-9)
+        assert row["Moving to fixed volume, by the Jacobian (%)"] == pytest.approx(0.0, abs=1e-3)
         assert row["Folded voxels"] == 0
 
     def test_regions_are_segments_by_name(self, nodes):

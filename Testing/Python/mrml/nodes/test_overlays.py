@@ -143,6 +143,7 @@ class TestThreshold:
             (Overlays.Map.MAGNITUDE, (2.0, 4.0), (1, 3, 5)),
             (Overlays.Map.UNCERTAINTY, (0.4, 0.9), (0.2, 0.6, 1.2)),
             (Overlays.Map.SIMILARITY_BEFORE, (0.7, 0.3), (0.9, 0.5, 0.1)),
+            (Overlays.Map.CHANGE, (0.4, 0.8), (0.3, 0.6, 0.9)),
         ],
         ids=lambda value: value.name if isinstance(value, Overlays.Map) else "",
     )

@@ -5,11 +5,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from DeepAttentionRegEngine.maps import percentiles
+from DeepAttentionRegEngine.maps.percentiles import RANKS, SAMPLES, error_vectors, require_bound
 from DeepAttentionRegEngine.protocol.errors import EngineError
-from DeepAttentionRegEngine.volume import percentiles
 from DeepAttentionRegEngine.volume.geometry import Geometry
 from DeepAttentionRegEngine.volume.images import Volume
-from DeepAttentionRegEngine.volume.percentiles import RANKS, SAMPLES, error_vectors, require_bound
 from DeepAttentionRegEngine.volume.segment_pairs import Segment
 from DeepAttentionRegEngine.volume.segments import Segments
 

@@ -4,8 +4,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..protocol.reporting import Pause, no_pause
-from .geometry import Geometry
-from .intensity import normalize
+from ..volume.geometry import Geometry
+from ..volume.intensity import normalize
 
 RADIUS_VOXELS = 3  # of the window, in voxels of the mean size
 # Variance that counts as noise in an image scaled to [0, 1]: about 3 % of its range. Where both images vary less, there

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from DeepAttentionRegEngine.maps import similarity
+from DeepAttentionRegEngine.maps.similarity import local_correlation
 from DeepAttentionRegEngine.protocol.errors import EngineError
-from DeepAttentionRegEngine.volume import similarity_map
 from DeepAttentionRegEngine.volume.geometry import Geometry
-from DeepAttentionRegEngine.volume.similarity_map import local_correlation
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 GRID = Geometry((40, 30, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), AXIAL)
@@ -67,7 +67,7 @@ def test_slabs_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     geometry = Geometry((9, 8, 11), (1.0, 1.0, 1.5), (0.0, 0.0, 0.0), AXIAL)
     a, b = np.random.default_rng(0).random((2, *geometry.shape), dtype=np.float32)
     whole = local_correlation(a, b, geometry)
-    monkeypatch.setattr(similarity_map, "CHUNK_VOXELS", 1)
+    monkeypatch.setattr(similarity, "CHUNK_VOXELS", 1)
     pauses: list[None] = []
     slabs = local_correlation(a, b, geometry, lambda: pauses.append(None))
     np.testing.assert_allclose(slabs, whole, atol=1e-5)  # sums in single precision

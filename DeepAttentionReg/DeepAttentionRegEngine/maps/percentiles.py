@@ -19,10 +19,10 @@ import numpy as np
 
 from ..protocol import errors
 from ..protocol.reporting import Pause, no_pause
-from . import fields
-from .geometry import Geometry
-from .images import Volume
-from .segments import Segments
+from ..volume import fields
+from ..volume.geometry import Geometry
+from ..volume.images import Volume
+from ..volume.segments import Segments
 
 SAMPLES = 91
 # Of the samples in ascending order, from 0: half a sample further lie 5, 50 and 95 % of them. Their number is odd, so

@@ -1,0 +1,82 @@
+"""What of a registered pair has no counterpart, as numbers and sentences; maps/change.py says how it is found."""
+
+from typing import Any
+
+import numpy as np
+
+from ..maps.change import Changes, find_changes
+from ..protocol import errors
+from ..protocol.reporting import Reporter
+from ..registration.preprocess import Source, warp_volume
+from ..registration.registered import Registered
+from ..volume.no_data import known_voxels
+
+LISTED, WARNED = 10, 3  # regions, the largest ones
+
+
+def find_registered(registered: Registered, reporter: Reporter | None = None) -> Changes:
+    """Find what of the fixed image has no counterpart in the moving one.
+
+    Args:
+        registered: What was registered.
+        reporter: Asked now and then whether to give up; None for never.
+
+    Raises:
+        EngineError: If it was cancelled.
+    """
+    moving, device = registered.inputs.moving, registered.search.pair.fixed.device
+
+    def warped(array: np.ndarray, *, nearest: bool) -> np.ndarray:
+        source = Source(array, moving.geometry)
+        return warp_volume(source, registered.deformation, registered.geometry, device, nearest=nearest)
+
+    def pause() -> None:
+        if reporter is not None and reporter.cancelled():
+            raise errors.EngineError(errors.CANCELLED, "The registration was canceled.")
+
+    known = known_voxels(moving.array)
+    reached = np.ones(moving.array.shape, np.uint8) if known is None else known.astype(np.uint8)
+    return find_changes(
+        registered.inputs.fixed.array,
+        warped(moving.array, nearest=False),
+        registered.geometry,
+        warped(reached, nearest=True) > 0,
+        pause,
+    )
+
+
+def changes(registered: Registered) -> Changes:
+    """Return what of the fixed image has no counterpart in the moving one: a map, and its regions.
+
+    Args:
+        registered: What was registered.
+
+    Returns:
+        A map on the fixed grid and what is cut out of it, or why it cannot be told.
+
+    Examples:
+        >>> registered = register(fixed, moving, Settings(method="none", refinement_steps=5))
+        >>> found = changes(registered)
+        >>> found.regions
+        []
+    """
+    return find_registered(registered)
+
+
+def told(found: Changes) -> tuple[dict[str, Any], list[str]]:
+    """Return changes for a result, the ten largest one by one, and what users must know of them."""
+    if found.reason:
+        return {"told": False}, [found.reason]
+    regions = found.regions
+    values = {
+        "told": True,
+        "count": len(regions),
+        "total": sum(region.size for region in regions),
+        "unit": "mm2" if any(region.area_mm2 for region in regions) else "ml",
+        "regions": [region.to_dict() for region in regions[:LISTED]],
+    }
+    sentences = [region.sentence for region in regions[:WARNED]]
+    if len(regions) > WARNED:
+        rest = sum(region.size for region in regions[WARNED:])
+        sentences.append(f"{len(regions) - WARNED} smaller pieces ({rest:.3g} {values['unit']}) have none either.")
+    return values, sentences
