@@ -29,15 +29,8 @@ MAX_NESTING, MAX_PARAMETERS = 3, 7
 NUMPY, TORCH = {"numpy", "SimpleITK"}, {"numpy", "SimpleITK", "torch", "typing_extensions"}
 ENGINE_LAYERS: dict[str, set[str]] = {
     "protocol": set(),
-    "volume": NUMPY,
-    "maps": NUMPY,
-    "landmarks": NUMPY,
-    "phantom": NUMPY,
-    "deform": TORCH,
-    "constraints": TORCH,
-    "networks": TORCH,
-    "registration": TORCH,
-    "evidence": TORCH,
+    **dict.fromkeys(("volume", "maps", "landmarks", "phantom"), NUMPY),
+    **dict.fromkeys(("deform", "constraints", "networks", "registration", "evidence"), TORCH),
 }
 LIB_LAYERS = ("engine", "nodes", "tasks", "views", "evidence", "report", "Parameters", "panel")
 TRAINING_LAYERS = ("configs", "data", "objectives", "run", "measure", "calibration")

@@ -10,7 +10,7 @@ results/calibration.md.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .fitting import Judgement, KnownRun, rounded
 
 AXES = (3, 2)
 SPREAD_HIDDEN = (8,)
+DIGITS = 4  # of margins
 USUAL = 0.99  # share of the runs that taught, which are usual
 ROOM = 1.5  # times as far from what is known is usual, too
 
@@ -41,21 +42,21 @@ class Learned:
     cheap: fitting.Dense
     full: fitting.Dense
     verdict: fitting.Dense
-    margins: dict[str, dict[str, float]]
+    margins: dict[str, float]
     limits: dict[str, float]
     usual: Layers
     limit: float
+    weights: tuple[str, ...]
 
     def described(self, counts: verdicts.Counts) -> dict[str, Any]:
         """Return it as the engine reads it."""
-        networks = {"cheap": self.cheap, "full": self.full}
-        margins = self.margins
+        bounds = {"cheap": self.cheap.exported(), "full": self.full.exported()}
         return {
-            **{name: {"layers": asdict(net.exported()), "margins": margins[name]} for name, net in networks.items()},
+            **{name: {"layers": asdict(layers), "margin": self.margins[name]} for name, layers in bounds.items()},
             "unusual": asdict(self.usual),
             "limit": self.limit,
             "verdicts": {"layers": asdict(self.verdict.exported()), **self.limits, "measured": counts.sentence},
-            "digests": {weights: digest(weights) for weights in margins["cheap"]},
+            "digests": {name: digest(name) for name in self.weights},
         }
 
 
@@ -79,13 +80,10 @@ def signs_of(runs: Sequence[KnownRun], logs: Sequence[np.ndarray]) -> np.ndarray
     return np.stack(found)
 
 
-def margins_of(runs: Sequence[KnownRun], logs: Sequence[np.ndarray], believed: np.ndarray) -> dict[str, float]:
-    """Return the margins of bounds by weights, of runs that are believed."""
-    found = {}
-    for weights in sorted({run.weights for run in runs}):
-        here = [index for index, run in enumerate(runs) if run.weights == weights and believed[index]]
-        found[weights] = round(fitting.margin([runs[index] for index in here], [logs[index] for index in here]), 4)
-    return found
+def margin_of(runs: Sequence[KnownRun], logs: Sequence[np.ndarray], believed: np.ndarray) -> float:
+    """Return the margin of bounds, by runs that are believed."""
+    here = np.flatnonzero(believed)
+    return round(fitting.margin([runs[index] for index in here], [logs[index] for index in here]), DIGITS)
 
 
 def usual_of(runs: Sequence[KnownRun]) -> Layers:
@@ -111,33 +109,25 @@ def learn(taught: list[KnownRun], spread: list[KnownRun]) -> tuple[Learned, list
     told = signs_of(taught, logs)
     chances = verdicts.out_of_fold(told, failed)
     limits = verdicts.thresholds(chances, failed)
-    margins = margins_of(taught, logs, chances < limits["failed"])
-    cheap = fitting.fitted(taught, clues_of)
-    usual = usual_of(taught)
+    margin = margin_of(taught, logs, chances < limits["failed"])
+    cheap, verdict, usual = fitting.fitted(taught, clues_of), verdicts.fit(told, failed), usual_of(taught)
     far = distances(usual, taught)
     limit = ROOM * float(np.quantile(far, USUAL))
 
     def with_spread(run: KnownRun) -> np.ndarray:
-        return spread_inputs(cheap, margins, run)
+        return spread_inputs(cheap, margin, run)
 
-    believed = _believed(cheap, verdicts.fit(told, failed), limits, spread)
     tight = fitting.out_of_fold(spread, with_spread, SPREAD_HIDDEN)
-    learned = Learned(
-        cheap,
-        fitting.fitted(spread, with_spread, SPREAD_HIDDEN),
-        verdicts.fit(told, failed),
-        {"cheap": margins, "full": margins_of(spread, tight, believed)},
-        limits,
-        usual,
-        limit,
-    )
-    logs = _widened(taught, logs, margins)
-    return learned, _judgements(taught, logs, chances, far > limit)
+    full = fitting.fitted(spread, with_spread, SPREAD_HIDDEN)
+    margins = {"cheap": margin, "full": margin_of(spread, tight, _believed(cheap, verdict, limits, spread))}
+    weights = tuple(sorted({run.weights for run in taught}))
+    learned = Learned(cheap, full, verdict, margins, limits, usual, limit, weights)
+    return learned, _judgements(taught, _widened(logs, margin), chances, far > limit)
 
 
-def spread_inputs(cheap: fitting.Dense, margins: dict[str, float], run: KnownRun) -> np.ndarray:
+def spread_inputs(cheap: fitting.Dense, margin: float, run: KnownRun) -> np.ndarray:
     """Return what the full bound of a run follows from `(N, 4)`."""
-    logs = fitting.predicted(cheap, clues_of(run)) + np.array([0.0, margins[run.weights]], np.float32)
+    logs = fitting.predicted(cheap, clues_of(run)) + np.array([0.0, margin], np.float32)
     return np.concatenate([logs, run.data["spread"]], 1).astype(np.float32)
 
 
@@ -152,11 +142,10 @@ def judge(learned: Learned, runs: list[KnownRun], *, full: bool = False) -> list
     """Return what is said of runs that taught nothing, by the clues alone or with the spread."""
     bare = [fitting.predicted(learned.cheap, clues_of(run)) for run in runs]
     chances = verdicts.chances(learned.verdict, signs_of(runs, bare))
-    margins = learned.margins["full" if full else "cheap"]
     if full:
         inputs = [spread_inputs(learned.cheap, learned.margins["cheap"], run) for run in runs]
         bare = [fitting.predicted(learned.full, values) for values in inputs]
-    logs = _widened(runs, bare, margins)
+    logs = _widened(bare, learned.margins["full" if full else "cheap"])
     return _judgements(runs, logs, chances, distances(learned.usual, runs) > learned.limit)
 
 
@@ -166,9 +155,9 @@ def counted(limits: dict[str, float], judged: Sequence[Judgement]) -> verdicts.C
     return verdicts.count(np.array(chances), np.array(failed), limits)
 
 
-def _widened(runs: Sequence[KnownRun], logs: Sequence[np.ndarray], margins: Mapping[str, float]) -> list[np.ndarray]:
-    """Return medians and bounds with the margins that make these hold."""
-    return [log + np.array([0.0, margins[run.weights]]) for run, log in zip(runs, logs, strict=True)]
+def _widened(logs: Sequence[np.ndarray], margin: float) -> list[np.ndarray]:
+    """Return medians and bounds with the margin that makes these hold."""
+    return [log + np.array([0.0, margin]) for log in logs]
 
 
 def _judgements(

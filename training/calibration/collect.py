@@ -40,8 +40,8 @@ class RunSet:
 
 
 PARTS = (
-    RunSet("taught", 0, 220),
-    RunSet("held-out", 0, 110, held_out=True),
+    RunSet("taught", 0, 320),
+    RunSet("held-out", 0, 150, held_out=True),
     RunSet("spread", 5000, 70, samples=SAMPLES),
     RunSet("spread-held-out", 6000, 24, held_out=True, samples=SAMPLES),
 )

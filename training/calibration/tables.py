@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from DeepAttentionRegEngine.evidence.expected_error import LIMIT
+
 from . import verdicts
 from .fitting import Judgement, KnownRun
 
@@ -46,6 +48,7 @@ def section(
         for key in KEYS:
             lines += [_row(name, members, limits["failed"]) for name, members in _grouped(judged, key)]
         lines += [_row("all", judged, limits["failed"]), ""]
+    lines += [_places(next(iter(parts.values()))), ""]
     lines += ["### Failures found, by what was wrong", "", FAULTS_HEADER]
     first = next(iter(parts.values()))
     lines += [_faults(name, members, limits) for name, members in _grouped(first, KEYS[-1])]
@@ -72,6 +75,22 @@ def _figures(judged: Sequence[Judgement]) -> str:
     return (
         f"{100 * cover:.1f} % | {rank_correlation(logs[:, 0], errors):.2f} | {inner:.2f} | "
         f"{np.exp(np.median(logs[:, 1])):.2f} | {np.exp(np.median(errors)):.2f}"
+    )
+
+
+def _places(judged: Sequence[Judgement]) -> str:
+    """Return how well the places of large errors are told from the others, a sentence."""
+    sides = [
+        (one.run.log_error > limit, one.logs[:, 0] > limit)
+        for one in judged
+        if one.run.corresponds
+        for limit in [np.log(LIMIT * float(one.run.data["extent"]))]
+    ]
+    off, named = (np.concatenate(side) for side in zip(*sides, strict=True))
+    found, right = 100 * named[off].mean(), 100 * off[named].mean()
+    return (
+        f"Places: of the voxels that are off by more than {100 * LIMIT:.0f} % of the longest side {found:.0f} % are "
+        f"named, and {right:.0f} % of those that are named are off by that."
     )
 
 

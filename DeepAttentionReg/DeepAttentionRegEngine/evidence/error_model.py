@@ -54,21 +54,20 @@ class Percentiles:
 
     Attributes:
         layers: What they follow from; its outputs are the logarithm of the median, and how far above it the bound is.
-        margins: By weights, what is added to the logarithm of the bound, so that it holds as often as it says
-            (split-conformal calibration).
+        margin: Added to the logarithm of the bound, so that it holds as often as it says (conformal calibration).
     """
 
     layers: Layers
-    margins: dict[str, float]
+    margin: float
 
     def bare(self, values: Tensor) -> Tensor:
         """Return the logarithms `(2, N)` of both, `LEAST` added, in voxels, from `(C, N)`; without a margin."""
         median, above = self.layers(values)
         return torch.stack([median, median + F.softplus(above)])
 
-    def __call__(self, values: Tensor, weights: str) -> Tensor:
-        """Return the same with the margin of the weights, so that the bound holds."""
-        return self.bare(values) + torch.tensor([[0.0], [self.margins[weights]]]).to(values)
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return the same with the margin."""
+        return self.bare(values) + torch.tensor([[0.0], [self.margin]]).to(values)
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def load_calibration(axes: int, path: Path | None = None) -> Calibration:
 
 
 def _calibration(data: Mapping[str, Any]) -> Calibration:
-    made = {name: Percentiles(build(Layers, data[name]["layers"]), data[name]["margins"]) for name in ("cheap", "full")}
+    made = {name: Percentiles(build(Layers, data[name]["layers"]), data[name]["margin"]) for name in ("cheap", "full")}
     verdicts = Verdicts(**{**data["verdicts"], "layers": build(Layers, data["verdicts"]["layers"])})
     unusual = build(Layers, data["unusual"])
     return Calibration(made["cheap"], made["full"], unusual, data["limit"], verdicts, data["digests"])

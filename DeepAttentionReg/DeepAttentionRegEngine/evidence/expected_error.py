@@ -81,7 +81,7 @@ def expected_error(registered: Registered, spread_mm: np.ndarray | None = None) 
     if not has_failed and unusual(calibration, clues) > calibration.limit:
         return _unknown("this registration is unlike all on which errors were measured")
     spread = None if spread_mm is None else on_clues(spread_mm, registered.geometry, clues)
-    logs = percentiles(calibration, clues, weights, spread)
+    logs = percentiles(calibration, clues, spread)
     told = _told(calibration, chance, clues, logs, extent)
     if has_failed:
         return ExpectedError(told)
@@ -99,19 +99,18 @@ def _unknown(why: str) -> ExpectedError:
     return ExpectedError({"known": False, "reason": f"The error is not known, because {why}. {INSTEAD}"})
 
 
-def percentiles(calibration: Calibration, clues: Clues, weights: str, spread: Tensor | None = None) -> Tensor:
+def percentiles(calibration: Calibration, clues: Clues, spread: Tensor | None = None) -> Tensor:
     """Return the logarithms `(2, N)` of median and bound of the error at every voxel, `LEAST` added, in voxels.
 
     Args:
         calibration: What is known.
         clues: What speaks for and against the deformation.
-        weights: With which it was found.
         spread: Its uncertainty `(*spatial)` in voxels; None if not known.
     """
-    cheap = calibration.cheap(clues.values.flatten(1), weights)
+    cheap = calibration.cheap(clues.values.flatten(1))
     if spread is None:
         return cheap
-    return calibration.full(torch.cat([cheap, spread_clues(clues, spread)]), weights)
+    return calibration.full(torch.cat([cheap, spread_clues(clues, spread)]))
 
 
 def spread_clues(clues: Clues, spread: Tensor) -> Tensor:
@@ -170,7 +169,7 @@ def _verdict(verdicts: Verdicts, chance: float, limit_mm: float, regions: list[d
     likely = f"errors above {limit_mm:.2g} mm are likely"
     if chance >= verdicts.failed:
         return "failed", f"The registration probably failed: {likely} in much of what the images show."
-    if chance < verdicts.suspicious and not regions:
+    if chance < verdicts.suspicious:
         return "unremarkable", "Nothing suspicious was found."
     places = "; ".join(_place(region) for region in regions) or "in places"
     return "suspicious", f"{likely[:1].upper()}{likely[1:]} {places}."

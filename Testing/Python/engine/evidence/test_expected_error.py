@@ -112,10 +112,10 @@ class TestRegions:
         text = module._place({"center_lps": [-10.0, 20.0, 30.0], "volume_mm3": 12000.0})
         assert text == "around R 10, P 20, S 30 (12 ml)"
 
-    def test_make_a_run_suspicious(self) -> None:
+    def test_are_named_where_a_run_is_suspicious(self) -> None:
         region = {"center_lps": [0.0, 0.0, 0.0], "volume_mm3": 1000.0}
         verdicts = load_calibration(3).verdicts
-        word, sentence = module._verdict(verdicts, 0.0, 9.9, [region])
+        word, sentence = module._verdict(verdicts, verdicts.suspicious, 9.9, [region])
         assert word == "suspicious"
         assert sentence.startswith("Errors above 9.9 mm are likely around ")
 
