@@ -10,7 +10,7 @@ from .fitting import FOLDS, Dense
 
 DECAY = 0.003  # of squared weights, beside the mean loss of a run
 STEPS = 300
-FALSE_ALARMS = {"suspicious": 0.08, "failed": 0.02}  # of sound runs, that are allowed where the thresholds are chosen
+FALSE_ALARMS = {"suspicious": 0.05, "failed": 0.02}  # of sound runs, that are allowed where the thresholds are chosen
 
 
 @dataclass(frozen=True)

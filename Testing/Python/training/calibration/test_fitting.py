@@ -97,7 +97,7 @@ class TestVerdicts:
         chances = np.linspace(0, 1, 101)
         limits = verdicts.thresholds(chances, np.zeros(101, bool))
         assert (chances >= limits["failed"]).mean() == pytest.approx(0.02, abs=0.011)
-        assert (chances >= limits["suspicious"]).mean() == pytest.approx(0.08, abs=0.011)
+        assert (chances >= limits["suspicious"]).mean() == pytest.approx(0.05, abs=0.011)
 
 
 class TestUnusual:
