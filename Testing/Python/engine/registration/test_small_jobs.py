@@ -263,7 +263,7 @@ class TestNothingLeft:
         scripted(1.0, 1.0)
         reporter, polls = cancelled_at(10**6)
         run(job, reporter)
-        assert len(polls) == 12  # load, align, recursion (4), refine (4), evaluate, write
+        assert len(polls) == 13  # load, align, recursion (4), refine (4), evaluate (2), write
         for path in sorted(out.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         for poll in range(len(polls)):

@@ -143,7 +143,7 @@ class TestPage:
         widths = [len(table.find("tr")) for table in page.iter("table") if table.get("class") == "data"]
         assert max(widths) <= ReportHtml.WIDEST_TABLE + 2
         rows = [cell.text for cell in page.iter("td")]
-        assert rows.count("Liver & co") == 2
+        assert rows.count("Liver & co") == 3
 
 
 class TestSecrets:
