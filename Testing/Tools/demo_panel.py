@@ -192,7 +192,7 @@ def shoot_registration(camera: Photographer) -> None:
     camera.open()
     parameters = camera.widget._parameterNode
     parameters.fixedLandmarks, parameters.movingLandmarks = inputs.fixedLandmarks, inputs.movingLandmarks
-    parameters.method = camera.lib.Parameters.MethodChoice("bspline")
+    parameters.method = camera.lib.Parameters.MethodChoice("rman")
     parameters.inspectEvidence = True
     camera.shoot("ready")
     camera.shoot_high_resolution("ready")
