@@ -82,7 +82,7 @@ def signs_of(runs: Sequence[KnownRun], logs: Sequence[np.ndarray]) -> np.ndarray
 
 def margin_of(runs: Sequence[KnownRun], logs: Sequence[np.ndarray], believed: np.ndarray) -> float:
     """Return the margin of bounds, by runs that are believed."""
-    here = np.flatnonzero(believed)
+    here = np.flatnonzero(believed).tolist()
     return round(fitting.margin([runs[index] for index in here], [logs[index] for index in here]), DIGITS)
 
 

@@ -190,4 +190,4 @@ def margin(runs: Sequence[KnownRun], logs: Sequence[np.ndarray]) -> float:
     excess, share = (np.concatenate(side) for side in zip(*pairs, strict=True))
     order = np.argsort(excess)
     reached = np.cumsum(share[order]) / share.sum()
-    return float(excess[order][min(np.searchsorted(reached, NOMINAL), len(order) - 1)])
+    return float(excess[order][min(int(np.searchsorted(reached, NOMINAL)), len(order) - 1)])

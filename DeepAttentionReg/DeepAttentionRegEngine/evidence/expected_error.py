@@ -18,6 +18,7 @@ from ..protocol import errors
 from ..registration.registered import Registered
 from ..volume.fields import resize
 from ..volume.geometry import Geometry
+from ..volume.segments import Segments
 from .clues import ALIKE, WIDE, Clues, gather
 from .error_model import LEAST, Calibration, Verdicts, load_calibration
 
@@ -26,6 +27,7 @@ SHARE = 0.1  # of what is seen that has to be off by that, for a run to have fai
 LEAST_SEEN = 100  # voxels
 LEAST_REGION = 0.005  # of what is seen
 MOST_REGIONS = 3
+MOSTLY = 0.5  # of a region, that lies in a segment by which it is called
 INSTEAD = "Judge the registration by landmarks or segments."
 
 
@@ -82,7 +84,7 @@ def expected_error(registered: Registered, spread_mm: np.ndarray | None = None) 
         return _unknown("this registration is unlike all on which errors were measured")
     spread = None if spread_mm is None else on_clues(spread_mm, registered.geometry, clues)
     logs = percentiles(calibration, clues, spread)
-    told = _told(calibration, chance, clues, logs, extent)
+    told = _told(calibration, chance, clues, logs, extent, registered.inputs.reference.fixed_labels)
     if has_failed:
         return ExpectedError(told)
     within = to_array(clues.voxel_mm * (logs[1].exp() - LEAST).clamp_min(LEAST)).astype(np.float32)
@@ -144,11 +146,13 @@ def on_clues(spread_mm: np.ndarray, fixed: Geometry, clues: Clues) -> Tensor:
     return to_tensor(found / clues.voxel_mm, clues.values.device).reshape(clues.seen.shape)
 
 
-def _told(calibration: Calibration, chance: float, clues: Clues, logs: Tensor, extent: float) -> dict[str, Any]:
+def _told(
+    calibration: Calibration, chance: float, clues: Clues, logs: Tensor, extent: float, labels: Segments | None
+) -> dict[str, Any]:
     """Return what people and programs are told."""
     limit_mm, seen = clues.voxel_mm * LIMIT * extent, clues.seen.flatten()
     median, bound = clues.voxel_mm * (logs.exp() - LEAST)
-    regions = _regions(clues, (median > limit_mm) & seen, bound)
+    regions = _regions(clues, (median > limit_mm) & seen, bound, labels)
     verdict, sentence = _verdict(calibration.verdicts, chance, limit_mm, regions)
     told = {
         "known": True,
@@ -166,41 +170,53 @@ def _told(calibration: Calibration, chance: float, clues: Clues, logs: Tensor, e
 
 def _verdict(verdicts: Verdicts, chance: float, limit_mm: float, regions: list[dict[str, Any]]) -> tuple[str, str]:
     """Return a word and a sentence."""
-    likely = f"errors above {limit_mm:.2g} mm are likely"
+    limit = f"{limit_mm:.2g}" if limit_mm < 10 else f"{limit_mm:.0f}"
     if chance >= verdicts.failed:
-        return "failed", f"The registration probably failed: {likely} in much of what the images show."
+        text = f"The registration probably failed: errors above {limit} mm are likely in much of what the images show."
+        return "failed", text
     if chance < verdicts.suspicious:
         return "unremarkable", "Nothing suspicious was found."
     places = "; ".join(_place(region) for region in regions) or "in places"
-    return "suspicious", f"{likely[:1].upper()}{likely[1:]} {places}."
+    return "suspicious", f"Errors above {limit} mm are likely {places}."
 
 
-def _regions(clues: Clues, off: Tensor, bound: Tensor) -> list[dict[str, Any]]:
+def _regions(clues: Clues, off: Tensor, bound: Tensor, labels: Segments | None) -> list[dict[str, Any]]:
     """Return the largest connected parts of what is seen that are probably off by more than the limit."""
-    shape = (*[1] * (3 - clues.seen.ndim), *clues.seen.shape)
-    marked = to_array(off.to(torch.uint8)).reshape(shape)
-    within = to_array(bound).reshape(shape)
-    parts = sitk.RelabelComponent(
-        sitk.ConnectedComponent(sitk.GetImageFromArray(marked)), int(LEAST_REGION * int(clues.seen.sum())) + 1
-    )
+    grid = clues.geometry
+    marked, within = (to_array(side).reshape(grid.shape) for side in (off.to(torch.uint8), bound))
+    least = int(LEAST_REGION * int(clues.seen.sum())) + 1
+    parts = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray(marked)), least)
     numbers = sitk.GetArrayFromImage(parts)
-    voxel_mm3 = float(np.prod(clues.geometry.spacing))
     found = []
     for number in range(1, min(MOST_REGIONS, int(numbers.max())) + 1):
         here = numbers == number
-        index = np.argwhere(here).mean(0)[::-1]
-        found.append(
-            {
-                "center_lps": clues.geometry.index_to_lps(index[None])[0].tolist(),
-                "volume_mm3": float(here.sum() * voxel_mm3),
-                "within_mm": float(np.median(within[here])),
-            }
-        )
+        points = grid.index_to_lps(np.argwhere(here)[:, ::-1].astype(float))
+        size = len(points) * float(np.prod(grid.spacing[: clues.seen.ndim]))
+        region = {
+            "center_lps": points.mean(0).tolist(),
+            "area_mm2" if grid.is_flat else "volume_mm3": size,
+            "within_mm": float(np.median(within[here])),
+        }
+        name = "" if labels is None else _segment_at(labels, points)
+        found.append({**region, "segment": name} if name else region)
     return found
+
+
+def _segment_at(labels: Segments, points_lps: np.ndarray) -> str:
+    """Return the segment in which most of some places lie; empty if there is none."""
+    index = np.rint(labels.geometry.lps_to_index(points_lps)).astype(int)
+    inside = ((index >= 0) & (index < labels.geometry.size)).all(1)
+    i, j, k = index[inside].T
+    shares = {item.title: (labels.layers[item.layer][k, j, i] == item.value).sum() for item in labels.items}
+    name = max(shares, key=lambda title: shares[title], default="")
+    return name if name and shares[name] > MOSTLY * len(points_lps) else ""
 
 
 def _place(region: dict[str, Any]) -> str:
     x, y, z = region["center_lps"]
     named = ("RL"[x > 0], abs(x)), ("AP"[y > 0], abs(y)), ("IS"[z > 0], abs(z))
     where = ", ".join(f"{letter} {value:.0f}" for letter, value in named)
-    return f"around {where} ({region['volume_mm3'] / 1000:.0f} ml)"
+    area = region.get("area_mm2")
+    size = f"{region['volume_mm3'] / 1000:.3g} ml" if area is None else f"{area:.0f} mm2"
+    segment = region.get("segment")
+    return f"around {where} ({size}{f', mostly in {segment}' if segment else ''})"

@@ -19,6 +19,7 @@ from DeepAttentionRegEngine.protocol import errors
 from DeepAttentionRegEngine.protocol.contract import RegisterJob, build
 from DeepAttentionRegEngine.protocol.registry import resources
 from DeepAttentionRegEngine.volume import images
+from DeepAttentionRegEngine.volume.segments import as_segments
 from engine_cases import quiet
 
 pytestmark = pytest.mark.torch
@@ -102,7 +103,7 @@ class TestRegions:
         clues = module.gather(good.search.pair, good.search.displacement)
         off = torch.zeros_like(clues.seen)
         off[5:15, 10:20, 12:22] = True
-        found = module._regions(clues, off.flatten(), torch.full((off.numel(),), 12.0))
+        found = module._regions(clues, off.flatten(), torch.full((off.numel(),), 12.0), None)
         assert len(found) == 1
         expected = clues.geometry.index_to_lps(np.array([[16.5, 14.5, 9.5]]))[0]
         np.testing.assert_allclose(found[0]["center_lps"], expected, atol=1e-6)
@@ -112,6 +113,21 @@ class TestRegions:
     def test_are_told_in_words_of_the_patient(self) -> None:
         text = module._place({"center_lps": [-10.0, 20.0, 30.0], "volume_mm3": 12000.0})
         assert text == "around R 10, P 20, S 30 (12 ml)"
+
+    def test_of_slices_have_an_area(self) -> None:
+        text = module._place({"center_lps": [10.0, -20.0, -30.0], "area_mm2": 55.2})
+        assert text == "around L 10, A 20, I 30 (55 mm2)"
+
+    def test_are_called_by_the_segment_that_holds_most_of_them(self, good: Registered) -> None:
+        pair, clues = phantom(), module.gather(good.search.pair, good.search.displacement)
+        labels = as_segments((pair.fixed_labels, pair.fixed_geometry))
+        points = pair.fixed_geometry.index_to_lps(np.argwhere(pair.fixed_labels == 5)[:, ::-1].astype(float))
+        assert module._segment_at(labels, points) == "5"
+        assert module._segment_at(labels, points + 1000.0) == ""
+        assert "mostly in Liver" in module._place({"center_lps": [0, 0, 0], "volume_mm3": 1e3, "segment": "Liver"})
+        whole = as_segments((np.ones_like(pair.fixed_labels), pair.fixed_geometry))
+        everywhere = module._regions(clues, clues.seen.flatten(), torch.ones(clues.seen.numel()), whole)
+        assert everywhere[0]["segment"] == "1"
 
     def test_are_named_where_a_run_is_suspicious(self) -> None:
         region = {"center_lps": [0.0, 0.0, 0.0], "volume_mm3": 1000.0}
