@@ -93,7 +93,7 @@ class FileJob:
             with self.reporter.stage("uncertainty", "Registering slightly changed images."):
                 spread_mm = self._measure_spread(registered, values, warnings)
         with self.reporter.stage("evaluate", "Looking for signs of errors."):
-            expected = expected_error(registered, spread_mm)
+            expected = expected_error(registered)
         values["expected_error"] = expected.told
         warnings += expected.warnings
         changed = self._find_changes(registered, values, warnings)

@@ -29,7 +29,6 @@ from .collect import collect, read
 from .fitting import Judgement, KnownRun, rounded
 
 AXES = (3, 2)
-SPREAD_HIDDEN = (8,)
 DIGITS = 4  # of margins
 USUAL = 0.99  # share of the runs that taught, which are usual
 ROOM = 1.5  # times as far from what is known is usual, too
@@ -39,10 +38,9 @@ ROOM = 1.5  # times as far from what is known is usual, too
 class Learned:
     """What was learned of images with so many axes, and the runs by which it is measured."""
 
-    cheap: fitting.Dense
-    full: fitting.Dense
+    percentiles: fitting.Dense
+    margin: float
     verdict: fitting.Dense
-    margins: dict[str, float]
     limits: dict[str, float]
     usual: Layers
     limit: float
@@ -50,9 +48,8 @@ class Learned:
 
     def described(self, counts: verdicts.Counts) -> dict[str, Any]:
         """Return it as the engine reads it."""
-        bounds = {"cheap": self.cheap.exported(), "full": self.full.exported()}
         return {
-            **{name: {"layers": asdict(layers), "margin": self.margins[name]} for name, layers in bounds.items()},
+            "percentiles": {"layers": asdict(self.percentiles.exported()), "margin": self.margin},
             "unusual": asdict(self.usual),
             "limit": self.limit,
             "verdicts": {"layers": asdict(self.verdict.exported()), **self.limits, "measured": counts.sentence},
@@ -102,7 +99,7 @@ def distances(usual: Layers, runs: Sequence[KnownRun]) -> np.ndarray:
     return usual(means).square().mean(0).numpy()
 
 
-def learn(taught: list[KnownRun], spread: list[KnownRun]) -> tuple[Learned, list[Judgement]]:
+def learn(taught: list[KnownRun]) -> tuple[Learned, list[Judgement]]:
     """Return what is learned of runs, and what was said of them by fits that did not see them."""
     logs = fitting.out_of_fold(taught, clues_of)
     failed = np.array([run.failed for run in taught])
@@ -110,43 +107,20 @@ def learn(taught: list[KnownRun], spread: list[KnownRun]) -> tuple[Learned, list
     chances = verdicts.out_of_fold(told, failed)
     limits = verdicts.thresholds(chances, failed)
     margin = margin_of(taught, logs, chances < limits["failed"])
-    cheap, verdict, usual = fitting.fitted(taught, clues_of), verdicts.fit(told, failed), usual_of(taught)
+    usual = usual_of(taught)
     far = distances(usual, taught)
     limit = ROOM * float(np.quantile(far, USUAL))
-
-    def with_spread(run: KnownRun) -> np.ndarray:
-        return spread_inputs(cheap, margin, run)
-
-    tight = fitting.out_of_fold(spread, with_spread, SPREAD_HIDDEN)
-    full = fitting.fitted(spread, with_spread, SPREAD_HIDDEN)
-    margins = {"cheap": margin, "full": margin_of(spread, tight, _believed(cheap, verdict, limits, spread))}
+    networks = fitting.fitted(taught, clues_of), verdicts.fit(told, failed)
     weights = tuple(sorted({run.weights for run in taught}))
-    learned = Learned(cheap, full, verdict, margins, limits, usual, limit, weights)
+    learned = Learned(networks[0], margin, networks[1], limits, usual, limit, weights)
     return learned, _judgements(taught, _widened(logs, margin), chances, far > limit)
 
 
-def spread_inputs(cheap: fitting.Dense, margin: float, run: KnownRun) -> np.ndarray:
-    """Return what the full bound of a run follows from `(N, 4)`."""
-    logs = fitting.predicted(cheap, clues_of(run)) + np.array([0.0, margin], np.float32)
-    return np.concatenate([logs, run.data["spread"]], 1).astype(np.float32)
-
-
-def _believed(
-    cheap: fitting.Dense, verdict: fitting.Dense, limits: dict[str, float], runs: Sequence[KnownRun]
-) -> np.ndarray:
-    logs = [fitting.predicted(cheap, clues_of(run)) for run in runs]
-    return verdicts.chances(verdict, signs_of(runs, logs)) < limits["failed"]
-
-
-def judge(learned: Learned, runs: list[KnownRun], *, full: bool = False) -> list[Judgement]:
-    """Return what is said of runs that taught nothing, by the clues alone or with the spread."""
-    bare = [fitting.predicted(learned.cheap, clues_of(run)) for run in runs]
+def judge(learned: Learned, runs: list[KnownRun]) -> list[Judgement]:
+    """Return what is said of runs that taught nothing."""
+    bare = [fitting.predicted(learned.percentiles, clues_of(run)) for run in runs]
     chances = verdicts.chances(learned.verdict, signs_of(runs, bare))
-    if full:
-        inputs = [spread_inputs(learned.cheap, learned.margins["cheap"], run) for run in runs]
-        bare = [fitting.predicted(learned.full, values) for values in inputs]
-    logs = _widened(bare, learned.margins["full" if full else "cheap"])
-    return _judgements(runs, logs, chances, distances(learned.usual, runs) > learned.limit)
+    return _judgements(runs, _widened(bare, learned.margin), chances, distances(learned.usual, runs) > learned.limit)
 
 
 def counted(limits: dict[str, float], judged: Sequence[Judgement]) -> verdicts.Counts:
@@ -172,18 +146,11 @@ def calibrate(folder: Path, say: Callable[[str], None] = print) -> tuple[dict[st
     found: dict[str, Any] = {}
     document = [tables.INTRODUCTION]
     for axes in AXES:
-        taught, others = read(folder, axes, "taught"), read(folder, axes, "held-out")
-        learned, own = learn(taught, read(folder, axes, "spread"))
-        other = judge(learned, others)
-        tight = judge(learned, read(folder, axes, "spread-held-out"), full=True)
-        loose = judge(learned, [one.run for one in tight])
-        counts = counted(learned.limits, own + other)
+        learned, own = learn(read(folder, axes, "taught"))
+        other = judge(learned, read(folder, axes, "held-out"))
+        counts = counted(learned.limits, other)
         found[str(axes)] = learned.described(counts)
-        sections = {
-            "by clues alone": own + other,
-            "with the spread of 4 samples": tight,
-            "the same runs without": loose,
-        }
+        sections = {"families that taught nothing": other, "families that taught": own}
         document.append(tables.section(axes, sections, learned.limits, counts))
         say(document[-1])
     return found, "\n".join(document)

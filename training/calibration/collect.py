@@ -17,8 +17,6 @@ from DeepAttentionRegEngine.protocol.registry import choose_variant, load_method
 from .fitting import KnownRun
 from .runs import Plan, measure, plan
 
-SAMPLES = 4  # of the uncertainty
-
 
 @dataclass(frozen=True)
 class RunSet:
@@ -29,21 +27,17 @@ class RunSet:
         first: The first of their seeds.
         count: How many.
         held_out: Of families that teach nothing.
-        samples: Of the uncertainty, of which there are none for most.
     """
 
     name: str
     first: int
     count: int
     held_out: bool = False
-    samples: int = 0
 
 
 PARTS = (
     RunSet("taught", 0, 320),
-    RunSet("held-out", 0, 150, held_out=True),
-    RunSet("spread", 5000, 70, samples=SAMPLES),
-    RunSet("spread-held-out", 6000, 24, held_out=True, samples=SAMPLES),
+    RunSet("held-out", 7000, 240, held_out=True),
 )
 
 
@@ -78,13 +72,13 @@ def _file(folder: Path, part: RunSet, axes: int, seed: int) -> Path:
 
 
 def _planned(axes: int, part: RunSet, seed: int) -> Plan:
-    return plan(seed, axes, held_out=part.held_out, quick=part.samples > 0)
+    return plan(seed, axes, held_out=part.held_out)
 
 
 def _measure(path: Path, axes: int, part: RunSet, seed: int) -> None:
     one, partial = _planned(axes, part, seed), path.with_suffix(f".{os.getpid()}")
     try:
-        found = measure(one, samples=part.samples)
+        found = measure(one)
     except EngineError as error:
         print(f"{path.name} is left out: {error}")
         path.touch()

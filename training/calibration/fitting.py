@@ -40,7 +40,7 @@ class KnownRun:
 
     @property
     def weights(self) -> str:
-        """By which margins are told apart."""
+        """With which it was registered, "none" for refinement alone."""
         return str(self.data["weights"])
 
     @property

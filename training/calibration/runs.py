@@ -1,13 +1,12 @@
 """Registers pairs whose motion is known, and keeps for a sample of voxels the clues and the true error."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from DeepAttentionRegEngine.deform.tensors import to_array
 from DeepAttentionRegEngine.evidence.clues import Clues, gather
-from DeepAttentionRegEngine.evidence.expected_error import LIMIT, on_clues, spread_clues
-from DeepAttentionRegEngine.evidence.uncertainty import uncertainty
+from DeepAttentionRegEngine.evidence.expected_error import LIMIT
 from DeepAttentionRegEngine.protocol.contract import METHOD_NONE
 from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.registration.registered import Registered
@@ -40,51 +39,41 @@ class Plan:
         return Settings(method=method, quality=self.quality, alignment="none", refinement_steps=steps, device="cpu")
 
 
-def plan(seed: int, nd: int, *, held_out: bool, quick: bool = False) -> Plan:
-    """Return what a seed stands for, of a family that is held out or teaches; quick ones are never of best quality."""
+def plan(seed: int, nd: int, *, held_out: bool) -> Plan:
+    """Return what a seed stands for, of a family that is held out or teaches."""
     rng = np.random.default_rng([seed, nd, 77])
     family = str(rng.choice(HELD_OUT if held_out else DRAWN))
     fault = str(rng.choice(list(FAULTS))) if rng.random() < FAULTY else "none"
     method = str(rng.choice(list(METHODS), p=list(METHODS.values())))
     recipe = Recipe(family, str(rng.choice(motions.KINDS)), fault, nd, seed)
-    return Plan(recipe, method, str(rng.choice(QUALITIES[:-1] if quick else QUALITIES)))
+    return Plan(recipe, method, str(rng.choice(QUALITIES)))
 
 
-def measure(one: Plan, *, samples: int = 0) -> dict[str, np.ndarray]:
+def measure(one: Plan) -> dict[str, np.ndarray]:
     """Register, and return what is known of a sample of voxels.
-
-    Args:
-        one: What to register.
-        samples: Of the uncertainty; 0 leaves it out.
 
     Returns:
         "values" `(N, C)` and "means" `(M,)` of the clues, "error" `(N,)` in voxels of the clues, NaN where nothing
-        corresponds, "spread" `(N, 2)` as clues, if asked for, "extent", the longest side of the field of view in such
-        voxels, and "off", the share of what is seen that is off by more than the limit, NaN if nothing corresponds.
+        corresponds, "extent", the longest side of the field of view in such voxels, and "off", the share of what is
+        seen that is off by more than the limit, NaN if nothing corresponds.
     """
     pair = draw(one.recipe)
-    registered = Registrar(replace(one.settings, samples=max(samples, 2))).register(
-        (pair.fixed, pair.geometry), (pair.moving, pair.moving_geometry)
-    )
+    sides = (pair.fixed, pair.geometry), (pair.moving, pair.moving_geometry)
+    registered = Registrar(one.settings).register(*sides)
     clues = gather(registered.search.pair, registered.search.displacement)
     extent = max(pair.geometry.extent_mm) / clues.voxel_mm
     error = true_error(pair, registered, clues).ravel()
     seen = to_array(clues.seen).ravel()
     known = seen & np.isfinite(error)
-    chosen = np.random.default_rng(one.recipe.seed).permutation(np.flatnonzero(known if known.any() else seen))[
-        :SAMPLED
-    ]
-    found = {
+    places = np.flatnonzero(known if known.any() else seen)
+    chosen = np.random.default_rng(one.recipe.seed).permutation(places)[:SAMPLED]
+    return {
         "values": to_array(clues.values.flatten(1).T)[chosen].astype(np.float32),
         "means": to_array(clues.means),
         "error": error[chosen].astype(np.float32),
-        "extent": np.float32(extent),
-        "off": np.float32(np.mean(error[known] > LIMIT * extent) if known.any() else np.nan),
+        "extent": np.array(extent, np.float32),
+        "off": np.array(np.mean(error[known] > LIMIT * extent) if known.any() else np.nan, np.float32),
     }
-    if samples:
-        spread = on_clues(uncertainty(registered), registered.geometry, clues)
-        found["spread"] = to_array(spread_clues(clues, spread).T)[chosen]
-    return found
 
 
 def true_error(pair: KnownPair, registered: Registered, clues: Clues) -> np.ndarray:

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..maps.change import Changes, find_changes
-from ..protocol import errors
-from ..protocol.reporting import Reporter
+from ..protocol.reporting import Reporter, no_pause
 from ..registration.preprocess import Source, warp_volume
 from ..registration.registered import Registered
 from ..volume.no_data import known_voxels
@@ -26,22 +25,17 @@ def find_registered(registered: Registered, reporter: Reporter | None = None) ->
     """
     moving, device = registered.inputs.moving, registered.search.pair.fixed.device
 
-    def warped(array: np.ndarray, *, nearest: bool) -> np.ndarray:
-        source = Source(array, moving.geometry)
+    def warped(source: Source, *, nearest: bool) -> np.ndarray:
         return warp_volume(source, registered.deformation, registered.geometry, device, nearest=nearest)
-
-    def pause() -> None:
-        if reporter is not None and reporter.cancelled():
-            raise errors.EngineError(errors.CANCELLED, "The registration was canceled.")
 
     known = known_voxels(moving.array)
     reached = np.ones(moving.array.shape, np.uint8) if known is None else known.astype(np.uint8)
     return find_changes(
         registered.inputs.fixed.array,
-        warped(moving.array, nearest=False),
+        warped(moving, nearest=False),
         registered.geometry,
-        warped(reached, nearest=True) > 0,
-        pause,
+        warped(Source(reached, moving.geometry), nearest=True) > 0,
+        no_pause if reporter is None else reporter.pause,
     )
 
 

@@ -34,7 +34,7 @@ class Clues:
     Attributes:
         values: `(C, *spatial)`, finite.
         means: `(M,)`, of the first M of them over what is seen.
-        seen: `(*spatial)`: where there is something to see in both images.
+        seen: `(*spatial)`: where both images are known and the fixed one shows something.
         geometry: The grid, isotropic.
     """
 
@@ -79,7 +79,7 @@ def small_size(spatial: tuple[int, ...]) -> tuple[int, ...]:
     for n in spatial:
         voxels *= n
     factor = max(1.0, (voxels / MOST_VOXELS[len(spatial)]) ** (1 / len(spatial)))
-    return tuple(max(min(n, 8), round(n / factor)) for n in spatial)
+    return tuple(max(1, round(n / factor)) for n in spatial)
 
 
 def _moments(image: Tensor, window: int) -> tuple[Tensor, Tensor]:
@@ -141,7 +141,8 @@ def _clarity(fixed: Tensor, warped: Tensor) -> Iterator[Tensor]:
     rows = [torch.stack([box_mean(a * b, 5)[0, 0] for b in slopes], -1) for a in slopes]
     tensor = torch.stack(rows, -1)
     pull = torch.stack([box_mean(slope * (flat[0] - flat[1]), 5)[0, 0] for slope in slopes], -1)
-    values, vectors = torch.linalg.eigh(tensor)
+    # Graphics cards refuse so many small matrices at once, and the processor takes a tenth of a second.
+    values, vectors = (part.to(tensor) for part in torch.linalg.eigh(tensor.cpu()))
     along = (vectors * pull[..., None]).sum(-2) / (values + STIFF)
     yield (values[..., 0].clamp_min(0) + 1e-4).log()[None, None]
     yield (values[..., -1].clamp_min(0) + 1e-4).log()[None, None]

@@ -92,16 +92,14 @@ class Calibration:
     """What was learned of registrations of images with so many axes.
 
     Attributes:
-        cheap: From the clues of a run alone.
-        full: From that and the spread over registrations of slightly changed images.
+        percentiles: Of the error of a voxel, from the clues of a run.
         unusual: Means of the clues over a run, to numbers whose mean square tells how far it is from what is known.
         limit: Mean square beyond which nothing is known.
         verdicts: On whole runs.
         digests: SHA-256 by weights; empty for refinement alone, which has none.
     """
 
-    cheap: Percentiles
-    full: Percentiles
+    percentiles: Percentiles
     unusual: Layers
     limit: float
     verdicts: Verdicts
@@ -128,7 +126,7 @@ def load_calibration(axes: int, path: Path | None = None) -> Calibration:
 
 
 def _calibration(data: Mapping[str, Any]) -> Calibration:
-    made = {name: Percentiles(build(Layers, data[name]["layers"]), data[name]["margin"]) for name in ("cheap", "full")}
+    percentiles = Percentiles(build(Layers, data["percentiles"]["layers"]), data["percentiles"]["margin"])
     verdicts = Verdicts(**{**data["verdicts"], "layers": build(Layers, data["verdicts"]["layers"])})
     unusual = build(Layers, data["unusual"])
-    return Calibration(made["cheap"], made["full"], unusual, data["limit"], verdicts, data["digests"])
+    return Calibration(percentiles, unusual, data["limit"], verdicts, data["digests"])

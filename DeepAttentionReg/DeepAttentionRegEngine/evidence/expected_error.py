@@ -12,19 +12,18 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..deform.losses import box_sum
-from ..deform.tensors import to_array, to_tensor
+from ..deform.tensors import to_array
 from ..protocol import errors
 from ..registration.registered import Registered
-from ..volume.fields import resize
 from ..volume.geometry import Geometry
 from ..volume.segments import Segments
-from .clues import ALIKE, WIDE, Clues, gather
+from .clues import ALIKE, Clues, gather, small_size
 from .error_model import LEAST, Calibration, Verdicts, load_calibration
 
 LIMIT = 0.03  # of the longest side of the field of view, from which an error is a failure
 SHARE = 0.1  # of what is seen that has to be off by that, for a run to have failed
 LEAST_SEEN = 100  # voxels
+LEAST_SIDE = 16  # voxels of the grid of the clues
 LEAST_REGION = 0.005  # of what is seen
 MOST_REGIONS = 3
 MOSTLY = 0.5  # of a region, that lies in a segment by which it is called
@@ -54,36 +53,43 @@ class ExpectedError:
         return [self.told["sentence"]] if self.told.get("verdict") in ("failed", "suspicious") else []
 
 
-def expected_error(registered: Registered, spread_mm: np.ndarray | None = None) -> ExpectedError:
-    """Return how far a registration is probably off.
+def expected_error(registered: Registered) -> ExpectedError:
+    """Return how far a registration is probably off; whatever goes wrong, it is told as the reason.
 
     Args:
         registered: What was registered.
-        spread_mm: Its uncertainty `(k, j, i)` on the fixed grid, which makes the bound tighter; None if not known.
 
     Examples:
         >>> registered = register(fixed, moving, Settings(method="none", refinement_steps=5))
         >>> sorted(expected_error(registered).told)[:2]
         ['known', 'reason']
     """
-    search, weights = registered.search, _weights(registered)
     try:
-        calibration = load_calibration(search.pair.fixed.ndim - 2)
-        if not calibration.covers(weights):
-            return _unknown(f"it was not calibrated for {weights}")
+        return _expected(registered)
     except errors.EngineError as error:
         return _unknown(f"{error.message[:1].lower()}{error.message[1:].rstrip('.')}")
-    clues = gather(search.pair, search.displacement)
+    except (RuntimeError, MemoryError) as error:  # a finished registration must not be lost for it
+        return _unknown(f"it could not be computed ({type(error).__name__})")
+
+
+def _expected(registered: Registered) -> ExpectedError:
+    pair, displacement = registered.search.pair, registered.search.displacement
+    calibration, weights = load_calibration(pair.fixed.ndim - 2), _weights(registered)
+    if not calibration.covers(weights):
+        return _unknown(f"it was not calibrated for {weights}")
+    if min(small_size(tuple(pair.fixed.shape[2:]))) < LEAST_SIDE:
+        return _unknown("the images are thinner than all on which errors were measured")
+    clues = gather(pair, displacement)
     if int(clues.seen.sum()) < LEAST_SEEN:
         return _unknown("the images show too little")
     extent = max(registered.geometry.extent_mm) / clues.voxel_mm
-    bare = calibration.cheap.bare(clues.values.flatten(1)[:, clues.seen.flatten()])
-    chance = float(torch.sigmoid(calibration.verdicts.layers(signs(bare, clues.means, extent)[:, None])))
+    values, seen = clues.values.flatten(1), clues.seen.flatten()
+    sign = signs(calibration.percentiles.bare(values[:, seen]), clues.means, extent)
+    chance = float(torch.sigmoid(calibration.verdicts.layers(sign[:, None])))
     has_failed = chance >= calibration.verdicts.failed
     if not has_failed and unusual(calibration, clues) > calibration.limit:
         return _unknown("this registration is unlike all on which errors were measured")
-    spread = None if spread_mm is None else on_clues(spread_mm, registered.geometry, clues)
-    logs = percentiles(calibration, clues, spread)
+    logs = calibration.percentiles(values)
     told = _told(calibration, chance, clues, logs, extent, registered.inputs.reference.fixed_labels)
     if has_failed:
         return ExpectedError(told)
@@ -101,32 +107,11 @@ def _unknown(why: str) -> ExpectedError:
     return ExpectedError({"known": False, "reason": f"The error is not known, because {why}. {INSTEAD}"})
 
 
-def percentiles(calibration: Calibration, clues: Clues, spread: Tensor | None = None) -> Tensor:
-    """Return the logarithms `(2, N)` of median and bound of the error at every voxel, `LEAST` added, in voxels.
-
-    Args:
-        calibration: What is known.
-        clues: What speaks for and against the deformation.
-        spread: Its uncertainty `(*spatial)` in voxels; None if not known.
-    """
-    cheap = calibration.cheap(clues.values.flatten(1))
-    if spread is None:
-        return cheap
-    return calibration.full(torch.cat([cheap, spread_clues(clues, spread)]))
-
-
-def spread_clues(clues: Clues, spread: Tensor) -> Tensor:
-    """Return what an uncertainty `(*spatial)` in voxels adds to the clues `(2, N)`: itself and its mean around."""
-    share = clues.seen.to(spread)[None, None]
-    around = box_sum(spread * share, WIDE) / box_sum(share, WIDE).clamp_min(1)
-    return (torch.stack([spread.flatten(), around.flatten()]) + LEAST).log()
-
-
 def signs(logs: Tensor, means: Tensor, extent: float) -> Tensor:
     """Return what tells whether a run has failed `(S,)`: how much of it is off by how much, and how alike it is.
 
     Args:
-        logs: From `percentiles` `(2, N)`, of what is seen, without a margin.
+        logs: Of median and bound in voxels `(2, N)`, of what is seen, without a margin.
         means: Of the clues.
         extent: Longest side of the field of view, in voxels of the clues.
     """
@@ -138,12 +123,6 @@ def signs(logs: Tensor, means: Tensor, extent: float) -> Tensor:
 def unusual(calibration: Calibration, clues: Clues) -> float:
     """Return how far a run is from what is known: 1 is usual, by the means of its clues."""
     return float(calibration.unusual(clues.means[:, None]).square().mean())
-
-
-def on_clues(spread_mm: np.ndarray, fixed: Geometry, clues: Clues) -> Tensor:
-    """Return an uncertainty `(k, j, i)` in mm on the fixed grid on that of the clues, `(*spatial)` in its voxels."""
-    found = resize(spread_mm[..., None], fixed, clues.geometry)[..., 0]
-    return to_tensor(found / clues.voxel_mm, clues.values.device).reshape(clues.seen.shape)
 
 
 def _told(

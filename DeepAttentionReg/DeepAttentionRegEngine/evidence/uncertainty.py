@@ -3,8 +3,8 @@
 Each sample changes brightness and contrast of both images, adds noise, and bends the moving image smoothly, which is
 undone in the displacement found; refinement is up to four times as smooth or as loose. Where the images leave no doubt
 all samples agree; where they say little, as in uniform tissue, the samples keep part of what bent them, and the spread
-shows it. What all samples get wrong together, it cannot show. It is no bound of the error; one that it makes tighter is
-in expected_error.py.
+shows it. What all samples get wrong together, it cannot show. It is no bound of the error, which
+expected_error.py knows.
 """
 
 import math

@@ -378,14 +378,19 @@ def _regions(signed: np.ndarray, geometry: Geometry) -> list[Change]:
         pieces = sitk.ConnectedComponent(sitk.GetImageFromArray(sure))
         kept = sitk.GetArrayFromImage(sitk.RelabelComponent(pieces, minimumObjectSize=least))
         signed[(sure > 0) & (kept == 0)] = 0
-        found += [_change(kept == value, kind, geometry) for value in range(1, int(kept.max()) + 1)]
+        found += _pieces(kept, kind, geometry) if kept.any() else []
     return sorted(found, key=lambda change: change.size, reverse=True)
 
 
-def _change(mask: np.ndarray, kind: str, geometry: Geometry) -> Change:
-    voxels = np.argwhere(mask)[:, ::-1]
-    center = geometry.index_to_lps(voxels.mean(axis=0, keepdims=True))[0]
-    size = len(voxels) * geometry.voxel_volume
-    if geometry.is_flat:
-        return Change(tuple(center.tolist()), 0.0, size / geometry.spacing[geometry.size.index(1)], kind)
-    return Change(tuple(center.tolist()), size / 1000, 0.0, kind)
+def _pieces(numbers: np.ndarray, kind: str, geometry: Geometry) -> list[Change]:
+    """Return the pieces of a label map `(k, j, i)`, numbered from 1 on; all in one pass, for there may be many."""
+    voxels = np.nonzero(numbers)
+    owner = numbers[voxels]
+    counts = np.bincount(owner)[1:]
+    centers = np.stack([np.bincount(owner, axis)[1:] for axis in voxels[::-1]], 1) / counts[:, None]
+    sizes = counts * geometry.voxel_volume
+    found = []
+    for center, size in zip(geometry.index_to_lps(centers).tolist(), sizes.tolist(), strict=True):
+        area = size / geometry.spacing[geometry.size.index(1)] if geometry.is_flat else 0.0
+        found.append(Change(tuple(center), 0.0 if area else size / 1000, area, kind))
+    return found

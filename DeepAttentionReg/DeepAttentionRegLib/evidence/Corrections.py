@@ -16,6 +16,7 @@ from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 
 from ..nodes import Metrics, Record, Transforms
 from ..nodes.Deformation import Deformation
+from ..nodes.Overlays import Map
 from ..nodes.Present import present
 from ..tasks.Results import NodeReference
 from . import Landmarks
@@ -128,6 +129,8 @@ class Corrections:
         """Go on from pairs; what was taken back cannot come again."""
         self._history[self._now + 1 :] = [pairs]
         self._now += 1
+        for role in (Map.ERROR, Map.CHANGE):  # they stand for the deformation as it was found
+            Record.detach(present(self.node), role.value)
         return self._mend(reachMm)
 
     def _mend(self, reachMm: float) -> Mended:

@@ -6,7 +6,6 @@
 
 The outcome is the map, which the transform remembers. uncertainty.py of the engine says what is changed; the same
 volumes and settings give the same map. What all samples get wrong together it cannot show: it is no bound of the error.
-That, where it is known, is a map of its own, which the spread makes tighter.
 """
 
 import numpy as np
@@ -23,14 +22,9 @@ from ..nodes.Overlays import Map
 from ..tasks.DeformationTask import DeformationTask, jobOf
 from . import Maps
 
-FILES = {Map.ERROR: "error", Map.UNCERTAINTY: "uncertainty"}  # of the engine, by what they become
-
 
 class UncertaintyEstimate(DeformationTask):
-    """Registers the volumes of a deformation several times; the outcome is the map.
-
-    The bound of the error is renewed with it, where it is known.
-    """
+    """Registers the volumes of a deformation several times; the outcome is the map."""
 
     def __init__(
         self,
@@ -50,18 +44,14 @@ class UncertaintyEstimate(DeformationTask):
         self._samples = samples
 
     def _export(self) -> contract.Job:
-        outputs = {"output_uncertainty": "uncertainty.nrrd", "output_error": "error.nrrd"}
-        values = {**self._record.settings, "samples": self._samples, **outputs}
+        values = {**self._record.settings, "samples": self._samples, "output_uncertainty": "uncertainty.nrrd"}
         jobOf({**values, "fixed": "", "moving": ""})  # refuses wrong settings before the slow part
         return jobOf({**values, **self._exportVolumes(), **self._exportStart(self._start)})
 
     def _load(self, result: contract.Result) -> slicer.vtkMRMLScalarVolumeNode:
-        read = {
-            kind: images.read_volume(result.outputs[name]) for kind, name in FILES.items() if name in result.outputs
-        }
+        spreadMm = images.read_volume(result.outputs["uncertainty"])
         self._requireInputs()
-        nodes = {kind: Maps.put(self.deformation, kind, found.array, found.geometry) for kind, found in read.items()}
-        return nodes[Map.UNCERTAINTY]
+        return Maps.put(self.deformation, Map.UNCERTAINTY, spreadMm.array, spreadMm.geometry)
 
 
 def summaryOf(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, float]:

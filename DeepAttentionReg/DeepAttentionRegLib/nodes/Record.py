@@ -128,6 +128,11 @@ def attach(transformNode: slicer.vtkMRMLTransformNode, role: str, node: slicer.v
     transformNode.SetNodeReferenceID(ROLE_PREFIX + role, node.GetID())
 
 
+def detach(transformNode: slicer.vtkMRMLTransformNode, role: str) -> None:
+    """Let a transform forget the node that has a role; nothing is done if there is none."""
+    transformNode.RemoveNodeReferenceIDs(ROLE_PREFIX + role)
+
+
 def attachments(transformNode: slicer.vtkMRMLTransformNode) -> dict[str, slicer.vtkMRMLNode]:
     """Return all nodes that were made to judge a transform and are still in the scene, by role."""
     nodes = {role: attached(transformNode, role) for role in _roles(transformNode)}

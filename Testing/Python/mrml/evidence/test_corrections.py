@@ -10,6 +10,7 @@ import mrml_cases
 from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from DeepAttentionRegLib.evidence import Corrections
 from DeepAttentionRegLib.nodes import Record
+from DeepAttentionRegLib.nodes.Overlays import Map
 
 pytestmark = [pytest.mark.mrml, pytest.mark.usefixtures("scene")]
 
@@ -52,6 +53,13 @@ class TestMending:
         wanted = led(deformation, places[0] + OFF)
         Corrections.Corrections(deformation).add(places[0], places[0] + OFF, REACH, onMoving=False)
         np.testing.assert_allclose(led(deformation, places[0]), wanted, atol=0.1)
+
+    def test_maps_of_the_deformation_as_it_was_found_judge_it_no_longer(self, deformation, places):
+        for kind in (Map.ERROR, Map.CHANGE):
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+            Record.attach(deformation.transformNode, kind.value, node)
+        Corrections.Corrections(deformation).add(places[0], places[0] + OFF, REACH, onMoving=True)
+        assert not {Map.ERROR.value, Map.CHANGE.value} & set(Record.attachments(deformation.transformNode))
 
     def test_several_hold_together(self, deformation, places):
         corrections = Corrections.Corrections(deformation)

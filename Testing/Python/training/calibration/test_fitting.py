@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip("tqdm", reason="tqdm, which training needs, is not installed")
 
-from DeepAttentionRegEngine.evidence.error_model import LEAST, Layers
+from DeepAttentionRegEngine.evidence.error_model import Layers
 from training.calibration import calibrate, fitting, runs, tables, verdicts
 from training.calibration.fitting import Judgement, KnownRun
 from training.calibration.pairs import Recipe
@@ -32,7 +32,6 @@ def run_of(index: int, weights: str = "none") -> KnownRun:
         "error": error,
         "extent": np.float32(60.0),
         "off": np.float32(np.mean(error > 0.03 * 60)) if fault == "flipped" else np.float32(0),
-        "spread": np.log(scale[:, None] * [1, 1] + LEAST).astype(np.float32),
         "weights": np.array(weights),
     }
     return KnownRun(plan, data)
@@ -47,7 +46,7 @@ def found() -> list[KnownRun]:
 def learned(found: list[KnownRun]) -> tuple[calibrate.Learned, list[Judgement]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "LEAST_STEPS", 150)
-        return calibrate.learn(found, [run_of(index) for index in range(100, 110)])
+        return calibrate.learn(found)
 
 
 class TestPercentiles:
@@ -56,12 +55,6 @@ class TestPercentiles:
         judged = calibrate.judge(learned[0], fresh)
         inside = [(one.run.log_error <= one.logs[:, 1]).mean() for one in judged]
         assert 0.92 < np.mean(inside) < 0.98
-
-    def test_full_bounds_do_so_too(self, learned: tuple[calibrate.Learned, list[Judgement]]) -> None:
-        fresh = [run_of(index) for index in range(200, 220) if index % 4]
-        judged = calibrate.judge(learned[0], fresh, full=True)
-        inside = [(one.run.log_error <= one.logs[:, 1]).mean() for one in judged]
-        assert 0.90 < np.mean(inside) < 0.99
 
     def test_medians_rank_errors(self, learned: tuple[calibrate.Learned, list[Judgement]]) -> None:
         sound = [one for one in learned[1] if not one.run.failed]
@@ -77,8 +70,8 @@ class TestPercentiles:
         self, learned: tuple[calibrate.Learned, list[Judgement]], found: list[KnownRun]
     ) -> None:
         values = torch.from_numpy(found[0].data["values"])
-        layers = learned[0].cheap.exported()
-        torch.testing.assert_close(layers(values.T).T, learned[0].cheap(values), rtol=1e-2, atol=1e-2)
+        layers = learned[0].percentiles.exported()
+        torch.testing.assert_close(layers(values.T).T, learned[0].percentiles(values), rtol=1e-2, atol=1e-2)
         assert isinstance(layers, Layers)
 
 
@@ -112,7 +105,7 @@ class TestUnusual:
 
 class TestDocument:
     def test_has_a_row_of_each_kind(self, learned: tuple[calibrate.Learned, list[Judgement]]) -> None:
-        parts = {"cheap": learned[1]}
+        parts = {"all": learned[1]}
         text = tables.section(3, parts, learned[0].limits, calibrate.counted(learned[0].limits, learned[1]))
         for name in ("| shapes |", "| none, balanced |", "| flipped |"):
             assert name in text
