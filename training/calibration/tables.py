@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 
-from DeepAttentionRegEngine.evidence.expected_error import LIMIT
+from DeepAttentionRegEngine.evidence.expected_error import LIMIT, is_likely_off
 
 from . import verdicts
 from .fitting import Judgement, KnownRun
@@ -83,16 +84,16 @@ def _figures(judged: Sequence[Judgement]) -> str:
 def _places(judged: Sequence[Judgement], failed: float) -> str:
     """Return how well the places of large errors are told from the others, a sentence."""
     sides = [
-        (one.run.log_error > limit, one.logs[:, 0] > limit)
+        (one.run.log_error > np.log(LIMIT * extent), is_likely_off(torch.from_numpy(one.logs.T), extent).numpy())
         for one in judged
         if one.run.corresponds and not one.is_silent(failed)
-        for limit in [np.log(LIMIT * float(one.run.data["extent"]))]
+        for extent in [float(one.run.data["extent"])]
     ]
     off, named = (np.concatenate(side) for side in zip(*sides, strict=True))
     found, right = 100 * named[off].mean(), 100 * off[named].mean()
     return (
         f"Places: of the voxels that are off by more than {100 * LIMIT:.0f} % of the longest side, in runs that get a "
-        f"bound, the median is above that in {found:.0f} %; where it is, {right:.0f} % are off by that."
+        f"bound, {found:.0f} % lie where such errors are said to be likely; of the voxels there {right:.0f} % are."
     )
 
 

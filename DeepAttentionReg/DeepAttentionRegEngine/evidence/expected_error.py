@@ -22,6 +22,7 @@ from .error_model import LEAST, Calibration, Verdicts, load_calibration
 
 LIMIT = 0.03  # of the longest side of the field of view, from which an error is a failure
 SHARE = 0.1  # of what is seen that has to be off by that, for a run to have failed
+BETWEEN = 0.25  # of the way from median to bound, which is above the limit where errors above it are likely
 LEAST_SEEN = 100  # voxels
 LEAST_SIDE = 16  # voxels of the grid of the clues
 LEAST_REGION = 0.005  # of what is seen
@@ -120,6 +121,16 @@ def signs(logs: Tensor, means: Tensor, extent: float) -> Tensor:
     return torch.cat([off.quantile(tenths, dim=1).flatten(), (off > 0).float().mean(1), means[:ALIKE]])
 
 
+def is_likely_off(logs: Tensor, extent: float) -> Tensor:
+    """Return where errors above the limit are likely `(N,)`: about half of these places are off by that.
+
+    Args:
+        logs: Of median and bound in voxels `(2, N)`.
+        extent: As of `signs`.
+    """
+    return logs[0].lerp(logs[1], BETWEEN) > float(np.log(LIMIT * extent))
+
+
 def unusual(calibration: Calibration, clues: Clues) -> float:
     """Return how far a run is from what is known: 1 is usual, by the means of its clues."""
     return float(calibration.unusual(clues.means[:, None]).square().mean())
@@ -130,8 +141,8 @@ def _told(
 ) -> dict[str, Any]:
     """Return what people and programs are told."""
     limit_mm, seen = clues.voxel_mm * LIMIT * extent, clues.seen.flatten()
-    median, bound = clues.voxel_mm * (logs.exp() - LEAST)
-    regions = _regions(clues, (median > limit_mm) & seen, bound, labels)
+    bound = clues.voxel_mm * (logs[1].exp() - LEAST)
+    regions = _regions(clues, is_likely_off(logs, extent) & seen, bound, labels)
     verdict, sentence = _verdict(calibration.verdicts, chance, limit_mm, regions)
     told = {
         "known": True,
