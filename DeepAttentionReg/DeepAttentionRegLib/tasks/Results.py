@@ -185,7 +185,15 @@ def commit(material: LoadedResult, case: Case) -> Outcome:
         for node in (outcome.warpedSegmentationNode, outcome.structureNodes.get(Structures.WARPED)):
             if node is not None:
                 node.SetAttribute(WARPED_ATTRIBUTE, "1")
-        return outcome
+    if outcome.errorVolumeNode is None:
+        _removeFormer(nodes["errorVolumeNode"], case)
+    return outcome
+
+
+def _removeFormer(error: slicer.vtkMRMLScalarVolumeNode | None, case: Case) -> None:
+    """Remove the map that stands for what the transform was before, unless the user chose the node."""
+    if error is not None and error is not case.outputs["errorVolumeNode"].get():
+        slicer.mrmlScene.RemoveNode(error)
 
 
 def _outputsOf(case: Case) -> dict[str, slicer.vtkMRMLNode | None]:

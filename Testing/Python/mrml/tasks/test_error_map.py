@@ -97,6 +97,7 @@ class TestRegisteringAgain:
         again = register(inputs, outputs=OutputNodes(transformNode=first.transformNode))
         assert again.errorVolumeNode is None
         assert Record.attached(again.transformNode, Map.ERROR.value) is None
+        assert first.errorVolumeNode.GetScene() is None
 
     def test_failure_half_way_gives_it_its_content_back(self, inputs, monkeypatch):
         first = register(inputs)
