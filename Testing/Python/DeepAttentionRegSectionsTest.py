@@ -232,6 +232,8 @@ class DeepAttentionRegSectionsTest(PanelCase):
     def test_percentiles_need_a_map_of_the_error(self):
         box = self.ui.warpPercentilesCheckBox
         self.register()
+        record = sys.modules["DeepAttentionRegLib.nodes.Record"]
+        slicer.mrmlScene.RemoveNode(record.attached(self.parameters.warpTransform, "Error"))
         self.ui.warpNodeSelector.setCurrentNode(self.moving)
         self.assertFalse(box.enabled)
         self.assertIn("does not remember a map of its error", box.toolTip)
