@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .evidence.changes import find_registered, told
-from .evidence.expected_error import ExpectedError, expected_error
+from .evidence.changes import changes, told
+from .evidence.expected_error import expected_error
 from .evidence.gaussian_files import SUFFIXES as SEQUENCE_SUFFIXES
 from .evidence.gaussian_files import of_proposal, write_sequence
 from .evidence.recursion_folder import RecursionFolder
@@ -98,11 +98,10 @@ class FileJob:
         warnings += expected.warnings
         changed = self._find_changes(registered, values, warnings)
         with self.reporter.stage("write", "Writing the results."):
-            self._write(registered, spread_mm, values)
-            self._write_error(expected)
-            if changed is not None:
-                images.write_volume(str(self.job.output_changes), changed, registered.geometry)
-                self.files["changes"] = str(self.job.output_changes)
+            self._write(registered, values)
+            self._write_map("uncertainty", spread_mm, registered.geometry)
+            self._write_map("error", expected.within_mm, expected.geometry)
+            self._write_map("changes", changed, registered.geometry)
             if predicted is not None:
                 self.files["structures"] = str(write_structures(str(self.job.output_structures), predicted))
         own, found = self.reporter.seconds, registered.seconds
@@ -160,30 +159,28 @@ class FileJob:
         }
         return found
 
-    def _write_error(self, expected: ExpectedError) -> None:
-        file = self.job.output_error
-        if file is not None and expected.within_mm is not None and expected.geometry is not None:
-            images.write_volume(file, expected.within_mm, expected.geometry)
-            self.files["error"] = file
+    def _write_map(self, name: str, found: np.ndarray | None, grid: Geometry | None) -> None:
+        """Write a map, if it was asked for and there is one."""
+        file = getattr(self.job, f"output_{name}")
+        if file is not None and found is not None and grid is not None:
+            images.write_volume(file, found, grid)
+            self.files[name] = file
 
     def _find_changes(self, registered: Registered, values: dict[str, Any], warnings: list[str]) -> np.ndarray | None:
         """Return how surely what is there has no counterpart `(k, j, i)`; None if not asked for or not to be told."""
         if self.job.output_changes is None:
             return None
         with self.reporter.stage("evaluate", "Looking for what has no counterpart."):
-            found = find_registered(registered, self.reporter)
+            found = changes(registered, self.reporter.pause)
             values["changes"], sentences = told(found)
             warnings += sentences
         return found.certainty
 
-    def _write(self, registered: Registered, spread_mm: np.ndarray | None, values: dict[str, Any]) -> None:
-        """Write what the job asks for."""
+    def _write(self, registered: Registered, values: dict[str, Any]) -> None:
+        """Write what the job asks for, but maps."""
         job, proposal = self.job, registered.search.proposal
         wanted = {name: getattr(job, f"output_{name}") for name in WRITTEN}
         self.files.update(registered.write({name: file for name, file in wanted.items() if file is not None}))
-        if job.output_uncertainty is not None and spread_mm is not None:
-            images.write_volume(job.output_uncertainty, spread_mm, registered.geometry)
-            self.files["uncertainty"] = job.output_uncertainty
         if job.output_gaussians is not None and proposal is not None:
             sequence = of_proposal(proposal)
             write_sequence(job.output_gaussians, sequence)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from DeepAttentionRegEngine.evidence.error_model import FILE, Layers, load_calibration
-from DeepAttentionRegEngine.evidence.expected_error import signs
+from DeepAttentionRegEngine.evidence.expected_error import distance, signs
 from DeepAttentionRegEngine.protocol.contract import METHOD_NONE
 from DeepAttentionRegEngine.protocol.registry import listed_weights
 
@@ -62,11 +62,6 @@ def digest(weights: str) -> str:
     return "" if weights == METHOD_NONE else listed_weights(weights).sha256
 
 
-def clues_of(run: KnownRun) -> np.ndarray:
-    """Return the clues `(N, C)`."""
-    return run.data["values"]
-
-
 def signs_of(runs: Sequence[KnownRun], logs: Sequence[np.ndarray]) -> np.ndarray:
     """Return the signs `(R, S)` of runs."""
     found = []
@@ -96,12 +91,12 @@ def usual_of(runs: Sequence[KnownRun]) -> Layers:
 def distances(usual: Layers, runs: Sequence[KnownRun]) -> np.ndarray:
     """Return how far runs are from what is known `(R,)`."""
     means = torch.from_numpy(np.stack([run.data["means"] for run in runs]).T)
-    return usual(means).square().mean(0).numpy()
+    return distance(usual, means).numpy()
 
 
 def learn(taught: list[KnownRun]) -> tuple[Learned, list[Judgement]]:
     """Return what is learned of runs, and what was said of them by fits that did not see them."""
-    logs = fitting.out_of_fold(taught, clues_of)
+    logs = fitting.out_of_fold(taught)
     failed = np.array([run.failed for run in taught])
     told = signs_of(taught, logs)
     chances = verdicts.out_of_fold(told, failed)
@@ -110,7 +105,7 @@ def learn(taught: list[KnownRun]) -> tuple[Learned, list[Judgement]]:
     usual = usual_of(taught)
     far = distances(usual, taught)
     limit = ROOM * float(np.quantile(far, USUAL))
-    networks = fitting.fitted(taught, clues_of), verdicts.fit(told, failed)
+    networks = fitting.fitted(taught), verdicts.fit(told, failed)
     weights = tuple(sorted({run.weights for run in taught}))
     learned = Learned(networks[0], margin, networks[1], limits, usual, limit, weights)
     return learned, _judgements(taught, _widened(logs, margin), chances, far > limit)
@@ -118,7 +113,7 @@ def learn(taught: list[KnownRun]) -> tuple[Learned, list[Judgement]]:
 
 def judge(learned: Learned, runs: list[KnownRun]) -> list[Judgement]:
     """Return what is said of runs that taught nothing."""
-    bare = [fitting.predicted(learned.percentiles, clues_of(run)) for run in runs]
+    bare = [fitting.predicted(learned.percentiles, run) for run in runs]
     chances = verdicts.chances(learned.verdict, signs_of(runs, bare))
     return _judgements(runs, _widened(bare, learned.margin), chances, distances(learned.usual, runs) > learned.limit)
 

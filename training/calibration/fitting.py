@@ -6,7 +6,7 @@ predicted them.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from DeepAttentionRegEngine.evidence.error_model import BEYOND, LEAST, Layers
+from DeepAttentionRegEngine.evidence.error_model import BEYOND, LEAST, Layers, as_percentiles
 from DeepAttentionRegEngine.evidence.expected_error import SHARE
 
 from .runs import Plan
@@ -42,6 +42,11 @@ class KnownRun:
     def weights(self) -> str:
         """With which it was registered, "none" for refinement alone."""
         return str(self.data["weights"])
+
+    @property
+    def clues(self) -> np.ndarray:
+        """The clues `(N, C)`."""
+        return self.data["values"]
 
     @property
     def log_error(self) -> np.ndarray:
@@ -123,22 +128,16 @@ def pinball(off: Tensor, share: float) -> Tensor:
     return torch.maximum(share * off, (share - 1) * off)
 
 
-def fit_percentiles(
-    inputs: Sequence[np.ndarray], errors: Sequence[np.ndarray], hidden: Sequence[int] = HIDDEN
-) -> Dense:
-    """Return a network of median and bound.
-
-    Args:
-        inputs: Of each run `(N, C)`.
-        errors: Of each run `(N,)`, logarithms.
-        hidden: Sizes of its hidden layers.
-    """
+def fitted(runs: Sequence[KnownRun]) -> Dense:
+    """Return a network of median and bound, fitted to the runs that have a true error."""
+    taught = [run for run in runs if run.corresponds]
     torch.manual_seed(0)
-    values = torch.from_numpy(np.concatenate(inputs))
+    errors = [run.log_error for run in taught]
+    values = torch.from_numpy(np.concatenate([run.clues for run in taught]))
     wanted = torch.from_numpy(np.concatenate(errors)).float()
     share = torch.from_numpy(np.concatenate([np.full(len(e), 1 / len(e)) for e in errors])).float()
     share /= share.mean()
-    network = Dense(values, 2, hidden)
+    network = Dense(values, 2)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=DECAY)
     batches = math.ceil(len(values) / BATCH)
     epochs = max(EPOCHS, math.ceil(LEAST_STEPS / batches))
@@ -156,27 +155,18 @@ def fit_percentiles(
 
 
 @torch.no_grad()
-def predicted(network: Dense, values: np.ndarray) -> np.ndarray:
-    """Return the logarithms of median and bound `(N, 2)`, without a margin."""
-    median, above = network(torch.from_numpy(values)).unbind(1)
-    return torch.stack([median, median + F.softplus(above)], 1).numpy()
+def predicted(network: Dense, run: KnownRun) -> np.ndarray:
+    """Return the logarithms of median and bound of a run `(N, 2)`, without a margin."""
+    return as_percentiles(network(torch.from_numpy(run.clues)).T).T.numpy()
 
 
-def fitted(runs: Sequence[KnownRun], inputs: Callable[[KnownRun], np.ndarray], hidden: Sequence[int] = HIDDEN) -> Dense:
-    """Return a network of median and bound, fitted to the runs that have a true error."""
-    taught = [run for run in runs if run.corresponds]
-    return fit_percentiles([inputs(run) for run in taught], [run.log_error for run in taught], hidden)
-
-
-def out_of_fold(
-    runs: Sequence[KnownRun], inputs: Callable[[KnownRun], np.ndarray], hidden: Sequence[int] = HIDDEN
-) -> list[np.ndarray]:
+def out_of_fold(runs: Sequence[KnownRun]) -> list[np.ndarray]:
     """Return what fits that did not see them predict of runs `(N, 2)`."""
     result: list[np.ndarray] = [np.empty(0)] * len(runs)
     for fold in range(FOLDS):
-        network = fitted([run for index, run in enumerate(runs) if index % FOLDS != fold], inputs, hidden)
+        network = fitted([run for index, run in enumerate(runs) if index % FOLDS != fold])
         for index in range(fold, len(runs), FOLDS):
-            result[index] = predicted(network, inputs(runs[index]))
+            result[index] = predicted(network, runs[index])
     return result
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from DeepAttentionRegEngine.deform.tensors import to_array
-from DeepAttentionRegEngine.deform.warp import identity_grid, warp
+from DeepAttentionRegEngine.deform.warp import identity_grid, sample, warp
 from DeepAttentionRegEngine.phantom.thorax import PhantomSettings, default_geometry, make_phantom
 from DeepAttentionRegEngine.registration.preprocess import displacement_to_lps
 from DeepAttentionRegEngine.volume.geometry import Geometry
@@ -123,31 +123,24 @@ def _truth(motion: Tensor, grid: Geometry) -> np.ndarray:
     return to_array(displacement_to_lps(motion, grid).movedim(0, -1))
 
 
-def _motion(recipe: Recipe, pair: KnownPair, matrix: np.ndarray, shift: np.ndarray) -> Tensor:
-    """Return an affine motion `(1, nd, *spatial)` in voxels about the middle of the grid."""
-    spatial = pair.fixed.shape[3 - recipe.nd :]
-    off = identity_grid(spatial, torch.empty(())) - (torch.tensor(spatial) / 2 - 0.5).view(1, -1, *[1] * recipe.nd)
-    linear = torch.from_numpy(matrix - np.eye(recipe.nd)).float()
-    moved = torch.einsum("ij,bj...->bi...", linear, off)
-    return moved + torch.from_numpy(shift).float().view(1, -1, *[1] * recipe.nd)
+def _mapped(places: Tensor, matrix: np.ndarray, shift: np.ndarray, spatial: tuple[int, ...]) -> Tensor:
+    """Return voxels `(1, nd, *any)` mapped by a matrix about the middle of a grid, and shifted."""
+    sides = torch.tensor(spatial) / 2 - 0.5, torch.from_numpy(shift)
+    middle, shifted = (side.float().view(1, -1, *[1] * len(spatial)) for side in sides)
+    return torch.einsum("ij,bj...->bi...", torch.from_numpy(matrix).float(), places - middle) + middle + shifted
 
 
 def _moved(pair: KnownPair, recipe: Recipe, matrix: np.ndarray, shift: np.ndarray) -> KnownPair:
     """Return a pair whose moving image went through an affine map of its voxels, and the truth with it."""
     spatial = pair.fixed.shape[3 - recipe.nd :]
-    there = _motion(recipe, pair, matrix, shift)
-    inverse = np.linalg.inv(matrix)
+    grid = identity_grid(spatial, torch.empty(()))
     image = torch.from_numpy(pair.moving.reshape(1, 1, *spatial).astype(np.float32))
-    places = identity_grid(spatial, there) + there
+    places = _mapped(grid, matrix, shift, spatial)
     inside = torch.stack([(places[:, d] > -0.5) & (places[:, d] < n - 0.5) for d, n in enumerate(spatial)], 1)
-    moving = torch.where(inside.all(1, keepdim=True), warp(image, there), image.min())
-    truth = _voxels(pair, recipe)
+    moving = torch.where(inside.all(1, keepdim=True), sample(image, places), image.min())
     # The new moving image shows at y what the old one shows at M y: what was found at x + u is now at M^-1 (x + u).
-    at = identity_grid(spatial, truth) + truth
-    middle = (torch.tensor(spatial) / 2 - 0.5).view(1, -1, *[1] * recipe.nd)
-    moved = torch.einsum("ij,bj...->bi...", torch.from_numpy(inverse).float(), at - middle)
-    moved = moved + middle + torch.from_numpy(-inverse @ shift).float().view(1, -1, *[1] * recipe.nd)
-    total = moved - identity_grid(spatial, truth)
+    inverse = np.linalg.inv(matrix)
+    total = _mapped(grid + _voxels(pair, recipe), inverse, -inverse @ shift, spatial) - grid
     return replace(pair, moving=_volume(moving), truth=_truth(total, pair.geometry))
 
 

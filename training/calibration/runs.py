@@ -9,9 +9,9 @@ from DeepAttentionRegEngine.evidence.clues import Clues, gather
 from DeepAttentionRegEngine.evidence.expected_error import LIMIT
 from DeepAttentionRegEngine.protocol.contract import METHOD_NONE
 from DeepAttentionRegEngine.protocol.settings import Settings
+from DeepAttentionRegEngine.registration.preprocess import Source, on_grid
 from DeepAttentionRegEngine.registration.registered import Registered
 from DeepAttentionRegEngine.registration.registrar import Registrar
-from DeepAttentionRegEngine.volume import fields
 
 from . import motions
 from .pairs import DRAWN, FAULTS, HELD_OUT, KnownPair, Recipe, draw
@@ -83,10 +83,4 @@ def true_error(pair: KnownPair, registered: Registered, clues: Clues) -> np.ndar
     error = np.linalg.norm(registered.displacement_lps_mm - pair.truth, axis=-1).astype(np.float32)
     if pair.lost is not None:
         error[pair.lost] = np.nan
-    points = np.concatenate([points for _slab, points in fields.grid_slabs(clues.geometry)])
-    index = np.rint(pair.geometry.lps_to_index(points)).astype(int)
-    size = np.array(pair.geometry.size)
-    inside = ((index >= 0) & (index < size)).all(1)
-    i, j, k = index.clip(0, size - 1).T
-    found = np.where(inside, error[k, j, i], np.nan)
-    return found.reshape(clues.seen.shape) / clues.voxel_mm
+    return on_grid(Source(error, pair.geometry), clues.geometry).reshape(clues.seen.shape) / clues.voxel_mm

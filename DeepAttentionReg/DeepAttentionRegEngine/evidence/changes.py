@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..maps.change import Changes, find_changes
-from ..protocol.reporting import Reporter, no_pause
+from ..protocol.reporting import Pause, no_pause
 from ..registration.preprocess import Source, warp_volume
 from ..registration.registered import Registered
 from ..volume.no_data import known_voxels
@@ -13,15 +13,21 @@ from ..volume.no_data import known_voxels
 LISTED, WARNED = 10, 3  # regions, the largest ones
 
 
-def find_registered(registered: Registered, reporter: Reporter | None = None) -> Changes:
-    """Find what of the fixed image has no counterpart in the moving one.
+def changes(registered: Registered, pause: Pause = no_pause) -> Changes:
+    """Return what of the fixed image has no counterpart in the moving one: a map, and its regions.
 
     Args:
         registered: What was registered.
-        reporter: Asked now and then whether to give up; None for never.
+        pause: Called between pieces of work; may raise.
 
-    Raises:
-        EngineError: If it was cancelled.
+    Returns:
+        A map on the fixed grid and what is cut out of it, or why it cannot be told.
+
+    Examples:
+        >>> registered = register(fixed, moving, Settings(method="none", refinement_steps=5))
+        >>> found = changes(registered)
+        >>> found.regions
+        []
     """
     moving, device = registered.inputs.moving, registered.search.pair.fixed.device
 
@@ -35,26 +41,8 @@ def find_registered(registered: Registered, reporter: Reporter | None = None) ->
         warped(moving, nearest=False),
         registered.geometry,
         warped(Source(reached, moving.geometry), nearest=True) > 0,
-        no_pause if reporter is None else reporter.pause,
+        pause,
     )
-
-
-def changes(registered: Registered) -> Changes:
-    """Return what of the fixed image has no counterpart in the moving one: a map, and its regions.
-
-    Args:
-        registered: What was registered.
-
-    Returns:
-        A map on the fixed grid and what is cut out of it, or why it cannot be told.
-
-    Examples:
-        >>> registered = register(fixed, moving, Settings(method="none", refinement_steps=5))
-        >>> found = changes(registered)
-        >>> found.regions
-        []
-    """
-    return find_registered(registered)
 
 
 def told(found: Changes) -> tuple[dict[str, Any], list[str]]:

@@ -3,6 +3,7 @@ a small further move would fit better, and how the deformation looks. All length
 that what is learned of it holds for any size of image.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..deform.losses import NCC_EPSILON, box_mean, box_sum
+from ..deform.losses import NCC_EPSILON, LocalNcc, box_mean, box_sum
 from ..deform.mind import mind_ssc
 from ..deform.warp import determinant, resize, resize_displacement, shrink, warp
 from ..registration.preprocess import WorkingPair
@@ -21,7 +22,6 @@ MOST_VOXELS = {2: 128**2, 3: 50**3}  # of the grid, by the number of its axes
 WINDOWS = (5, 11)  # of the correlation, in voxels
 WIDE = 9  # voxels over which every clue is also averaged
 ALIKE = 3  # clues, the first ones, that say how alike the images are
-OF_A_SCALE = 7  # clues, the next ones, from the search for a further move on one scale
 SCALES = (1, 2, 4)  # voxels that a step of the searches for a further move has
 STIFF = 0.02  # of images of unit variance: what keeps steps short where nothing is clear
 SHARPNESS = 0.05  # mean squared descriptors by which a move must fit better to be e times as likely
@@ -63,7 +63,7 @@ def gather(pair: WorkingPair, displacement: Tensor) -> Clues:
     fixed, warped, weight = (shrink(image, size) for image in (pair.fixed, warped, pair.weight))
     field = resize_displacement(displacement, size)
     own = torch.cat([*_likeness(fixed, warped), *_moves(fixed, warped), *_clarity(fixed, warped), *_shape(field)], 1)
-    seen = (weight > 0.5) & (_moments(fixed, WIDE)[1] > 2 * NCC_EPSILON)
+    seen = (weight > 0.5) & (LocalNcc(fixed, WIDE).variance > 2 * NCC_EPSILON)
     share = seen.float()
     around = box_sum(own * share, WIDE) / box_sum(share, WIDE).clamp_min(1)
     count = share.sum().clamp_min(1)
@@ -75,26 +75,17 @@ def gather(pair: WorkingPair, displacement: Tensor) -> Clues:
 
 def small_size(spatial: tuple[int, ...]) -> tuple[int, ...]:
     """Return the size of the grid of the clues over a working grid."""
-    voxels = 1
-    for n in spatial:
-        voxels *= n
-    factor = max(1.0, (voxels / MOST_VOXELS[len(spatial)]) ** (1 / len(spatial)))
+    factor = max(1.0, (math.prod(spatial) / MOST_VOXELS[len(spatial)]) ** (1 / len(spatial)))
     return tuple(max(1, round(n / factor)) for n in spatial)
-
-
-def _moments(image: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Return the mean and the variance over a window, that of noise included."""
-    inside = box_sum(torch.ones_like(image), window)
-    mean, square = (box_sum(part, window) / inside for part in (image, image * image))
-    return mean, (square - mean * mean).clamp_min(0) + NCC_EPSILON
 
 
 def _likeness(fixed: Tensor, warped: Tensor) -> Iterator[Tensor]:
     """Yield the local correlation over windows, in [-1, 1], and the difference of the images."""
     for window in WINDOWS:
-        inside = box_sum(torch.ones_like(fixed), window)
-        (a, spread), (b, other) = (_moments(image, window) for image in (fixed, warped))
-        yield (box_sum(fixed * warped, window) / inside - a * b) / (spread * other).sqrt()
+        known = LocalNcc(fixed, window)
+        mean, variance = known.statistics(warped)
+        shared = box_sum(fixed * warped, window) * known.inside - known.mean * mean
+        yield shared / (known.variance * variance).sqrt()
     yield (fixed - warped).abs()
 
 
@@ -135,8 +126,9 @@ def _weighed(cost: Tensor, moves: Tensor, scale: int) -> Iterator[Tensor]:
 def _clarity(fixed: Tensor, warped: Tensor) -> Iterator[Tensor]:
     """Yield how much there is to see, in all and in the least clear direction, and how long a Lucas-Kanade step is."""
     for image in (fixed, warped):
-        yield _moments(image, 5)[1].log()
-    flat = [(image - mean) / variance.sqrt() for image in (fixed, warped) for mean, variance in [_moments(image, WIDE)]]
+        yield LocalNcc(image, 5).variance.log()
+    around = [LocalNcc(image, WIDE) for image in (fixed, warped)]
+    flat = [(one.fixed - one.mean) / one.variance.sqrt() for one in around]
     slopes = [_slope(flat[0], axis) for axis in range(2, fixed.ndim)]
     rows = [torch.stack([box_mean(a * b, 5)[0, 0] for b in slopes], -1) for a in slopes]
     tensor = torch.stack(rows, -1)

@@ -62,12 +62,17 @@ class Percentiles:
 
     def bare(self, values: Tensor) -> Tensor:
         """Return the logarithms `(2, N)` of both, `LEAST` added, in voxels, from `(C, N)`; without a margin."""
-        median, above = self.layers(values)
-        return torch.stack([median, median + F.softplus(above)])
+        return as_percentiles(self.layers(values))
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return the same with the margin."""
         return self.bare(values) + torch.tensor([[0.0], [self.margin]]).to(values)
+
+
+def as_percentiles(outputs: Tensor) -> Tensor:
+    """Return the logarithms of median and bound that outputs of layers stand for, both `(2, N)`."""
+    median, above = outputs
+    return torch.stack([median, median + F.softplus(above)])
 
 
 @dataclass(frozen=True)

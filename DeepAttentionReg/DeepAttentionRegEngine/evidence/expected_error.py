@@ -15,10 +15,10 @@ from torch import Tensor
 from ..deform.tensors import to_array
 from ..protocol import errors
 from ..registration.registered import Registered
-from ..volume.geometry import Geometry
+from ..volume.geometry import Geometry, place_text
 from ..volume.segments import Segments
 from .clues import ALIKE, Clues, gather, small_size
-from .error_model import LEAST, Calibration, Verdicts, load_calibration
+from .error_model import LEAST, Calibration, Layers, Verdicts, load_calibration
 
 LIMIT = 0.03  # of the longest side of the field of view, from which an error is a failure
 SHARE = 0.1  # of what is seen that has to be off by that, for a run to have failed
@@ -88,7 +88,7 @@ def _expected(registered: Registered) -> ExpectedError:
     sign = signs(calibration.percentiles.bare(values[:, seen]), clues.means, extent)
     chance = float(torch.sigmoid(calibration.verdicts.layers(sign[:, None])))
     has_failed = chance >= calibration.verdicts.failed
-    if not has_failed and unusual(calibration, clues) > calibration.limit:
+    if not has_failed and float(distance(calibration.unusual, clues.means[:, None])) > calibration.limit:
         return _unknown("this registration is unlike all on which errors were measured")
     logs = calibration.percentiles(values)
     told = _told(calibration, chance, clues, logs, extent, registered.inputs.reference.fixed_labels)
@@ -131,9 +131,9 @@ def is_likely_off(logs: Tensor, extent: float) -> Tensor:
     return logs[0].lerp(logs[1], BETWEEN) > float(np.log(LIMIT * extent))
 
 
-def unusual(calibration: Calibration, clues: Clues) -> float:
-    """Return how far a run is from what is known: 1 is usual, by the means of its clues."""
-    return float(calibration.unusual(clues.means[:, None]).square().mean())
+def distance(unusual: Layers, means: Tensor) -> Tensor:
+    """Return how far runs are from what is known `(R,)`, by the means of their clues `(M, R)`; 1 is usual."""
+    return unusual(means).square().mean(0)
 
 
 def _told(
@@ -181,7 +181,7 @@ def _regions(clues: Clues, off: Tensor, bound: Tensor, labels: Segments | None) 
     for number in range(1, min(MOST_REGIONS, int(numbers.max())) + 1):
         here = numbers == number
         points = grid.index_to_lps(np.argwhere(here)[:, ::-1].astype(float))
-        size = len(points) * float(np.prod(grid.spacing[: clues.seen.ndim]))
+        size = len(points) * (grid.voxel_area if grid.is_flat else grid.voxel_volume)
         region = {
             "center_lps": points.mean(0).tolist(),
             "area_mm2" if grid.is_flat else "volume_mm3": size,
@@ -203,10 +203,7 @@ def _segment_at(labels: Segments, points_lps: np.ndarray) -> str:
 
 
 def _place(region: dict[str, Any]) -> str:
-    x, y, z = region["center_lps"]
-    named = ("RL"[x > 0], abs(x)), ("AP"[y > 0], abs(y)), ("IS"[z > 0], abs(z))
-    where = ", ".join(f"{letter} {value:.0f}" for letter, value in named)
     area = region.get("area_mm2")
     size = f"{region['volume_mm3'] / 1000:.3g} ml" if area is None else f"{area:.0f} mm2"
     segment = region.get("segment")
-    return f"around {where} ({size}{f', mostly in {segment}' if segment else ''})"
+    return f"around {place_text(region['center_lps'])} ({size}{f', mostly in {segment}' if segment else ''})"

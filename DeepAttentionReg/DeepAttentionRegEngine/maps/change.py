@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..protocol.reporting import Pause, no_pause
-from ..volume.geometry import Geometry
+from ..volume.geometry import Geometry, place_text
 from ..volume.intensity import blocks
 from ..volume.no_data import known_voxels
 
@@ -66,13 +66,9 @@ class Change:
     @property
     def sentence(self) -> str:
         """What users must know of it."""
-        letters = (("R", "L"), ("A", "P"), ("I", "S"))
-        place = ", ".join(
-            f"{pair[value > 0]} {abs(value):.0f}" for pair, value in zip(letters, self.center_lps, strict=True)
-        )
         size = f"{self.area_mm2:.0f} mm2" if self.area_mm2 else f"{self.volume_ml:.3g} ml"
         return (
-            f"What is at {place} ({size}, {self.kind}) has no counterpart in the moving image; "
+            f"What is at {place_text(self.center_lps)} ({size}, {self.kind}) has no counterpart in the moving image; "
             "the deformation means nothing there."
         )
 
@@ -388,9 +384,6 @@ def _pieces(numbers: np.ndarray, kind: str, geometry: Geometry) -> list[Change]:
     owner = numbers[voxels]
     counts = np.bincount(owner)[1:]
     centers = np.stack([np.bincount(owner, axis)[1:] for axis in voxels[::-1]], 1) / counts[:, None]
-    sizes = counts * geometry.voxel_volume
-    found = []
-    for center, size in zip(geometry.index_to_lps(centers).tolist(), sizes.tolist(), strict=True):
-        area = size / geometry.spacing[geometry.size.index(1)] if geometry.is_flat else 0.0
-        found.append(Change(tuple(center), 0.0 if area else size / 1000, area, kind))
-    return found
+    ml, mm2 = (0.0, geometry.voxel_area) if geometry.is_flat else (geometry.voxel_volume / 1000, 0.0)
+    places = zip(geometry.index_to_lps(centers).tolist(), counts.tolist(), strict=True)
+    return [Change(tuple(center), ml * count, mm2 * count, kind) for center, count in places]

@@ -97,6 +97,11 @@ class Geometry:
         return math.prod(self.spacing)
 
     @property
+    def voxel_area(self) -> float:
+        """Area of a voxel within the plane of a single slice, square mm."""
+        return self.voxel_volume / self.spacing[self.size.index(1)]
+
+    @property
     def extent_mm(self) -> tuple[float, float, float]:
         """Size of the field of view in mm along i, j, k."""
         i, j, k = (n * spacing for n, spacing in zip(self.size, self.spacing, strict=True))
@@ -199,6 +204,17 @@ class Geometry:
         if set(data) != {"size", "spacing", "origin", "direction"}:
             raise _invalid(f"A geometry needs size, spacing, origin and direction, not {sorted(data)}.")
         return cls(**data)
+
+
+def place_text(point_lps: Sequence[float]) -> str:
+    """Return a point (LPS mm) in whole mm, with the letters of the sides of the patient that it is on.
+
+    Examples:
+        >>> place_text((-12.2, -3.0, 40.4))
+        'R 12, A 3, S 40'
+    """
+    letters = (("R", "L"), ("A", "P"), ("I", "S"))
+    return ", ".join(f"{pair[value > 0]} {abs(value):.0f}" for pair, value in zip(letters, point_lps, strict=True))
 
 
 def index_map(target: Geometry, source: Geometry, target_to_source: np.ndarray) -> np.ndarray:

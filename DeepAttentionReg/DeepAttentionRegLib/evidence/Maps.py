@@ -149,8 +149,8 @@ def changedSize(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, str]:
     """Return how much has no counterpart by a map of it, and the unit: ml, or mm2 in a slice."""
     voxels = np.count_nonzero(slicer.util.arrayFromVolume(node) >= change.SURE)
     geometry = Volumes.placeOf(node)
-    size = voxels * geometry.voxel_volume
-    return (size / geometry.spacing[geometry.size.index(1)], "mm2") if geometry.is_flat else (size / 1000, "ml")
+    flat = geometry.is_flat
+    return (voxels * geometry.voxel_area, "mm2") if flat else (voxels * geometry.voxel_volume / 1000, "ml")
 
 
 def _drawn(

@@ -22,8 +22,7 @@ from DeepAttentionRegEngine.volume.images import Volume
 from DeepAttentionRegEngine.volume.segment_pairs import Segment
 from DeepAttentionRegEngine.volume.segments import Segments
 
-from ..nodes import Record, Transforms, Volumes, Warping
-from ..nodes.Overlays import Map
+from ..nodes import ErrorBound, Transforms, Volumes, Warping
 from ..nodes.Present import present
 from ..nodes.Reslicing import Reslicer
 from ..nodes.Transforms import WORLD
@@ -42,8 +41,8 @@ def check(
     problem = Warping.checkWarp(node, transformNode, None, reference)
     if problem:
         return problem
-    if errorMapOf(transformNode) is None:
-        text = _("{name} does not remember a map of its error: estimate that first (Inspect).")
+    if ErrorBound.mapOf(transformNode) is None:
+        text = _("{name} does not remember a map of its error: register by a method whose error is known.")
         return text.format(name=present(transformNode).GetName())
     return _checkKind(present(node))
 
@@ -56,11 +55,6 @@ def _checkKind(node: slicer.vtkMRMLNode) -> str:
     else:
         text = _("{name} has no percentiles; scalar volumes and segmentations have.")
     return text.format(name=node.GetName())
-
-
-def errorMapOf(transformNode: slicer.vtkMRMLTransformNode) -> slicer.vtkMRMLScalarVolumeNode | None:
-    """Return the map of the error that a transform remembers; None if there is none."""
-    return Record.attached(transformNode, Map.ERROR.value)
 
 
 def warp(
@@ -84,7 +78,7 @@ def warp(
         raise ValueError(problem)
     reference = reference or transformNode.GetNodeReference(transformNode.GetFixedNodeReferenceRole())
     grid = Volumes.geometryOf(reference, WORLD)
-    error = _readMap(present(errorMapOf(transformNode)), grid)
+    error = _readMap(present(ErrorBound.mapOf(transformNode)), grid)
     toFrame, transform = present(Warping.toFrame(node, transformNode)), Transforms.forImages(transformNode)
     names = _namesOf(node, reference)
     if isinstance(node, slicer.vtkMRMLVolumeNode):

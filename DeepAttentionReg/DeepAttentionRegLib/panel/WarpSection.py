@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 from DeepAttentionRegEngine.protocol.reporting import Pause
 
 from ..evidence import Percentiles
-from ..nodes import Warping
+from ..nodes import ErrorBound, Warping
 from . import Parts
 from .RunSection import RunSection
 
@@ -46,7 +46,7 @@ class WarpSection(Parts.Section):
         isWanted = self.chosen.warpPercentiles and not Percentiles.check(**source)
         nodes = [node for node in arguments.values() if node is not None]
         if isWanted:
-            nodes.append(Percentiles.errorMapOf(self.chosen.warpTransform))
+            nodes.append(ErrorBound.mapOf(self.chosen.warpTransform))
 
         def work(pause: Pause) -> Warping.Warped:
             made = Percentiles.warp(**source, pause=pause) if isWanted else {}

@@ -16,7 +16,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from DeepAttentionRegEngine.volume.geometry import Geometry
+from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
 from slice_controller import SliceController
 
 MODULE_LOGICS = {
@@ -100,6 +100,15 @@ def add_volume(array: np.ndarray, geometry: Geometry, name: str) -> slicer.vtkMR
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
     node.CreateDefaultDisplayNodes()
     return node
+
+
+def add_linear_volume(around: Geometry, slopeRas: np.ndarray, name: str) -> slicer.vtkMRMLScalarVolumeNode:
+    """Add a larger volume on axes of its own, whose intensity changes linearly in RAS coordinates."""
+    origin = np.array([-26.0, 29.0, -33.0]) + around.center_lps
+    geometry = Geometry.from_arrays((40, 36, 44), (1.5, 1.5, 1.5), origin, (0, 1, 0, -1, 0, 0, 0, 0, 1))
+    index = np.moveaxis(np.indices(geometry.shape), 0, -1)[..., ::-1].reshape(-1, 3)
+    values = flip_lps_ras(geometry.index_to_lps(index)) @ slopeRas
+    return add_volume(values.reshape(geometry.shape), geometry, name)
 
 
 def scene_state(scene: slicer.vtkMRMLScene) -> str:

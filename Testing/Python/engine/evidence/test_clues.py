@@ -66,8 +66,8 @@ class TestValues:
 
     @SHAPES
     def test_find_where_a_move_would_fit_better(self, spatial: tuple[int, ...]) -> None:
-        # Length of the most likely move on the scale of two voxels.
-        place = ALIKE + clues.OF_A_SCALE
+        # Length of the most likely move on the scale of two voxels: each scale has seven clues.
+        place = ALIKE + 7
         assert float(gathered(spatial, 2).means[place]) > float(gathered(spatial).means[place]) + 0.2
 
     def test_ends_with_the_means_of_the_run(self) -> None:

@@ -11,7 +11,7 @@ import vtk
 
 import mrml_scene
 from DeepAttentionRegEngine.maps import percentiles
-from DeepAttentionRegEngine.volume.geometry import Geometry, flip_lps_ras
+from DeepAttentionRegEngine.volume.geometry import flip_lps_ras
 from DeepAttentionRegLib.evidence import Percentiles
 from DeepAttentionRegLib.nodes import Record, Transforms, Volumes, Warping
 from DeepAttentionRegLib.nodes.Overlays import Map
@@ -32,12 +32,7 @@ def fixed(oblique_geometry):
 
 @pytest.fixture
 def moving(oblique_geometry):
-    """A larger volume on axes of its own, whose intensity changes linearly in RAS coordinates."""
-    origin = np.array([-26.0, 29.0, -33.0]) + oblique_geometry.center_lps
-    geometry = Geometry.from_arrays((40, 36, 44), (1.5, 1.5, 1.5), origin, (0, 1, 0, -1, 0, 0, 0, 0, 1))
-    index = np.moveaxis(np.indices(geometry.shape), 0, -1)[..., ::-1].reshape(-1, 3)
-    values = flip_lps_ras(geometry.index_to_lps(index)) @ SLOPE_RAS
-    return mrml_scene.add_volume(values.reshape(geometry.shape), geometry, "CT2")
+    return mrml_scene.add_linear_volume(oblique_geometry, SLOPE_RAS, "CT2")
 
 
 @pytest.fixture
