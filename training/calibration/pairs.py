@@ -14,8 +14,9 @@ from DeepAttentionRegEngine.registration.preprocess import displacement_to_lps
 from DeepAttentionRegEngine.volume.geometry import Geometry
 
 from ..configs.schema import Synthesis
+from ..data import motions
 from ..data.painting import Chance, Painter
-from . import motions, scenes
+from . import scenes
 
 DRAWN = ("thorax", "shapes", "heads", "abdomens", "atlas")  # families that teach
 HELD_OUT = ("head and neck", *scenes.REAL)  # families that never do

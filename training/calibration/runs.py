@@ -13,7 +13,7 @@ from DeepAttentionRegEngine.registration.preprocess import Source, on_grid
 from DeepAttentionRegEngine.registration.registered import Registered
 from DeepAttentionRegEngine.registration.registrar import Registrar
 
-from . import motions
+from ..data import motions
 from .pairs import DRAWN, FAULTS, HELD_OUT, KnownPair, Recipe, draw
 
 SAMPLED = 3000  # voxels of each run

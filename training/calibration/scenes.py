@@ -13,8 +13,8 @@ from DeepAttentionRegEngine.volume.intensity import normalize
 
 from ..data.cases import data_folder
 from ..data.loaders.folders import read_oriented
+from ..data.motions import rotation
 from ..data.painting import Chance
-from ..data.synthesis import rotation
 
 # Families of label maps: the folder and its files; "held out" ones never teach.
 LABEL_MAPS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -74,8 +74,9 @@ class Synthesis:
         shapes: Grids, array axis order; each pair gets one of them.
         kinds: Weight of each kind of pair: "shapes", random blobs and the same deformed; "anatomy", a label map and the
             same deformed; "subjects", label maps of two cases; "real", images and label maps of two cases.
-        zoom: Range of the field of view as a share of the label map's.
-        strength: Largest standard deviation of the random deformation, as a share of the distance of its knots.
+        zoom: Range of the field of view as a share of the label map's; near views are as many as far ones.
+        motions: Weight of each kind of random deformation (data/motions.py); none for affine maps alone.
+        amplitude: Range of their root mean square, as a share of the mean side; small ones are as many as large ones.
         turn: Standard deviation of the angles in radians.
         stretch: Standard deviation of the change of size along each axis.
         shift: Standard deviation of the translation as a share of the grid.
@@ -87,7 +88,8 @@ class Synthesis:
     shapes: tuple[tuple[int, ...], ...]
     kinds: dict[str, float] = field(default_factory=lambda: {"shapes": 1.0})
     zoom: tuple[float, float] = (0.5, 1.0)
-    strength: float = 0.35
+    motions: dict[str, float] = field(default_factory=lambda: {"smooth": 1.0, "rough": 1.0})
+    amplitude: tuple[float, float] = (0.004, 0.06)
     turn: float = 0.08
     stretch: float = 0.05
     shift: float = 0.03
@@ -144,7 +146,8 @@ class Optimizer:
     Attributes:
         name: "adam" or "adamw".
         learning_rate: Largest rate.
-        schedule: "constant", "cosine" to zero, or "poly" (power 0.9) to zero.
+        schedule: "constant", "cosine" to zero, "poly" (power 0.9) to zero, or "plateau", which falls to zero in the
+            last fifth alone, so that a run may be ended sooner or later than was planned.
         warmup: Steps from zero to the largest rate.
         betas: Of Adam.
         weight_decay: Of AdamW.
@@ -154,7 +157,7 @@ class Optimizer:
 
     name: str = _choice("adam", "adamw")
     learning_rate: float = 1e-3
-    schedule: str = _choice("constant", "cosine", "poly")
+    schedule: str = _choice("constant", "cosine", "poly", "plateau")
     warmup: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01

@@ -120,6 +120,14 @@ def one_hot(labels: Tensor, count: int) -> Tensor:
     return (labels[None] == values.view(-1, *[1] * labels.ndim)).float()
 
 
+def looked_up(labels: Tensor, places: Tensor) -> Tensor:
+    """Return the labels `(*size)` at the voxels nearest to places `(3, *spatial)`; beyond, those of the border."""
+    index = torch.zeros(places.shape[1:], dtype=torch.long)
+    for axis, length in enumerate(labels.shape):
+        index = index * length + (places[axis] + 0.5).clamp(0, length - 1).long()
+    return labels.flatten()[index]
+
+
 def with_background(labels: Tensor) -> Tensor:
     """Put the background ahead of label channels `(B, L, *spatial)` of probabilities."""
     return torch.cat([1 - labels.sum(1, keepdim=True), labels], 1)

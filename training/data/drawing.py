@@ -17,9 +17,9 @@ from torch import Tensor
 from DeepAttentionRegEngine.deform.warp import identity_grid
 
 from ..configs.schema import Config, ConfigError, DrawnImages
-from .cases import CaseSet, ImageCase, one_hot
+from .cases import CaseSet, ImageCase, looked_up, one_hot
+from .motions import rotation
 from .painting import Chance, Painter
-from .synthesis import rotation
 
 WAVES = (16, 8)  # voxels between the knots of random displacements
 FAT = 256  # its label, and of what else is drawn the ones behind it; those of label maps are below
@@ -141,7 +141,7 @@ class Drawer:
         table = self._table(mirror=mirror, stripped=False)
         table[self.structures + 1 :] = 0
         error = float(self.rng.uniform(0, self.settings.unsure)) * self.chance.smooth(3, spatial, 4)[0]
-        told, true = (table[_looked_up(shown.labels, place).long()] for place in (places + error, places))
+        told, true = (table[looked_up(shown.labels, place).long()] for place in (places + error, places))
         mask, share = (one_hot(labels, self.structures) for labels in (told, true))
         return {"image": told[None] / self.structures, "mask": mask, "labels": F.avg_pool3d(share, 2)}
 
@@ -159,9 +159,9 @@ class Drawer:
         places, matrix, mirror = self._places(shown, spatial)
         stripped = shown.shows and bool(self.rng.random() < self.settings.stripped)
         table = self._table(mirror=mirror, stripped=stripped)
-        labels = table[_looked_up(shown.labels, places).long()]
+        labels = table[looked_up(shown.labels, places).long()]
         within = [places + (matrix @ point).view(3, 1, 1, 1) for point in POINTS]
-        points = [table[_looked_up(shown.labels, place).long()] for place in within]
+        points = [table[looked_up(shown.labels, place).long()] for place in within]
         behind = torch.zeros_like(labels)
         if self.settings.body and shown.shows:
             behind = self._body(shown, places)
@@ -306,11 +306,3 @@ def drawn_cases(config: Config, found: CaseSet) -> list[ImageCase]:
             subset = DRAWN if shown.shows else ABSENT
             cases.append(replace(case, image=drawn["image"], labels=drawn["labels"], subset=subset))
     return cases
-
-
-def _looked_up(labels: Tensor, places: Tensor) -> Tensor:
-    """Return the labels at the voxels nearest to places `(3, *spatial)`; beyond the label map, those of its border."""
-    index = torch.zeros(places.shape[1:], dtype=torch.long)
-    for axis, length in enumerate(labels.shape):
-        index = index * length + (places[axis] + 0.5).clamp(0, length - 1).long()
-    return labels.flatten()[index]

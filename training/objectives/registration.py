@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from DeepAttentionRegEngine.deform.losses import soft_dice
-from DeepAttentionRegEngine.deform.warp import warp
+from DeepAttentionRegEngine.deform.warp import resize_displacement, warp
 from DeepAttentionRegEngine.networks import build
 from DeepAttentionRegEngine.networks.autoencoder import Autoencoder
 from DeepAttentionRegEngine.networks.base import ImagePair, Recursion, RegistrationNetwork
@@ -19,6 +19,7 @@ from ..configs.schema import Config, ConfigError
 from ..data.batches import Batch, PairSampler, pair_batch, pair_channels
 from ..data.cases import CaseSet
 from ..data.drawing import drawn_cases
+from ..data.synthesis import validation_pairs
 from .tasks import Score, Terms, TrainingTask, middle, trained_part, with_masks
 from .terms import FIELDS, INCREMENTS, OTHERS, SIMILARITIES, Sight, View, deep_supervision, inverse_error
 
@@ -148,28 +149,40 @@ class Registration(TrainingTask):
     @torch.no_grad()
     def validate(self, found: CaseSet, device: torch.device) -> Score:
         """Return the mean soft Dice over seeded pairs, without labels the negative mean squared error of the images."""
-        settings, data = self.config.validation, self.config.data
-        if self.config.drawing is not None:
-            found = replace(found, cases=drawn_cases(self.config, found))
-        pairs = PairSampler(found, data.pairing).sampled(settings.pairs, VALIDATION_SEED)
-        scores: list[float] = []
+        scores: dict[str, list[float]] = {}
         images: list[list[Tensor]] = []
-        for start in range(0, len(pairs), settings.batch):
-            chunk = [pair_channels(found.cases, pair, data.labels) for pair in pairs[start : start + settings.batch]]
-            batch = {name: value.to(device) for name, value in pair_batch(chunk).items()}
+        for kind, chunk in self._validation_batches(found):
+            batch = {name: value.to(device) for name, value in chunk.items()}
             *_, last = self.network.recurse(image_pair(batch), self.config.recursions.maximum)
-            scores += _scores(batch, last)
+            scores.setdefault(kind, []).extend(_scores(batch, last))
             if len(images) < 4:
                 images.append([middle(image) for image in (batch["fixed_image"], batch["moving_image"], last.warped)])
                 images[-1].append((images[-1][2] - images[-1][0]).abs())
-        return Score(sum(scores) / len(scores), images)
+        details = {kind: sum(values) / len(values) for kind, values in scores.items() if kind}
+        everything = [value for values in scores.values() for value in values]
+        return Score(sum(everything) / len(everything), images, details)
+
+    def _validation_batches(self, found: CaseSet) -> Iterator[tuple[str, Batch]]:
+        """Yield the kind, empty where there is one alone, and the batch: drawn where validation cases have no image."""
+        settings, data, drawn = self.config.validation, self.config.data, self.config.synthesis
+        if drawn is not None and not all(case.image.numel() for case in found.cases):
+            for kind, *pair in validation_pairs(drawn, found, data.labels, settings.pairs, VALIDATION_SEED):
+                yield kind, pair_batch([(pair[0], pair[1])])
+            return
+        if self.config.drawing is not None:
+            found = replace(found, cases=drawn_cases(self.config, found))
+        pairs = PairSampler(found, data.pairing).sampled(settings.pairs, VALIDATION_SEED)
+        for start in range(0, len(pairs), settings.batch):
+            chunk = [pair_channels(found.cases, pair, data.labels) for pair in pairs[start : start + settings.batch]]
+            yield "", pair_batch(chunk)
 
 
 def _scores(batch: Batch, last: Recursion) -> list[float]:
     if "fixed_labels" not in batch:
         return (-(last.warped - batch["fixed_image"]).square().flatten(1).mean(1)).tolist()
-    warped = warp(batch["moving_labels"], last.displacement)
-    return [float(soft_dice(a[None], b[None])) for a, b in zip(warped, batch["fixed_labels"], strict=True)]
+    fixed = batch["fixed_labels"]
+    warped = warp(batch["moving_labels"], resize_displacement(last.displacement, fixed.shape[2:]))
+    return [float(soft_dice(a[None], b[None])) for a, b in zip(warped, fixed, strict=True)]
 
 
 def _sight(view: View, seen: ImagePair, previous: Recursion | None) -> Sight:

@@ -24,13 +24,19 @@ from ..objectives.tasks import Score, TrainingTask
 LOG = logging.getLogger("training")
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
+FALLING = 0.2  # of the steps of a "plateau"
 
 
 def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
     """Return the rate of a step."""
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     left = 1 - step / steps
-    decay = {"constant": 1.0, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "poly": max(left, 0.0) ** 0.9}
+    decay = {
+        "constant": 1.0,
+        "cosine": 0.5 * (1 - math.cos(math.pi * left)),
+        "poly": max(left, 0.0) ** 0.9,
+        "plateau": min(1.0, left / FALLING),
+    }
     return settings.learning_rate * warm * decay[settings.schedule]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
-from ..deform.losses import box_mean
+from ..deform.losses import NCC_EPSILON, box_mean
 from ..deform.mind import mind_ssc
 from ..deform.warp import resize_displacement
 from .blocks import CONVOLUTIONS, pool
@@ -15,7 +15,8 @@ POOLS = {2: avg_pool2d, 3: avg_pool3d}
 NOISE = 1e-3  # of images of deviation 1: smaller contrasts say nothing
 DAMPING, FLOOR = 0.05, 1e-4  # of the structure tensor of descriptors: a share of its trace, and what noise has
 LONGEST = 2.0  # voxels: what is further away is not to be seen from here
-START_GAIN = 0.3
+START_GAIN, START_GAINS = 0.3, 1.2  # of a candidate at most, of all together
+NEAR = 5  # voxels along the window in which images are normalised
 
 Guides = tuple[tuple[int, int], ...]  # level (0 full, 1 half resolution, ...) and window in voxels of it
 
@@ -38,7 +39,7 @@ def demons_force(fixed: Tensor, warped: Tensor) -> Tensor:
     return difference * slope / (slope.square().sum(1, keepdim=True) + difference.square() + NOISE)
 
 
-def lucas_kanade(fixed: Tensor, warped: Tensor, windows: Iterable[int]) -> list[Tensor]:
+def lucas_kanade(fixed: Tensor, warped: Tensor, windows: Iterable[int], *, halved: bool = False) -> list[Tensor]:
     """Return the displacement in voxels that explains the difference of two descriptors best, for each window.
 
     Solves `(sum grad grad^T + damping) u = sum grad (F - W)`, sums over channels and over the window about each voxel;
@@ -48,6 +49,8 @@ def lucas_kanade(fixed: Tensor, warped: Tensor, windows: Iterable[int]) -> list[
         fixed: `(B, C, *spatial)`.
         warped: Same shape.
         windows: Odd edge lengths in voxels.
+        halved: Sum and solve on a grid of half the resolution, an eighth of the work in volumes; windows, displacements
+            and their limit are in voxels of it then.
 
     Returns:
         `(B, nd, *spatial)` for each window, components in array axis order.
@@ -58,17 +61,24 @@ def lucas_kanade(fixed: Tensor, warped: Tensor, windows: Iterable[int]) -> list[
     difference, slope = _differences(fixed, warped)
     nd = slope.shape[2]
     wanted = (difference[:, :, None] * slope).sum(1)
-    tensor = torch.cat([(slope[:, :, axis, None] * slope).sum(1) for axis in range(nd)], 1)
+    tensor = torch.cat([(slope[:, :, a, None] * slope[:, :, a:]).sum(1) for a in range(nd)], 1)
+    if halved:
+        tensor, wanted = pool(tensor), pool(wanted) / 2
     return [_solved(box_mean(tensor, window), box_mean(wanted, window)) for window in windows]
 
 
 def _solved(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """Return the solution of damped linear systems, by cofactors: solvers take matrices one by one."""
+    """Return the solution of damped linear systems, by cofactors: solvers take matrices one by one.
+
+    Args:
+        tensor: `(B, nd (nd + 1) / 2, *spatial)`, the rows of the symmetric matrices from the diagonal on.
+        wanted: `(B, nd, *spatial)`.
+    """
     nd = wanted.shape[1]
-    matrix = tensor.unflatten(1, (nd, nd))
-    weight = DAMPING * matrix.diagonal(dim1=1, dim2=2).sum(-1) + FLOOR
-    identity = torch.eye(nd, device=tensor.device).view(nd, nd, *[1] * (tensor.ndim - 2))
-    rows = (matrix + weight[:, None, None] * identity).unbind(1)
+    place = {2: ((0, 1), (1, 2)), 3: ((0, 1, 2), (1, 3, 4), (2, 4, 5))}[nd]
+    weight = DAMPING * tensor[:, [place[n][n] for n in range(nd)]].sum(1) + FLOOR
+    identity = torch.eye(nd, device=tensor.device).view(nd, 1, nd, *[1] * (tensor.ndim - 2))
+    rows = [tensor[:, list(row)] + weight[:, None] * one for row, one in zip(place, identity, strict=True)]
     if nd == 2:
         (a, b), (c, d) = (row.unbind(1) for row in rows)
         columns = [torch.stack([d, -c], 1), torch.stack([-b, a], 1)]
@@ -98,6 +108,24 @@ def gradient(image: Tensor) -> Tensor:
         ahead, behind = (inner.narrow(axis, start, image.shape[axis]) for start in (2, 0))
         slopes.append((ahead - behind) / 2)
     return torch.stack(slopes, 2)
+
+
+@torch.no_grad()
+def normalized(image: Tensor) -> Tensor:
+    """Return an image `(B, 1, *spatial)` with mean 0 and deviation 1 within `NEAR` voxels about each.
+
+    The optical flow between two of them is a Gauss-Newton step on their local correlation.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        sums = box_mean(torch.cat([image, image.square(), torch.ones_like(image)], 1), NEAR)
+        mean, square = (sums[:, :2] / sums[:, 2:]).chunk(2, 1)
+        return (image - mean) * ((square - mean.square()).clamp_min(0) + NCC_EPSILON).rsqrt()
+
+
+@torch.no_grad()
+def correlation(fixed: Tensor, warped: Tensor) -> Tensor:
+    """Return the local correlation of two images from `normalized`, -1 to 1, at half their resolution."""
+    return box_mean(pool(fixed * warped), NEAR // 2 + 1).clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -140,7 +168,7 @@ class Guide(nn.Module):
         super().__init__()
         self.gain = CONVOLUTIONS[nd](channels, count, 3, padding=1)
         nn.init.zeros_(self.gain.weight)
-        nn.init.constant_(self.gain.bias, float(torch.tensor(START_GAIN).logit()))
+        nn.init.constant_(self.gain.bias, float(torch.tensor(min(START_GAIN, START_GAINS / count)).logit()))
 
     def forward(self, features: Tensor, candidates: Sequence[Tensor]) -> Tensor:
         """Return a velocity `(B, nd, *spatial)` in voxels of the features' grid.

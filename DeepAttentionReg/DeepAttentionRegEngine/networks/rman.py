@@ -24,7 +24,7 @@ from .blocks import (
     single_precision,
     use_channels_last,
 )
-from .forces import Guide, Guides, descriptors, flows
+from .forces import Guide, Guides, correlation, descriptors, flows, lucas_kanade, normalized
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16),
@@ -58,6 +58,9 @@ class RmanSettings:
             third of the time. Needs a field at half resolution, which sees the first block's features pooled anyway.
         guides: Level and window of the optical flows between MIND descriptors of the images that the field starts from
             (`forces.Guide`): where to go, whatever their contrasts.
+        correlated: Windows, in voxels of half resolution, of further such flows between the images themselves, locally
+            normalised: where to go if both are of one contrast, in more detail. How well they correlate there is told
+            to what weighs the flows. Needs a field at half resolution.
         velocity_steps: Squarings of a stationary velocity per recursion; 0 predicts the displacement directly.
 
     Raises:
@@ -77,6 +80,7 @@ class RmanSettings:
     flow_level: int = 0
     folded: bool = False
     guides: Guides = ()
+    correlated: tuple[int, ...] = ()
     velocity_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -86,12 +90,46 @@ class RmanSettings:
         if self.decoder not in DECODERS:
             msg = f"decoder {self.decoder!r} is unknown; known: {', '.join(DECODERS)}"
             raise ValueError(msg)
-        if self.guides and self.decoder == "siamese":
+        if self.guided and self.decoder == "siamese":
             msg = "guides need a fused decoder"
+            raise ValueError(msg)
+        if self.correlated and self.flow_level != 1:
+            msg = "correlated windows need a field at half resolution, flow_level 1"
             raise ValueError(msg)
         if not self.siamese and (self.attention or self.decoder == "siamese"):
             msg = "attention and a Siamese decoder need a Siamese encoder"
             raise ValueError(msg)
+
+    @property
+    def guided(self) -> int:
+        """How many optical flows the field starts from."""
+        return len(self.guides) + len(self.correlated)
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Where the moving image wants to go.
+
+    Attributes:
+        candidates: `(B, nd, *size)` in voxels of grids of any size over the same field of view.
+        alike: `(B, 1, *spatial // 2)`, the local correlation of the images; None where it is not known.
+    """
+
+    candidates: list[Tensor]
+    alike: Tensor | None
+
+
+@dataclass(frozen=True)
+class Described:
+    """What optical flow is computed of.
+
+    Attributes:
+        structure: Descriptors by level of the guides, whatever the contrast.
+        normal: The image, locally normalised; None where nothing is correlated.
+    """
+
+    structure: dict[int, Tensor]
+    normal: Tensor | None
 
 
 class Rman(StepNetwork):
@@ -119,9 +157,10 @@ class Rman(StepNetwork):
         for level in range(LEVELS - 1, settings.flow_level - 1, -1):
             self.up.append(ResidualBlock(nd, channels + side_by_side * widths[level], widths[level]))
             channels = widths[level]
-        self.guide = Guide(nd, channels, len(settings.guides)) if settings.guides else None
+        known = 1 if settings.correlated else 0
+        self.guide = Guide(nd, channels + known, settings.guided) if settings.guided else None
         channels *= 2 if settings.decoder == "siamese" else 1
-        self.flow = flow_head(nd, channels, guided=bool(settings.guides))
+        self.flow = flow_head(nd, channels, guided=bool(settings.guided))
         use_channels_last(self, nd)
 
     def recurse(self, pair: ImagePair, recursions: int, *, attend: bool = False) -> Iterator[Recursion]:
@@ -141,25 +180,33 @@ class Rman(StepNetwork):
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Predict one recursion's displacement, as `StepNetwork.forward`."""
         images = [warped, fixed] if self.settings.siamese else [torch.cat([warped, fixed], 1)]
-        guides = self.flows(warped, self.described(fixed))
-        return self.predict([self.first(image) for image in images], guides, fixed.shape[2:], evidence)
+        flow = self.flows(self.described(warped), self.described(fixed))
+        return self.predict([self.first(image) for image in images], flow, fixed.shape[2:], evidence)
 
     def first(self, image: Tensor) -> Tensor:
         """Return the features of the first block."""
         return self.down[0](fold(image) if self.settings.folded else image)
 
-    def described(self, image: Tensor) -> dict[int, Tensor]:
-        """Return the descriptors of an image at the levels of the guides."""
-        return descriptors(image, [level for level, _ in self.settings.guides]) if self.settings.guides else {}
+    def described(self, image: Tensor) -> Described:
+        """Return what the flows are computed of."""
+        levels = [level for level, _ in self.settings.guides]
+        return Described(
+            descriptors(image, levels) if levels else {}, normalized(image) if self.settings.correlated else None
+        )
 
-    def flows(self, warped: Tensor, fixed: dict[int, Tensor]) -> list[Tensor]:
-        """Return the optical flow of each guide; no gradient flows through it.
+    def flows(self, warped: Described, fixed: Described) -> Flows:
+        """Return the optical flows; no gradient flows through them.
 
         Args:
-            warped: `(B, 1, *spatial)`, moving image warped by the displacement so far.
-            fixed: Descriptors of the fixed image.
+            warped: Of the moving image warped by the displacement so far.
+            fixed: Of the fixed image.
         """
-        return flows(fixed, self.described(warped), self.settings.guides)
+        found = flows(fixed.structure, warped.structure, self.settings.guides)
+        if fixed.normal is None or warped.normal is None:
+            return Flows(found, None)
+        with torch.no_grad():
+            found += lucas_kanade(fixed.normal, warped.normal, self.settings.correlated, halved=True)
+            return Flows(found, correlation(fixed.normal, warped.normal))
 
     def encode(self, branches: list[Tensor], evidence: Evidence | None = None) -> list[tuple[Tensor, ...]]:
         """Return the features of the four blocks and those at 1/16, fine to coarse, a tuple over the branches each.
@@ -181,7 +228,7 @@ class Rman(StepNetwork):
     def predict(
         self,
         branches: list[Tensor],
-        guides: list[Tensor],
+        flow: Flows,
         spatial: Sequence[int],
         evidence: Evidence | None = None,
     ) -> Tensor:
@@ -196,21 +243,22 @@ class Rman(StepNetwork):
             x = block(torch.cat([enlarge(x, sizes[level]), torch.cat(skips[level], join)], 1))
         velocity = self.flow(torch.cat(x.chunk(2), 1) if siamese else x).float()
         if self.guide is not None:
-            velocity = velocity + self.guide(x, guides)
-        flow = integrate_velocity(velocity, self.settings.velocity_steps)
+            seen = x if flow.alike is None else torch.cat([x, flow.alike.to(x.dtype)], 1)
+            velocity = velocity + self.guide(seen, flow.candidates)
+        found = integrate_velocity(velocity, self.settings.velocity_steps)
         for size in reversed(sizes[: self.settings.flow_level]):
-            flow = 2 * enlarge(flow, size)
-        return clamp_displacement(flow)
+            found = 2 * enlarge(found, size)
+        return clamp_displacement(found)
 
 
 class _Known(StepNetwork):
     """A network that has seen the fixed image: features of the first block, descriptors."""
 
-    def __init__(self, network: Rman, features: Tensor, described: dict[int, Tensor]) -> None:
+    def __init__(self, network: Rman, features: Tensor, described: Described) -> None:
         super().__init__()
         self.network, self.features, self.described = network, features, described
         self.half_precision, self.checkpointed = network.half_precision, network.checkpointed
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
-        branches, guides = [self.network.first(warped), self.features], self.network.flows(warped, self.described)
-        return self.network.predict(branches, guides, fixed.shape[2:], evidence)
+        flow = self.network.flows(self.network.described(warped), self.described)
+        return self.network.predict([self.network.first(warped), self.features], flow, fixed.shape[2:], evidence)

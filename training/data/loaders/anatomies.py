@@ -1,6 +1,7 @@
 """Label maps of several data sets, some with images, to draw training pairs from."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from DeepAttentionRegEngine.volume.intensity import PERCENTILES, normalize
 from ...configs.schema import ConfigError
 from ..cases import CaseSet, ImageCase, centered
 from .folders import read_oriented
+from .phantoms import load_phantoms
 
 SUFFIXES = (".nii.gz", ".nrrd")
-SET_KEYS = {"images": "images", "labels": "labels", "step": 1}
+SET_KEYS = {"images": "images", "labels": "labels", "step": 1, "alike": True}
 
 
 def load_anatomies(
@@ -23,6 +25,7 @@ def load_anatomies(
     names: list[str] | None,
     *,
     sets: Mapping[str, Mapping[str, Any]],
+    phantoms: Mapping[str, Any] | None = None,
     crop: list[int] | None = None,
     plane: int | None = None,
     percentiles: tuple[float, float] = PERCENTILES,
@@ -32,15 +35,17 @@ def load_anatomies(
     Args:
         folder: Holds the folders of the sets.
         names: `<set>/<file>`, those of other sets are left out; None for all files of the sets.
-        sets: By folder: "images" and "labels", the folders in it (images null: there are none), and "step", by which
-            its volumes are reduced.
+        sets: By folder: "images" and "labels", the folders in it (images null: there are none), "step", by which its
+            volumes are reduced, and whether all show "alike" anatomy with the same values.
+        phantoms: Arguments of `load_phantoms`, whose label maps alone are added as those of one more set; None for
+            none.
         crop: Cut or pad to this size around the centre of the labels, array axis order.
         plane: Keep the slice through the centre of the labels across this axis alone.
         percentiles: Of each image, which become 0 and 1.
 
     Returns:
-        Cases of subset and group `<set>`; labels are numbered in the order of their values within each set. A case
-        without an image has an empty one.
+        Cases of subset and group `<set>`, of sets that are not alike `<set>/<file>`; labels are numbered in the order
+        of their values within each set. A case without an image has an empty one.
     """
     cases: list[ImageCase] = []
     for name, given in sets.items():
@@ -61,10 +66,13 @@ def load_anatomies(
                     image=torch.from_numpy(image)[None] if image.size else torch.empty(0),
                     labels=torch.from_numpy(np.ascontiguousarray(_cut(labels, labels, crop, plane))),
                     spacing=tuple(mm * step for axis, mm in enumerate(spacing) if axis != plane),
-                    subset=name,
-                    group=name,
+                    subset=name if options["alike"] else f"{name}/{path.name}",
+                    group=name if options["alike"] else f"{name}/{path.name}",
                 )
             )
+    if phantoms is not None:
+        made = load_phantoms(None, None, **phantoms).cases
+        cases += [replace(case, image=torch.empty(0), group=case.subset, points=None) for case in made]
     return CaseSet(cases)
 
 

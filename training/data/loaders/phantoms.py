@@ -20,6 +20,7 @@ def load_phantoms(
     *,
     first: int,
     count: int,
+    finer: int = 1,
     percentiles: tuple[float, float] = PERCENTILES,
 ) -> CaseSet:
     """Make phantoms, each a group of its inspiration and its expiration.
@@ -27,9 +28,12 @@ def load_phantoms(
     Args:
         first: Seed of the first phantom; the next ones follow. Training and validation must not overlap.
         count: Number of phantoms.
+        finer: How many times smaller voxels are.
         percentiles: Of each image, which become 0 and 1.
     """
-    grid = default_geometry(SIZE, SPACING)
+    i, j, k = (n * finer for n in SIZE)
+    x, y, z = (mm / finer for mm in SPACING)
+    grid = default_geometry((i, j, k), (x, y, z))
     cases = []
     for seed in range(first, first + count):
         amplitude = float(np.random.default_rng(seed).uniform(SHALLOWEST, DEEPEST))
@@ -42,7 +46,7 @@ def load_phantoms(
                     name=name,
                     image=torch.from_numpy(normalize(getattr(made, state), name, percentiles))[None],
                     labels=torch.from_numpy(getattr(made, f"{state}_labels")),
-                    spacing=SPACING[::-1],
+                    spacing=(z, y, x),
                     subset="phantom",
                     group=str(seed),
                     points=torch.from_numpy(points[:, ::-1].copy()).float(),

@@ -13,10 +13,12 @@ from DeepAttentionRegEngine.networks.forces import (
     NOISE,
     START_GAIN,
     Guide,
+    correlation,
     demons_force,
     descriptors,
     gradient,
     lucas_kanade,
+    normalized,
 )
 from DeepAttentionRegEngine.networks.r2n2 import INNER, _at
 from engine_cases import smooth_noise
@@ -129,6 +131,33 @@ class TestGuide:
         (far,) = lucas_kanade(moving + 100 * shift, moving, (3,))
         assert float(far.norm(dim=1).max()) == pytest.approx(LONGEST)
 
+    @pytest.mark.parametrize("size", [(48, 53), (40, 36, 45)], ids=["2d", "3d"])
+    def test_flow_between_normalised_images_is_the_shift_whatever_gain_and_offset(self, size: tuple[int, ...]) -> None:
+        fixed, moving = shifted_pair(size, inverted=False)
+        first, second = normalized(0.3 * fixed + 0.2), normalized(moving)
+        for flow in lucas_kanade(first, second, (5, 9), halved=True):
+            assert flow.shape == (1, len(size), *(n // 2 for n in size))
+            inside = flow[(..., *(slice(4, -4),) * len(size))]
+            assert 0.4 < float(inside[:, 0].mean()) < 1.2  # of one voxel at half resolution
+            assert float(inside[:, 1:].mean((0, *range(2, flow.ndim))).abs().max()) < 0.2
+
+    @pytest.mark.parametrize("size", [(48, 53), (40, 36, 45)], ids=["2d", "3d"])
+    def test_halved_flow_is_that_of_the_images_in_larger_voxels(self, size: tuple[int, ...]) -> None:
+        fixed, moving = (normalized(image) for image in shifted_pair(size, inverted=False))
+        (whole,), (halved,) = lucas_kanade(fixed, moving, (9,)), lucas_kanade(fixed, moving, (5,), halved=True)
+        assert float(halved[:, 0].mean()) == pytest.approx(float(whole[:, 0].mean()) / 2, rel=0.2)
+
+    def test_correlation_tells_one_contrast_from_two(self) -> None:
+        image = shifted_pair((32, 36, 35), inverted=False)[0]
+        alike, opposite = (correlation(normalized(image), normalized(other)) for other in (2 * image, 1 - image))
+        assert alike.shape == (1, 1, 16, 18, 17)
+        assert float(alike.median()) > 0.5
+        assert float(opposite.median()) < -0.5
+
+    def test_nothing_is_to_be_seen_in_flat_images(self) -> None:
+        flat = normalized(torch.full((1, 1, 12, 14), 0.4))
+        assert float(flat.abs().max()) < 1e-2
+
     def test_each_image_of_a_batch_has_its_own_descriptor(self) -> None:
         images = torch.cat(shifted_pair((32, 36), inverted=True))
         both = descriptors(images, (0, 1))
@@ -162,10 +191,25 @@ class TestGuide:
         assert 0.5 < float(inside[:, 0].mean()) < 3.0
         assert float(inside[:, 1:].mean((0, *range(2, inside.ndim))).abs().max()) < 0.5
 
+    @pytest.mark.parametrize("size", [(64, 71), (48, 52, 49)], ids=["2d", "3d"])
+    def test_correlated_network_goes_the_right_way_untrained(self, size: tuple[int, ...]) -> None:
+        torch.manual_seed(0)
+        settings = {"nd": len(size), "widths": "tiny", "flow_level": 1, "correlated": (3, 5), "velocity_steps": 5}
+        network = build("rman", settings).eval()
+        fixed, moving = shifted_pair(size, inverted=False)
+        with torch.no_grad():
+            *_, last = network.recurse(ImagePair(fixed, moving), 4)
+        inside = last.displacement[(..., *(slice(8, -8),) * len(size))]
+        assert 1.0 < float(inside[:, 0].mean()) < 2.5
+        assert float(inside[:, 1:].mean((0, *range(2, inside.ndim))).abs().max()) < 0.3
+
     @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
     def test_gain_learns(self, architecture: str) -> None:
         torch.manual_seed(0)
-        network = build(architecture, {"nd": 2, "widths": "tiny", "flow_level": 1, "guides": ((1, 5), (1, 9), (2, 9))})
+        settings = {"nd": 2, "widths": "tiny", "flow_level": 1, "guides": ((1, 5), (1, 9), (2, 9))}
+        if architecture == "rman":
+            settings["correlated"] = (3,)
+        network = build(architecture, settings)
         *_, last = network.recurse(ImagePair(*shifted_pair((40, 44), inverted=True)), 2)
         last.displacement.square().mean().backward()
         gains = [value.grad for name, value in network.named_parameters() if "guide" in name]

@@ -10,8 +10,9 @@ pytest.importorskip("scipy", reason="SciPy, which training needs, is not install
 
 from DeepAttentionRegEngine.registration.deformation import StoredDeformation
 from DeepAttentionRegEngine.registration.preprocess import Source, warp_volume
-from training.calibration import motions, pairs
+from training.calibration import pairs
 from training.calibration.pairs import KnownPair, Recipe, draw
+from training.data import motions
 from training.data.painting import Chance
 
 pytestmark = pytest.mark.torch

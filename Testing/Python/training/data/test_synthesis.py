@@ -1,6 +1,7 @@
 """Pairs drawn from label maps, and the reader of the label maps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,11 @@ need("monai", "scipy")
 from DeepAttentionRegEngine.deform.losses import soft_dice
 from DeepAttentionRegEngine.deform.warp import jacobian_determinant, resize_displacement, warp
 from training.configs.reading import read_config
-from training.configs.schema import Config, ConfigError, Synthesis
+from training.configs.schema import Config, ConfigError, Synthesis, Validation
 from training.data.batches import Batches, CaseSource
 from training.data.cases import CaseSet, ImageCase
 from training.data.loaders.anatomies import load_anatomies
-from training.data.synthesis import Anatomy, Synthesiser, anatomies
+from training.data.synthesis import Anatomy, Synthesiser, anatomies, validation_pairs
 
 SIZES = pytest.mark.parametrize("spatial", [(48, 56), (32, 40, 36)], ids=["2d", "3d"])
 LABELS = 6
@@ -89,8 +90,8 @@ class TestSettings:
             assert float(fixed["displacement"].abs().max()) > 0.5
             assert float(jacobian_determinant(fixed["displacement"][None]).min()) > 0
 
-    def test_without_strength_nothing_moves(self) -> None:
-        still = {"strength": 0.0, "turn": 0.0, "stretch": 0.0, "shift": 0.0}
+    def test_without_motions_nothing_moves(self) -> None:
+        still = {"motions": {}, "turn": 0.0, "stretch": 0.0, "shift": 0.0}
         fixed, moving = draw("anatomy", **still).pair((32, 36, 40))
         assert not fixed["displacement"].any()
         assert torch.equal(fixed["labels"], moving["labels"])
@@ -101,9 +102,65 @@ class TestSettings:
         with pytest.raises(ValueError, match="images"):
             Synthesiser(Synthesis((), {"real": 1.0}), only_bare, LABELS, np.random.default_rng(0))
 
+    def test_amplitude_is_the_root_mean_square_as_a_share_of_the_side(self) -> None:
+        still = {"turn": 0.0, "stretch": 0.0, "shift": 0.0}
+        fixed = draw("shapes", motions={"articulated": 1.0}, amplitude=(0.02, 0.02), **still).pair((40, 40, 40))[0]
+        assert float(fixed["displacement"].square().sum(0).mean().sqrt()) == pytest.approx(0.8, rel=1e-3)
+
+    def test_near_views_show_less(self) -> None:
+        shown = []
+        for zoom in (0.25, 1.0):
+            sides = [draw("anatomy", seed, zoom=(zoom, zoom)).pair((32, 32, 32))[1]["labels"] for seed in range(12)]
+            shown.append(np.mean([float((side.flatten(1).sum(1) > 0).sum()) for side in sides]))
+        assert shown[0] < shown[1]
+
     def test_unknown_kind_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="dreams"):
             draw("dreams")
+
+    def test_unknown_motion_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="waltz"):
+            draw("shapes", motions={"waltz": 1.0})
+
+
+def mosaic(matrix: np.ndarray, shift: np.ndarray, wrong: int = 0) -> Anatomy:
+    """Return boxes of 27 labels about a grid of centres, mapped; the first `wrong` of them lie elsewhere."""
+    labels = torch.zeros(60, 60, 60, dtype=torch.uint8)
+    places = np.stack(np.meshgrid(*[(14, 28, 42)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    for label, place in enumerate(places, start=1):
+        x, y, z = np.round(matrix @ place + shift + (6 if label <= wrong else 0)).astype(int)
+        labels[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = label
+    case = ImageCase("mosaic", torch.empty(0), labels, subset="mosaic")
+    return anatomies(CaseSet([case]))["mosaic"][0]
+
+
+class TestSubjects:
+    def test_are_brought_together_by_the_centers_of_their_structures(self) -> None:
+        matrix, shift = np.diag([1.2, 0.9, 1.1]), np.array([-4.0, 3.0, 1.0])
+        found, moved = mosaic(np.eye(3), np.zeros(3)).onto(mosaic(matrix, shift, wrong=5))
+        np.testing.assert_allclose(found.numpy(), matrix, atol=0.06)
+        np.testing.assert_allclose(moved.numpy(), shift, atol=1.0)
+
+    def test_of_few_structures_share_their_middle(self) -> None:
+        first, second = subsets()["seen"]
+        matrix, shift = first.onto(second)
+        assert torch.equal(matrix, torch.eye(3))
+        assert not shift.any()
+
+    def test_come_from_sets_that_have_several(self) -> None:
+        assert draw("subjects").with_others == ["seen"]
+
+
+class TestValidation:
+    def test_pairs_are_the_same_every_time_and_of_every_kind(self) -> None:
+        labels = nested_boxes()
+        found = CaseSet([ImageCase(str(n), torch.empty(0), labels, subset="bare") for n in range(2)])
+        settings = Synthesis(((32, 32, 40),), {"shapes": 1.0, "anatomy": 0.0, "subjects": 2.0})
+        first, again = (list(validation_pairs(settings, found, LABELS, 4, 1)) for _ in range(2))
+        assert [kind for kind, *_ in first] == ["shapes", "subjects"] * 2
+        for one, other in zip(first, again, strict=True):
+            assert torch.equal(one[1]["image"], other[1]["image"])
+            assert torch.equal(one[2]["labels"], other[2]["labels"])
 
 
 def write_sets(data: Path) -> list[str]:
@@ -133,6 +190,19 @@ class TestLoader:
         assert organ.image.numel() == 0
         assert tuple(organ.labels.shape) == (20, 22, 18)
         assert organ.spacing == (4.0, 4.0, 4.0)
+
+    def test_sets_that_are_not_alike_are_subsets_of_one(self, tmp_path: Path) -> None:
+        write_sets(tmp_path)
+        found = load_anatomies(tmp_path, None, sets={"organs": {**SETS["organs"], "alike": False}})
+        assert [case.subset for case in found.cases] == ["organs/0.nii.gz", "organs/1.nii.gz"]
+
+    def test_phantoms_are_added_as_label_maps(self, tmp_path: Path) -> None:
+        write_sets(tmp_path)
+        found = load_anatomies(tmp_path, None, sets=SETS, phantoms={"first": 3, "count": 1})
+        fixed, moving = found.cases[-2:]
+        assert fixed.subset == moving.subset == "phantom"
+        assert fixed.image.numel() == 0
+        assert not torch.equal(fixed.labels, moving.labels)
 
     def test_split_chooses_the_files(self, tmp_path: Path) -> None:
         write_sets(tmp_path)
@@ -208,3 +278,16 @@ class TestBatches:
         assert set(terms) == {"loss", "soft_dice", "known_displacement"}
         terms["loss"].backward()
         assert all(torch.isfinite(w.grad).all() for w in task.parameters() if w.grad is not None)
+
+    def test_validation_without_images_is_drawn_and_told_by_kind(self, config: Config, tmp_path: Path) -> None:
+        from training.objectives.registration import Registration
+
+        write_sets(tmp_path)
+        kinds = {"anatomy": 1.0, "subjects": 1.0}
+        drawn = replace(config, synthesis=replace(config.synthesis, kinds=kinds), validation=Validation(pairs=4))
+        torch.manual_seed(0)
+        found = load_anatomies(tmp_path, None, sets={"organs": SETS["organs"]})
+        score = Registration(drawn).validate(found, torch.device("cpu"))
+        assert set(score.details) == set(kinds)
+        assert score.value == pytest.approx(np.mean(list(score.details.values())))
+        assert 0 < score.value < 1

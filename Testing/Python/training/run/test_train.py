@@ -130,7 +130,14 @@ class TestStart:
 
 
 class TestSchedule:
-    @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0), ("poly", 0.0)])
+    def test_plateau_does_not_hang_on_the_end_before_it_falls(self) -> None:
+        settings = Optimizer(learning_rate=1.0, schedule="plateau")
+        assert learning_rate(settings, 700, 1000) == learning_rate(settings, 700, 2000) == 1.0
+        assert learning_rate(settings, 900, 1000) == pytest.approx(0.5)
+
+    @pytest.mark.parametrize(
+        ("schedule", "last"), [("constant", 1.0), ("cosine", 0.0), ("poly", 0.0), ("plateau", 0.0)]
+    )
     def test_rate_rises_then_ends(self, schedule: str, last: float) -> None:
         settings = Optimizer(learning_rate=1.0, schedule=schedule, warmup=10)
         assert learning_rate(settings, 4, 1000) == pytest.approx(0.5, abs=0.01)

@@ -1,15 +1,15 @@
-"""Motions of many families, so that what is learned of errors does not hang on one that refinement finds natural."""
+"""Motions of many kinds, so that what is learned of them does not hang on one that comes natural to a method."""
 
 import math
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from DeepAttentionRegEngine.deform.warp import compose, identity_grid, integrate_velocity
 
-from ..data.painting import Chance
-from ..data.synthesis import rotation
+from .painting import Chance
 
 SQUARINGS = 5
 KINDS = ("smooth", "rough", "articulated", "breathing", "growth")
@@ -93,6 +93,11 @@ def _growth(spatial: tuple[int, ...], chance: Chance) -> Tensor:
         rate = float(chance.rng.choice([-0.8, 0.45]) * chance.rng.uniform(0.5, 1.0))
         result = compose(result, rate * off * torch.exp(-off.square().sum(1, keepdim=True) / (2 * radius**2)))
     return result
+
+
+def rotation(angles: np.ndarray) -> np.ndarray:
+    """Return the rotation by angles (radians) about the three axes, one after the other."""
+    return Rotation.from_euler("XYZ", angles * [1, -1, 1]).as_matrix()
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
