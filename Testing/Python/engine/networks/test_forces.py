@@ -148,11 +148,11 @@ class TestGuide:
         assert float(halved[:, 0].mean()) == pytest.approx(float(whole[:, 0].mean()) / 2, rel=0.2)
 
     def test_correlation_tells_one_contrast_from_two(self) -> None:
-        image = shifted_pair((32, 36, 35), inverted=False)[0]
+        image = torch.rand(1, 1, 32, 36, 35, generator=torch.Generator().manual_seed(0))
         alike, opposite = (correlation(normalized(image), normalized(other)) for other in (2 * image, 1 - image))
         assert alike.shape == (1, 1, 16, 18, 17)
-        assert float(alike.median()) > 0.5
-        assert float(opposite.median()) < -0.5
+        assert float(alike.median()) > 0.8
+        assert float(opposite.median()) < -0.8
 
     def test_nothing_is_to_be_seen_in_flat_images(self) -> None:
         flat = normalized(torch.full((1, 1, 12, 14), 0.4))
