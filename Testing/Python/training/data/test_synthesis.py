@@ -123,12 +123,12 @@ class TestSettings:
             draw("shapes", motions={"waltz": 1.0})
 
 
-def mosaic(matrix: np.ndarray, shift: np.ndarray, wrong: int = 0) -> Anatomy:
-    """Return boxes of 27 labels about a grid of centres, mapped; the first `wrong` of them lie elsewhere."""
+def mosaic(matrix: np.ndarray, shift: np.ndarray, *, spoiled: bool = False) -> Anatomy:
+    """Return boxes of 27 labels about a grid of centres, mapped; every seventh lies elsewhere if spoiled."""
     labels = torch.zeros(60, 60, 60, dtype=torch.uint8)
     places = np.stack(np.meshgrid(*[(14, 28, 42)] * 3, indexing="ij"), -1).reshape(-1, 3)
     for label, place in enumerate(places, start=1):
-        x, y, z = np.round(matrix @ place + shift + (6 if label <= wrong else 0)).astype(int)
+        x, y, z = np.round(matrix @ place + shift + (6 if spoiled and label % 7 == 0 else 0)).astype(int)
         labels[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = label
     case = ImageCase("mosaic", torch.empty(0), labels, subset="mosaic")
     return anatomies(CaseSet([case]))["mosaic"][0]
@@ -137,7 +137,7 @@ def mosaic(matrix: np.ndarray, shift: np.ndarray, wrong: int = 0) -> Anatomy:
 class TestSubjects:
     def test_are_brought_together_by_the_centers_of_their_structures(self) -> None:
         matrix, shift = np.diag([1.2, 0.9, 1.1]), np.array([-4.0, 3.0, 1.0])
-        found, moved = mosaic(np.eye(3), np.zeros(3)).onto(mosaic(matrix, shift, wrong=5))
+        found, moved = mosaic(np.eye(3), np.zeros(3)).onto(mosaic(matrix, shift, spoiled=True))
         for place in (np.full(3, 14.0), np.full(3, 28.0), np.array([14.0, 42.0, 28.0])):
             np.testing.assert_allclose(found.numpy() @ place + moved.numpy(), matrix @ place + shift, atol=0.7)
 
