@@ -18,7 +18,7 @@ from ..deform.warp import compose, identity_grid, integrate_velocity, resize, re
 from .base import AttentionMap, Evidence, StepNetwork
 from .blocks import CONVOLUTIONS, InstanceNorm, clamp_displacement, flow_head, fold, single_precision
 from .cross_attention import GlobalAttention, NeighbourhoodAttention, at_least_single
-from .forces import Guide, Guides, descriptors, lucas_kanade
+from .forces import Described, Flows, Guide, Guides, described, flows
 from .regional import SLOPE, RegionalAttention
 
 WIDTHS = {
@@ -48,6 +48,7 @@ class AdregnetSettings:
             half resolution.
         guides: Level and window of the optical flows between MIND descriptors of the images, the moving one warped by
             the field so far, that the level's field starts from (`forces.Guide`), whatever their contrasts.
+        correlated: Windows of further such flows, at level 1, between the images themselves, as RMAn has them.
         velocity_steps: Squarings of each level's stationary velocity; 0 predicts displacements directly.
         neighbourhood_levels: Levels below 3 with neighbourhood attention.
         neighbourhood_radius: Its reach in voxels of the level.
@@ -62,6 +63,7 @@ class AdregnetSettings:
     flow_level: int = 1
     folded: bool = False
     guides: Guides = ()
+    correlated: tuple[int, ...] = ()
     velocity_steps: int = 0
     neighbourhood_levels: tuple[int, ...] = (2,)
     neighbourhood_radius: int = 1
@@ -77,6 +79,9 @@ class AdregnetSettings:
             raise ValueError(msg)
         if not {level for level, _ in self.guides} <= set(range(self.flow_level, self.levels + 1)):
             msg = f"levels of guides {self.guides} must lie in {self.flow_level} to {self.levels}"
+            raise ValueError(msg)
+        if self.correlated and self.flow_level != 1:
+            msg = "correlated windows need a field at half resolution, flow_level 1"
             raise ValueError(msg)
         if not set(self.neighbourhood_levels) <= set(range(self.flow_level, GLOBAL_FROM)):
             msg = f"neighbourhood_levels {self.neighbourhood_levels} must lie in {self.flow_level} to {GLOBAL_FROM - 1}"
@@ -171,9 +176,12 @@ class Level(nn.Module):
         if self.exchange is not None:
             channels += self.exchange.motion_channels
         self.block = Block(nd, channels, width)
-        self.windows = [window for at, window in settings.guides if at == level]
-        self.guide = Guide(nd, width, len(self.windows)) if self.windows else None
-        self.flow = flow_head(nd, width, guided=bool(settings.guides)) if level <= settings.levels else None
+        self.guides = tuple((at, window) for at, window in settings.guides if at == level)
+        self.correlated = settings.correlated if level == settings.flow_level else ()
+        count = len(self.guides) + len(self.correlated)
+        self.guide = Guide(nd, width, count, correlated=bool(self.correlated)) if count else None
+        guided = bool(settings.guides or settings.correlated)
+        self.flow = flow_head(nd, width, guided=guided) if level <= settings.levels else None
 
     def _exchange(self, settings: AdregnetSettings, width: int) -> GlobalAttention | NeighbourhoodAttention | None:
         if self.level >= GLOBAL_FROM:
@@ -187,7 +195,7 @@ class Level(nn.Module):
         moving: Tensor,
         fixed: Tensor,
         coarser: LevelState | None,
-        described: tuple[Tensor, Tensor] | None,
+        described: tuple[Described, Described],
         evidence: Evidence | None,
     ) -> LevelState:
         """Return the state of this level.
@@ -196,7 +204,7 @@ class Level(nn.Module):
             moving: `(B, C, *spatial)`, features of the moving image.
             fixed: Same shape.
             coarser: State of the next coarser level; None at the coarsest.
-            described: Descriptors of the moving and the fixed image at this level, if it has guides.
+            described: What flows are computed of, of the moving and the fixed image.
             evidence: Add to it which places the fixed image looked at.
         """
         above = None if coarser is None else coarser.enlarged(fixed.shape[2:])
@@ -213,24 +221,29 @@ class Level(nn.Module):
         if self.regional is not None:
             b, a, relevance = self.regional(b, a, None if above is None else above.relevance)
         features = self.block(torch.cat([x.to(b.dtype) for x in (b, a, *inputs)], 1))
-        flows = [] if described is None else self._flows(*described, field)
-        return LevelState(features, self._synthesise(features, flows, field, relevance), relevance)
+        flow = None if self.guide is None else self._flows(*described, field)
+        return LevelState(features, self._synthesise(features, flow, field, relevance), relevance)
 
     @torch.no_grad()
-    def _flows(self, moving: Tensor, fixed: Tensor, field: Tensor | None) -> list[Tensor]:
-        """Return the optical flows between descriptors, the moving one warped by the field so far."""
-        return lucas_kanade(fixed, moving if field is None else warp(moving, field.to(moving.dtype)), self.windows)
+    def _flows(self, moving: Described, fixed: Described, field: Tensor | None) -> Flows:
+        """Return the optical flows between what is known of the images, the moving one warped by the field so far."""
+        structure = {at: moving.structure[at] for at, _ in self.guides}
+        normal, known = (moving.normal, fixed.normal) if self.correlated else (None, None)
+        if field is not None:
+            structure = {at: warp(values, field.to(values.dtype)) for at, values in structure.items()}
+            normal = None if normal is None else warp(normal, resize_displacement(field.float(), normal.shape[2:]))
+        return flows(Described(fixed.structure, known), Described(structure, normal), self.guides, self.correlated)
 
     def _synthesise(
-        self, features: Tensor, flows: list[Tensor], field: Tensor | None, relevance: Tensor | None
+        self, features: Tensor, flow: Flows | None, field: Tensor | None, relevance: Tensor | None
     ) -> Tensor | None:
         """Return the field so far composed with this level's."""
         if self.flow is None:
             return None
         with single_precision(features.device):
             velocity = self.flow(at_least_single(features))
-            if self.guide is not None:
-                velocity = velocity + self.guide(at_least_single(features), flows)
+            if self.guide is not None and flow is not None:
+                velocity = velocity + self.guide(at_least_single(features), flow)
         velocity = velocity if relevance is None else relevance * velocity
         step = integrate_velocity(velocity, self.velocity_steps)
         return step if field is None else compose(field, step)
@@ -271,12 +284,13 @@ class Adregnet(StepNetwork):
         """
         spatial = fixed.shape[2:]
         moving_features, fixed_features = self._encode(warped), self._encode(fixed)
-        described = self._described(warped, fixed)
+        guides, correlated = self.settings.guides, self.settings.correlated
+        known = described(_padded(warped), guides, correlated), described(_padded(fixed), guides, correlated)
         states: dict[int, LevelState] = {}
         for level in range(COARSEST, self.settings.flow_level - 1, -1):
             step, features = self.decoder[str(level)], (moving_features[level], fixed_features[level])
             with _single_precision(fixed.device, when=level >= GLOBAL_FROM):
-                states[level] = step(*features, states.get(level + 1), described.get(level), evidence)
+                states[level] = step(*features, states.get(level + 1), known, evidence)
         fields = {level: state.displacement for level, state in states.items() if state.displacement is not None}
         relevances = {
             level: _cropped(state.relevance, 2**level, spatial)
@@ -290,14 +304,6 @@ class Adregnet(StepNetwork):
         whole = F.pad(padded, [-side for side in _excess(spatial)])
         cropped = {level: _cropped(field, 2**level, spatial, vectors=True) for level, field in fields.items()}
         return Pyramid(clamp_displacement(whole), cropped, relevances)
-
-    def _described(self, moving: Tensor, fixed: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return the descriptors of both images at the levels of the guides."""
-        if not self.settings.guides:
-            return {}
-        levels = [level for level, _ in self.settings.guides]
-        a, b = (descriptors(_padded(image), levels) for image in (moving, fixed))
-        return {level: (a[level], b[level]) for level in a}
 
     def _encode(self, image: Tensor) -> dict[int, Tensor]:
         """Return the features by level of an image, repeated at the ends to a multiple of the coarsest stride.

@@ -1,6 +1,7 @@
 """Where the moving image wants to go at each voxel by optical flow, and networks whose fields start from it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
 from ..deform.losses import NCC_EPSILON, box_mean
 from ..deform.mind import mind_ssc
-from ..deform.warp import resize_displacement
+from ..deform.warp import resize, resize_displacement
 from .blocks import CONVOLUTIONS, pool
 
 POOLS = {2: avg_pool2d, 3: avg_pool3d}
@@ -138,21 +139,65 @@ def descriptors(image: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
     """
     wanted, result = set(levels), {}
     with torch.autocast(image.device.type, enabled=False):
-        for level in range(max(wanted) + 1):
+        for level in range(max(wanted, default=-1) + 1):
             image = image if level == 0 else pool(image)
             if level in wanted:
                 result[level] = mind_ssc(image, dilation=1)
     return result
 
 
+@dataclass(frozen=True)
+class Described:
+    """What optical flow is computed of.
+
+    Attributes:
+        structure: Descriptors by level, whatever the contrast.
+        normal: The image, locally normalised, at full resolution; None where it is not wanted.
+    """
+
+    structure: dict[int, Tensor]
+    normal: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Where the moving image wants to go.
+
+    Attributes:
+        candidates: `(B, nd, *size)` in voxels of grids of any size over the same field of view.
+        alike: `(B, 1, *size)`, the local correlation of the images; None where it is not known.
+    """
+
+    candidates: list[Tensor]
+    alike: Tensor | None = None
+
+
+def described(image: Tensor, guides: Guides, correlated: Sequence[int]) -> Described:
+    """Return what `flows` needs of an image `(B, 1, *spatial)`."""
+    return Described(descriptors(image, [level for level, _ in guides]), normalized(image) if correlated else None)
+
+
 @torch.no_grad()
-def flows(fixed: dict[int, Tensor], warped: dict[int, Tensor], guides: Guides) -> list[Tensor]:
-    """Return the optical flow between descriptors of two images for every guide, level by level."""
-    return [
+def flows(fixed: Described, warped: Described, guides: Guides, correlated: Sequence[int]) -> Flows:
+    """Return the optical flow between descriptors of two images for every guide, then between the images themselves.
+
+    Args:
+        fixed: Of the fixed image.
+        warped: Of the moving one, warped by what is known already.
+        guides: Level and window of the flows between descriptors.
+        correlated: Windows, in voxels of half resolution, of those between the images, locally normalised.
+    """
+    found = [
         flow
-        for level in fixed
-        for flow in lucas_kanade(fixed[level], warped[level], [window for at, window in guides if at == level])
+        for level in dict.fromkeys(level for level, _ in guides)
+        for flow in lucas_kanade(
+            fixed.structure[level], warped.structure[level], [window for at, window in guides if at == level]
+        )
     ]
+    if fixed.normal is None or warped.normal is None:
+        return Flows(found)
+    found += lucas_kanade(fixed.normal, warped.normal, correlated, halved=True)
+    return Flows(found, correlation(fixed.normal, warped.normal))
 
 
 class Guide(nn.Module):
@@ -163,20 +208,21 @@ class Guide(nn.Module):
     match.
     """
 
-    def __init__(self, nd: int, channels: int, count: int) -> None:
-        """Build the module for features of so many channels and `count` candidates."""
+    def __init__(self, nd: int, channels: int, count: int, *, correlated: bool = False) -> None:
+        """Build the module for features of so many channels and `count` candidates.
+
+        If correlated, how much the images are alike at each voxel decides, too.
+        """
         super().__init__()
-        self.gain = CONVOLUTIONS[nd](channels, count, 3, padding=1)
+        self.gain = CONVOLUTIONS[nd](channels + correlated, count, 3, padding=1)
         nn.init.zeros_(self.gain.weight)
         nn.init.constant_(self.gain.bias, float(torch.tensor(min(START_GAIN, START_GAINS / count)).logit()))
 
-    def forward(self, features: Tensor, candidates: Sequence[Tensor]) -> Tensor:
-        """Return a velocity `(B, nd, *spatial)` in voxels of the features' grid.
-
-        Args:
-            features: `(B, channels, *spatial)`.
-            candidates: `(B, nd, *size)` in voxels of grids of any size over the same field of view.
-        """
-        gains = self.gain(features).float().sigmoid().split(1, 1)
-        steps = (resize_displacement(candidate, features.shape[2:]) for candidate in candidates)
+    def forward(self, features: Tensor, flows: Flows) -> Tensor:
+        """Return a velocity `(B, nd, *spatial)` in voxels of the features' grid `(B, channels, *spatial)`."""
+        seen, spatial = features, features.shape[2:]
+        if flows.alike is not None:
+            seen = torch.cat([features, resize(flows.alike, spatial).to(features.dtype)], 1)
+        gains = self.gain(seen).float().sigmoid().split(1, 1)
+        steps = (resize_displacement(candidate, spatial) for candidate in flows.candidates)
         return torch.stack([gain * step for gain, step in zip(gains, steps, strict=True)]).sum(0)

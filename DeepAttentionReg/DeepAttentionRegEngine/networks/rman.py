@@ -24,7 +24,7 @@ from .blocks import (
     single_precision,
     use_channels_last,
 )
-from .forces import Guide, Guides, correlation, descriptors, flows, lucas_kanade, normalized
+from .forces import Described, Flows, Guide, Guides, described, flows
 
 WIDTHS = {
     "tiny": (4, 8, 8, 16),
@@ -106,32 +106,6 @@ class RmanSettings:
         return len(self.guides) + len(self.correlated)
 
 
-@dataclass(frozen=True)
-class Flows:
-    """Where the moving image wants to go.
-
-    Attributes:
-        candidates: `(B, nd, *size)` in voxels of grids of any size over the same field of view.
-        alike: `(B, 1, *spatial // 2)`, the local correlation of the images; None where it is not known.
-    """
-
-    candidates: list[Tensor]
-    alike: Tensor | None
-
-
-@dataclass(frozen=True)
-class Described:
-    """What optical flow is computed of.
-
-    Attributes:
-        structure: Descriptors by level of the guides, whatever the contrast.
-        normal: The image, locally normalised; None where nothing is correlated.
-    """
-
-    structure: dict[int, Tensor]
-    normal: Tensor | None
-
-
 class Rman(StepNetwork):
     """The sub-network of one recursion and, by `recurse`, its recursive application."""
 
@@ -157,8 +131,9 @@ class Rman(StepNetwork):
         for level in range(LEVELS - 1, settings.flow_level - 1, -1):
             self.up.append(ResidualBlock(nd, channels + side_by_side * widths[level], widths[level]))
             channels = widths[level]
-        known = 1 if settings.correlated else 0
-        self.guide = Guide(nd, channels + known, settings.guided) if settings.guided else None
+        self.guide = None
+        if settings.guided:
+            self.guide = Guide(nd, channels, settings.guided, correlated=bool(settings.correlated))
         channels *= 2 if settings.decoder == "siamese" else 1
         self.flow = flow_head(nd, channels, guided=bool(settings.guided))
         use_channels_last(self, nd)
@@ -180,7 +155,7 @@ class Rman(StepNetwork):
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Predict one recursion's displacement, as `StepNetwork.forward`."""
         images = [warped, fixed] if self.settings.siamese else [torch.cat([warped, fixed], 1)]
-        flow = self.flows(self.described(warped), self.described(fixed))
+        flow = self.flows(warped, self.described(fixed))
         return self.predict([self.first(image) for image in images], flow, fixed.shape[2:], evidence)
 
     def first(self, image: Tensor) -> Tensor:
@@ -188,25 +163,17 @@ class Rman(StepNetwork):
         return self.down[0](fold(image) if self.settings.folded else image)
 
     def described(self, image: Tensor) -> Described:
-        """Return what the flows are computed of."""
-        levels = [level for level, _ in self.settings.guides]
-        return Described(
-            descriptors(image, levels) if levels else {}, normalized(image) if self.settings.correlated else None
-        )
+        """Return what the optical flows are computed of."""
+        return described(image, self.settings.guides, self.settings.correlated)
 
-    def flows(self, warped: Described, fixed: Described) -> Flows:
+    def flows(self, warped: Tensor, fixed: Described) -> Flows:
         """Return the optical flows; no gradient flows through them.
 
         Args:
-            warped: Of the moving image warped by the displacement so far.
+            warped: `(B, 1, *spatial)`, moving image warped by the displacement so far.
             fixed: Of the fixed image.
         """
-        found = flows(fixed.structure, warped.structure, self.settings.guides)
-        if fixed.normal is None or warped.normal is None:
-            return Flows(found, None)
-        with torch.no_grad():
-            found += lucas_kanade(fixed.normal, warped.normal, self.settings.correlated, halved=True)
-            return Flows(found, correlation(fixed.normal, warped.normal))
+        return flows(fixed, self.described(warped), self.settings.guides, self.settings.correlated)
 
     def encode(self, branches: list[Tensor], evidence: Evidence | None = None) -> list[tuple[Tensor, ...]]:
         """Return the features of the four blocks and those at 1/16, fine to coarse, a tuple over the branches each.
@@ -243,8 +210,7 @@ class Rman(StepNetwork):
             x = block(torch.cat([enlarge(x, sizes[level]), torch.cat(skips[level], join)], 1))
         velocity = self.flow(torch.cat(x.chunk(2), 1) if siamese else x).float()
         if self.guide is not None:
-            seen = x if flow.alike is None else torch.cat([x, flow.alike.to(x.dtype)], 1)
-            velocity = velocity + self.guide(seen, flow.candidates)
+            velocity = velocity + self.guide(x, flow)
         found = integrate_velocity(velocity, self.settings.velocity_steps)
         for size in reversed(sizes[: self.settings.flow_level]):
             found = 2 * enlarge(found, size)
@@ -260,5 +226,5 @@ class _Known(StepNetwork):
         self.half_precision, self.checkpointed = network.half_precision, network.checkpointed
 
     def forward(self, warped: Tensor, fixed: Tensor, evidence: Evidence | None = None) -> Tensor:
-        flow = self.network.flows(self.network.described(warped), self.described)
+        flow = self.network.flows(warped, self.described)
         return self.network.predict([self.network.first(warped), self.features], flow, fixed.shape[2:], evidence)

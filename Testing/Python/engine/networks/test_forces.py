@@ -12,6 +12,7 @@ from DeepAttentionRegEngine.networks.forces import (
     LONGEST,
     NOISE,
     START_GAIN,
+    Flows,
     Guide,
     correlation,
     demons_force,
@@ -169,7 +170,7 @@ class TestGuide:
     def test_candidates_of_all_scales_add_up_in_voxels_of_the_features(self) -> None:
         guide = Guide(2, 4, 2)
         fine, coarse = torch.full((1, 2, 8, 8), 0.25), torch.full((1, 2, 4, 4), -0.5)
-        found = guide(torch.randn(1, 4, 8, 8), [fine, coarse])
+        found = guide(torch.randn(1, 4, 8, 8), Flows([fine, coarse]))
         torch.testing.assert_close(found, torch.full((1, 2, 8, 8), START_GAIN * (0.25 - 2 * 0.5)))
 
     @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
@@ -191,11 +192,12 @@ class TestGuide:
         assert 0.5 < float(inside[:, 0].mean()) < 3.0
         assert float(inside[:, 1:].mean((0, *range(2, inside.ndim))).abs().max()) < 0.5
 
+    @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
     @pytest.mark.parametrize("size", [(64, 71), (48, 52, 49)], ids=["2d", "3d"])
-    def test_correlated_network_goes_the_right_way_untrained(self, size: tuple[int, ...]) -> None:
+    def test_correlated_network_goes_the_right_way_untrained(self, size: tuple[int, ...], architecture: str) -> None:
         torch.manual_seed(0)
         settings = {"nd": len(size), "widths": "tiny", "flow_level": 1, "correlated": (3, 5), "velocity_steps": 5}
-        network = build("rman", settings).eval()
+        network = build(architecture, settings).eval()
         fixed, moving = shifted_pair(size, inverted=False)
         with torch.no_grad():
             *_, last = network.recurse(ImagePair(fixed, moving), 4)
@@ -206,10 +208,8 @@ class TestGuide:
     @pytest.mark.parametrize("architecture", ["rman", "adregnet"])
     def test_gain_learns(self, architecture: str) -> None:
         torch.manual_seed(0)
-        settings = {"nd": 2, "widths": "tiny", "flow_level": 1, "guides": ((1, 5), (1, 9), (2, 9))}
-        if architecture == "rman":
-            settings["correlated"] = (3,)
-        network = build(architecture, settings)
+        guides = {"guides": ((1, 5), (1, 9), (2, 9)), "correlated": (3,)}
+        network = build(architecture, {"nd": 2, "widths": "tiny", "flow_level": 1, **guides})
         *_, last = network.recurse(ImagePair(*shifted_pair((40, 44), inverted=True)), 2)
         last.displacement.square().mean().backward()
         gains = [value.grad for name, value in network.named_parameters() if "guide" in name]
