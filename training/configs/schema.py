@@ -81,6 +81,8 @@ class Synthesis:
         stretch: Standard deviation of the change of size along each axis.
         shift: Standard deviation of the translation as a share of the grid.
         alike: Share of pairs of one contrast.
+        started: Share of pairs that are as coarse recursions leave them (data/starts.py).
+        texture: Largest standard deviation of what varies within structures.
         blur: Largest standard deviation in voxels.
         noise: Largest standard deviation.
     """
@@ -94,6 +96,8 @@ class Synthesis:
     stretch: float = 0.05
     shift: float = 0.03
     alike: float = 0.4
+    started: float = 0.0
+    texture: float = 0.15
     blur: float = 1.2
     noise: float = 0.1
 
@@ -115,6 +119,7 @@ class DrawnImages:
         turn: Standard deviation of the angles in radians.
         shift: Standard deviation of the translation as a share of the grid.
         elastic: Largest standard deviation of the random deformation, as a share of the distance of its knots.
+        texture: Largest standard deviation of what varies within structures.
         blur: Largest standard deviation in voxels.
         noise: Largest standard deviation.
         unsure: Largest standard deviation, in voxels, of the errors of outlines that a registration is given.
@@ -133,6 +138,7 @@ class DrawnImages:
     turn: float = 0.2
     shift: float = 0.06
     elastic: float = 0.15
+    texture: float = 0.15
     blur: float = 1.0
     noise: float = 0.1
     unsure: float = 1.5

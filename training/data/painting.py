@@ -72,7 +72,9 @@ class Painter:
     def texture(self, labels: Tensor) -> Tensor:
         """Return what varies within structures, for half of them."""
         spatial = tuple(labels.shape[2:])
-        fine = self.chance.smooth(1, spatial, float(self.rng.uniform(2, 6))) * float(self.rng.uniform(0, 0.15))
+        fine = self.chance.smooth(1, spatial, float(self.rng.uniform(2, 6))) * float(
+            self.rng.uniform(0, self.settings.texture)
+        )
         count = int(labels.max()) + 1
         share = (torch.rand(count, generator=self.chance.torch) < 0.5).float()
         share[0] *= float(self.rng.random() < 0.3)

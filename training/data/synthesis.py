@@ -21,6 +21,7 @@ from ..configs.schema import ConfigError, Synthesis
 from . import motions
 from .cases import CaseSet, looked_up
 from .painting import Chance, Painter
+from .starts import coarse_start, left_over
 
 KINDS = ("shapes", "anatomy", "subjects", "real")
 AIMS = 2000  # places of an anatomy at which views may aim
@@ -157,10 +158,13 @@ class Synthesiser:
         "known": 1 or 0.
         """
         scene = self._scene(spatial)
+        scene = replace(scene, images=scene.images or self._painted(scene))
+        if self.rng.random() < self.settings.started:
+            scene = _started(scene)
         chosen = self._chosen(scene)
         fixed, moving = (
             {"image": image[0], "labels": _shares(labels, chosen, self.labels)}
-            for image, labels in zip(scene.images or self._painted(scene), (scene.fixed, scene.moving), strict=True)
+            for image, labels in zip(scene.images or (), (scene.fixed, scene.moving), strict=True)
         )
         still = torch.zeros(len(spatial), *spatial)
         fixed["displacement"] = still if scene.displacement is None else scene.displacement[0]
@@ -174,7 +178,7 @@ class Synthesiser:
             moving = self._shapes(spatial)
             return Scene(warp(moving, step, nearest=True), moving, step)
         if kind == "anatomy":
-            subjects = self.subsets[str(self.rng.choice(list(self.subsets)))]
+            subjects = self._subset(list(self.subsets))
             first = subjects[self.rng.integers(len(subjects))]
             moving = self._on_shapes(looked_up(first.labels, self._places(first, spatial))[None, None].float())
             return Scene(warp(moving, step, nearest=True), moving, step)
@@ -182,7 +186,7 @@ class Synthesiser:
 
     def _two_subjects(self, spatial: tuple[int, ...], step: Tensor, *, real: bool) -> Scene:
         """Return the same view of two subjects that are brought together, and a random deformation between them."""
-        subjects = self.subsets[str(self.rng.choice(self.with_images if real else self.with_others))]
+        subjects = self._subset(self.with_images if real else self.with_others)
         first, second = (subjects[index] for index in self.rng.integers(len(subjects), size=2))
         places = self._places(first, spatial)
         matrix, shift = first.onto(second)
@@ -194,6 +198,10 @@ class Synthesiser:
             pictures = [_pictured(one.image, seen) for one, seen in sides if one.image is not None]
             images = warp(pictures[0], step), pictures[1]
         return Scene(warp(fixed, step, nearest=True), moving, None, images)
+
+    def _subset(self, names: list[str]) -> list[Anatomy]:
+        """Return one of these subsets; a larger one comes more often, by the root of its size."""
+        return self.subsets[self._drawn({name: math.sqrt(len(self.subsets[name])) for name in names})]
 
     def _drawn(self, weights: dict[str, float]) -> str:
         names, shares = zip(*weights.items(), strict=True)
@@ -252,6 +260,16 @@ class Synthesiser:
         common = np.intersect1d(scene.fixed.unique().numpy(), scene.moving.unique().numpy())
         common = common[common > 0]
         return torch.from_numpy(self.rng.permutation(common)[: self.labels].copy())
+
+
+def _started(scene: Scene) -> Scene:
+    """Return a scene whose moving side is warped by what coarse recursions would have found."""
+    if scene.images is None:
+        return scene
+    fixed, moving = scene.images
+    start = coarse_start(fixed, moving)
+    rest = None if scene.displacement is None else left_over(scene.displacement, start)
+    return Scene(scene.fixed, warp(scene.moving, start, nearest=True), rest, (fixed, warp(moving, start)))
 
 
 def _pictured(image: Tensor, places: Tensor) -> Tensor:

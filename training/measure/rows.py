@@ -16,6 +16,7 @@ from DeepAttentionRegEngine.networks.base import ImagePair
 from DeepAttentionRegEngine.networks.bspline import Bspline
 from DeepAttentionRegEngine.networks.r2n2 import R2n2
 
+from ..configs.schema import ConfigError
 from ..data.batches import PAIR_SEED, PairSampler, case_channels, pair_batch, pair_channels
 from ..data.cases import CaseSet, ImageCase
 from ..objectives.multiclass import MulticlassSegmentation
@@ -46,12 +47,20 @@ class Measured:
         seen: Cases on the network's grid.
         whole: The same cases on their own grid, on which everything is scored.
         device: Where the network runs.
+
+    Raises:
+        ConfigError: If a case has no image.
     """
 
     task: Registration
     seen: CaseSet
     whole: CaseSet
     device: torch.device
+
+    def __post_init__(self) -> None:
+        if not all(case.image.numel() for case in self.seen.cases):
+            msg = "its validation cases are label maps without images; measure its weights by `transfer`"
+            raise ConfigError(msg)
 
 
 def by_subset(measured: Measured) -> Iterator[tuple[str, Measured]]:

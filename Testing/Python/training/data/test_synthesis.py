@@ -15,12 +15,14 @@ from training_cases import need, write
 need("monai", "scipy")
 
 from DeepAttentionRegEngine.deform.losses import soft_dice
-from DeepAttentionRegEngine.deform.warp import jacobian_determinant, resize_displacement, warp
+from DeepAttentionRegEngine.deform.warp import compose, jacobian_determinant, resize_displacement, warp
 from training.configs.reading import read_config
 from training.configs.schema import Config, ConfigError, Synthesis, Validation
 from training.data.batches import Batches, CaseSource
 from training.data.cases import CaseSet, ImageCase
 from training.data.loaders.anatomies import load_anatomies
+from training.data.painting import Chance
+from training.data.starts import coarse_start, left_over
 from training.data.synthesis import Anatomy, Synthesiser, anatomies, validation_pairs
 
 SIZES = pytest.mark.parametrize("spatial", [(48, 56), (32, 40, 36)], ids=["2d", "3d"])
@@ -291,3 +293,31 @@ class TestBatches:
         assert set(score.details) == set(kinds)
         assert score.value == pytest.approx(np.mean(list(score.details.values())))
         assert 0 < score.value < 1
+
+
+@SIZES
+class TestStarts:
+    def test_known_displacement_still_brings_the_labels_together(self, spatial: tuple[int, ...]) -> None:
+        before, after = [], []
+        for seed in range(4):
+            fixed, moving = draw("anatomy", seed, started=1.0, alike=1.0).pair(spatial)
+            plain = draw("anatomy", seed, alike=1.0).pair(spatial)[1]
+            assert not torch.equal(moving["labels"], plain["labels"])
+            displacement = resize_displacement(fixed["displacement"][None], moving["labels"].shape[1:])
+            for field, scores in ((0 * displacement, before), (displacement, after)):
+                scores.append(float(soft_dice(warp(moving["labels"][None], field), fixed["labels"][None])))
+        assert np.mean(after) > 0.9 > np.mean(before)
+
+    def test_coarse_start_goes_towards_the_fixed_image(self, spatial: tuple[int, ...]) -> None:
+        image = Chance(np.random.default_rng(0)).smooth(1, spatial, 6.0)
+        truth = torch.zeros(1, len(spatial), *spatial)
+        truth[:, 0] = 3.0
+        found = coarse_start(warp(image, truth), image)
+        inside = found[(..., *(slice(8, -8),) * len(spatial))]
+        assert 1.5 < float(inside[:, 0].mean()) < 3.5
+        assert float(inside[:, 1:].mean().abs()) < 0.5
+
+    def test_what_is_left_over_leads_on_from_the_start(self, spatial: tuple[int, ...]) -> None:
+        chance = Chance(np.random.default_rng(1))
+        whole, start = (0.8 * chance.smooth(len(spatial), spatial, 16.0) for _ in range(2))
+        torch.testing.assert_close(compose(start, left_over(whole, start)), whole, atol=1e-3, rtol=0)

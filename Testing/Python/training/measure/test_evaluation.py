@@ -16,7 +16,10 @@ need("monai", "scipy")
 from DeepAttentionRegEngine.networks.agf import Agf
 from training.configs.reading import read_config
 from training.configs.schema import ConfigError, Evaluation
+from training.data.cases import CaseSet, ImageCase
 from training.measure import evaluate, whole_jobs
+from training.measure.rows import Measured
+from training.objectives.registration import Registration
 
 CPU = torch.device("cpu")
 
@@ -82,6 +85,13 @@ class TestEvaluation:
         (row,) = evaluate.measure(read_config(path), untrained(path), CPU)
         assert row["cases"] == 2
         assert 0 <= row["figures"]["dice"]["mean"] <= 1
+
+    def test_cases_without_images_are_refused(self, folder: Path) -> None:
+        path = chest_config(folder)
+        task = Registration(read_config(path))
+        bare = CaseSet([ImageCase("bare", torch.empty(0), torch.zeros(8, 8, dtype=torch.uint8))])
+        with pytest.raises(ConfigError, match="transfer"):
+            Measured(task, bare, bare, CPU)
 
     def test_checkpoint_is_asked_for(self, folder: Path) -> None:
         with pytest.raises(ConfigError, match="needs --checkpoint"):
