@@ -261,6 +261,7 @@ class Release:
         anatomy: What their images show, as users say it; empty for anything.
         structures: Names of those that the network tells apart, in their order; those of the data where it is drawn.
         recursions: Usual number with them; None for the method's.
+        pyramid: By which factors the grids of the first recursions are coarser; none for one grid.
         spacing_mm: Voxel size that the network knows; None for any.
     """
 
@@ -274,6 +275,7 @@ class Release:
     anatomy: str = ""
     structures: tuple[str, ...] = ()
     recursions: int | None = None
+    pyramid: tuple[int, ...] = ()
     spacing_mm: float | None = None
 
 

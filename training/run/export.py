@@ -51,7 +51,11 @@ def suited(config: Config, release: Release) -> dict[str, Any]:
     """Return what a release tells of the images that it is for, as a variant has it."""
     drawn = config.data.options["structures"] if config.drawing is not None else ()
     named = {"anatomy": release.anatomy, "structures": list(release.structures or drawn)}
-    numbers = {"recursions": release.recursions, "spacing_mm": release.spacing_mm}
+    numbers = {
+        "recursions": release.recursions,
+        "pyramid": list(release.pyramid),
+        "spacing_mm": release.spacing_mm,
+    }
     told = {name: value for name, value in {**named, **numbers}.items() if value}
     extent = None if release.extent_mm is None else list(release.extent_mm)
     return {**told, "extent_mm": extent, "refinement": release.refinement}

@@ -18,6 +18,10 @@ DAMPING, FLOOR = 0.05, 1e-4  # of the structure tensor of descriptors: a share o
 LONGEST = 2.0  # voxels: what is further away is not to be seen from here
 START_GAIN, START_GAINS = 0.3, 1.2  # of a candidate at most, of all together
 NEAR = 5  # voxels along the window in which images are normalised
+AROUND, TRUSTED = (
+    15,
+    0.125,
+)  # voxels of half resolution, and the mean correlation in them from which flow counts in full
 
 Guides = tuple[tuple[int, int], ...]  # level (0 full, 1 half resolution, ...) and window in voxels of it
 
@@ -185,7 +189,8 @@ def flows(fixed: Described, warped: Described, guides: Guides, correlated: Seque
         fixed: Of the fixed image.
         warped: Of the moving one, warped by what is known already.
         guides: Level and window of the flows between descriptors.
-        correlated: Windows, in voxels of half resolution, of those between the images, locally normalised.
+        correlated: Windows, in voxels of half resolution, of those between the images, locally normalised. Where these
+            hardly correlate, as of two contrasts, such flow is misleading and does not count.
     """
     found = [
         flow
@@ -196,8 +201,10 @@ def flows(fixed: Described, warped: Described, guides: Guides, correlated: Seque
     ]
     if fixed.normal is None or warped.normal is None:
         return Flows(found)
-    found += lucas_kanade(fixed.normal, warped.normal, correlated, halved=True)
-    return Flows(found, correlation(fixed.normal, warped.normal))
+    alike = correlation(fixed.normal, warped.normal)
+    trust = (box_mean(alike, AROUND) / (TRUSTED * box_mean(torch.ones_like(alike), AROUND))).clamp(0, 1)
+    found += [trust * flow for flow in lucas_kanade(fixed.normal, warped.normal, correlated, halved=True)]
+    return Flows(found, alike)
 
 
 class Guide(nn.Module):

@@ -16,7 +16,9 @@ from DeepAttentionRegEngine.networks.forces import (
     Guide,
     correlation,
     demons_force,
+    described,
     descriptors,
+    flows,
     gradient,
     lucas_kanade,
     normalized,
@@ -154,6 +156,15 @@ class TestGuide:
         assert alike.shape == (1, 1, 16, 18, 17)
         assert float(alike.median()) > 0.8
         assert float(opposite.median()) < -0.8
+
+    def test_flow_between_images_that_do_not_correlate_does_not_count(self) -> None:
+        fixed, moving = shifted_pair((48, 52), inverted=False)
+        known = described(fixed, (), (3,))
+        (same,), (opposite,) = (
+            flows(known, described(image, (), (3,)), (), (3,)).candidates for image in (moving, 1 - moving)
+        )
+        assert float(same.abs().mean()) > 0.1
+        assert not opposite.any()
 
     def test_nothing_is_to_be_seen_in_flat_images(self) -> None:
         flat = normalized(torch.full((1, 1, 12, 14), 0.4))

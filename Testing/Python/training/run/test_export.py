@@ -85,6 +85,12 @@ class TestExport:
         export.command(arguments)
         assert len(registry.load_weights()) == len(registry.load_method("agf").variants) == 1
 
+    def test_recursions_and_their_grids_are_told(self) -> None:
+        config = read_config("rman_general")
+        assert config.release is not None
+        told = export.suited(config, config.release)
+        assert (told["recursions"], told["pyramid"]) == (5, [4, 2])
+
     def test_general_weights_are_the_first_choice(self, folder: Path, resources: Path) -> None:
         for name, general in (("heart", False), ("any", True), ("lung", False), ("any", True)):
             export.command(self.arguments(folder, resources, id=name, general=general))
