@@ -81,9 +81,11 @@ def _solved(tensor: Tensor, wanted: Tensor) -> Tensor:
     """
     nd = wanted.shape[1]
     place = {2: ((0, 1), (1, 2)), 3: ((0, 1, 2), (1, 3, 4), (2, 4, 5))}[nd]
-    weight = DAMPING * tensor[:, [place[n][n] for n in range(nd)]].sum(1) + FLOOR
+    entries = tensor.unbind(1)
+    weight = DAMPING * torch.stack([entries[place[n][n]] for n in range(nd)]).sum(0) + FLOOR
     identity = torch.eye(nd, device=tensor.device).view(nd, 1, nd, *[1] * (tensor.ndim - 2))
-    rows = [tensor[:, list(row)] + weight[:, None] * one for row, one in zip(place, identity, strict=True)]
+    plain = (torch.stack([entries[column] for column in row], 1) for row in place)
+    rows = [row + weight[:, None] * one for row, one in zip(plain, identity, strict=True)]
     if nd == 2:
         (a, b), (c, d) = (row.unbind(1) for row in rows)
         columns = [torch.stack([d, -c], 1), torch.stack([-b, a], 1)]

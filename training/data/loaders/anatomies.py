@@ -37,8 +37,7 @@ def load_anatomies(
         names: `<set>/<file>`, those of other sets are left out; None for all files of the sets.
         sets: By folder: "images" and "labels", the folders in it (images null: there are none), "step", by which its
             volumes are reduced, and whether all show "alike" anatomy with the same values.
-        phantoms: Arguments of `load_phantoms`, whose label maps alone are added as those of one more set; None for
-            none.
+        phantoms: Arguments of `load_phantoms`, whose label maps are added as those of one more set.
         crop: Cut or pad to this size around the centre of the labels, array axis order.
         plane: Keep the slice through the centre of the labels across this axis alone.
         percentiles: Of each image, which become 0 and 1.
@@ -54,7 +53,7 @@ def load_anatomies(
         maps = [read_oriented(path) for path in chosen]
         values = np.unique(np.concatenate([np.unique(labels) for labels, _ in maps]))
         for path, (stored, spacing) in zip(chosen, maps, strict=True):
-            step = options["step"]
+            step, subset = options["step"], name if options["alike"] else f"{name}/{path.name}"
             labels = np.searchsorted(values, stored).astype(np.uint8)[(slice(None, None, step),) * 3]
             image = np.empty(0, np.float32)
             if options["images"] is not None:
@@ -66,14 +65,17 @@ def load_anatomies(
                     image=torch.from_numpy(image)[None] if image.size else torch.empty(0),
                     labels=torch.from_numpy(np.ascontiguousarray(_cut(labels, labels, crop, plane))),
                     spacing=tuple(mm * step for axis, mm in enumerate(spacing) if axis != plane),
-                    subset=name if options["alike"] else f"{name}/{path.name}",
-                    group=name if options["alike"] else f"{name}/{path.name}",
+                    subset=subset,
+                    group=subset,
                 )
             )
-    if phantoms is not None:
-        made = load_phantoms(None, None, **phantoms).cases
-        cases += [replace(case, image=torch.empty(0), group=case.subset, points=None) for case in made]
-    return CaseSet(cases)
+    return CaseSet(cases + ([] if phantoms is None else _phantom_cases(phantoms)))
+
+
+def _phantom_cases(arguments: Mapping[str, Any]) -> list[ImageCase]:
+    """Return the label maps of phantoms as those of one more set."""
+    made = load_phantoms(None, None, **arguments).cases
+    return [replace(case, image=torch.empty(0), group=case.subset, points=None) for case in made]
 
 
 def options_of(name: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
