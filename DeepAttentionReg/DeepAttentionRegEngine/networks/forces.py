@@ -18,10 +18,8 @@ DAMPING, FLOOR = 0.05, 1e-4  # of the structure tensor of descriptors: a share o
 LONGEST = 2.0  # voxels: what is further away is not to be seen from here
 START_GAIN, START_GAINS = 0.3, 1.2  # of a candidate at most, of all together
 NEAR = 5  # voxels along the window in which images are normalised
-AROUND, TRUSTED = (
-    15,
-    0.125,
-)  # voxels of half resolution, and the mean correlation in them from which flow counts in full
+AROUND = 15  # voxels of half resolution
+TRUSTED = 0.125  # mean correlation within these, from which the flow between images counts in full
 
 Guides = tuple[tuple[int, int], ...]  # level (0 full, 1 half resolution, ...) and window in voxels of it
 
