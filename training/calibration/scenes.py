@@ -13,7 +13,7 @@ from DeepAttentionRegEngine.volume.intensity import normalize
 
 from ..data.cases import data_folder
 from ..data.loaders.folders import read_oriented
-from ..data.motions import rotation
+from ..data.motions import orientation
 from ..data.painting import Chance
 
 # Families of label maps: the folder and its files; "held out" ones never teach.
@@ -29,12 +29,10 @@ REAL: dict[str, str] = {"brain MR": "brain_validation", "mouse MR": "mouse_brain
 def labels_of(family: str, spatial: tuple[int, ...], chance: Chance) -> Tensor:
     """Return labels `(1, 1, *spatial)` of a family, seen from a random viewpoint; whole numbers, 0 background."""
     if family == "shapes":
-        count, wave = int(chance.rng.integers(5, 17)), float(chance.rng.uniform(6, 20))
-        return chance.smooth(count, spatial, wave).argmax(1, keepdim=True).float()
+        return chance.blobs(spatial)
     folder, names = LABEL_MAPS[family]
     volume = stored(data_folder(folder) / names[chance.rng.integers(len(names))], labels=True)
-    turn = np.eye(3)[chance.rng.permutation(3)] * chance.rng.choice([-1, 1], 3)
-    return _seen(volume, turn @ rotation(chance.rng.normal(0, 0.15, 3)), spatial, chance)
+    return _seen(volume, orientation(chance.rng), spatial, chance)
 
 
 def image_of(family: str, spatial: tuple[int, ...], chance: Chance) -> Tensor:

@@ -65,6 +65,11 @@ class CaseSet:
     cases: list[ImageCase]
     pairs: list[tuple[int, int]] | None = None
 
+    @property
+    def shown(self) -> bool:
+        """Whether all cases have an image."""
+        return all(case.image.numel() for case in self.cases)
+
 
 def data_folder(name: str) -> Path:
     """Return the folder of a data set: under `DAR_DATA`, else under `../shared/data`.

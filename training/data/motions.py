@@ -100,6 +100,12 @@ def rotation(angles: np.ndarray) -> np.ndarray:
     return Rotation.from_euler("XYZ", angles * [1, -1, 1]).as_matrix()
 
 
+def orientation(rng: np.random.Generator) -> np.ndarray:
+    """Return a random orthogonal matrix: axes exchanged, flipped and turned a little."""
+    turn = np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
+    return turn @ rotation(rng.normal(0, 0.15, 3))
+
+
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """Return a number whose logarithm is uniform."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))

@@ -33,6 +33,11 @@ class Chance:
         coarse = [max(2, round(n / wave) + 1) for n in spatial]
         return resize(self.normal(1, channels, *coarse), spatial)
 
+    def blobs(self, spatial: Sequence[int]) -> Tensor:
+        """Return a label map `(1, 1, *spatial)` of 5 to 16 kinds of random blobs, whole numbers from 0 on."""
+        count, wave = int(self.rng.integers(5, 17)), float(self.rng.uniform(6, 20))
+        return self.smooth(count, spatial, wave).argmax(1, keepdim=True).float()
+
 
 class Painter:
     """Makes images of label maps."""

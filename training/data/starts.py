@@ -9,7 +9,7 @@ from torch import Tensor
 
 from DeepAttentionRegEngine.deform.warp import compose, integrate_velocity, resize_displacement, warp
 from DeepAttentionRegEngine.networks.blocks import enlarge, pool
-from DeepAttentionRegEngine.networks.forces import Guide, Guides, described, flows
+from DeepAttentionRegEngine.networks.forces import Guides, described, flows, start_gain
 
 GUIDES: Guides = ((1, 5), (1, 9))
 CORRELATED = (3, 5)
@@ -28,11 +28,11 @@ def coarse_start(fixed: Tensor, moving: Tensor) -> Tensor:
     """
     target, source = pool(fixed), pool(moving)
     nd, spatial, known = fixed.ndim - 2, target.shape[2:], described(target, GUIDES, CORRELATED)
-    guide = Guide(nd, 1, len(GUIDES) + len(CORRELATED), correlated=True)
+    half, gain = [n // 2 for n in spatial], start_gain(len(GUIDES) + len(CORRELATED))
     found = torch.zeros(1, nd, *spatial)
     for _ in range(STEPS):
         flow = flows(known, described(warp(source, found), GUIDES, CORRELATED), GUIDES, CORRELATED)
-        velocity = guide(torch.zeros(1, 1, *[n // 2 for n in spatial]), flow)
+        velocity = gain * torch.stack([resize_displacement(step, half) for step in flow.candidates]).sum(0)
         found = compose(found, 2 * enlarge(integrate_velocity(velocity, SQUARINGS), spatial))
     return resize_displacement(found, fixed.shape[2:])
 

@@ -111,14 +111,14 @@ def _centers(labels: Tensor, inside: Tensor) -> Tensor:
 
 def validation_pairs(
     settings: Synthesis, found: CaseSet, labels: int, count: int, seed: int
-) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor]]]:
+) -> Iterator[tuple[str, tuple[dict[str, Tensor], dict[str, Tensor]]]]:
     """Yield the same pairs every time: their kind, in turn, and both sides; see `Synthesiser.pair`."""
     kinds = [kind for kind, weight in settings.kinds.items() if weight > 0]
     subsets = anatomies(found)
     for index in range(count):
         rng, kind = np.random.default_rng([seed, index]), kinds[index % len(kinds)]
         spatial = tuple(settings.shapes[rng.integers(len(settings.shapes))])
-        yield kind, *Synthesiser(replace(settings, kinds={kind: 1.0}), subsets, labels, rng).pair(spatial)
+        yield kind, Synthesiser(replace(settings, kinds={kind: 1.0}), subsets, labels, rng).pair(spatial)
 
 
 class Synthesiser:
@@ -158,13 +158,13 @@ class Synthesiser:
         "known": 1 or 0.
         """
         scene = self._scene(spatial)
-        scene = replace(scene, images=scene.images or self._painted(scene))
+        images = scene.images or self._painted(scene)
         if self.rng.random() < self.settings.started:
-            scene = _started(scene)
+            scene, images = _started(scene, images)
         chosen = self._chosen(scene)
         fixed, moving = (
             {"image": image[0], "labels": _shares(labels, chosen, self.labels)}
-            for image, labels in zip(scene.images or (), (scene.fixed, scene.moving), strict=True)
+            for image, labels in zip(images, (scene.fixed, scene.moving), strict=True)
         )
         still = torch.zeros(len(spatial), *spatial)
         fixed["displacement"] = still if scene.displacement is None else scene.displacement[0]
@@ -175,7 +175,7 @@ class Synthesiser:
         kind = self._drawn(self.settings.kinds)
         step = self._displacement(spatial)
         if kind == "shapes":
-            moving = self._shapes(spatial)
+            moving = self.chance.blobs(spatial)
             return Scene(warp(moving, step, nearest=True), moving, step)
         if kind == "anatomy":
             subjects = self._subset(list(self.subsets))
@@ -212,8 +212,7 @@ class Synthesiser:
 
         Axes are exchanged, flipped and turned a little; the plane of a slice is any. A near view aims anywhere.
         """
-        turn = np.eye(3)[self.rng.permutation(3)] * self.rng.choice([-1, 1], 3)
-        turn = turn @ motions.rotation(self.rng.normal(0, 0.15, 3))
+        turn = motions.orientation(self.rng)
         volume, near = np.array(anatomy.labels.shape, float), motions.log_uniform(self.rng, *self.settings.zoom)
         zoom = near * math.exp(np.log(volume).mean() - np.log(spatial).mean())
         aim = anatomy.aims[self.rng.integers(len(anatomy.aims))] - anatomy.center
@@ -224,16 +223,11 @@ class Synthesiser:
         matrix = torch.from_numpy(turn[:, : len(spatial)] * zoom).float()
         return (matrix @ off.flatten(1) + middle[:, None]).view(3, *spatial)
 
-    def _shapes(self, spatial: tuple[int, ...]) -> Tensor:
-        """Return a label map of random blobs."""
-        count, wave = int(self.rng.integers(5, 17)), float(self.rng.uniform(6, 20))
-        return self.chance.smooth(count, spatial, wave).argmax(1, keepdim=True).float()
-
     def _on_shapes(self, labels: Tensor) -> Tensor:
         """Return a label map whose background, most times, shows random blobs."""
         if self.rng.random() < 0.3:
             return labels
-        blobs = self._shapes(tuple(labels.shape[2:]))
+        blobs = self.chance.blobs(labels.shape[2:])
         return torch.where(labels == 0, torch.where(blobs > 0, blobs + labels.max(), 0), labels)
 
     def _displacement(self, spatial: tuple[int, ...]) -> Tensor:
@@ -262,14 +256,12 @@ class Synthesiser:
         return torch.from_numpy(self.rng.permutation(common)[: self.labels].copy())
 
 
-def _started(scene: Scene) -> Scene:
-    """Return a scene whose moving side is warped by what coarse recursions would have found."""
-    if scene.images is None:
-        return scene
-    fixed, moving = scene.images
+def _started(scene: Scene, images: tuple[Tensor, Tensor]) -> tuple[Scene, tuple[Tensor, Tensor]]:
+    """Return a scene and its images, the moving side warped by what coarse recursions would have found."""
+    fixed, moving = images
     start = coarse_start(fixed, moving)
     rest = None if scene.displacement is None else left_over(scene.displacement, start)
-    return Scene(scene.fixed, warp(scene.moving, start, nearest=True), rest, (fixed, warp(moving, start)))
+    return Scene(scene.fixed, warp(scene.moving, start, nearest=True), rest), (fixed, warp(moving, start))
 
 
 def _pictured(image: Tensor, places: Tensor) -> Tensor:

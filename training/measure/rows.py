@@ -58,7 +58,7 @@ class Measured:
     device: torch.device
 
     def __post_init__(self) -> None:
-        if not all(case.image.numel() for case in self.seen.cases):
+        if not self.seen.shown:
             msg = "its validation cases are label maps without images; measure its weights by `transfer`"
             raise ConfigError(msg)
 

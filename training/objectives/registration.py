@@ -165,9 +165,9 @@ class Registration(TrainingTask):
     def _validation_batches(self, found: CaseSet) -> Iterator[tuple[str, Batch]]:
         """Yield the kind, empty where there is one alone, and the batch: drawn where validation cases have no image."""
         settings, data, drawn = self.config.validation, self.config.data, self.config.synthesis
-        if drawn is not None and not all(case.image.numel() for case in found.cases):
-            for kind, *pair in validation_pairs(drawn, found, data.labels, settings.pairs, VALIDATION_SEED):
-                yield kind, pair_batch([(pair[0], pair[1])])
+        if drawn is not None and not found.shown:
+            for kind, pair in validation_pairs(drawn, found, data.labels, settings.pairs, VALIDATION_SEED):
+                yield kind, pair_batch([pair])
             return
         if self.config.drawing is not None:
             found = replace(found, cases=drawn_cases(self.config, found))

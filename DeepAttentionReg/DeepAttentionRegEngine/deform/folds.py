@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .losses import box_sum
+from .losses import box_sum, mean_within
 from .warp import determinant, jacobian_determinant, resize_displacement
 
 ROUNDS = 100
@@ -102,6 +102,6 @@ def _neighborhoods(folded: Tensor) -> list[Neighborhood]:
 def _mended(displacement: Tensor, folded: Tensor, place: Neighborhood) -> Tensor:
     """Return a part of a displacement, smoothed near folds."""
     wide = displacement[place.grown(1)]
-    mean = box_sum(wide, 3) / box_sum(torch.ones_like(wide[:, :1]), 3)
+    mean = mean_within(wide, 3)
     near = box_sum(folded[place.grown(REACH)].to(wide), 2 * REACH + 1) > 0
     return torch.where(near[place.within(REACH, 0)], mean[place.within(1, 0)], displacement[place.grown(0)])

@@ -33,6 +33,11 @@ def box_mean(image: Tensor, window: int) -> Tensor:
     return box_sum(image, window) / window ** (image.ndim - 2)
 
 
+def mean_within(image: Tensor, window: int) -> Tensor:
+    """Return `box_sum` by the number of voxels of the window that lie within the image `(B, C, *spatial)`."""
+    return box_sum(image, window) / box_sum(torch.ones_like(image[:, :1]), window)
+
+
 class LocalNcc:
     """Mean squared local normalised cross-correlation with a fixed image, whose part is computed once.
 
@@ -55,6 +60,11 @@ class LocalNcc:
         """Return the local mean and variance, that of the noise included, of an image."""
         mean, square = (box_sum(torch.cat([image, image * image], 1), self.window) * self.inside).chunk(2, 1)
         return mean, (square - mean * mean).clamp_min_(0).add_(NCC_EPSILON)
+
+    @property
+    def normal(self) -> Tensor:
+        """The fixed image with mean 0 and deviation 1, that of noise included, within the window about each voxel."""
+        return (self.fixed - self.mean) / self.variance.sqrt()
 
     def __call__(self, warped: Tensor) -> Tensor:
         """Return it for an image `(B, 1, *spatial)`, 1 for one that is equal up to local gain and offset."""

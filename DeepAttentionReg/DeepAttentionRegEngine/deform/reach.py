@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .folds import unfolded
-from .losses import box_sum, mean_squared
+from .losses import mean_squared, mean_within
 from .mind import mind_ssc
 from .warp import resize, resize_displacement, shrink, warp
 
@@ -111,4 +111,4 @@ def _coupled(costs: Tensor, moves: Tensor) -> Tensor:
 def _smoothed(chosen: Tensor, blocks: torch.Size) -> Tensor:
     """Return moves `(N, nd)` of blocks as means over their neighbours, `(1, nd, *blocks)`."""
     field = chosen.T.reshape(1, -1, *blocks).contiguous()
-    return box_sum(field, 3) / box_sum(torch.ones_like(field[:, :1]), 3)
+    return mean_within(field, 3)

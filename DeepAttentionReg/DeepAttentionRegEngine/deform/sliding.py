@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .losses import box_sum
+from .losses import box_sum, mean_within
 from .warp import resize, shrink
 
 FINER = 2.0  # times as many nodes along each axis as the working grid, where the fields are joined in the end, or fewer
@@ -132,4 +132,4 @@ def _spread(values: Tensor) -> Tensor:
     """Return values that change slowly from node to node and are nowhere below those given."""
     pool = F.max_pool2d if values.ndim == 4 else F.max_pool3d
     blocks = pool(pool(values, BLOCK, ceil_mode=True), 5, stride=1, padding=2)
-    return resize(box_sum(blocks, 3) / box_sum(torch.ones_like(blocks), 3), values.shape[2:])
+    return resize(mean_within(blocks, 3), values.shape[2:])

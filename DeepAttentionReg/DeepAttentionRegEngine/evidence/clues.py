@@ -127,8 +127,7 @@ def _clarity(fixed: Tensor, warped: Tensor) -> Iterator[Tensor]:
     """Yield how much there is to see, in all and in the least clear direction, and how long a Lucas-Kanade step is."""
     for image in (fixed, warped):
         yield LocalNcc(image, 5).variance.log()
-    around = [LocalNcc(image, WIDE) for image in (fixed, warped)]
-    flat = [(one.fixed - one.mean) / one.variance.sqrt() for one in around]
+    flat = [LocalNcc(image, WIDE).normal for image in (fixed, warped)]
     slopes = [_slope(flat[0], axis) for axis in range(2, fixed.ndim)]
     rows = [torch.stack([box_mean(a * b, 5)[0, 0] for b in slopes], -1) for a in slopes]
     tensor = torch.stack(rows, -1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
-from ..deform.losses import NCC_EPSILON, box_mean
+from ..deform.losses import LocalNcc, box_mean, mean_within
 from ..deform.mind import mind_ssc
 from ..deform.warp import resize, resize_displacement
 from .blocks import CONVOLUTIONS, pool
@@ -122,9 +122,7 @@ def normalized(image: Tensor) -> Tensor:
     The optical flow between two of them is a Gauss-Newton step on their local correlation.
     """
     with torch.autocast(image.device.type, enabled=False):
-        sums = box_mean(torch.cat([image, image.square(), torch.ones_like(image)], 1), NEAR)
-        mean, square = (sums[:, :2] / sums[:, 2:]).chunk(2, 1)
-        return (image - mean) * ((square - mean.square()).clamp_min(0) + NCC_EPSILON).rsqrt()
+        return LocalNcc(image, NEAR).normal
 
 
 @torch.no_grad()
@@ -202,9 +200,14 @@ def flows(fixed: Described, warped: Described, guides: Guides, correlated: Seque
     if fixed.normal is None or warped.normal is None:
         return Flows(found)
     alike = correlation(fixed.normal, warped.normal)
-    trust = (box_mean(alike, AROUND) / (TRUSTED * box_mean(torch.ones_like(alike), AROUND))).clamp(0, 1)
+    trust = (mean_within(alike, AROUND) / TRUSTED).clamp(0, 1)
     found += [trust * flow for flow in lucas_kanade(fixed.normal, warped.normal, correlated, halved=True)]
     return Flows(found, alike)
+
+
+def start_gain(count: int) -> float:
+    """Return the gain of each of so many candidates before anything is learned."""
+    return min(START_GAIN, START_GAINS / count)
 
 
 class Guide(nn.Module):
@@ -223,7 +226,7 @@ class Guide(nn.Module):
         super().__init__()
         self.gain = CONVOLUTIONS[nd](channels + correlated, count, 3, padding=1)
         nn.init.zeros_(self.gain.weight)
-        nn.init.constant_(self.gain.bias, float(torch.tensor(min(START_GAIN, START_GAINS / count)).logit()))
+        nn.init.constant_(self.gain.bias, float(torch.tensor(start_gain(count)).logit()))
 
     def forward(self, features: Tensor, flows: Flows) -> Tensor:
         """Return a velocity `(B, nd, *spatial)` in voxels of the features' grid `(B, channels, *spatial)`."""

@@ -161,8 +161,8 @@ class TestValidation:
         first, again = (list(validation_pairs(settings, found, LABELS, 4, 1)) for _ in range(2))
         assert [kind for kind, *_ in first] == ["shapes", "subjects"] * 2
         for one, other in zip(first, again, strict=True):
-            assert torch.equal(one[1]["image"], other[1]["image"])
-            assert torch.equal(one[2]["labels"], other[2]["labels"])
+            assert torch.equal(one[1][0]["image"], other[1][0]["image"])
+            assert torch.equal(one[1][1]["labels"], other[1][1]["labels"])
 
 
 def write_sets(data: Path) -> list[str]:
