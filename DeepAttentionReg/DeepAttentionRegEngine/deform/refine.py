@@ -16,12 +16,14 @@ from .folds import unfolded
 from .losses import LocalNcc, diffusion, fold_penalty, mean_squared
 from .mind import mind_ssc
 from .pairs import ImagePair, Masks, OnStep, image_distance
+from .sliding import sides
 from .warp import integrate_velocity, resize_displacement, shrink, warp_evenly
 
 FOLD_WEIGHT = 10.0
 FOLD_MARGIN = 0.1
 LANDMARK_WEIGHT = 0.01  # of their mean squared distance in voxels; what is left is met at the end, close to them alone
 GAP_WEIGHT = 1.0  # of the mean square in voxels of what opens or overlaps where segments slide, likewise
+JUMP_WEIGHT = 0.0015  # of how many voxels they slide on average; more keeps from sliding what should
 VELOCITY_STEPS = 5
 LEAST_STIFFNESS = 0.1  # of what nothing steers, in units of that of the rest
 FINEST_SHARE = 0.3  # of the iterations
@@ -189,9 +191,12 @@ class Objective:
             fields = torch.cat([bodies.eased(field) for bodies, field in sides])
         return self.joined(fields)
 
-    def gap(self, fields: Tensor) -> Tensor:
-        """Return by how much segments that slide open or overlap, mean squared voxels."""
-        return fields.new_zeros(()) if self.pair.sliding is None else self.pair.sliding.gap(fields)
+    def slid(self, fields: Tensor) -> Tensor:
+        """Return what it costs that segments slide, and above all that they open or overlap."""
+        if self.pair.sliding is None:
+            return fields.new_zeros(())
+        gap, jump = self.pair.sliding.apart(fields)
+        return GAP_WEIGHT * gap + JUMP_WEIGHT * jump
 
     def __call__(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """Return the loss of a displacement.
@@ -209,7 +214,7 @@ class Objective:
             self.dissimilarity(displacement)
             + settings.structures * self.apart(coarsely)
             + LANDMARK_WEIGHT * self.missed(coarsely)
-            + GAP_WEIGHT * self.gap(coarse)
+            + self.slid(coarse)
             + settings.smoothness * len(added) * diffusion(added, self.stiffness)
             + settings.anchor * (squares * squares.new_tensor(scale).square()).sum()
             + FOLD_WEIGHT * fold_penalty(coarsely, FOLD_MARGIN)
@@ -287,7 +292,8 @@ def _best_change(
 
 
 def _flow(unknown: Tensor, settings: RefineSettings) -> Tensor:
-    """Return the displacement that the unknown stands for, on its grid."""
+    """Return the displacement that the unknown stands for, on its grid, or two where segments slide."""
+    unknown = unknown if len(unknown) == 1 else sides(unknown)
     return integrate_velocity(unknown, VELOCITY_STEPS) if settings.velocity else unknown
 
 

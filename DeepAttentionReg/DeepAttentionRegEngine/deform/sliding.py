@@ -2,8 +2,9 @@
 
 One smooth field is looked for inside and one outside, each over the whole grid. The segment blends them, over a layer
 of a few nodes: where their difference lies along the boundary, the Jacobian of the blend stays what it is without
-(`det(I + J n^T) = 1 + J n`), so that a layer represents a jump without folds. What leads across it is penalised. The
-fields are smooth, the layer is what their sum gets wrong: they are blended on a grid finer than their own.
+(`det(I + J n^T) = 1 + J n`), so that a layer represents a jump without folds. What leads across it is penalised, and a
+little the length of what leads along it, so that the fields agree where nothing slides. The fields are smooth, the
+layer is what their sum gets wrong: they are blended on a grid finer than their own.
 
 Source: two fields coupled along the normal, after Schmidt-Richberg et al. 2012; the layer is this project's choice.
 """
@@ -25,8 +26,18 @@ BLURS = 4  # of the mask, by windows of 3 nodes
 WIDTH = 0.5  # of the step of the blurred mask, within which the jump happens
 BEGIN = (1 - WIDTH) / 2  # of it, where nothing moves the layer
 LAYER = 3  # nodes of that grid, within which more than nine tenths of the jump happen
+SHORT = 0.1  # voxels: a jump along the boundary counts by its square up to here, then by its length
 BLOCK = 4  # nodes, a few of which the layer takes to move
-LEAST_SHARE = 0.1  # of smoothness, by which a field goes on where the other one is used
+LEAST_SHARE = 0.02  # of smoothness, by which a field goes on where the other one is used
+
+
+def sides(parts: Tensor) -> Tensor:
+    """Return two fields `(2, nd, *any)`, for inside and for outside, from what they share and what they differ by.
+
+    Descent in the latter finds motion that both share as fast as in one field, however strongly they are coupled.
+    """
+    shared, jump = parts.split(1)
+    return torch.cat([shared + jump / 2, shared - jump / 2])
 
 
 def finer_size(size: tuple[int, ...]) -> tuple[int, ...]:
@@ -115,11 +126,19 @@ class Sliding:
         share = self.on(size)
         return torch.cat([share, 1 - share]).clamp_min(LEAST_SHARE)
 
-    def gap(self, fields: Tensor) -> Tensor:
-        """Return the mean square, in voxels, of what two fields differ by across the boundary."""
-        normal = self._normal(tuple(fields.shape[2:]))
-        across = ((fields[0] - fields[1]) * normal).sum(0)
-        return across.square().sum() / normal.square().sum().clamp_min(1e-6)
+    def apart(self, fields: Tensor) -> tuple[Tensor, Tensor]:
+        """Return by how much two fields differ at the boundary, in voxels.
+
+        Returns:
+            The mean square of what leads across it, which opens or overlaps, and the mean length of what leads along.
+        """
+        normal, jump = self._normal(tuple(fields.shape[2:])), fields[0] - fields[1]
+        weight = normal.square().sum(0)
+        squared = (jump * normal).sum(0).square()  # of what leads across, times the weight
+        along = (jump.square().sum(0) - squared / weight.clamp_min(1e-6)).clamp_min(0)
+        length = (along + SHORT**2).sqrt() - SHORT
+        total = weight.sum().clamp_min(1e-6)
+        return squared.sum() / total, (weight * length).sum() / total
 
     def _normal(self, size: tuple[int, ...]) -> Tensor:
         """Return how the boundary faces on a grid, `(nd, *size)`, longest close to it."""

@@ -94,7 +94,7 @@ class TestSliding:
         field = smooth_displacement(spatial, peak=3.0)
         both = field.expand(2, *field.shape[1:])
         assert torch.allclose(sliding.joined(both), field, atol=1e-5)
-        assert float(sliding.gap(both)) == 0
+        assert [float(cost) for cost in sliding.apart(both)] == [0, 0]
 
     @sizes
     def test_what_slides_along_opens_nothing_what_moves_across_does(self, spatial: tuple[int, ...]) -> None:
@@ -102,8 +102,10 @@ class TestSliding:
         sliding = Sliding.of(rod.mask)
         along = rod.along.expand(1, len(spatial), *spatial)
         across = torch.ones_like(along) - (torch.ones_like(along) * along).sum(1, keepdim=True) * along
-        gaps = [float(sliding.gap(torch.cat([field, torch.zeros_like(field)]))) for field in (along, across)]
-        assert gaps[0] < 0.02 * gaps[1]
+        still = torch.zeros_like(along)
+        (opened, slid), (opened_across, _) = (sliding.apart(torch.cat([3 * field, still])) for field in (along, across))
+        assert opened < 0.02 * opened_across
+        assert float(slid) == pytest.approx(3, abs=0.2)
 
     def test_a_layer_takes_nine_tenths_of_the_jump(self) -> None:
         mask = torch.zeros(1, 1, 60, 8)
@@ -146,5 +148,5 @@ class TestSliding:
         field = smooth_displacement((20, 20), peak=2.0)
         for mask in (torch.ones(1, 1, 20, 20), torch.zeros(1, 1, 20, 20)):
             sliding = Sliding.of(mask)
-            assert torch.isfinite(sliding.gap(torch.cat([field, -field])))
+            assert torch.isfinite(torch.stack(sliding.apart(torch.cat([field, -field])))).all()
             assert torch.allclose(sliding.inside, mask, atol=1e-6)
