@@ -20,6 +20,8 @@ from .settings import AUTOMATIC, Settings
 
 FILE = "costs.json"
 MOST_COMPARED_VOXELS = 1_700_000  # the automatic alignment leaves out voxels of larger volumes
+SLIDING_TIMES = 2.2  # as many seconds a step takes where segments slide
+SLIDING_BYTES, SLIDING_NODES = 90.0, 5_000_000  # for each node of the grid on which fields are joined, and its nodes
 PLAIN = "ncc"  # the refinement that each weights' own one was measured with
 
 Law = dict[str, float]
@@ -116,6 +118,7 @@ class _Laws:
         alignment: Seconds of the alignment.
         method: The method; None for refinement alone.
         recursions: How many of it, those on coarser grids as the share of voxels that these have.
+        axes: Of the images.
         refinement: Refinement by the usual settings, as the user's similarity and velocity have it.
         own: Refinement by those of the weights, with local correlation of displacements; None where the usual ones are
             taken.
@@ -127,6 +130,7 @@ class _Laws:
     alignment: Law
     method: dict[str, Any] | None
     recursions: float
+    axes: int
     refinement: Laws
     own: Laws | None
     plain: Laws
@@ -160,6 +164,7 @@ def _laws(
         alignment=costs["alignment"][settings.alignment][axes],
         method=law,
         recursions=sum(factor ** -int(axes) for factor in factors),
+        axes=int(axes),
         refinement=refinements[settings.similarity + ("-velocity" if settings.velocity else "")][axes],
         own=law.get("refinement") if law is not None and is_trusted else None,
         plain=refinements[PLAIN][axes],
@@ -185,9 +190,16 @@ def _estimate(voxels: dict[str, int], settings: Settings, laws: _Laws, slower: t
         peaks.append(evaluate(laws.method["bytes"], voxels))
     if settings.refinement_steps:
         found = _refinement(voxels, settings.refinement_steps, laws)
+        if settings.sliding.strip():
+            found = Estimate(SLIDING_TIMES * found.seconds, found.bytes + SLIDING_BYTES * _joined(voxels, laws.axes))
         seconds += on_device * found.seconds
         peaks.append(found.bytes)
     return Estimate(seconds, laws.process + max(peaks))
+
+
+def _joined(voxels: dict[str, int], axes: int) -> int:
+    """Return the nodes of the grid on which fields are joined where segments slide (`deform/sliding.py`)."""
+    return min(2**axes * voxels["working"], max(SLIDING_NODES, voxels["working"]))
 
 
 def _refinement(voxels: dict[str, int], steps: int, laws: _Laws) -> Estimate:

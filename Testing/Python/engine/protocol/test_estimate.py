@@ -80,6 +80,12 @@ class TestEstimate:
     def test_adds_the_steps_of_the_refinement(self) -> None:
         assert needed(REFINEMENT).seconds == pytest.approx(2 + 1 + 0.25 + 10 * 0.1)
 
+    def test_segments_that_slide_make_steps_longer_and_fields_finer(self) -> None:
+        plain, sliding = needed(REFINEMENT), needed(replace(REFINEMENT, sliding="Lung"))
+        steps = 0.25 + 10 * 0.1
+        assert sliding.seconds - plain.seconds == pytest.approx((estimate.SLIDING_TIMES - 1) * steps)
+        assert sliding.bytes == 1000 + 3e6 + estimate.SLIDING_BYTES * estimate.SLIDING_NODES
+
     def test_weights_that_a_method_does_not_take_first_have_laws_of_their_own(self, monkeypatch) -> None:
         first, other = ({"3": {"setup": law(1.0), "recursion": law(seconds), "bytes": law()}} for seconds in (3.0, 7.0))
         monkeypatch.setitem(COSTS["methods"], "rman", first)
