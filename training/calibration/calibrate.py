@@ -66,9 +66,9 @@ def signs_of(runs: Sequence[KnownRun], logs: Sequence[np.ndarray]) -> np.ndarray
     """Return the signs `(R, S)` of runs."""
     found = []
     for run, log in zip(runs, logs, strict=True):
-        means = torch.from_numpy(run.data["means"])
+        means, flip = (torch.from_numpy(run.data[name]) for name in ("means", "mirrored"))
         bare = torch.from_numpy(np.ascontiguousarray(log.T, np.float32))
-        found.append(signs(bare, means, float(run.data["extent"])).numpy())
+        found.append(signs(bare, means, flip, float(run.data["extent"])).numpy())
     return np.stack(found)
 
 
@@ -95,11 +95,11 @@ def distances(usual: Layers, runs: Sequence[KnownRun]) -> np.ndarray:
 
 
 def learn(taught: list[KnownRun]) -> tuple[Learned, list[Judgement]]:
-    """Return what is learned of runs, and what was said of them by fits that did not see them."""
-    logs = fitting.out_of_fold(taught)
+    """Return what is learned of runs, and what was said of them by fits that saw none of their family."""
+    logs = fitting.without_family(taught)
     failed = np.array([run.failed for run in taught])
     told = signs_of(taught, logs)
-    chances = verdicts.out_of_fold(told, failed)
+    chances = verdicts.without_family(told, failed, fitting.families_of(taught))
     limits = verdicts.thresholds(chances, failed)
     margin = margin_of(taught, logs, chances < limits["failed"])
     usual = usual_of(taught)

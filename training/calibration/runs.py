@@ -7,6 +7,7 @@ import numpy as np
 from DeepAttentionRegEngine.deform.tensors import to_array
 from DeepAttentionRegEngine.evidence.clues import Clues, gather
 from DeepAttentionRegEngine.evidence.expected_error import LIMIT
+from DeepAttentionRegEngine.evidence.mirrored import mirrored
 from DeepAttentionRegEngine.protocol.contract import METHOD_NONE
 from DeepAttentionRegEngine.protocol.settings import Settings
 from DeepAttentionRegEngine.registration.preprocess import Source, on_grid
@@ -53,9 +54,10 @@ def measure(one: Plan) -> dict[str, np.ndarray]:
     """Register, and return what is known of a sample of voxels.
 
     Returns:
-        "values" `(N, C)` and "means" `(M,)` of the clues, "error" `(N,)` in voxels of the clues, NaN where nothing
-        corresponds, "extent", the longest side of the field of view in such voxels, and "off", the share of what is
-        seen that is off by more than the limit, NaN if nothing corresponds.
+        "values" `(N, C)` and "means" `(M,)` of the clues, "mirrored" `(2,)`, the signs of whether images fit better so,
+        "error" `(N,)` in voxels of the clues, NaN where nothing corresponds, "extent", the longest side of the field of
+        view in such voxels, and "off", the share of what is seen that is off by more than the limit, NaN if nothing
+        corresponds.
     """
     pair = draw(one.recipe)
     sides = (pair.fixed, pair.geometry), (pair.moving, pair.moving_geometry)
@@ -70,6 +72,7 @@ def measure(one: Plan) -> dict[str, np.ndarray]:
     return {
         "values": to_array(clues.values.flatten(1).T)[chosen].astype(np.float32),
         "means": to_array(clues.means),
+        "mirrored": to_array(mirrored(registered.search.pair).signs),
         "error": error[chosen].astype(np.float32),
         "extent": np.array(extent, np.float32),
         "off": np.array(np.mean(error[known] > LIMIT * extent) if known.any() else np.nan, np.float32),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from DeepAttentionRegEngine.evidence.expected_error import LIMIT, is_likely_off
+from DeepAttentionRegEngine.evidence.expected_error import FLIPPED, LIMIT, is_likely_off
 
 from . import verdicts
 from .fitting import Judgement, KnownRun
@@ -15,7 +15,7 @@ INTRODUCTION = """# How well the expected error holds
 Written by `python -m training calibrate`, the command of `make calibration`. Pairs of known motion, each with something
 wrong in half of the cases, are registered; the error to be expected is compared with the true one in 3000 voxels of
 each where the images show something. Verdicts are counted on families that taught nothing, by the final fit. Families
-that taught are measured by fits that did not see the run (5 folds); thresholds and margin were chosen on these, so that
+that taught are measured by fits that saw none of the same family; thresholds and margin were chosen on these, so that
 their coverage over all is 95 %.
 Runs that are said to have failed, or to be unlike all that is known, get no bound ("silent"). Coverage is the share of
 voxels whose error lies within the 95 % bound, each run counting alike; rank correlation is Spearman's of predicted
@@ -51,9 +51,9 @@ def section(
         for key in KEYS:
             lines += [_row(name, members, limits["failed"]) for name, members in _grouped(judged, key)]
         lines += [_row("all", judged, limits["failed"]), ""]
-    lines += [_places(next(iter(parts.values())), limits["failed"]), ""]
-    lines += ["### Failures found in families that taught nothing, by what was wrong", "", FAULTS_HEADER]
     first = next(iter(parts.values()))
+    lines += [_places(first, limits["failed"]), "", _mirrored(first), ""]
+    lines += ["### Failures found in families that taught nothing, by what was wrong", "", FAULTS_HEADER]
     lines += [_faults(name, members, limits) for name, members in _grouped(first, KEYS[-1])]
     return "\n".join([*lines, ""])
 
@@ -95,6 +95,15 @@ def _places(judged: Sequence[Judgement], failed: float) -> str:
         f"Places: of the voxels that are off by more than {100 * LIMIT:.0f} % of the longest side, in runs that get a "
         f"bound, {found:.0f} % lie where such errors are said to be likely; of the voxels there {right:.0f} % are."
     )
+
+
+def _mirrored(judged: Sequence[Judgement]) -> str:
+    """Return how often the moving image is called flipped where it is, and where it is not, a sentence."""
+    runs = [one.run for one in judged]
+    flipped = [run for run in runs if run.plan.recipe.fault == "flipped"]
+    sound = [run for run in runs if not run.failed]
+    named, wrongly = (sum(bool(run.data["mirrored"][1] >= FLIPPED) for run in part) for part in (flipped, sound))
+    return f"{named} of {len(flipped)} flipped images are called so, and {wrongly} of those of {len(sound)} sound runs."
 
 
 def _faults(name: str, judged: Sequence[Judgement], limits: Mapping[str, float]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .fitting import FOLDS, Dense
+from .fitting import Dense
 
 DECAY = 0.003  # of squared weights, beside the mean loss of a run
 STEPS = 300
@@ -65,11 +65,11 @@ def chances(network: Dense, signs: np.ndarray) -> np.ndarray:
     return torch.sigmoid(network(torch.from_numpy(signs.astype(np.float32)))[:, 0]).numpy()
 
 
-def out_of_fold(signs: np.ndarray, failed: np.ndarray) -> np.ndarray:
-    """Return probabilities by fits that did not see the run."""
+def without_family(signs: np.ndarray, failed: np.ndarray, families: np.ndarray) -> np.ndarray:
+    """Return probabilities by fits that saw no run of the same family `(R,)`."""
     found = np.empty(len(signs))
-    for fold in range(FOLDS):
-        here = np.arange(len(signs)) % FOLDS == fold
+    for family in np.unique(families):
+        here = families == family
         found[here] = chances(fit(signs[~here], failed[~here]), signs[here])
     return found
 

@@ -19,10 +19,12 @@ from ..volume.geometry import Geometry, place_text
 from ..volume.segments import Segments
 from .clues import ALIKE, Clues, gather, small_size
 from .error_model import LEAST, Calibration, Layers, Verdicts, load_calibration
+from .mirrored import Mirrored, mirrored
 
 LIMIT = 0.03  # of the longest side of the field of view, from which an error is a failure
 SHARE = 0.1  # of what is seen that has to be off by that, for a run to have failed
 BETWEEN = 0.25  # of the way from median to bound, which is above the limit where errors above it are likely
+FLIPPED = 0.05  # of correlation, that mirroring has to gain for the moving image to be called flipped
 LEAST_SEEN = 100  # voxels
 LEAST_SIDE = 16  # voxels of the grid of the clues
 LEAST_REGION = 0.005  # of what is seen
@@ -39,7 +41,8 @@ class ExpectedError:
         told: For people and programs: whether it is "known", else the "reason"; the "verdict" ("failed", "suspicious"
             or "unremarkable") as a "sentence", how good such verdicts are ("measured"), the "probability" of a failure,
             which is an error above "limit_mm" in a tenth of what is seen, median and 95th percentile of the bound
-            ("mm"), and "regions" where larger errors are likely.
+            ("mm"), "regions" where larger errors are likely, and along which sides of the patient the moving image fits
+            better "mirrored", if it does.
         within_mm: float32 `(k, j, i)`: with 95 % probability the true displacement lies so close; None if not known.
         geometry: Its grid, coarser than the fixed volume's, over the same field of view.
     """
@@ -85,13 +88,14 @@ def _expected(registered: Registered) -> ExpectedError:
         return _unknown("the images show too little")
     extent = max(registered.geometry.extent_mm) / clues.voxel_mm
     values, seen = clues.values.flatten(1), clues.seen.flatten()
-    sign = signs(calibration.percentiles.bare(values[:, seen]), clues.means, extent)
+    flip = mirrored(pair)
+    sign = signs(calibration.percentiles.bare(values[:, seen]), clues.means, flip.signs, extent)
     chance = float(torch.sigmoid(calibration.verdicts.layers(sign[:, None])))
     has_failed = chance >= calibration.verdicts.failed
     if not has_failed and float(distance(calibration.unusual, clues.means[:, None])) > calibration.limit:
         return _unknown("this registration is unlike all on which errors were measured")
     logs = calibration.percentiles(values)
-    told = _told(calibration, chance, clues, logs, extent, registered.inputs.reference.fixed_labels)
+    told = _told(calibration, chance, flip, clues, logs, extent, registered.inputs.reference.fixed_labels)
     if has_failed:
         return ExpectedError(told)
     within = to_array(clues.voxel_mm * (logs[1].exp() - LEAST).clamp_min(LEAST)).astype(np.float32)
@@ -108,17 +112,20 @@ def _unknown(why: str) -> ExpectedError:
     return ExpectedError({"known": False, "reason": f"The error is not known, because {why}. {INSTEAD}"})
 
 
-def signs(logs: Tensor, means: Tensor, extent: float) -> Tensor:
+def signs(logs: Tensor, means: Tensor, flip: Tensor, extent: float) -> Tensor:
     """Return what tells whether a run has failed `(S,)`: how much of it is off by how much, and how alike it is.
 
     Args:
         logs: Of median and bound in voxels `(2, N)`, of what is seen, without a margin.
         means: Of the clues.
+        flip: Signs of whether images would fit better mirrored.
         extent: Longest side of the field of view, in voxels of the clues.
     """
     off = logs - float(np.log(LIMIT * extent))
     tenths = torch.tensor([0.1, 0.5, 0.9]).to(off)
-    return torch.cat([off.quantile(tenths, dim=1).flatten(), (off > 0).float().mean(1), means[:ALIKE]])
+    fits, gain = flip.to(off).split(1)
+    loses = (gain / FLIPPED).tanh()  # how much mirroring loses is no matter where it does
+    return torch.cat([off.quantile(tenths, dim=1).flatten(), (off > 0).float().mean(1), means[:ALIKE], fits, loses])
 
 
 def is_likely_off(logs: Tensor, extent: float) -> Tensor:
@@ -137,13 +144,23 @@ def distance(unusual: Layers, means: Tensor) -> Tensor:
 
 
 def _told(
-    calibration: Calibration, chance: float, clues: Clues, logs: Tensor, extent: float, labels: Segments | None
+    calibration: Calibration,
+    chance: float,
+    flip: Mirrored,
+    clues: Clues,
+    logs: Tensor,
+    extent: float,
+    labels: Segments | None,
 ) -> dict[str, Any]:
     """Return what people and programs are told."""
     limit_mm, seen = clues.voxel_mm * LIMIT * extent, clues.seen.flatten()
     bound = clues.voxel_mm * (logs[1].exp() - LEAST)
     regions = _regions(clues, is_likely_off(logs, extent) & seen, bound, labels)
     verdict, sentence = _verdict(calibration.verdicts, chance, limit_mm, regions)
+    sides = flip.sides if flip.gain >= FLIPPED else ""
+    if sides:
+        text = f"The moving volume fits better mirrored {sides}: look whether it is flipped in its file."
+        verdict, sentence = ("suspicious", text) if verdict == "unremarkable" else (verdict, f"{sentence} {text}")
     told = {
         "known": True,
         "verdict": verdict,
@@ -153,6 +170,8 @@ def _told(
         "limit_mm": limit_mm,
         "regions": regions,
     }
+    if sides:
+        told["mirrored"] = sides
     if verdict != "failed":
         told["mm"] = {"median": float(bound[seen].median()), "p95": float(bound[seen].quantile(0.95))}
     return told

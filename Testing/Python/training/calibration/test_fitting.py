@@ -14,6 +14,7 @@ from training.calibration.pairs import Recipe
 pytestmark = pytest.mark.torch
 
 RUNS, VOXELS = 20, 200
+FAMILIES = ("shapes", "heads")
 
 
 def run_of(index: int, weights: str = "none") -> KnownRun:
@@ -25,10 +26,11 @@ def run_of(index: int, weights: str = "none") -> KnownRun:
     if fault == "flipped":
         values[:, 1] += 3
     error = (scale * rng.exponential(1.0, VOXELS)).astype(np.float32)
-    plan = runs.Plan(Recipe("shapes", "smooth", fault, 3, index), weights, "balanced")
+    plan = runs.Plan(Recipe(FAMILIES[index // 4 % len(FAMILIES)], "smooth", fault, 3, index), weights, "balanced")
     data = {
         "values": values,
         "means": values.mean(0),
+        "mirrored": np.array([0.5, 0.1 if fault == "flipped" else -0.1], np.float32),
         "error": error,
         "extent": np.float32(60.0),
         "off": np.float32(np.mean(error > 0.03 * 60)) if fault == "flipped" else np.float32(0),
@@ -65,6 +67,16 @@ class TestPercentiles:
     def test_margin_is_what_bounds_lack(self, found: list[KnownRun]) -> None:
         logs = [np.stack([run.log_error, run.log_error - 0.3], 1) for run in found]
         assert fitting.margin(found, logs) == pytest.approx(0.3, abs=1e-5)
+
+    def test_come_from_fits_that_saw_none_of_the_family(
+        self, found: list[KnownRun], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def families(taught: list[KnownRun]) -> set[str]:
+            return {run.plan.recipe.family for run in taught}
+
+        monkeypatch.setattr(fitting, "fitted", families)
+        monkeypatch.setattr(fitting, "predicted", lambda seen, run: run.plan.recipe.family in seen)
+        assert fitting.without_family(found) == [False] * RUNS
 
     def test_exported_layers_say_the_same(
         self, learned: tuple[calibrate.Learned, list[Judgement]], found: list[KnownRun]
