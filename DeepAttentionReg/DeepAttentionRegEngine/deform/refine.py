@@ -16,7 +16,7 @@ from .folds import unfolded
 from .losses import LocalNcc, diffusion, fold_penalty, mean_squared
 from .mind import mind_ssc
 from .pairs import ImagePair, Masks, OnStep, image_distance
-from .sliding import sides
+from .sliding import both_sides
 from .warp import integrate_velocity, resize_displacement, shrink, warp_evenly
 
 FOLD_WEIGHT = 10.0
@@ -293,7 +293,7 @@ def _best_change(
 
 def _flow(unknown: Tensor, settings: RefineSettings) -> Tensor:
     """Return the displacement that the unknown stands for, on its grid, or two where segments slide."""
-    unknown = unknown if len(unknown) == 1 else sides(unknown)
+    unknown = unknown if len(unknown) == 1 else both_sides(unknown)
     return integrate_velocity(unknown, VELOCITY_STEPS) if settings.velocity else unknown
 
 

@@ -31,7 +31,7 @@ BLOCK = 4  # nodes, a few of which the layer takes to move
 LEAST_SHARE = 0.02  # of smoothness, by which a field goes on where the other one is used
 
 
-def sides(parts: Tensor) -> Tensor:
+def both_sides(parts: Tensor) -> Tensor:
     """Return two fields `(2, nd, *any)`, for inside and for outside, from what they share and what they differ by.
 
     Descent in the latter finds motion that both share as fast as in one field, however strongly they are coupled.
