@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..protocol.grid import FINER, SLIDING_NODES
 from .losses import box_sum, mean_within
 from .warp import resize, shrink
 
-FINER = 2.0  # times as many nodes along each axis as the working grid, where the fields are joined in the end, or fewer
-MOST_NODES = 5_000_000  # of that grid, unless the working grid itself has more: 60 MB
 BLURS = 4  # of the mask, by windows of 3 nodes
 WIDTH = 0.5  # of the step of the blurred mask, within which the jump happens
 BEGIN = (1 - WIDTH) / 2  # of it, where nothing moves the layer
@@ -49,7 +48,7 @@ def finer_size(size: tuple[int, ...]) -> tuple[int, ...]:
         >>> finer_size((200, 200, 200))
         (200, 200, 200)
     """
-    factor = min(FINER, max(1.0, (MOST_NODES / math.prod(size)) ** (1 / len(size))))
+    factor = min(FINER, max(1.0, (SLIDING_NODES / math.prod(size)) ** (1 / len(size))))
     return tuple(int(factor * n) for n in size)
 
 

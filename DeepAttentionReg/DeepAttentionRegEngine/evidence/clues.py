@@ -4,7 +4,7 @@ that what is learned of it holds for any size of image.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -73,9 +73,9 @@ def gather(pair: WorkingPair, displacement: Tensor) -> Clues:
     return Clues(values[0], whole[0], seen[0, 0], pair.grid_of(field))
 
 
-def small_size(spatial: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the size of the grid of the clues over a working grid."""
-    factor = max(1.0, (math.prod(spatial) / MOST_VOXELS[len(spatial)]) ** (1 / len(spatial)))
+def small_size(spatial: tuple[int, ...], most: Mapping[int, int] | None = None) -> tuple[int, ...]:
+    """Return the size of a grid over a working grid, that of the clues or one with other limits by axes."""
+    factor = max(1.0, (math.prod(spatial) / (most or MOST_VOXELS)[len(spatial)]) ** (1 / len(spatial)))
     return tuple(max(1, round(n / factor)) for n in spatial)
 
 

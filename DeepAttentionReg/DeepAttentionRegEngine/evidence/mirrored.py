@@ -5,7 +5,6 @@ not tell. Both ways are registered in the same few coarse steps and compared. Wh
 loses much; where nothing corresponds, nothing.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..deform.pairs import ImagePair
 from ..deform.refine import RefineSettings, refine
 from ..deform.warp import identity_grid, sample, shrink, warp
 from ..registration.preprocess import WorkingPair
+from .clues import small_size
 
 MOST_VOXELS = {2: 64**2, 3: 24**3}  # of the grid, by the number of its axes
 # Volumes are kept stiff: what may bend freely in three directions looks alike either way.
@@ -49,9 +49,7 @@ class Mirrored:
 
 def mirrored(pair: WorkingPair) -> Mirrored:
     """Return how well a pair fits as it is, and mirrored along the axis where that fits best."""
-    spatial = tuple(pair.fixed.shape[2:])
-    factor = max(1.0, (math.prod(spatial) / MOST_VOXELS[len(spatial)]) ** (1 / len(spatial)))
-    size = [max(1, round(n / factor)) for n in spatial]
+    size = small_size(tuple(pair.fixed.shape[2:]), MOST_VOXELS)
     fixed, moving = (shrink(image, size) for image in (pair.fixed, pair.moving))
     similarity = _reached(fixed, moving)
     others = [_reached(fixed, _mirrored(moving, axis)) for axis in range(len(size))]

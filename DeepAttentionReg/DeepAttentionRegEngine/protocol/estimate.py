@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contract import METHOD_NONE
-from .grid import REFINEMENT_ALONE, pyramid_factors, used_axes
+from .grid import FINER, REFINEMENT_ALONE, SLIDING_NODES, pyramid_factors, used_axes
 from .quality import resolve
 from .registry import Method, Variant, find_variant, load_method, resources
 from .settings import AUTOMATIC, Settings
@@ -21,7 +21,7 @@ from .settings import AUTOMATIC, Settings
 FILE = "costs.json"
 MOST_COMPARED_VOXELS = 1_700_000  # the automatic alignment leaves out voxels of larger volumes
 SLIDING_TIMES = 2.2  # as many seconds a step takes where segments slide
-SLIDING_BYTES, SLIDING_NODES = 90.0, 5_000_000  # for each node of the grid on which fields are joined, and its nodes
+SLIDING_BYTES = 90.0  # for each node of the grid on which fields are joined there
 PLAIN = "ncc"  # the refinement that each weights' own one was measured with
 
 Law = dict[str, float]
@@ -197,9 +197,9 @@ def _estimate(voxels: dict[str, int], settings: Settings, laws: _Laws, slower: t
     return Estimate(seconds, laws.process + max(peaks))
 
 
-def _joined(voxels: dict[str, int], axes: int) -> int:
+def _joined(voxels: dict[str, int], axes: int) -> float:
     """Return the nodes of the grid on which fields are joined where segments slide (`deform/sliding.py`)."""
-    return min(2**axes * voxels["working"], max(SLIDING_NODES, voxels["working"]))
+    return min(FINER**axes * voxels["working"], max(SLIDING_NODES, voxels["working"]))
 
 
 def _refinement(voxels: dict[str, int], steps: int, laws: _Laws) -> Estimate:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from .settings import option
 
 MAXIMUM_VOXELS = 4_100_000
+FINER = 2.0  # times as many nodes along each axis as the working grid, where fields of segments that slide are joined
+SLIDING_NODES = 5_000_000  # of that grid at most, unless the working grid itself has more: 60 MB
 
 
 @dataclass(frozen=True)
