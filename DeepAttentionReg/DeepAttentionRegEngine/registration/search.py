@@ -24,6 +24,10 @@ from .guidance import BETWEEN_CONTRASTS, WEIGHT, Guidance, joined
 from .method_run import Applied, MethodRun, Observer, Proposal, Tool, similarity, structures_closer
 from .preprocess import WorkingPair
 
+# Share of its local correlation that a pair has to keep. Of still, finely structured surroundings a motion by half a
+# voxel takes some, even if what moved was found.
+WORTH_KEEPING = 0.9
+
 
 @dataclass
 class Search:
@@ -71,7 +75,7 @@ class Search:
         self.view = self.pair
 
     def run_method(self, tool: Tool, observer: Observer) -> None:
-        """Apply the method; a deformation worse than the alignment alone is not used."""
+        """Apply the method; a deformation clearly worse than the alignment alone is not used."""
         settings, title = self.settings, tool.method.title
         self.values.update(weights=tool.variant.weights)
         run = MethodRun(tool, settings.recursions or 1, self.reporter, observer, self.guidance)
@@ -85,12 +89,12 @@ class Search:
         similarities = found.similarities
         best = int(np.nanargmax(similarities))
         self.values.update(recursions=len(similarities) - 1, similarity=similarities, best_recursion=best)
-        better = similarities[-1] >= similarities[0]  # false for a broken field, not a number, too
-        if better or structures_closer(found.view, found.displacement):
+        kept = similarities[-1] >= WORTH_KEEPING * similarities[0]  # false for a broken field, not a number, too
+        if kept or structures_closer(found.view, found.displacement):
             self._take(found, tool.variant, observer)
             return
         self.warnings.append(
-            f"{title} made the volumes less similar, so its deformation was left out; "
+            f"{title} made the volumes much less similar, so its deformation was left out; "
             "it may not suit the anatomy or modality."
         )
         if observer.keeps_gaussians:

@@ -121,7 +121,7 @@ class TestChecks:
             assert first["error"] == pytest.approx(100 * (first["estimated"] / 4 - 1))
 
     def test_field_that_was_left_out_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        warnings = ["RMAn made the volumes less similar, so its deformation was left out; it may not suit."]
+        warnings = ["RMAn made the volumes much less similar, so its deformation was left out; it may not suit."]
         numbers = {"process_seconds": 4.0, "bytes": 10**9, "warnings": warnings}
         monkeypatch.setattr(process, "run_child", lambda spec, _threads: numbers)
         pair = {"hash": "", "files": {"fixed": "a", "moving": "b"}, "size": (256, 256, 1), "spacing": (1.0, 1.0, 1.0)}

@@ -146,6 +146,16 @@ class TestNetwork:
         warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
         assert any("less similar" in warning for warning in warnings) != kept
 
+    @pytest.mark.parametrize(("after", "kept"), [(0.46, True), (0.44, False)])
+    def test_field_that_takes_little_of_the_correlation_is_kept(
+        self, shifted: Callable, scripted: Callable, after: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scripted(-2.0)  # structures go apart
+        falling = iter([0.5, after, after])
+        monkeypatch.setattr(method_run, "similarity", lambda *_: next(falling))
+        warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
+        assert any("less similar" in warning for warning in warnings) != kept
+
     def test_similarity_is_told_on_one_grid_throughout(
         self, shifted: Callable, scripted: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
