@@ -10,6 +10,7 @@ results/calibration.md.
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,7 @@ import torch
 
 from DeepAttentionRegEngine.evidence.error_model import FILE, Layers, load_calibration
 from DeepAttentionRegEngine.evidence.expected_error import distance, signs
-from DeepAttentionRegEngine.protocol.contract import METHOD_NONE
-from DeepAttentionRegEngine.protocol.registry import listed_weights
+from DeepAttentionRegEngine.protocol.registry import load_weights
 
 from ..paths import RESOURCES, RESULTS, RUNS
 from . import boundaries, fitting, tables, verdicts
@@ -29,6 +29,7 @@ from .collect import collect, read
 from .fitting import Judgement, KnownRun, rounded
 
 AXES = (3, 2)
+LEAST_RUNS = 15  # that teach, by weights for which it then stands
 DIGITS = 4  # of margins
 USUAL = 0.99  # share of the runs that taught, which are usual
 ROOM = 1.5  # times as far from what is known is usual, too
@@ -58,8 +59,9 @@ class Learned:
 
 
 def digest(weights: str) -> str:
-    """Return the SHA-256 of listed weights; empty for refinement alone."""
-    return "" if weights == METHOD_NONE else listed_weights(weights).sha256
+    """Return the SHA-256 of listed weights; empty for refinement alone and for methods that have none."""
+    listed = load_weights()
+    return listed[weights].sha256 if weights in listed else ""
 
 
 def signs_of(runs: Sequence[KnownRun], logs: Sequence[np.ndarray]) -> np.ndarray:
@@ -106,7 +108,8 @@ def learn(taught: list[KnownRun]) -> tuple[Learned, list[Judgement]]:
     far = distances(usual, taught)
     limit = ROOM * float(np.quantile(far, USUAL))
     networks = fitting.fitted(taught), verdicts.fit(told, failed)
-    weights = tuple(sorted({run.weights for run in taught}))
+    counts = Counter(run.weights for run in taught)
+    weights = tuple(sorted(name for name, count in counts.items() if count >= LEAST_RUNS))
     learned = Learned(networks[0], margin, networks[1], limits, usual, limit, weights)
     return learned, _judgements(taught, _widened(logs, margin), chances, far > limit)
 

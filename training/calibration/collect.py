@@ -89,7 +89,7 @@ def _measure(path: Path, axes: int, part: RunSet, seed: int) -> None:
 
 
 def weights_of(one: Plan) -> str:
-    """Return by which weights a trial registers; `METHOD_NONE` for none."""
+    """Return by which weights a trial registers; a method that needs none stands for itself."""
     method = one.settings.method
     if method == METHOD_NONE:
         return METHOD_NONE

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..protocol.contract import METHOD_NONE, build
+from ..protocol.contract import build
 from ..protocol.registry import listed_weights, read_description, resources
 
 FILE = "calibration.json"
@@ -101,7 +101,7 @@ class Calibration:
         unusual: Means of the clues over a run, to numbers whose mean square tells how far it is from what is known.
         limit: Mean square beyond which nothing is known.
         verdicts: On whole runs.
-        digests: SHA-256 by weights; empty for refinement alone, which has none.
+        digests: SHA-256 by weights; empty for refinement alone and for methods that have none.
     """
 
     percentiles: Percentiles
@@ -111,9 +111,9 @@ class Calibration:
     digests: dict[str, str]
 
     def covers(self, weights: str) -> bool:
-        """Return whether it was made for these weights (`METHOD_NONE`: refinement alone), as they are now."""
+        """Return whether it was made for these weights, or for this method that has none, as they are now."""
         known = self.digests.get(weights)
-        return known is not None and (weights == METHOD_NONE or listed_weights(weights).sha256 == known)
+        return known is not None and (not known or listed_weights(weights).sha256 == known)
 
 
 @lru_cache(maxsize=4)

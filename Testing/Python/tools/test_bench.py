@@ -79,7 +79,7 @@ class TestCosts:
         settings = Settings(method="rman", recursions=4, alignment="none", refinement_steps=10)
         found = estimate.estimate((80, 80, 80), (1.0, 1.0, 1.0), settings)
         voxels = voxels_of("80x80x80")
-        recursions = 1 / 64 + 1 / 8 + 1 + 1  # the first two are on coarser grids
+        recursions = 1 / 64 + 1 / 64 + 1 / 8 + 1  # the first three are on coarser grids
         wanted = START_S + 2 * SETUP_S + recursions * RECURSION_S * voxels["network"] + 10 * STEP_S * voxels["working"]
         assert found.seconds == pytest.approx(wanted, rel=1e-3)
 

@@ -24,8 +24,8 @@ GROWTH = """Phantoms of several sizes; the network alone with more recursions, a
 one process at the quality "fast", its start included, both on {voxels} voxels."""
 CHECKS = """The estimate of time and memory that the panel shows before a run, and what whole jobs took then, from the
 start of their process to its end, on phantoms and, for weights for small fields of view, on a real pair where one is at
-hand. Where a network's field made a pair much less similar it was left out, and the usual refinement ran. The worst estimate
-of a time is {worst:.0f} % off."""
+hand. Where a network's field made a pair much less similar it was left out, and the usual refinement ran. The worst
+estimate of a time is {worst:.0f} % off."""
 
 
 @dataclass(frozen=True)

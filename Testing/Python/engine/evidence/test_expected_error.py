@@ -232,6 +232,11 @@ class TestShippedCalibration:
             assert known.covers(weights)
         assert not known.covers("agf-brain")
 
+    def test_stands_for_no_other_weights_of_the_same_name(self) -> None:
+        known = replace(load_calibration(3), digests={"rman-general": "0" * 64, "bspline": ""})
+        assert not known.covers("rman-general")
+        assert known.covers("bspline")  # has no weights
+
     def test_tells_how_it_was_made(self) -> None:
         made = json.loads((resources() / error_model.FILE).read_text(encoding="ascii"))["made"]
         assert made["command"].startswith("python -m training calibrate")

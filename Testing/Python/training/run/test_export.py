@@ -89,7 +89,7 @@ class TestExport:
         config = read_config("rman_general")
         assert config.release is not None
         told = export.suited(config, config.release)
-        assert (told["recursions"], told["pyramid"]) == (5, [4, 2])
+        assert (told["recursions"], told["pyramid"]) == (6, [4, 4, 2])
 
     def test_general_weights_are_the_first_choice(self, folder: Path, resources: Path) -> None:
         for name, general in (("heart", False), ("any", True), ("lung", False), ("any", True)):
