@@ -145,14 +145,14 @@ class DeepAttentionRegGuiTest(PanelCase):
         second = self.lib.Parameters.DeepAttentionRegParameterNode(node)
         self.widget.setParameterNode(second)
         self.ui.recursionsSlider.value = 7
-        self.assertEqual((first.recursions, second.recursions), (5, 7))
+        self.assertEqual((first.recursions, second.recursions), (6, 7))
 
     def test_second_panel_shows_the_same_choices(self):
         second = self.openSecondPanel()
         self.ui.recursionsSlider.value = 7
         self.assertEqual(second.ui.recursionsSlider.value, 7)
-        second.ui.recursionsSlider.value = 5
-        self.assertEqual(self.ui.recursionsSlider.value, 5)
+        second.ui.recursionsSlider.value = 6
+        self.assertEqual(self.ui.recursionsSlider.value, 6)
 
     def test_second_panel_leaves_the_registration_of_the_first_alone(self):
         self.startEndless()
@@ -298,7 +298,7 @@ class DeepAttentionRegGuiTest(PanelCase):
         slicer.mrmlScene.SetURL(str(self.folder / "scene.mrml"))
         slicer.mrmlScene.Commit()
         slicer.mrmlScene.Clear()
-        self.assertEqual(self.ui.recursionsSlider.value, 5)
+        self.assertEqual(self.ui.recursionsSlider.value, 6)
         slicer.mrmlScene.Connect()
         self.assertEqual(self.ui.recursionsSlider.value, 7)
         self.assertEqual(self.ui.alignmentComboBox.currentIndex, 3)

@@ -47,11 +47,11 @@ class TestEveryMethod:
 
 
 def test_balanced_is_what_is_usual():
-    assert numbers_of("balanced", "rman") == {"recursions": 5, "refinement_steps": 40, "half_precision": False}
+    assert numbers_of("balanced", "rman") == {"recursions": 6, "refinement_steps": 40, "half_precision": False}
 
 
 def test_network_takes_fewer_or_more_recursions():
-    assert [numbers_of(quality, "rman")["recursions"] for quality in QUALITIES] == [2, 5, 7]
+    assert [numbers_of(quality, "rman")["recursions"] for quality in QUALITIES] == [3, 6, 8]
 
 
 def test_recursions_are_scaled_from_those_of_the_weights():
@@ -80,7 +80,7 @@ def test_only_fast_networks_on_graphics_cards_run_in_half_precision():
 def test_other_numbers_are_custom():
     usual = settings_of("balanced", "rman")
     assert qualityOf(contract.build(Settings, {**asdict(usual), "refinement_steps": 41}), 3) == CUSTOM
-    assert qualityOf(contract.build(Settings, {**asdict(usual), "recursions": 6}), 3) == CUSTOM
+    assert qualityOf(contract.build(Settings, {**asdict(usual), "recursions": 7}), 3) == CUSTOM
 
 
 def test_recursions_do_not_matter_without_a_network():

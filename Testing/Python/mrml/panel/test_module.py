@@ -79,7 +79,7 @@ class TestChoices:
     def test_start_over_when_the_scene_is_closed(self, logic, parameters, scene):
         parameters.recursions = 7
         scene.Clear(False)
-        assert logic.getParameterNode().recursions == 5
+        assert logic.getParameterNode().recursions == 6
 
     def test_refuse_a_number_out_of_range(self, parameters):
         with pytest.raises(ValueError, match="101"):
@@ -119,7 +119,7 @@ class TestChoices:
 
     def test_start_with_the_usual_recursions_of_the_first_method(self, parameters):
         method = registry.load_method(parameters.method.value)
-        assert parameters.recursions == method.usual_recursions(registry.find_variant(method, 3, None)) == 5
+        assert parameters.recursions == method.usual_recursions(registry.find_variant(method, 3, None)) == 6
 
     @pytest.mark.parametrize("name", ["MethodChoice", "Alignment", "Similarity", "TransformGrid"])
     def test_have_different_labels(self, name):
@@ -132,7 +132,7 @@ class TestArguments:
         parameters.alignment, parameters.device = Parameters.Alignment.RIGID, "cpu"
         parameters.transformGrid = Parameters.TransformGrid.FIXED
         settings = logic.argumentsFrom(parameters)["settings"]
-        assert (settings.alignment, settings.device, settings.recursions) == ("rigid", "cpu", 5)
+        assert (settings.alignment, settings.device, settings.recursions) == ("rigid", "cpu", 6)
         assert settings.transform_grid == "fixed"
 
     def test_turn_refinement_off(self, logic, parameters):
@@ -162,7 +162,7 @@ class TestArguments:
             logic.register(pair.fixedVolume, pair.movingVolume, nonsense=1)
 
     def test_tell_the_quality_that_the_numbers_are(self, logic, parameters):
-        parameters.recursions, parameters.refinementSteps = 7, 100
+        parameters.recursions, parameters.refinementSteps = 8, 100
         assert logic.argumentsFrom(parameters)["settings"].quality == "best"
 
     def test_align_nothing_else_after_an_initial_transform(self, logic, parameters, scene):
