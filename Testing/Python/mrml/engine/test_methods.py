@@ -89,7 +89,7 @@ class TestRecursions:
         assert Methods.recursionChoice(form("long"), value, before).value == expected
 
     def test_usual_number_becomes_the_usual_number(self):
-        assert Methods.recursionChoice(form("rman"), 25, form("long")).value == 5
+        assert Methods.recursionChoice(form("rman"), 25, form("long")).value == 6
 
     def test_usual_number_is_that_of_the_weights(self):
         choice = Methods.recursionChoice(form("agf-diffeo"), 2, form("agf-diffeo", axes=2))
@@ -153,7 +153,7 @@ class TestEstimateText:
         *plan, speeds = asked[0]
         assert plan == [(12, 11, 10), (1.0, 1.0, 1.0), settings]
         chosen = settings.method, settings.recursions, settings.alignment, settings.refinement_steps
-        assert chosen == ("rman", 5, "automatic", 40)
+        assert chosen == ("rman", 6, "automatic", 40)
         assert (settings.similarity, settings.velocity) == ("ncc", True)
         assert speeds == {"cpu": 80.0, "device": 80.0}
 
