@@ -136,21 +136,21 @@ class TestNetwork:
         run(shifted(method="rman", recursions=2, output_transform=str(tmp_path / "t.nrrd")), quiet())
         assert not images.read_displacement(tmp_path / "t.nrrd")[0].any()
 
-    @pytest.mark.parametrize(("shift", "kept"), [(2.0, True), (-2.0, False)])
-    def test_field_that_brings_structures_together_is_kept_whatever_correlation_says(
-        self, shifted: Callable, scripted: Callable, shift: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("shift", "after", "kept"),
+        [(2.0, 0.4, True), (-2.0, 0.4, False), (-2.0, 0.44, False), (-2.0, 0.46, True)],
+        ids=["together, as of two modalities", "apart", "apart, little too much", "apart, hardly less alike"],
+    )
+    def test_field_is_kept_that_brings_structures_together_or_takes_little_of_the_correlation(
+        self,
+        shifted: Callable,
+        scripted: Callable,
+        shift: float,
+        after: float,
+        kept: bool,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         scripted(shift)
-        falling = iter([0.5, 0.4, 0.4])  # as of two modalities
-        monkeypatch.setattr(method_run, "similarity", lambda *_: next(falling))
-        warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
-        assert any("less similar" in warning for warning in warnings) != kept
-
-    @pytest.mark.parametrize(("after", "kept"), [(0.46, True), (0.44, False)])
-    def test_field_that_takes_little_of_the_correlation_is_kept(
-        self, shifted: Callable, scripted: Callable, after: float, kept: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        scripted(-2.0)  # structures go apart
         falling = iter([0.5, after, after])
         monkeypatch.setattr(method_run, "similarity", lambda *_: next(falling))
         warnings = run(shifted(method="rman", recursions=1), quiet()).warnings
