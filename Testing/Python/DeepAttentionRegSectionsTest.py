@@ -119,7 +119,7 @@ class DeepAttentionRegSectionsTest(PanelCase):
 
         with mock.patch.object(preview, "show", show):
             self.register()
-        self.assertEqual(len(seen), 5)
+        self.assertEqual(len(seen), 6)
         layers, saved = seen[-1]
         self.assertEqual({background for background, _foreground, _opacity in layers}, {self.fixed.GetID()})
         self.assertEqual(saved, [0, 0, 0])
